@@ -1,0 +1,402 @@
+"""Recipes: a YAML file and `key=value` overrides become one frozen, fully checked `Recipe`.
+
+    recipe = load_recipe("tiny", ["eval.samples=20", "grpo.trl.learning_rate=1e-4"])
+
+Every setting is required, an unknown one is an error, and each error names the key, where it was written and what
+is allowed there. Settings that TRL and peft already name keep those names: `grpo.trl` and `ttrl.trl` hold settings
+of trl.GRPOConfig, `model.lora` of peft.LoraConfig. They are checked against trl_settings.json, so that reading a
+recipe imports neither; `python tests/test_config.py` writes that file anew from the installed libraries.
+"""
+
+import copy
+import json
+import re
+import string
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.annotated_handlers import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core.core_schema import ValidationInfo
+
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.marked_yaml import Places, read_yaml
+
+EMBEDDED = "embedded"
+"""The `model.id` of the model that comes with the package."""
+
+Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
+_Number = TypeVar("_Number", int, float)
+
+
+class _LibrarySettings:
+    """Field metadata: a mapping of settings under the names and types a library gives them."""
+
+    def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
+        path = Path(__file__).with_name("trl_settings.json")
+        self.types: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))[owner]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(
+                core_schema.union_schema(
+                    [_JSON_TYPES[type_] for type_ in types],
+                    custom_error_type="setting_type",
+                    custom_error_message="must be " + " or ".join(types),
+                ),
+                required=False,
+            )
+            for name, types in self.types.items()
+        }
+        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+
+
+_JSON_TYPES: dict[str, CoreSchema] = {
+    "bool": core_schema.bool_schema(strict=True),
+    "int": core_schema.int_schema(strict=True),
+    "float": core_schema.float_schema(strict=True, allow_inf_nan=False),
+    "str": core_schema.str_schema(strict=True),
+    "list": core_schema.list_schema(strict=True),
+    "dict": core_schema.dict_schema(strict=True),
+    "null": core_schema.none_schema(),
+}
+
+
+def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("must be [lowest, highest]")
+    return bounds
+
+
+Count = Annotated[int, Field(gt=0)]
+Depth = Annotated[int, Field(ge=1, le=5)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
+TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+GrpoConfigSettings = Annotated[dict[str, Any], _LibrarySettings("GRPOConfig")]
+LoraConfigSettings = Annotated[dict[str, Any], _LibrarySettings("LoraConfig")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Prompts(_Section):
+    """Templates in str.format style; `system` is sent as it is, or not at all when null."""
+
+    system: str | None
+    solve: str
+    easier: str
+    equivalent: str
+
+    @field_validator("solve", "easier", "equivalent")
+    @classmethod
+    def _only_known_fields(cls, template: str, info: ValidationInfo) -> str:
+        fields = ["integrand", "variable"]
+        if info.field_name != "solve":
+            fields += ["persona", "suggestions", "count"]
+        listing = ", ".join(f"{{{field}}}" for field in fields)
+        try:
+            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+            template.format(**dict.fromkeys(fields, ""))
+        except (ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
+        if "integrand" not in used:
+            raise ValueError("must contain {integrand}")
+        return template
+
+
+class TaskSettings(_Section):
+    """What is to be learned: the problem sets, how answers are verified, what the model is asked."""
+
+    name: Literal["integration"]
+    train: str
+    test: str
+    protocol: Literal["strict", "paper"]
+    prompts: Prompts
+
+
+class ModelSettings(_Section):
+    """The base model and the adapter trained on it."""
+
+    id: str
+    backend: Literal["transformers"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    load_in_4bit: bool
+    lora: LoraConfigSettings
+
+
+class Mix(_Section):
+    """Shares of the requests that ask for easier and for equivalent variants."""
+
+    easier: Fraction
+    equivalent: Fraction
+
+    @field_validator("equivalent")
+    @classmethod
+    def _sums_to_one(cls, equivalent: float, info: ValidationInfo) -> float:
+        if "easier" in info.data and abs(info.data["easier"] + equivalent - 1) > 1e-6:
+            raise ValueError(f"must be 1 - easier, and easier is {info.data['easier']:g}")
+        return equivalent
+
+
+class Transformations(_Section):
+    """The library of changes to an integral, by effect, from which each request suggests some."""
+
+    easier: tuple[str, ...]
+    equivalent: tuple[str, ...]
+
+
+class VariantSettings(_Section):
+    """The variant tree of each root problem."""
+
+    per_root: Count
+    depth: Depth
+    per_prompt: Count
+    suggestions: CountRange
+    mix: Mix
+    temperature: TemperatureRange
+    personas: tuple[str, ...]
+    transformations: Transformations
+    max_new_tokens: Count
+    batch_size: Count
+
+    @field_validator("transformations")
+    @classmethod
+    def _enough_to_suggest(cls, library: Transformations, info: ValidationInfo) -> Transformations:
+        if "suggestions" in info.data and "mix" in info.data:
+            needed = info.data["suggestions"][1]
+            for kind in ("easier", "equivalent"):
+                if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
+                    raise ValueError(f"{kind} must list at least {needed}, the most that variants.suggestions asks for")
+        return library
+
+
+class Plateau(_Section):
+    """Training ends early once fewer than `min_signal` of the groups of `patience` steps had unequal rewards."""
+
+    patience: Count
+    min_signal: Fraction
+
+
+class GrpoSettings(_Section):
+    """GRPO: how rows are drawn, the format reward, when to look at the test problems, TRL's own settings."""
+
+    rows: Literal["pass_rate", "uniform"]
+    format_reward: NonNegative
+    eval_every: Count
+    plateau: Plateau | None
+    trl: GrpoConfigSettings
+
+
+class EvalSettings(_Section):
+    """Sampling of answers to the test problems."""
+
+    samples: Count
+    k: Count
+    temperature: NonNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: Count
+    batch_size: Count
+
+    @field_validator("k")
+    @classmethod
+    def _within_samples(cls, k: int, info: ValidationInfo) -> int:
+        if k > info.data.get("samples", k):
+            raise ValueError(f"must be at most eval.samples, which is {info.data['samples']}")
+        return k
+
+
+class TtrlSettings(_Section):
+    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl."""
+
+    problems: Annotated[int, Field(ge=0)] | Literal["all"]
+    per_root: Count
+    depth: Depth
+    max_steps: Count
+    samples_per_step: Count
+    trl: GrpoConfigSettings
+
+
+class Recipe(_Section):
+    """One experiment, complete. The run folder holds it as it was resolved."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
+    description: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
+    task: TaskSettings
+    model: ModelSettings
+    conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
+    variants: VariantSettings
+    grpo: GrpoSettings
+    eval: EvalSettings
+    ttrl: TtrlSettings
+    smoke: dict[str, JsonValue]
+
+    @field_validator("conditions")
+    @classmethod
+    def _unique(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        if len(set(conditions)) < len(conditions):
+            raise ValueError("must not name a condition twice")
+        return conditions
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file by path, and check it.
+
+    `overrides` are "a.b.c=VALUE", VALUE read as YAML; they come after the recipe's own `smoke` section, which is
+    applied when `smoke` is set and checked in any case. Raises UserError: one line with the key, its place (file:line
+    or the override), and what is allowed.
+    """
+    path = _find_recipe(name_or_path)
+    shown = _shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{shown}: no such recipe file; --list names the shipped recipes") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{shown}: cannot read this recipe: {error}") from error
+    tree, places = read_yaml(text, shown)
+    if not isinstance(tree, dict):
+        raise UserError(f"{shown}: a recipe is a mapping of settings, this file has none")
+    changes = [(f'override "{override}"', *_split_override(override)) for override in overrides]
+    smoke_changes = []
+    if isinstance(tree.get("smoke"), dict):
+        smoke_changes = [(places["smoke", key], key, value) for key, value in tree["smoke"].items()]
+    _resolve(tree, places, smoke_changes)
+    return _resolve(tree, places, [*smoke_changes, *changes] if smoke else changes)
+
+
+def list_recipes() -> list[tuple[str, str]]:
+    """Return (name, description) of every shipped recipe."""
+    recipes = (load_recipe(name) for name in _recipe_names())
+    return [(recipe.name, recipe.description) for recipe in recipes]
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML, all settings resolved; `load_recipe` reads it back equal."""
+    tree = recipe.model_dump(mode="json")
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def shipped(folder: Literal["recipes", "benchmarks"]) -> Path:
+    """Return the folder with the package's recipes or problem sets: in the wheel or beside the package's source."""
+    package = Path(__file__).parent
+    for candidate in (package / f"_{folder}", package.parent / folder):
+        if candidate.is_dir():
+            return candidate
+    raise UserError(f"{package}: the shipped {folder} are missing from this installation; install ladder_lite anew")
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in shipped("recipes").glob("*.yaml"))
+
+
+def _find_recipe(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        return path
+    names = _recipe_names()
+    if name_or_path not in names:
+        hint = nearest(name_or_path, names) or "."
+        raise UserError(f'unknown recipe "{name_or_path}"{hint} The known ones are {", ".join(names)}')
+    return shipped("recipes") / f"{name_or_path}.yaml"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _split_override(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f'override "{override}": write it as key=value, for instance seed=1')
+    return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
+
+
+def _resolve(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> Recipe:
+    """Return the recipe after the changes (place, dotted key, value), or raise for its first mistake."""
+    tree, places = copy.deepcopy(tree), dict(places)
+    for place, key, value in changes:
+        *sections, last = key.split(".")
+        section = tree
+        for depth, name in enumerate(sections, start=1):
+            if section.get(name) is None:
+                section[name] = {}
+                places[tuple(sections[:depth])] = place
+            section = section[name]
+            if not isinstance(section, dict):
+                raise UserError(f"{place}: {'.'.join(sections[:depth])} is a value, it has no settings below it")
+        section[last] = value
+        path = (*sections, last)
+        places = {known: where for known, where in places.items() if known[: len(path)] != path}
+        places[path] = place
+    try:
+        # Through JSON, where a strict model takes a list for a tuple and nothing else for anything else.
+        return Recipe.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise UserError(_explain(error.errors(include_url=False), tree, places)) from error
+
+
+def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -> str:
+    # A mistyped key is also a missing one: name the mistyped one.
+    error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    path, value = _written_part(error["loc"], tree)
+    if error["type"] == "missing":
+        path = (*path, str(error["loc"][-1]))
+    place = next(places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in places)
+    key = ".".join(path)
+    if error["type"] == "missing":
+        return f"{place}: {key} is missing; every setting must be given"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown setting {key}{_nearest_setting(path)}"
+    # A value of a union gets one error for each of its types.
+    rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
+    given = json.dumps(value, ensure_ascii=False)
+    given = given if len(given) <= 60 else f"{given[:57]}..."
+    return f"{place}: {key} is {given}; {' or '.join(dict.fromkeys(rules))}"
+
+
+def _written_part(loc: tuple[int | str, ...], tree: Any) -> tuple[tuple[str, ...], Any]:
+    """Return the part of an error's location that the recipe has, and the value there (pydantic adds type names)."""
+    path: list[str] = []
+    for part in loc:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[str(part)]
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            break
+        path.append(str(part))
+    return tuple(path), tree
+
+
+def _rule(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("an object", "a mapping of settings")
+    return re.sub(r"^(Input|Tuple|List|String|Object) should (be )?", lambda m: f"must {m[2] or ''}", message)
+
+
+def _nearest_setting(path: tuple[str, ...]) -> str:
+    known = list(_known_settings(Recipe, ()))
+    siblings = [other[-1] for other in known if other[:-1] == path[:-1]]
+    if hint := nearest(path[-1], siblings):
+        return hint
+    elsewhere = [".".join(other) for other in known if other[-1] == path[-1]]
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
+
+
+def _known_settings(section: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        path = (*above, name)
+        yield path
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _known_settings(kind, path)
+        for mark in field.metadata:
+            if isinstance(mark, _LibrarySettings):
+                yield from ((*path, setting) for setting in mark.types)

@@ -1,0 +1,86 @@
+"""YAML with places: what a document says, and the file and line where each key says it, for error messages."""
+
+import re
+from typing import Any
+
+import yaml
+
+from ladder_lite.errors import UserError
+
+# ("eval", "samples") -> "recipes/tiny.yaml:12"; list items by their index, () the whole document
+Places = dict[tuple[str, ...], str]
+
+
+def read_yaml(text: str, place: str, *, one_line: bool = False) -> tuple[Any, Places]:
+    """Return the plain value of a YAML document, and the place of every key and list item in it.
+
+    `place` names the document; the lines are left out of places and errors for a `one_line` text. Keys are text.
+    Raises UserError for bad syntax, a key set twice, an alias, and a value that JSON does not have.
+    """
+    places: Places = {(): place}
+    reader = _Reader(place, one_line, places)
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return (None if node is None else reader.read(loader, node, ())), places
+    except yaml.MarkedYAMLError as error:
+        where = reader.place_of(error.problem_mark)
+        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{place}: not valid YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: 1e-5 is a number (PyYAML reads text), `no` and 2024-01-01 are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's name)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a recipe is to be read top to bottom
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+class _Reader:
+    def __init__(self, place: str, one_line: bool, places: Places) -> None:
+        self.place, self.one_line, self.places = place, one_line, places
+
+    def place_of(self, mark: yaml.Mark | None) -> str:
+        return self.place if self.one_line or mark is None else f"{self.place}:{mark.line + 1}"
+
+    def read(self, loader: _Loader, node: yaml.Node, path: tuple[str, ...]) -> Any:
+        if isinstance(node, yaml.SequenceNode):
+            items = []
+            for index, child in enumerate(node.value):
+                self.places[(*path, str(index))] = self.place_of(child.start_mark)
+                items.append(self.read(loader, child, (*path, str(index))))
+            return items
+        if isinstance(node, yaml.MappingNode):
+            mapping: dict[str, Any] = {}
+            for key_node, child in node.value:
+                key = key_node.value
+                if not isinstance(key, str):
+                    raise _mistake("a key must be plain text", key_node)
+                if key in mapping:
+                    raise _mistake(f'"{key}" is set twice, first at {self.places[(*path, key)]}', key_node)
+                self.places[(*path, key)] = self.place_of(key_node.start_mark)
+                mapping[key] = self.read(loader, child, (*path, key))
+            return mapping
+        value = loader.construct_object(node)
+        if not isinstance(value, str | int | float | None):
+            raise _mistake(f"{node.tag} is not allowed", node)
+        return value
+
+
+def _mistake(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

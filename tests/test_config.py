@@ -1,0 +1,301 @@
+"""Recipes: what loads, and the one line that each mistake gets."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladder_lite.config import dump_recipe, list_recipes, load_recipe, shipped
+from ladder_lite.errors import UserError
+
+SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "trl_settings.json"
+
+# Short, with one key per line where a test counts lines.
+RECIPE = """\
+name: small
+description: for the tests
+seed: 3
+task:
+  name: integration
+  train: tiny
+  test: tiny
+  protocol: strict
+  prompts:
+    system: null
+    solve: "integrate {integrand} d{variable}"
+    easier: "easier {integrand}"
+    equivalent: "equivalent {integrand} {persona} {suggestions} {count}"
+model: {id: tiny, backend: transformers, dtype: float32, load_in_4bit: false, lora: {r: 8, target_modules: all-linear}}
+conditions: [base, ladder]
+variants:
+  per_root: 10
+  depth: 3
+  per_prompt: 1
+  suggestions: [1, 2]
+  mix: {easier: 0.7, equivalent: 0.3}
+  temperature: [0.8, 1.4]
+  personas: [no, 2024-01-01]
+  transformations: {easier: [drop a term, lower a power], equivalent: [reorder, rename]}
+  max_new_tokens: 64
+  batch_size: 8
+grpo:
+  rows: pass_rate
+  format_reward: 0
+  eval_every: 25
+  plateau: {patience: 50, min_signal: 0.02}
+  trl:
+    learning_rate: 5e-4
+    max_steps: 200
+    bf16: false
+eval: {samples: 10, k: 5, temperature: 1.0, top_p: 1.0, max_new_tokens: 64, batch_size: 8}
+ttrl: {problems: all, per_root: 5, depth: 2, max_steps: 20, samples_per_step: 8, trl: {}}
+smoke:
+  grpo.trl.max_steps: 2
+  eval.samples: 6
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def refusal(source: str, overrides: list[str] | None = None, smoke: bool = False) -> str:
+    with pytest.raises(UserError) as refused:
+        load_recipe(source, overrides or [], smoke=smoke)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_values_arrive_with_their_types(recipe_file: Path) -> None:
+    recipe = load_recipe(str(recipe_file))
+    assert recipe.seed == 3
+    assert recipe.variants.temperature == (0.8, 1.4)
+    assert recipe.grpo.trl == {"learning_rate": 0.0005, "max_steps": 200, "bf16": False}
+    assert recipe.variants.personas == ("no", "2024-01-01")  # YAML 1.1 would make a bool and a date of them
+    assert recipe.task.prompts.system is None
+    assert recipe.ttrl.problems == "all"
+
+
+def test_a_dumped_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(recipe_file), ["grpo.trl.learning_rate=1e-7", "task.prompts.system='two\\nlines: √ # {'"])
+    (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "dumped.yaml")) == recipe
+
+
+def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe(str(recipe_file)).seed = 4
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seed=7", "seed", 7),
+        ("eval.temperature=0", "eval.temperature", 0.0),
+        ("grpo.plateau=null", "grpo.plateau", None),
+        ("grpo.trl.beta=1e-3", "grpo.trl.beta", 0.001),
+        ("grpo.trl.run_name=", "grpo.trl.run_name", None),
+        ("grpo.trl={max_steps: 1}", "grpo.trl", {"max_steps": 1}),
+        ("model.lora.target_modules=[q_proj, v_proj]", "model.lora.target_modules", ["q_proj", "v_proj"]),
+        ("model.id=a=b", "model.id", "a=b"),
+        ("ttrl.problems=8", "ttrl.problems", 8),
+        ("conditions=[ladder_ttrl]", "conditions", ["ladder_ttrl"]),
+    ],
+)
+def test_overrides(recipe_file: Path, override: str, path: str, value: object) -> None:
+    found: Any = load_recipe(str(recipe_file), [override]).model_dump(mode="json")
+    for part in path.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path) -> None:
+    assert load_recipe(str(recipe_file)).eval.samples == 10
+    smoke = load_recipe(str(recipe_file), smoke=True)
+    assert (smoke.eval.samples, smoke.grpo.trl["max_steps"]) == (6, 2)
+    assert load_recipe(str(recipe_file), ["eval.samples=7"], smoke=True).eval.samples == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sed=1", "unknown setting sed; did you mean seed?"),
+        ("grpo.trl.lerning_rate=1", "unknown setting grpo.trl.lerning_rate; did you mean learning_rate?"),
+        (
+            "grpo.learning_rate=1",
+            "unknown setting grpo.learning_rate; did you mean grpo.trl.learning_rate or ttrl.trl.learning_rate?",
+        ),
+        ("model.lora.lora_alfa=1", "unknown setting model.lora.lora_alfa; did you mean lora_alpha?"),
+        ("wholly.unlike=1", "unknown setting wholly"),
+        ("seed=-1", "seed is -1; must be greater than or equal to 0"),
+        ("seed=true", "seed is true; must be a valid integer"),
+        ("seed='1'", 'seed is "1"; must be a valid integer'),
+        ("seed=", "seed is null; must be a valid integer"),
+        ("seed.x=1", "seed is a value, it has no settings below it"),
+        ("name=../up", "name is \"../up\"; must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
+        ("grpo.rows=random", "grpo.rows is \"random\"; must be 'pass_rate' or 'uniform'"),
+        ("model={}", "model.id is missing; every setting must be given"),
+        (
+            "conditions=[lader]",
+            "conditions.0 is \"lader\"; must be 'base', 'rl_without_variants', 'ladder' or 'ladder_ttrl'",
+        ),
+        ("conditions=[base, base]", 'conditions is ["base", "base"]; must not name a condition twice'),
+        ("conditions=[]", "conditions is []; must have at least 1 item after validation, not 0"),
+        ("variants.depth=6", "variants.depth is 6; must be less than or equal to 5"),
+        ("variants.temperature=[2, 1]", "variants.temperature is [2, 1]; must be [lowest, highest]"),
+        ("variants.temperature=[0, 1]", "variants.temperature.0 is 0; must be greater than 0"),
+        ("variants.temperature=[1]", "variants.temperature.1 is missing; every setting must be given"),
+        ("variants.mix={easier: 0.5, equivalent: 0.6}", "equivalent is 0.6; must be 1 - easier, and easier is 0.5"),
+        ("variants=null", "variants is null; must be a mapping of settings"),
+        ("grpo.plateau.patience=0", "grpo.plateau.patience is 0; must be greater than 0"),
+        ("grpo.trl.learning_rate=fast", 'grpo.trl.learning_rate is "fast"; must be a valid number'),
+        ("grpo.trl.bf16=3", "grpo.trl.bf16 is 3; must be bool or null"),
+        ("model.lora.target_modules=3", "model.lora.target_modules is 3; must be list or null or str"),
+        ("eval.k=11", "eval.k is 11; must be at most eval.samples, which is 10"),
+        ("eval.temperature=.nan", "eval.temperature is NaN; must be a finite number"),
+        ("ttrl.problems=some", "ttrl.problems is \"some\"; must be a valid integer or must be 'all'"),
+        ("smoke=3", "smoke is 3; must be a mapping of settings"),
+        ("task.prompts.solve='{'", "Single '{' encountered in format string"),
+        ("task.prompts.solve='∫'", 'task.prompts.solve is "∫"; must contain {integrand}'),
+        ("task.prompts.solve='{integrand} {count}'", "must use no fields but {integrand}, {variable} and double"),
+        ("task.prompts.easier='{integrand.real}'", "must use no fields but {integrand}, {variable}, {persona}, "),
+        ("seed=[", "not valid YAML: expected the node content"),
+        ("seed=!!python/object:os.system {}", "seed is {}; must be a valid integer"),
+        ("seed=!!binary aGk=", "not valid YAML: tag:yaml.org,2002:binary is not allowed"),
+        ("seed", "write it as key=value"),
+        ("=1", "write it as key=value"),
+    ],
+)
+def test_refused_override_is_named_with_what_is_allowed(recipe_file: Path, override: str, message: str) -> None:
+    error = refusal(str(recipe_file), [override])
+    assert error.startswith(f'override "{override}": ')
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed: 3", "sede: 3", "small.yaml:3: unknown setting sede; did you mean seed?"),
+        ("seed: 3", "seed: x", 'small.yaml:3: seed is "x"; must be a valid integer'),
+        ("seed: 3\n", "", "small.yaml: seed is missing; every setting must be given"),
+        ("seed: 3", "seed: 3\nseed: 4", 'small.yaml:4: not valid YAML: "seed" is set twice, first at small.yaml:3'),
+        ("seed: 3", "seed: [3", "small.yaml:4: not valid YAML: expected ',' or ']', but got ':'"),
+        ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
+        ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
+        ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
+        ("  depth: 3\n", "", "small.yaml:16: variants.depth is missing; every setting must be given"),
+        (
+            "    max_steps: 200",
+            "    max_step: 200",
+            "small.yaml:34: unknown setting grpo.trl.max_step; did you mean max_s",
+        ),
+        ("[1, 2]", "[1, 3]", "small.yaml:24: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:17: conditions.1 is "lader"'),
+        (
+            "  eval.samples: 6",
+            "  eval.smaples: 6",
+            "small.yaml:40: unknown setting eval.smaples; did you mean samples?",
+        ),
+        (
+            "  eval.samples: 6",
+            "  eval.samples: 4",
+            "small.yaml:36: eval.k is 5; must be at most eval.samples, which is 4",
+        ),
+        (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
+        (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
+        (RECIPE, "{}", "small.yaml: name is missing; every setting must be given"),
+    ],
+)
+def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: str, message: str) -> None:
+    assert old in RECIPE
+    recipe_file.write_text(RECIPE.replace(old, new), encoding="utf-8")
+    assert refusal("small.yaml").startswith(message)
+
+
+def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
+    recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
+    assert refusal("small.yaml") == "small.yaml:40: eval.samples is -6; must be greater than 0"
+
+
+def test_unreadable_recipes(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    assert "cannot read this recipe" in refusal(str(tmp_path / "latin.yaml"))
+    (tmp_path / "folder.yaml").mkdir()
+    assert "cannot read this recipe" in refusal(str(tmp_path / "folder.yaml"))
+    assert "no such recipe file" in refusal(str(tmp_path / "absent.yaml"))
+
+
+def test_unknown_recipe_names_the_known_and_the_nearest() -> None:
+    assert refusal("tyni").startswith('unknown recipe "tyni"; did you mean tiny? The known ones are ')
+    assert refusal("qqqqq").startswith('unknown recipe "qqqqq". The known ones are ')
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in shipped("recipes").glob("*.yaml")))
+def test_every_shipped_recipe_loads_under_its_own_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert load_recipe(name, smoke=True) != recipe
+    assert (name, recipe.description) in list_recipes()
+
+
+def test_reading_a_recipe_imports_no_training_library() -> None:
+    program = (
+        "import sys, ladder_lite.config as config; config.list_recipes();"
+        "print(sorted({'torch', 'transformers', 'trl', 'peft', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed == "[]\n"
+
+
+def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> None:
+    listed = json.loads(SETTINGS.read_text(encoding="utf-8"))
+    assert listed == installed_settings(), "TRL or peft has changed: python tests/test_config.py writes the list anew"
+
+
+def installed_settings() -> dict[str, dict[str, list[str]]]:
+    """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
+    import peft
+    import trl
+
+    return {
+        owner.__name__: {
+            field.name: sorted(kinds(hints[field.name]))
+            for field in dataclasses.fields(owner)
+            if kinds(hints[field.name]) - {"null"}
+        }
+        for owner in (trl.GRPOConfig, peft.LoraConfig)
+        for hints in (typing.get_type_hints(owner),)
+    }
+
+
+def kinds(hint: Any) -> set[str]:
+    names = {bool: "bool", int: "int", float: "float", str: "str", list: "list", tuple: "list", dict: "dict"}
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(kinds(part) for part in typing.get_args(hint)))
+    if origin is typing.Literal:
+        return {names[type(value)] for value in typing.get_args(hint)}
+    if hint is type(None):
+        return {"null"}
+    if isinstance(origin or hint, type) and issubclass(origin or hint, Enum):
+        return {"str"}
+    return {names[origin or hint]} if (origin or hint) in names else set()  # a class of the library: not for YAML
+
+
+if __name__ == "__main__":
+    lines = [
+        f' "{owner}": {{\n' + ",\n".join(f"  {json.dumps(n)}: {json.dumps(t)}" for n, t in settings.items()) + "\n }"
+        for owner, settings in installed_settings().items()
+    ]
+    SETTINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

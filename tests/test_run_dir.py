@@ -1,0 +1,257 @@
+"""A run folder: who may use it, what it refuses, and what a kill leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladder_lite.config import Recipe, load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.run_dir import (
+    RunDir,
+    append_jsonl,
+    digest,
+    read_jsonl,
+    truncate_jsonl,
+    versions,
+    write_json,
+)
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ladder_lite.config import load_recipe
+from ladder_lite.run_dir import RunDir
+run = RunDir.open(Path(sys.argv[1]), load_recipe("tiny"))
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("tiny")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "tiny-s0"
+
+
+def refusal(path: Path, recipe: Recipe, **options: bool) -> str:
+    with pytest.raises(UserError) as refused:
+        RunDir.open(path, recipe, **options)
+    return str(refused.value)
+
+
+def test_a_run_opens_again_with_the_same_recipe(path: Path, recipe: Recipe) -> None:
+    with RunDir.open(path, recipe) as run:
+        assert load_recipe(str(path / "recipe.resolved.yaml")) == recipe
+        assert json.loads((path / "versions.json").read_text()) == versions()
+        run.stage("variants", 1).finish({"kept": 3})
+    with RunDir.open(path, recipe) as run:
+        assert run.stage("variants", 1).done == {"kept": 3}
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("seed=1", "was made with seed 0 and not 1;"),
+        ("variants.mix={easier: 1.0, equivalent: 0.0}", "was made with variants.mix.easier 0.7 and not 1.0;"),
+        ("grpo.plateau=null", "was made with grpo.plateau {"),
+        ("ttrl.trl.beta=0.1", "was made with ttrl.trl.beta null and not 0.1;"),
+    ],
+)
+def test_another_recipes_run_is_refused_and_kept(path: Path, recipe: Recipe, override: str, difference: str) -> None:
+    RunDir.open(path, recipe).close()
+    before = (path / "recipe.resolved.yaml").read_text()
+    message = refusal(path, load_recipe("tiny", [override]))
+    assert difference in message
+    assert "choose another --run-dir" in message
+    assert (path / "recipe.resolved.yaml").read_text() == before
+
+
+def test_what_decides_no_number_may_differ(path: Path, recipe: Recipe) -> None:
+    RunDir.open(path, recipe).close()
+    RunDir.open(path, load_recipe("tiny", ["description=reworded", "smoke={eval.k: 1}"])).close()
+
+
+def test_redo_takes_other_settings_over_and_the_stages_they_concern_refuse(path: Path, recipe: Recipe) -> None:
+    with RunDir.open(path, recipe) as run:
+        run.stage("variants", recipe.variants.per_root).finish({})
+        run.stage("eval", recipe.eval.samples).finish({})
+    changed = load_recipe("tiny", [f"eval.samples={recipe.eval.samples + 1}"])
+    with RunDir.open(path, changed, redo=True) as run:
+        assert run.stage("variants", changed.variants.per_root).done == {}
+        stage = run.stage("eval", changed.eval.samples)
+        with pytest.raises(UserError, match="--redo eval does it anew"):
+            assert stage.done
+        stage.clear()
+        assert stage.done is None
+    RunDir.open(path, changed).close()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", "adapter"])
+def test_a_foreign_folder_is_refused_and_left_as_it_was(path: Path, recipe: Recipe, name: str) -> None:
+    path.mkdir(parents=True)
+    (path / name).write_text("precious")
+    assert f"not a run folder, it holds {name}; choose another --run-dir" in refusal(path, recipe)
+    assert [entry.name for entry in path.iterdir()] == [name]
+
+
+def test_a_run_killed_at_its_very_start_is_no_foreign_folder(path: Path, recipe: Recipe) -> None:
+    path.mkdir(parents=True)
+    for name in ("run.lock", "versions.json", "recipe.resolved.yaml.tmp"):
+        (path / name).write_text("{")
+    RunDir.open(path, recipe).close()
+    assert load_recipe(str(path / "recipe.resolved.yaml")) == recipe
+
+
+@pytest.mark.parametrize("text", ["", "name: tiny\n", "{[", "\x00"])
+def test_a_damaged_recipe_in_a_run_is_refused(path: Path, recipe: Recipe, text: str) -> None:
+    RunDir.open(path, recipe).close()
+    (path / "recipe.resolved.yaml").write_text(text)
+    assert "recipe.resolved.yaml" in refusal(path, recipe)
+    assert refusal(path, recipe, redo=True).endswith("choose another --run-dir)")
+    assert (path / "recipe.resolved.yaml").read_text() == text
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "file").write_text("")  # below a file not even root can make a folder
+    for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("n" * 300)):
+        assert refusal(path, recipe).startswith(f"{path}: cannot write to this run folder (")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_one_line(path: Path, recipe: Recipe) -> None:
+    path.mkdir(parents=True)
+    path.chmod(0o500)
+    assert "cannot write to this run folder (Permission denied)" in refusal(path, recipe)
+
+
+def test_two_processes_never_share_a_run_and_a_kill_frees_it(path: Path, recipe: Recipe) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        message = refusal(path, recipe)
+        assert f"process {holder.pid} is working in this run folder (run.lock)" in message
+        holder.send_signal(signal.SIGKILL)
+    RunDir.open(path, recipe).close()
+
+
+def test_stage_is_done_only_after_finish_and_only_for_its_inputs(path: Path, recipe: Recipe) -> None:
+    with RunDir.open(path, recipe) as run:
+        stage = run.stage("conditions/ladder/train", {"steps": 5, "rows": [1, 2]})
+        assert stage.done is None
+        stage.begin()
+        stage.begin()
+        assert stage.done is None
+        stage.finish({"steps": 5, "loss": float("nan")})
+        assert run.stage("conditions/ladder/train", {"rows": [1, 2], "steps": 5}).done == {"steps": 5, "loss": None}
+        other = run.stage("conditions/ladder/train", {"steps": 6, "rows": [1, 2]})
+        with pytest.raises(UserError, match=r"was done with other .* --redo conditions/ladder/train does it anew"):
+            assert other.done
+        with pytest.raises(UserError, match=r"was begun with other .* --redo conditions/ladder/train does it anew"):
+            other.begin()
+
+
+@pytest.mark.parametrize("marker", ["", "{", "[]", "{}", '"done"'])
+def test_a_damaged_marker_is_refused(path: Path, recipe: Recipe, marker: str) -> None:
+    with RunDir.open(path, recipe) as run:
+        stage = run.stage("variants", 1)
+        stage.finish({})
+        (stage.path / "done.json").write_text(marker)
+        with pytest.raises(UserError, match=r"variants/done.json: damaged .*--redo variants"):
+            assert stage.done
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc", "a/../../b"])
+def test_a_stage_lies_below_its_run(path: Path, recipe: Recipe, name: str) -> None:
+    with RunDir.open(path, recipe) as run, pytest.raises(ValueError, match="a path below the run folder"):
+        run.stage(name, None)
+
+
+def test_clear_follows_no_link_out_of_the_run(path: Path, recipe: Recipe, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "train").mkdir(parents=True)
+    (outside / "train" / "precious").write_text("")
+    with RunDir.open(path, recipe) as run:
+        inside = run.stage("variants", 1)
+        inside.begin()
+        (inside.path / "link").symlink_to(outside)
+        inside.clear()
+        assert not inside.path.exists()
+        (path / "conditions").symlink_to(outside)
+        (path / "linked").symlink_to(outside)
+        for name in ("conditions/train", "linked"):
+            with pytest.raises(UserError, match="a link in the run folder; remove it by hand"):
+                run.stage(name, 1).clear()
+        run.stage("never/begun", 1).clear()
+    assert (outside / "train" / "precious").exists()
+
+
+ROWS: list[dict[str, Any]] = [{"id": 1, "text": "∫ \ud800\n\u2028"}, {"id": 2, "text": "x" * 200_000}]
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": 3', '{"id": 3}', "x" * 200_000, "\x00"])
+def test_a_torn_last_line_is_forgotten(tmp_path: Path, torn: str) -> None:
+    file = tmp_path / "below" / "rows.jsonl"
+    append_jsonl(file, ROWS)
+    with file.open("a") as stream:
+        stream.write(torn)
+    size = file.stat().st_size
+    assert read_jsonl(file) == ROWS
+    assert file.stat().st_size == size  # reading changes nothing: the run may be going on
+    append_jsonl(file, [{"id": 4}])
+    assert read_jsonl(file) == [*ROWS, {"id": 4}]
+
+
+def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": 3')
+    assert read_jsonl(file) == []
+    append_jsonl(file, [{"id": 4}])
+    assert file.read_text() == '{"id": 4}\n'
+
+
+@pytest.mark.parametrize("line", ["{", "", "[1]", "1", "\x00\x00"])
+def test_damage_before_the_last_line_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{{"id": 1}}\n{line}\n{{"id": 2}}\n')
+    with pytest.raises(UserError, match=r"rows.jsonl:2: damaged"):
+        read_jsonl(file)
+
+
+def test_jsonl_without_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    append_jsonl(file, [])
+    truncate_jsonl(file, lambda _: True)
+    assert not file.exists()
+    assert read_jsonl(file) == []
+
+
+def test_truncate_keeps_the_chosen_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    append_jsonl(file, [{"step": step} for step in range(5)])
+    truncate_jsonl(file, lambda row: row["step"] < 3)
+    assert [row["step"] for row in read_jsonl(file)] == [0, 1, 2]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "value.json"
+    write_json(file, {"a": [1.5, float("inf")]})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": [1.5, None]}
+
+
+def test_digest_is_of_the_value_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert len({digest(value) for value in (1, 1.5, "1", None, [], {}, [1, 2], [2, 1])}) == 8
