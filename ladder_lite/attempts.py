@@ -1,0 +1,55 @@
+"""What a model wrote and what it was worth: the rows that evaluation, training logs and reports share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ladder_lite.verify import Grade, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled reply: its text, its length in tokens, and whether the token limit cut it off."""
+
+    text: str
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A graded completion: attempt number `index` (from 0) at a problem."""
+
+    problem_id: str
+    index: int
+    completion: Completion
+    grade: Grade
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer was verified."""
+        return self.grade.reason is Reason.CORRECT
+
+    def to_row(self) -> dict[str, Any]:
+        """The attempt as one flat JSON object."""
+        return {
+            "problem_id": self.problem_id,
+            "index": self.index,
+            "text": self.completion.text,
+            "n_tokens": self.completion.n_tokens,
+            "truncated": self.completion.truncated,
+            "reward": self.grade.reward,
+            "reason": self.grade.reason.value,
+            "answer": self.grade.answer,
+            "detail": self.grade.detail,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Attempt":
+        """The attempt of a row; keys that training logs add (`step`) are passed over."""
+        return cls(
+            row["problem_id"],
+            row["index"],
+            Completion(row["text"], row["n_tokens"], row["truncated"]),
+            Grade(row["reward"], Reason(row["reason"]), row["answer"], row.get("detail", "")),
+        )

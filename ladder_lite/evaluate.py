@@ -1,0 +1,89 @@
+"""How many problems a model solves: pass@1, pass@k and their intervals, from sampled and verified answers."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from math import comb, sqrt
+from pathlib import Path
+from typing import Any
+
+from ladder_lite.attempts import Attempt
+from ladder_lite.backends import Backend, Sampling
+from ladder_lite.config import EvalSettings
+from ladder_lite.live import Bar
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.tasks import Task
+
+CHUNK = 50
+"""Problems sampled at a time: a kill loses at most one chunk."""
+
+_Z_95 = 1.959963984540054
+
+
+def evaluate(
+    task: Task,
+    backend: Backend,
+    problems: Sequence[Problem],
+    settings: EvalSettings,
+    folder: Path,
+    seed: int,
+    bar: Bar,
+) -> list[Attempt]:
+    """Sample `settings.samples` answers to each problem and grade them; `attempts.jsonl` holds what is done so far."""
+    path = folder / "attempts.jsonl"
+    attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
+    answered = {attempt.problem_id for attempt in attempts}
+    for start in range(0, len(problems), CHUNK):
+        chunk = problems[start : start + CHUNK]
+        if not answered.issuperset(problem.id for problem in chunk):
+            new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + start)
+            append_jsonl(path, [attempt.to_row() for attempt in new])
+            attempts += new
+        bar.set(start + len(chunk))
+    return attempts
+
+
+def sample(
+    task: Task, backend: Backend, problems: Sequence[Problem], settings: EvalSettings, n: int, seed: int
+) -> list[Attempt]:
+    """`n` graded attempts at each problem, sampled as the settings say."""
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.batch_size, seed)
+    replies = backend.sample([task.prompt(problem) for problem in problems], n, sampling)
+    return [
+        Attempt(problem.id, index, completion, task.grade(problem, completion.text))
+        for problem, completions in zip(problems, replies, strict=True)
+        for index, completion in enumerate(completions)
+    ]
+
+
+def summarize(attempts: Iterable[Attempt], k: int) -> dict[str, Any]:
+    """pass@1 and pass@k over the problems, each {"value", "low", "high"} with a 95 % interval, and `n_problems`.
+
+    A problem that the verifier cannot judge (a grade without reward) is left out.
+    """
+    tries: dict[str, list[bool]] = defaultdict(list)
+    for attempt in attempts:
+        if attempt.grade.reward is not None:
+            tries[attempt.problem_id].append(attempt.correct)
+    summary: dict[str, Any] = {"n_problems": len(tries)}
+    for size in dict.fromkeys((1, k)):
+        rates = [pass_at_k(len(right), sum(right), size) for right in tries.values() if len(right) >= size]
+        value = sum(rates) / len(rates) if rates else 0.0
+        low, high = wilson_interval(value, len(rates))
+        summary[f"pass@{size}"] = {"value": value, "low": low, "high": high}
+    return summary
+
+
+def pass_at_k(n: int, n_right: int, k: int) -> float:
+    """Unbiased chance that one of k attempts is right, from n attempts (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
+    return 1 - comb(n - n_right, k) / comb(n, k)
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share of n problems (Wilson 1927); the mean of pass rates takes it as a cautious one."""
+    if n == 0:
+        return 0.0, 1.0
+    z2 = _Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,70 @@
+"""What a task must offer, whatever it is about: problems, prompts, reading of variants, grading, equality.
+
+`integration.py` is the paper's task. The loop (`variants`, `grpo`, `evaluate`, `ttrl`) knows tasks only through this
+protocol.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ladder_lite.config import TaskSettings
+from ladder_lite.problems import Problem
+from ladder_lite.verify import Grade
+
+Messages = list[dict[str, str]]
+"""A conversation as chat templates take it: dicts with `role` and `content`."""
+
+Effect = Literal["easier", "equivalent"]
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRequest:
+    """What one variant prompt asks for: `count` variants, written as `persona`, with transformations suggested."""
+
+    effect: Effect
+    persona: str
+    suggestions: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A piece of a reply that was no usable variant, and why."""
+
+    text: str
+    reason: str
+
+
+class Task(Protocol):
+    """A family of problems with a verifier."""
+
+    def problems(self, split: Literal["train", "test"]) -> list[Problem]:
+        """The problems of a split, in the order of their file."""
+        ...
+
+    def prompt(self, problem: Problem) -> Messages:
+        """What the model is asked for a solution."""
+        ...
+
+    def variant_prompt(self, problem: Problem, request: VariantRequest) -> Messages:
+        """What the model is asked for variants of the problem."""
+        ...
+
+    def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
+        """The variants in a reply to `request`, in order; never raises, whatever the text."""
+        ...
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        """Grade a reply; an error in the verifier itself raises, it never scores 0."""
+        ...
+
+    def fingerprint(self, problem: Problem) -> str:
+        """A key that is equal for equal problems, however they are written."""
+        ...
+
+
+def load_task(settings: TaskSettings) -> Task:
+    """The task that a recipe names."""
+    from ladder_lite.tasks.integration import IntegrationTask
+
+    return IntegrationTask(settings)

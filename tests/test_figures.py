@@ -1,0 +1,100 @@
+import struct
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from ladder_lite.figures import _spread, draw_accuracy
+
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def a_report(final: dict[str, float], curves: Curves, n_problems: int = 100, **names: Any) -> dict[str, Any]:
+    rows = [
+        {"condition": name, "step": step, "pass@1": value, "seconds": 1.0}
+        for name, curve in curves.items()
+        for step, value in curve
+    ]
+    conditions = {
+        name: {"pass@1": {"value": value, "low": 0.0, "high": 1.0}, "n_problems": n_problems}
+        for name, value in final.items()
+    }
+    return {"recipe": "tiny", "seed": 0, "conditions": conditions, "curve": rows} | names
+
+
+RISING = [(step, min(0.9, step / 200)) for step in range(0, 251, 10)]
+FLAT = [(step, 0.0) for step in range(0, 251, 10)]
+REPORTS = {
+    "all conditions": a_report(
+        {"base": 0.004, "rl_without_variants": 0.004, "ladder": 0.9, "ladder_ttrl": 0.93},
+        {"rl_without_variants": FLAT, "ladder": RISING},
+    ),
+    "nothing learned": a_report({"base": 0.0}, {"rl_without_variants": FLAT, "ladder": FLAT}),
+    "everything right": a_report(
+        {"base": 0.995, "rl_without_variants": 0.995, "ladder": 0.995, "ladder_ttrl": 1.0},
+        {"rl_without_variants": [(10, 1.0)], "ladder": [(1, 1.0), (10, 1.0)]},
+    ),
+    "all alike": a_report(
+        {"base": 0.3, "rl_without_variants": 0.3, "ladder": 0.3, "ladder_ttrl": 0.3},
+        {"rl_without_variants": [(10, 0.3)], "ladder": [(10, 0.3)]},
+    ),
+    "control ends early": a_report({}, {"rl_without_variants": FLAT[:5], "ladder": RISING}),
+    "one point, nothing evaluated": a_report({}, {"ladder": [(20, 0.02)]}),
+    "step 0 only": a_report({}, {"ladder": [(0, 0.0)]}),
+    "long names": a_report({"base": 0.5}, {"ladder": RISING}, 123456, recipe="a$_b$" * 40, seed=2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS.keys())
+def test_all_words_are_on_the_picture_and_apart(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_accuracy(report, Path("unused.png"))
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    ticks = [label for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis) for label in axis.get_ticklabels()]
+    words = [*figure.texts, *figure.axes[0].texts, figure.axes[0].xaxis.label, *ticks]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words if text.get_text()]
+    for text, box in boxes:
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, text
+        assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, text
+    assert [(a, b) for i, (a, box) in enumerate(boxes) for b, other in boxes[:i] if box.overlaps(other)] == []
+    n_labels = len(report["conditions"].keys() | {row["condition"] for row in report["curve"]})
+    assert len(figure.axes[0].texts) == n_labels
+
+
+def test_the_labels_tell_the_final_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves: Curves = {"ladder": [(10, 0.5)], "rl_without_variants": [(10, 0.02)]}
+    draw_accuracy(a_report({"base": 0.004, "ladder": 0.61}, curves), Path("unused.png"))
+    labels = {text.get_text() for text in drawn[0].axes[0].texts}
+    assert labels == {"LADDER 61 %", "RL without variants 2 %", "base model 0.4 %"}
+
+
+def test_the_picture_is_a_png_of_the_promised_size(tmp_path: Path) -> None:
+    draw_accuracy(REPORTS["all conditions"], tmp_path / "a.png")
+    head = (tmp_path / "a.png").read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", head[16:]) == (1600, 900)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5], [0.5]),
+        ([0.2, 0.8], [0.2, 0.8]),
+        ([0.8, 0.2], [0.8, 0.2]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.0, 0.0], [0.0, 0.1]),
+        ([1.0, 0.98], [1.0, 0.9]),
+        ([0.0, 0.15, 0.15], [0.0, 0.1, 0.2]),
+        ([0.0, 0.06, 0.12, 0.9], [0.0, 0.1, 0.2, 0.9]),
+    ],
+)
+def test_spread(values: list[float], expected: list[float]) -> None:
+    heights = _spread(values, top=1.0, gap=0.1)
+    assert heights == pytest.approx(expected)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(sorted(heights)))

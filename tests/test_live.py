@@ -1,0 +1,223 @@
+import io
+import re
+import unicodedata
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ladder_lite.live import PLAIN_INTERVAL_S, Live, clock_time, percent, plain, show
+
+HOSTILE = {
+    "clear the screen": "\x1b[2J\x1b[H gone",
+    "retitle the window": "\x1b]0;pwned\x07 x",
+    "overwrite the line": "wrong\rright",
+    "backspaces": "no\b\byes",
+    "C1 control": "\x9b31mred",
+    "reverse the order": "\u202e(x)nis \u2066a\u2069 \u200f b",
+    "hidden characters": "a\u200bb\ufeffc\u00add\U000e0041",
+    "lines": "a\nb\r\nc\u2028d\x0be\x85f",
+    "half a character": "\ud800x",
+    "private use": "\ue000x\U0010ffff",
+    "pile of marks": "x" + "\u0301" * 500,
+    "markup": "[bold red]x[/] [/nothing] [link=https://example.org]x[/link] \\[b] [@click=x()]y[/]",
+    "emoji code": ":smile: ok",
+    "long": "x+" * 5_000_000,
+    "wide": "積" * 100,
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_console(*, terminal: bool, encoding: str = "utf-8") -> tuple[Console, io.BytesIO]:
+    data = io.BytesIO()
+    file = io.TextIOWrapper(data, encoding=encoding, write_through=True)
+    return Console(
+        file=file,
+        force_terminal=terminal,
+        force_interactive=terminal,
+        width=80,
+        color_system=None,
+        legacy_windows=False,
+    ), data
+
+
+def visible(line: str) -> str:
+    """What rich prints of one line of markup."""
+    return Text.from_markup(line, emoji=False).plain
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("width", [0, 2, 40])
+def test_plain_is_one_harmless_line(text: str, width: int) -> None:
+    line = plain(text, width)
+    assert cell_len(line) <= width
+    assert not [c for c in line if unicodedata.category(c)[0] == "C" or (c.isspace() and c != " ")]
+    assert not re.search("[\u0300-\u036f]{3}", line)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_show_is_read_by_rich_as_the_plain_text(text: str) -> None:
+    assert visible(show(text)) == plain(text)
+    assert visible(f"[green]{show(text)}[/green] end") == f"{plain(text)} end"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("x*exp(x)", 72, "x*exp(x)"),
+        ("  a\n\tb  ", 72, "a b"),
+        ("\x1b[31mred", 72, "[31mred"),
+        ("0123456789", 10, "0123456789"),
+        ("0123456789a", 10, "0123456..."),
+        ("積積積積積", 8, "積積..."),
+        ("e\u0301", 72, "e\u0301"),
+    ],
+)
+def test_plain_keeps_what_can_be_read(text: str, width: int, expected: str) -> None:
+    assert plain(text, width) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0, "0 %"), (0.004, "0.4 %"), (0.02, "2 %"), (0.0996, "10 %"), (0.64, "64 %"), (0.996, "99.6 %"), (1, "100 %")],
+)
+def test_percent(share: float, expected: str) -> None:
+    assert percent(share) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.9, "0:00"), (271, "4:31"), (7471.5, "2:04:31")])
+def test_clock_time(seconds: float, expected: str) -> None:
+    assert clock_time(seconds) == expected
+
+
+def test_a_log_gets_the_start_the_end_and_few_lines_between() -> None:
+    clock, (console, data) = Clock(), a_console(terminal=False)
+    with Live(console, clock) as live, live.stage("train ladder", 1000) as bar:
+        for _ in range(1000):
+            clock.now += PLAIN_INTERVAL_S / 400
+            bar.advance(reward=0.5, no_signal=0.25, test=None)
+        clock.now += 1
+    assert data.getvalue().decode().splitlines() == [
+        "train ladder: 0/1000",
+        "train ladder: 400/1000, 0:10 elapsed, 0:15 left, reward 0.5, groups without signal 25 %",
+        "train ladder: 800/1000, 0:20 elapsed, 0:05 left, reward 0.5, groups without signal 25 %",
+        "train ladder: 1000/1000 after 0:26, reward 0.5, groups without signal 25 %",
+    ]
+
+
+def test_an_inner_stage_speaks_only_when_it_fails() -> None:
+    console, data = a_console(terminal=False)
+    with Live(console, Clock()) as live, live.stage("outer"):
+        with live.stage("inner", 3) as bar:
+            bar.set(3)
+        with pytest.raises(ZeroDivisionError), live.stage("failing", 3):
+            _ = 1 / 0
+    assert data.getvalue().decode().splitlines() == [
+        "outer: 0",
+        "failing: stopped at 0/3 after 0:00",
+        "outer: 0 after 0:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("updates", "left"),
+    [
+        ([], None),
+        ([(5, 50)], None),  # a resumed stage: where it goes on says nothing of its pace
+        ([(5, 50), (15, 60)], 40.0),
+        ([(5, 50), (15, 60), (25, 80)], 20 / 1.5),
+        ([(5, 50), (15, 60), (16, 2)], None),  # another phase, counted anew
+        ([(5, 50), (15, 60), (16, 2), (17, 4)], 48.0),
+        ([(1, 10), (2, 120)], 0.0),
+    ],
+)
+def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None:
+    clock, (console, _) = Clock(), a_console(terminal=False)
+    with Live(console, clock) as live, live.stage("x", 100) as bar:
+        start = clock.now
+        for after, done in updates:
+            clock.now = start + after
+            bar.set(done)
+        assert bar.left_s == (None if left is None else pytest.approx(left))
+
+
+def test_time_left_runs_down_between_updates_and_follows_the_recent_pace() -> None:
+    clock, (console, _) = Clock(), a_console(terminal=False)
+    with Live(console, clock) as live, live.stage("x", 100_000) as bar:
+        for _ in range(50_000):  # quick at first
+            clock.now += 0.001
+            bar.advance()
+        for _ in range(100):  # then one a second
+            clock.now += 1
+            bar.advance()
+        assert bar.left_s == pytest.approx(49_900, rel=0.01)
+        before = bar.left_s
+        clock.now += 7
+        assert bar.left_s == pytest.approx(before - 7)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_hostile_text_reaches_no_console_anywhere(terminal: bool, encoding: str) -> None:
+    console, data = a_console(terminal=terminal, encoding=encoding)
+    with Live(console) as live:
+        for text in HOSTILE.values():
+            with live.stage(text, 2) as bar:
+                bar.advance(answer=text)
+                live.say(show(text))
+                live.say(text[:200])  # somebody forgot show
+    written = data.getvalue().decode(encoding)
+    ours = re.sub(r"\x1b\[(\?25[hl]|2K|1A)", "", written) if terminal else written
+    assert not set(ours) & {"\x1b", "\x07", "\x08", "\x9b", "\u202e", "\u200b", "\ufeff"}
+    assert "ok" in ours
+    if not terminal:
+        assert "\r" not in ours
+
+
+def test_say_reads_markup_and_leaves_no_trace_of_it_in_a_log() -> None:
+    console, data = a_console(terminal=False)
+    with Live(console) as live:
+        live.say(f"[green]right[/]  {show('[red]' + 'x' * 200, width=150)}")
+    assert data.getvalue().decode() == "right  [red]" + "x" * 142 + "...\n"
+
+
+def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
+    console, data = a_console(terminal=True)
+
+    def work() -> None:
+        with Live(console) as live, live.stage("train ladder", 300) as bar:
+            bar.set(120, reward=0.42, no_signal=0.6, test=0.31)
+            live.print(Table("a table"))
+            live.say("a line")
+            live._redraw()  # rich's own thread does this twice a second
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    written = data.getvalue().decode()
+    assert re.search(r"train ladder\s+━.*120/300 0:00 -:-- left", written)
+    assert "reward 0.42   groups without signal 60 %   test accuracy 31 %" in written
+    assert all(cell_len(line) <= 80 for line in re.sub(r"\x1b\[[?0-9]*[a-zA-Z]", "", written).splitlines())
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is there again
+    tail = re.sub(r"\x1b\[[?0-9]*[a-zA-Z]|\r", "", written[written.rindex("train ladder: stopped at 120/300") :])
+    assert tail.splitlines()[0].startswith("train ladder: stopped at 120/300 after 0:00, reward 0.42")
+    assert "━" not in tail
+
+
+@pytest.mark.parametrize("force", ["1", ""])
+def test_a_log_has_no_bars_even_with_forced_colours(
+    force: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", force)
+    with Live() as live, live.stage("x", 2) as bar:
+        bar.advance()
+    assert capsys.readouterr().out.splitlines() == ["x: 0/2", "x: 1/2 after 0:00"]

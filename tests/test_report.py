@@ -1,0 +1,314 @@
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.console import Console
+
+from ladder_lite.config import Recipe, dump_recipe, load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.live import plain
+from ladder_lite.problems import Problem, load_problems
+from ladder_lite.report import summary_table, write_report
+from ladder_lite.run_dir import append_jsonl, write_json
+
+KEYS = ["recipe", "seed", "model", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
+HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
+CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
+PASS_1 = {"base": 0.0125, "rl_without_variants": 0.0, "ladder": 0.64, "ladder_ttrl": 0.7}
+
+
+def share(value: float) -> dict[str, float]:
+    return {"value": value, "low": value / 2, "high": (1 + value) / 2}
+
+
+def an_attempt(problem_id: str, index: int, text: str, answer: str | None, reason: str) -> dict[str, Any]:
+    return {
+        "problem_id": problem_id,
+        "index": index,
+        "text": text,
+        "n_tokens": 9,
+        "truncated": False,
+        "reward": float(reason == "CORRECT"),
+        "reason": reason,
+        "answer": answer,
+        "detail": "",
+    }
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("tiny", ["seed=3", "eval.samples=4", "eval.k=2"])
+
+
+@pytest.fixture
+def tests() -> list[Problem]:
+    return load_problems("tiny", "test")[:20]
+
+
+@pytest.fixture
+def run(tmp_path: Path, recipe: Recipe, tests: list[Problem]) -> Path:
+    """A finished run as the stages leave it, its model's text hostile."""
+    run = tmp_path / "a run"
+    run.mkdir()
+    (run / "recipe.resolved.yaml").write_text(dump_recipe(recipe))
+    write_json(run / "versions.json", {"python": "3.11.9", "torch": "2.9.0"})
+
+    variants, root = run / "variants", Problem.root("integration", {"integrand": "x", "variable": "x"})
+    kept = [
+        Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("drop-one",), "easier").to_row()
+        | {"depth": depth}
+        for n, depth in enumerate([1] * 5 + [2] * 3 + [3])
+    ]
+    append_jsonl(variants / "problems.jsonl", [{"round": 0, **row} for row in kept])
+    reasons = ["duplicate"] * 4 + ["unreadable"] * 6 + ["test_problem"]
+    rejected = [{"round": 0, "text": HOSTILE, "reason": r, "parent_id": root.id, "depth": 1} for r in reasons]
+    append_jsonl(variants / "rejected.jsonl", rejected)
+    rounds = [{"round": n, "depth": 1, "requests": 10, "n_tokens": 100, "seconds": 30.5} for n in range(2)]
+    append_jsonl(variants / "rounds.jsonl", rounds)
+    write_json(variants / "done.json", {"digest": "d", "kept": 9, "seconds": 61.0, "peak_memory_bytes": 7 * 2**30})
+
+    rng = random.Random(0)
+    for condition in CONDITIONS:
+        folder = run / "conditions" / condition
+        attempts = [
+            an_attempt(
+                problem.id, index, HOSTILE, HOSTILE if rng.random() < 0.5 else None, rng.choice(["CORRECT", "WRONG"])
+            )
+            for problem in tests
+            for index in range(4)
+        ]
+        append_jsonl(folder / "eval/attempts.jsonl", attempts)
+        summary = {"n_problems": 20, "pass@1": share(PASS_1[condition]), "pass@2": share(PASS_1[condition] / 2 + 0.5)}
+        write_json(folder / "eval/done.json", {"digest": "d", **summary, "seconds": 5.5, "peak_memory_bytes": 2**30})
+    for condition, steps in (("rl_without_variants", 40), ("ladder", 60)):
+        train = run / "conditions" / condition / "train"
+        append_jsonl(train / "metrics.jsonl", [{"step": n, "reward": 0.5} for n in range(1, steps + 1)])
+        rows = [{"step": n, "pass@1": n / 100, "seconds": 1.5 * n} for n in range(20, steps + 1, 20)]
+        append_jsonl(train / "curve.jsonl", rows)
+        done = {
+            "digest": "d",
+            "steps": steps,
+            "seconds": 100.25,
+            "stopped": "max_steps",
+            "peak_memory_bytes": 3 * 2**30,
+        }
+        write_json(train / "done.json", done)
+
+    problems = run / "conditions/ladder_ttrl/problems"
+    for problem, solved_at in zip(tests[:3], (4, None, 11), strict=True):
+        outcome = {"problem_id": problem.id, "solved": solved_at is not None, "steps_to_solve": solved_at}
+        outcome |= {"steps": solved_at or 30, "seconds": 20.0, "answer": HOSTILE if solved_at else None}
+        write_json(problems / problem.id / "done.json", {"digest": "d", **outcome})
+        append_jsonl(problems / problem.id / "variants/problems.jsonl", [{"round": 0, **row} for row in kept[:6]])
+    write_json(problems / "done.json", {"digest": "d", "n_left": 9, "attempted": 3, "steps": 45, "seconds": 60.0})
+    return run
+
+
+def code_spans(markdown: str) -> list[str]:
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    return [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
+
+
+def terminal_text(report: dict[str, Any], width: int = 80) -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)  # what cannot be ASCII raises
+    Console(file=file, width=width).print(summary_table(report))
+    return file.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
+    report = write_report(run)
+    assert json.loads((run / "report.json").read_text()) == report
+    assert list(report) == KEYS
+    assert (report["recipe"], report["seed"], report["model"]) == ("tiny", 3, "embedded")
+    assert report["versions"] == {"python": "3.11.9", "torch": "2.9.0"}
+    assert report["peak_memory_bytes"] == 7 * 2**30
+    assert report["variants"] == {"kept": 9, "rejected": 7, "duplicates": 4, "by_depth": {"1": 5, "2": 3, "3": 1}}
+    steps_and_seconds = {"base": (0, 5.5), "rl_without_variants": (40, 105.75)}
+    steps_and_seconds |= {"ladder": (60, 105.75), "ladder_ttrl": (45, 65.5)}
+    assert report["conditions"] == {
+        name: {
+            "pass@1": share(PASS_1[name]),
+            "pass@2": share(PASS_1[name] / 2 + 0.5),
+            "n_problems": 20,
+            "steps": steps,
+            "seconds": seconds,
+        }
+        for name, (steps, seconds) in steps_and_seconds.items()
+    }
+    curve = [("rl_without_variants", 20), ("rl_without_variants", 40), ("ladder", 20), ("ladder", 40), ("ladder", 60)]
+    assert report["curve"] == [
+        {"condition": name, "step": step, "pass@1": step / 100, "seconds": 1.5 * step} for name, step in curve
+    ]
+    ttrl = dict(report["ttrl"])
+    assert sorted(ttrl.pop("steps_to_solve")) == [4, 11]
+    assert ttrl == {"n_left": 9, "attempted": 3, "solved": 2}
+
+
+def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) -> None:
+    write_report(run)
+    text = (run / "report.md").read_text()
+    assert "scale model" in text
+    assert "| `base` | 1.2 % (0.6-51) | 51 % (25-75) | 20 | 0 | 0:05 | 1 % |" in text
+    assert "| `ladder` | 64 % (32-82) | 82 % (41-91) | 20 | 60 | 1:45 | 82 % |" in text
+    assert "| 1 | 5 |" in text
+    assert "| duplicate | 4 |\n" in text
+    assert "(200 tokens, 1:01)" in text
+    assert "3 problems of the 9 that LADDER left unsolved; solved 2" in text
+    assert f"| `{tests[1].data['integrand']}` | 6 | not solved | 30 | 0:20 |  |" in text
+    assert "python -m ladder_lite.recipe" in text
+    assert "7.0 GiB" in text
+    for name in re.findall(r"!\[[^]]*\]\(([^)`]*)\)\n", text):
+        assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
+    write_report(run)
+    text = (run / "report.md").read_text()
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert "html_inline" not in {child.type for child in inline} | {token.type for token in tokens}
+    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png"]
+    assert code_spans(text).count(plain(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
+    assert len([token for token in tokens if token.type == "heading_open"]) == 6
+    rows = re.findall(r"(?m)^\|.*\|$", text)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[0].data["integrand"] in row} == {7}
+    assert not set(text) & {"\x1b", "\u202e"}
+
+
+def test_sampled_answers_are_picked_by_a_rule(run: Path, tests: list[Problem]) -> None:
+    write_report(run)
+    samples = (run / "report.md").read_text().partition("## Sampled answers")[2]
+    picked = [span for span in code_spans(samples) if span in {problem.data["integrand"] for problem in tests}]
+    assert picked == [problem.data["integrand"] for problem in tests[0:18:3]]
+    for condition in CONDITIONS:
+        assert samples.count(f"  - {condition}: ") == len(picked)
+
+
+def test_the_same_run_gives_the_same_report(run: Path) -> None:
+    def results() -> list[bytes]:
+        write_report(run)
+        return [(run / name).read_bytes() for name in ("report.json", "report.md", "accuracy.png")]
+
+    assert results() == results()
+
+
+UNFINISHED = {
+    "nothing done": ["variants", "conditions"],
+    "variants begun": ["variants/done.json", "variants/rounds.jsonl", "conditions"],
+    "only the base": ["variants", *(f"conditions/{name}" for name in CONDITIONS[1:])],
+    "first test problem at work": [
+        "conditions/ladder_ttrl/eval",
+        "conditions/ladder_ttrl/problems/done.json",
+        "conditions/ladder_ttrl/problems/*/done.json",
+    ],
+    "training": ["conditions/ladder/eval", "conditions/ladder/train/done.json", "conditions/ladder_ttrl"],
+    "no versions": ["versions.json", "conditions/*/eval/done.json"],
+}
+
+
+@pytest.mark.parametrize("missing", UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_an_unfinished_run_gives_a_report_of_what_is_there(run: Path, missing: list[str]) -> None:
+    write_report(run)  # what an earlier report left must not stay
+    for pattern in missing:
+        for path in sorted(run.glob(pattern)):
+            path.rename(path.with_name(f"gone-{path.name}")) if path.is_file() else _remove(path)
+    report = write_report(run)
+    assert list(report) == KEYS
+    finished = {name for name in CONDITIONS if (run / f"conditions/{name}/eval/done.json").exists()}
+    assert set(report["conditions"]) == finished
+    text = (run / "report.md").read_text()
+    assert text.count("| not finished") == 4 - len(finished)
+    has_curve = any(run.glob("conditions/*/train/curve.jsonl"))
+    assert (run / "accuracy.png").exists() == ("(accuracy.png)" in text) == bool(report["curve"]) == has_curve
+    assert terminal_text(report).count("0:05") + terminal_text(report).count("1:") >= len(finished)
+
+
+def _remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def test_progress_of_an_unfinished_training_is_told(run: Path) -> None:
+    for name in ("eval/done.json", "train/done.json"):
+        (run / "conditions/ladder" / name).unlink()
+    with (run / "conditions/ladder/train/metrics.jsonl").open("a") as file:
+        file.write('{"step": 61, "rew')  # killed while writing
+    write_report(run)
+    assert "| `ladder` | not finished, 60 steps done |" in (run / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("recipe.resolved.yaml", None, "not a run folder"),
+        ("recipe.resolved.yaml", "name: [", "recipe.resolved.yaml"),
+        ("conditions/ladder/eval/done.json", "{", "done.json: damaged"),
+        ("conditions/ladder/eval/done.json", "[]", "done.json: damaged"),
+        ("conditions/ladder/train/curve.jsonl", "{\n", "curve.jsonl:1: damaged"),
+        ("versions.json", "\udcff", "versions.json: damaged"),
+    ],
+)
+def test_damage_is_named(run: Path, file: str, content: str | None, words: str) -> None:
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=re.escape(words)):
+        write_report(run)
+
+
+@pytest.mark.parametrize("changes", [{}, {"seed": 2**32 - 1, "recipe": "a_long_name_" * 9}, {"model": "org/model-3b"}])
+def test_the_table_fits_80_columns_of_ascii(run: Path, changes: dict[str, Any]) -> None:
+    report = write_report(run) | changes
+    for entry in report["conditions"].values():
+        entry["pass@1"] = {"value": 0.9951, "low": 0.9901, "high": 0.9951}
+        entry |= {"n_problems": 1234, "steps": 12345, "seconds": 359_999.0}
+    text = terminal_text(report)
+    assert all(cell_len(line) <= 80 for line in text.splitlines())
+    for word in ("rl_without_variants", "99.5 % (99-99.5)", "99:59:59", "12345", "<= 3 %", "90 %*", "1234 "):
+        assert word in text
+    assert ("scale model" in text) == (report["model"] == "embedded")
+
+
+COMMANDS = {
+    "as shipped": ("tiny", [], False, "recipe tiny seed=0\n"),
+    "another seed": ("tiny", ["seed=7"], False, "recipe tiny seed=7\n"),
+    "changed": ("tiny", ["seed=7", "eval.top_p=0.5"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
+    "another name": ("tiny", ["name=mine"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "overrides", "smoke", "command"), COMMANDS.values(), ids=COMMANDS.keys())
+def test_the_command_reproduces_the_recipe(
+    tmp_path: Path, name: str, overrides: list[str], smoke: bool, command: str
+) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    (folder / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe(name, overrides, smoke=smoke)))
+    write_report(folder)
+    assert command in (folder / "report.md").read_text()
+
+
+def test_the_command_line_prints_table_and_path_without_torch(run: Path) -> None:
+    script = (
+        "import runpy, sys\n"
+        "try: runpy.run_module('ladder_lite.report', run_name='__main__')\n"
+        "finally: assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "64 % (32-82)" in done.stdout
+    assert done.stdout.endswith(f"report: {run / 'report.md'}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "ladder_lite.report", str(run.parent)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*not a run folder.*\n", done.stderr)
