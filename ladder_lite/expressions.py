@@ -1,0 +1,399 @@
+"""Untrusted text -> Expression: read with an allow-list, evaluated with its derivative on arrays of complex points.
+
+Nothing in the text is ever run. It is read with Python's `ast`, every node that is not on the list is refused, and what
+is left is a flat list of array operations of capped length, so evaluating it has a fixed worst cost.
+
+    parse("x*exp(x)").values_and_derivatives(np.array([0.5 + 0j]))
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladder_lite.functions import SPELLINGS, Break, Function, lookup, same
+from ladder_lite.operations import (
+    POSITIVE,
+    REAL,
+    Breakable,
+    Complexes,
+    Operation,
+    Step,
+    apply,
+    breaks_of,
+    rounding,
+    sign_of,
+    sign_of_constant,
+)
+from ladder_lite.spelling import plain, without_constant
+
+MAX_CHARS: Final = 4000  # of the text; SymPy's longest antiderivatives of exam problems stay below 2,000
+MAX_NODES: Final = 600  # operations left after equal subexpressions are merged
+MAX_DEPTH: Final = 80  # of the syntax tree
+MAX_DIGITS: Final = 40  # of one number
+MAX_EXPONENT: Final = 10_000  # of a constant power, in size
+
+
+__all__ = ["MAX_CHARS", "MAX_DEPTH", "MAX_DIGITS", "MAX_EXPONENT", "MAX_NODES"]
+__all__ += ["Breakable", "Complexes", "Expression", "ExpressionError", "parse"]
+
+
+class ExpressionError(Exception):
+    """The text is not an expression: `reason` is UNPARSEABLE, FORBIDDEN or TOO_LARGE, the message says why."""
+
+    def __init__(self, reason: Literal["UNPARSEABLE", "FORBIDDEN", "TOO_LARGE"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expression:
+    """A read expression. `kinds` are the breaks its functions can have, `functions` their names."""
+
+    source: str
+    variable: str
+    free: frozenset[str]
+    functions: frozenset[str]
+    kinds: frozenset[Break]
+    uses_i: bool
+    _template: tuple[complex | None, ...] = field(repr=False)
+    _steps: tuple[Step, ...] = field(repr=False)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of array operations that one evaluation takes."""
+        return len(self._steps)
+
+    @property
+    def text(self) -> str:
+        """The text in one spelling: Python operators, plain spaces, no redundant parentheses."""
+        try:
+            return ast.unparse(ast.parse(self.source, mode="eval"))
+        except RecursionError:  # a sum of hundreds of terms
+            return self.source
+
+    @property
+    def terms(self) -> tuple[Expression, ...]:
+        """The terms that it adds and subtracts at the top, signs aside; itself if it is no sum."""
+        node = without_constant(ast.parse(self.source, mode="eval").body, self.variable)
+        found: list[Expression] = []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+            found.append(_read(node.right, self.variable))
+            node = node.left
+        return (_read(node, self.variable), *reversed(found))
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """The finite real constants in it, folded ones included."""
+        return tuple({c.real for c in self._template if c is not None and c.imag == 0 and math.isfinite(c.real)})
+
+    def values(self, points: Complexes | NDArray[np.float64]) -> Complexes:
+        """Values at `points`; nan or inf where undefined or overflowing. At real points nan where they are not real."""
+        return self.evaluate(points, derivative=False)[0]
+
+    def values_and_derivatives(self, points: Complexes) -> tuple[Complexes, Complexes]:
+        """Values and derivatives at `points`, in one forward pass."""
+        return self.evaluate(points)
+
+    def apply(self, x: Any, power: Callable[[Any, Any], Any], functions: Mapping[str, Callable[[Any], Any]]) -> Any:
+        """Value at one `x` of any kind of number (mpmath's, say), by that kind's own functions."""
+        values: list[Any] = list(self._template)
+        values[0] = x
+        for slot, operation, left, right, _, name, _ in self._steps:
+            if name:
+                values[slot] = functions[name](values[left])
+            else:
+                values[slot] = (power if operation == "**" else _FOLD[operation])(values[left], values[right])
+        return values[-1]
+
+    def zeros(self, grid: Complexes) -> list[float]:
+        """Middles of the grid's intervals on which some subexpression changes sign."""
+        values: list[Any] = list(self._template)
+        values[0] = grid
+        slopes: list[Any] = [None] * len(values)
+        found: set[int] = set()
+        with np.errstate(all="ignore"):
+            for slot, operation, left, right, function, _, _ in self._steps:
+                values[slot] = apply(operation, function, left, right, values, slopes, None)[0]
+                real = np.broadcast_to(np.real(values[slot]), grid.shape)
+                found.update(np.flatnonzero(np.sign(real[:-1]) * np.sign(real[1:]) < 0).tolist())
+        return [float((grid[i].real + grid[i + 1].real) / 2) for i in sorted(found)]
+
+    def evaluate(
+        self,
+        points: Complexes | NDArray[np.float64],
+        *,
+        derivative: bool = True,
+        breakables: list[Breakable] | None = None,
+        jitter: np.random.Generator | None = None,
+    ) -> tuple[Complexes, Complexes]:
+        """Values and derivatives (zeros unless asked for), appending what may break to `breakables`.
+
+        With `jitter` each operation's result is scaled by a random rounding error of a few units in the last place:
+        the spread of some such runs is the rounding noise of a plain run (Vignes' stochastic arithmetic).
+        """
+        values: list[Any] = list(self._template)
+        slopes: list[Any] = [None] * len(values)  # None: the derivative is exactly zero
+        values[0] = points
+        slopes[0] = 1.0 if derivative else None
+        factors: Iterator[NDArray[np.float64]] = iter(())
+        if jitter is not None:
+            factors = iter(rounding(jitter, (2 * len(self._steps) + 1, *points.shape)))
+            values[0] = points * next(factors)
+        with np.errstate(all="ignore"):
+            for slot, operation, left, right, function, _, breaks in self._steps:
+                log = breakables if breaks else None
+                value, slope = apply(operation, function, left, right, values, slopes, log)
+                if jitter is not None:
+                    value = value * next(factors)
+                    slope = None if slope is None else slope * next(factors)
+                values[slot] = value
+                slopes[slot] = slope
+        value, slope = values[-1], slopes[-1]
+        if value is not points and not isinstance(value, np.ndarray):
+            value = np.full(points.shape, value)
+        if slope is None:
+            slope = np.zeros(points.shape, complex)
+        elif not isinstance(slope, np.ndarray) or slope.shape != points.shape:
+            slope = np.full(points.shape, complex(slope))
+        return value, slope
+
+
+_LONG_NUMBER: Final = re.compile(rf"[\d_.]{{{MAX_DIGITS + 1},}}")
+# Quotes, escapes and comments never reach Python's parser, which warns about what it finds in some of them.
+_NOT_A_FORMULA: Final = re.compile("[\"'\\\\#;`@\n\r\0]")
+
+
+def parse(text: str, variable: str = "x", *, constant_of_integration: bool = False) -> Expression:
+    """Read `text` as an expression in `variable`; raises ExpressionError.
+
+    With `constant_of_integration`, terms `C` (or `c`, `K`, `C_1`, ...) added at the top are dropped.
+    """
+    if len(text) > MAX_CHARS:
+        raise ExpressionError("TOO_LARGE", f"longer than {MAX_CHARS} characters")
+    source = plain(text, variable).strip()
+    if not source:
+        raise ExpressionError("UNPARSEABLE", "empty")
+    if _LONG_NUMBER.search(source):
+        raise ExpressionError("TOO_LARGE", f"a number of more than {MAX_DIGITS} digits")
+    if _NOT_A_FORMULA.search(source):
+        raise ExpressionError("FORBIDDEN", "signs that no formula has")
+    try:
+        tree = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        if "too many nested" in str(error):
+            raise ExpressionError("TOO_LARGE", "nested too deeply") from None
+        raise ExpressionError("UNPARSEABLE", f"not an expression: {error.args[0]}") from None
+    except (RecursionError, MemoryError):  # how CPython's parser refuses deep nesting
+        raise ExpressionError("TOO_LARGE", "nested too deeply") from None
+    return _read(without_constant(tree, variable) if constant_of_integration else tree, variable, source)
+
+
+def _read(tree: ast.expr, variable: str, source: str = "") -> Expression:
+    reader = _Reader(variable)
+    with np.errstate(all="ignore"):
+        last = reader.read(tree, 0)
+    return reader.finish(source, last)
+
+
+_CONSTANTS: Final[dict[str, complex]] = {
+    "pi": math.pi,
+    "Pi": math.pi,
+    "E": math.e,
+    "e": math.e,
+    "I": 1j,
+    "i": 1j,
+    "EulerGamma": 0.5772156649015329,
+    "Catalan": 0.915965594177219,
+    "GoldenRatio": (1 + math.sqrt(5)) / 2,
+}
+_OPERATIONS: Final[dict[type[ast.operator], Operation]] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.Pow: "**",
+}
+_FOLD: Final[dict[Operation, Callable[[Any, Any], Any]]] = {
+    "+": lambda u, v: u + v,
+    "-": lambda u, v: u - v,
+    "*": lambda u, v: u * v,
+    "/": lambda u, v: u / v,
+    "**": lambda u, v: u**v,
+}
+
+
+class _Reader:
+    """Turns a syntax tree into steps over numbered slots, merging equal subexpressions and folding constants."""
+
+    def __init__(self, variable: str) -> None:
+        self.variable = variable
+        self.template: list[complex | None] = [None]  # slot 0 is the variable
+        self.steps: list[Step] = []
+        self.known: dict[Any, int] = {}
+        self.signs: list[int] = [REAL]  # by slot
+        self.functions: set[str] = set()
+        self.kinds: set[Break] = set()
+        self.used = False
+        self.uses_i = False
+
+    def finish(self, source: str, last: int) -> Expression:
+        # Evaluation returns the last slot: move a bare variable or an already known slot there.
+        if last != len(self.template) - 1:
+            zero = self.constant(0.0)
+            self.steps.append(Step(len(self.template), "+", last, zero, None, "", False))
+            self.template.append(None)
+        free = frozenset((self.variable,) if self.used else ())
+        return Expression(
+            source,
+            self.variable,
+            free,
+            frozenset(self.functions),
+            frozenset(self.kinds),
+            self.uses_i,
+            tuple(self.template),
+            tuple(self.steps),
+        )
+
+    def read(self, node: ast.expr, depth: int) -> int:
+        """The slot that holds the value of `node`."""
+        if depth > MAX_DEPTH:
+            raise ExpressionError("TOO_LARGE", f"nested deeper than {MAX_DEPTH}")
+        spine: list[ast.BinOp] = []
+        while isinstance(node, ast.BinOp):  # a long sum nests to the left: that is length, not depth
+            spine.append(node)
+            node = node.left
+        slot = self.read_operand(node, depth)
+        for binary in reversed(spine):
+            operation = _OPERATIONS.get(type(binary.op))
+            if operation is None:
+                raise ExpressionError("FORBIDDEN", f"operator {type(binary.op).__name__}")
+            slot = self.operate(operation, slot, self.read(binary.right, depth + 1))
+        return slot
+
+    def read_operand(self, node: ast.expr, depth: int) -> int:
+        if isinstance(node, ast.Name):
+            return self.name(node.id)
+        if isinstance(node, ast.Constant):
+            return self.number(node.value)
+        if isinstance(node, ast.Call):
+            return self.call(node, depth)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return self.operate("*", self.constant(-1.0), self.read(node.operand, depth + 1))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
+            return self.read(node.operand, depth + 1)
+        raise ExpressionError("FORBIDDEN", f"syntax that no formula has ({type(node).__name__})")
+
+    def name(self, name: str) -> int:
+        if name == self.variable:
+            self.used = True
+            return 0
+        if name not in _CONSTANTS:
+            what = "a function without its argument" if lookup(name) else "a name that is not on the list"
+            raise ExpressionError("FORBIDDEN", f"{name}: {what}")
+        self.uses_i = self.uses_i or name in ("I", "i")
+        return self.constant(_CONSTANTS[name])
+
+    def number(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ExpressionError("FORBIDDEN", "a constant that is not a number")
+        try:
+            return self.constant(float(value))
+        except OverflowError:
+            raise ExpressionError("TOO_LARGE", "a number too large for floating point") from None
+
+    def constant(self, value: complex) -> int:
+        if not (math.isfinite(value.real) and math.isfinite(value.imag)):
+            raise ExpressionError("TOO_LARGE", "a constant that overflows or is undefined")
+        if isinstance(value, complex) and value.imag == 0:
+            value = value.real
+        slot = self.known.get(value)
+        if slot is None:
+            slot = self.known[value] = len(self.template)
+            self.template.append(value)
+            self.signs.append(sign_of_constant(value))
+        return slot
+
+    def operate(self, operation: Operation, left: int, right: int) -> int:
+        u, v = self.template[left], self.template[right]
+        if operation == "**" and v is not None and abs(v) > MAX_EXPONENT:
+            raise ExpressionError("TOO_LARGE", f"a power above {MAX_EXPONENT}")
+        if u is not None and v is not None:
+            try:
+                return self.constant(_FOLD[operation](u, v))
+            except ZeroDivisionError:
+                raise ExpressionError("UNPARSEABLE", "a division by zero") from None
+            except OverflowError:
+                raise ExpressionError("TOO_LARGE", "a constant that overflows") from None
+        breaks = breaks_of(operation, v)
+        if (self.signs[right] if operation == "/" else self.signs[left]) == POSITIVE:
+            breaks = ()
+        self.kinds.update(breaks)
+        return self.step(operation, left, right, breaks=bool(breaks))
+
+    def call(self, node: ast.Call, depth: int) -> int:
+        if not isinstance(node.func, ast.Name) or node.keywords:
+            raise ExpressionError("FORBIDDEN", "a call that is not a function of the list")
+        name = node.func.id
+        if name == "log" and len(node.args) == 2:
+            value, base = (self.apply("log", self.read(argument, depth + 1)) for argument in node.args)
+            return self.operate("/", value, base)
+        if name == "polylog" and len(node.args) == 2:
+            if self.template[self.read(node.args[0], depth + 1)] != 2:
+                raise ExpressionError("FORBIDDEN", "polylog of an order other than 2")
+            return self.apply("dilog", self.read(node.args[1], depth + 1))
+        if lookup(name) is None:
+            raise ExpressionError("FORBIDDEN", f"{name}: a function that is not on the list")
+        if len(node.args) != 1:
+            raise ExpressionError("UNPARSEABLE", f"{name} takes one argument")
+        argument = node.args[0]
+        if name in ("log", "ln") and isinstance(argument, ast.Call) and isinstance(argument.func, ast.Name):
+            inner = argument.func.id
+            if inner in ("Abs", "abs") and len(argument.args) == 1 and not argument.keywords:
+                return self.apply("log_abs", self.read(argument.args[0], depth + 2))
+        return self.apply(name, self.read(argument, depth + 1))
+
+    def apply(self, name: str, argument: int) -> int:
+        function = lookup(name)
+        assert function is not None
+        name = SPELLINGS.get(name, name)
+        self.functions.add(name)
+        u = self.template[argument]
+        if u is not None:
+            value = complex(function.value(np.complex128(u)))
+            return self.constant(value.real if abs(value.imag) < 1e-16 * abs(value.real) else value)
+        breaks = function.breaks is not None
+        if breaks and function.vanishes is same and self.signs[argument] == POSITIVE:
+            breaks = False
+        if breaks and function.breaks is not None:
+            self.kinds.add(function.breaks)
+        return self.step("call", argument, argument, function, name, breaks=breaks)
+
+    def step(
+        self,
+        operation: Operation,
+        left: int,
+        right: int,
+        function: Function | None = None,
+        name: str = "",
+        *,
+        breaks: bool,
+    ) -> int:
+        key = (operation, left, right, name)
+        slot = self.known.get(key)
+        if slot is None:
+            if len(self.steps) >= MAX_NODES:
+                raise ExpressionError("TOO_LARGE", f"more than {MAX_NODES} operations")
+            slot = self.known[key] = len(self.template)
+            sign = sign_of(operation, name, self.signs[left], self.signs[right], self.template[right], left == right)
+            self.template.append(None)
+            self.signs.append(sign)
+            self.steps.append(Step(slot, operation, left, right, function, name, breaks))
+        return slot

@@ -1,0 +1,214 @@
+"""The functions an expression may call: values, derivatives and where they break, on NumPy complex arrays.
+
+`lookup("sin")` gives the function of that name, `None` for a name that is not on the list. SciPy is imported when the
+first special function is asked for, so that elementary work starts fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+Array = Any  # a complex array, or a complex scalar while constants are folded
+# Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink.
+Break = Literal["pole", "log", "root", "step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function: `value(u)`, `slope(u, value)`, and a real quantity that vanishes where the function breaks."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array, Array], Array]
+    breaks: Break | None = None
+    vanishes: Callable[[Array], Array] | None = None
+    real_slope: bool = False  # of a function of |u|: its derivative is the real part of slope * u'
+
+
+@lru_cache(maxsize=256)
+def lookup(name: str) -> Function | None:
+    """The function called `name` in any of its spellings, or None."""
+    name = SPELLINGS.get(name, name)
+    if name in ELEMENTARY:
+        return ELEMENTARY[name]
+    if name in SPECIAL:
+        from ladder_lite import special_functions
+
+        return special_functions.TABLE[name]
+    return None
+
+
+def same(u: Array) -> Array:
+    """`u` itself."""
+    return u
+
+
+def off_cut(u: Array) -> Array:
+    """`u`, without negative zeros."""
+    # -0.0 + 0.0 is 0.0: a negative real is always read from above the branch cut, as SymPy and mpmath do.
+    return u + 0.0
+
+
+def _log(u: Array) -> Array:
+    return np.log(off_cut(u))
+
+
+def _sqrt(u: Array) -> Array:
+    return np.sqrt(off_cut(u))
+
+
+def _cbrt(u: Array) -> Array:
+    """The real cube root of a real, the principal one of a complex number."""
+    if not np.iscomplexobj(u):
+        return np.cbrt(u)
+    return np.where(u.imag == 0, np.cbrt(u.real), off_cut(u) ** (1 / 3))
+
+
+def _abs(u: Array) -> Array:
+    return np.abs(u).astype(u.dtype)
+
+
+def _abs_slope(u: Array, v: Array) -> Array:
+    return np.conj(u) / v
+
+
+def _sign(u: Array) -> Array:
+    return np.sign(u.real).astype(u.dtype)
+
+
+def _one_minus_square(u: Array) -> Array:
+    return 1 - u * u
+
+
+def _reciprocal_of(value: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda u: value(1 / u)
+
+
+def _flat(u: Array, _v: Array) -> Array:
+    return u * 0
+
+
+def _integers(u: Array) -> Array:
+    return np.sin(np.pi * u)
+
+
+ELEMENTARY: dict[str, Function] = {
+    "exp": Function(np.exp, lambda u, v: v),
+    "log": Function(_log, lambda u, v: 1 / u, "log", same),
+    "log2": Function(lambda u: _log(u) / np.log(2), lambda u, v: 1 / (u * np.log(2)), "log", same),
+    "log10": Function(lambda u: _log(u) / np.log(10), lambda u, v: 1 / (u * np.log(10)), "log", same),
+    # log(Abs(u)) is one function: smooth on both sides of u = 0, where Abs alone would count as a kink.
+    "log_abs": Function(lambda u: np.log(_abs(u)), lambda u, v: 1 / u, "log", same, True),
+    "sqrt": Function(_sqrt, lambda u, v: 0.5 / v, "root", same),
+    "cbrt": Function(_cbrt, lambda u, v: v / (3 * u), "root", same),
+    "Abs": Function(_abs, _abs_slope, "step", same, True),
+    "sign": Function(_sign, _flat, "step", same),
+    "Heaviside": Function(lambda u: (_sign(u) + 1) / 2, _flat, "step", same),
+    "floor": Function(lambda u: np.floor(u.real).astype(u.dtype), _flat, "step", _integers),
+    "ceiling": Function(lambda u: np.ceil(u.real).astype(u.dtype), _flat, "step", _integers),
+    "sin": Function(np.sin, lambda u, v: np.cos(u)),
+    "cos": Function(np.cos, lambda u, v: -np.sin(u)),
+    "tan": Function(np.tan, lambda u, v: 1 + v * v, "pole", np.cos),
+    "cot": Function(lambda u: 1 / np.tan(u), lambda u, v: -1 - v * v, "pole", np.sin),
+    "sec": Function(lambda u: 1 / np.cos(u), lambda u, v: v * np.tan(u), "pole", np.cos),
+    "csc": Function(lambda u: 1 / np.sin(u), lambda u, v: -v / np.tan(u), "pole", np.sin),
+    "sinh": Function(np.sinh, lambda u, v: np.cosh(u)),
+    "cosh": Function(np.cosh, lambda u, v: np.sinh(u)),
+    "tanh": Function(np.tanh, lambda u, v: 1 / np.cosh(u) ** 2),
+    "coth": Function(lambda u: 1 / np.tanh(u), lambda u, v: -1 / np.sinh(u) ** 2, "pole", np.sinh),
+    "sech": Function(lambda u: 1 / np.cosh(u), lambda u, v: -v * np.tanh(u)),
+    "csch": Function(lambda u: 1 / np.sinh(u), lambda u, v: -v / np.tanh(u), "pole", np.sinh),
+    "asin": Function(np.arcsin, lambda u, v: 1 / _sqrt(1 - u * u), "root", _one_minus_square),
+    "acos": Function(np.arccos, lambda u, v: -1 / _sqrt(1 - u * u), "root", _one_minus_square),
+    "atan": Function(np.arctan, lambda u, v: 1 / (1 + u * u)),
+    "acot": Function(_reciprocal_of(np.arctan), lambda u, v: -1 / (1 + u * u), "pole", same),
+    "asec": Function(_reciprocal_of(np.arccos), lambda u, v: 1 / (u * u * _sqrt(1 - 1 / (u * u))), "pole", same),
+    "acsc": Function(_reciprocal_of(np.arcsin), lambda u, v: -1 / (u * u * _sqrt(1 - 1 / (u * u))), "pole", same),
+    "asinh": Function(np.arcsinh, lambda u, v: 1 / _sqrt(1 + u * u)),
+    "acosh": Function(np.arccosh, lambda u, v: 1 / (_sqrt(u - 1) * _sqrt(u + 1)), "root", _one_minus_square),
+    "atanh": Function(np.arctanh, lambda u, v: 1 / (1 - u * u), "log", _one_minus_square),
+    "acoth": Function(_reciprocal_of(np.arctanh), lambda u, v: 1 / (1 - u * u), "log", _one_minus_square),
+    "asech": Function(
+        _reciprocal_of(np.arccosh),
+        lambda u, v: -1 / (u * u * _sqrt(1 / u - 1) * _sqrt(1 / u + 1)),
+        "root",
+        lambda u: u * (1 - u),
+    ),
+    "acsch": Function(_reciprocal_of(np.arcsinh), lambda u, v: -1 / (u * u * _sqrt(1 + 1 / (u * u))), "pole", same),
+}
+
+
+def _factorial(u: Array) -> Array:
+    if np.ndim(u):
+        from scipy import special
+
+        return special.gamma(u + 1)
+    try:
+        return math.gamma(u.real + 1)  # without SciPy: a constant factorial needs no import
+    except (OverflowError, ValueError):
+        return math.inf
+
+
+def _factorial_slope(u: Array, v: Array) -> Array:
+    from scipy import special
+
+    return v * special.digamma(u + 1)
+
+
+ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", _integers)
+
+SPECIAL = frozenset(
+    [
+        "erf",
+        "erfc",
+        "erfi",
+        "Si",
+        "Ci",
+        "Shi",
+        "Chi",
+        "Ei",
+        "li",
+        "fresnels",
+        "fresnelc",
+        "dilog",
+        "gamma",
+        "loggamma",
+        "digamma",
+    ]
+)
+
+SPELLINGS: dict[str, str] = {
+    "ln": "log",
+    "lg": "log10",
+    "log_2": "log2",
+    "log_10": "log10",
+    "log_e": "log",
+    "abs": "Abs",
+    "sgn": "sign",
+    "ceil": "ceiling",
+    "heaviside": "Heaviside",
+    "tg": "tan",
+    "ctg": "cot",
+    "cosec": "csc",
+    **{
+        f"{prefix}{name}": f"a{name}" for prefix in ("arc", "ar") for name in ("sin", "cos", "tan", "cot", "sec", "csc")
+    },
+    **{
+        f"{prefix}{name}": f"a{name}"
+        for prefix in ("arc", "ar")
+        for name in ("sinh", "cosh", "tanh", "coth", "sech", "csch")
+    },
+    "arctg": "atan",
+    "exp_polar": "exp",  # SymPy's
+    "psi": "digamma",
+    "lgamma": "loggamma",
+    "Li2": "dilog",
+    "FresnelS": "fresnels",
+    "FresnelC": "fresnelc",
+    "ei": "Ei",
+}

@@ -1,0 +1,47 @@
+"""Special functions that antiderivatives need, from SciPy; imported by `functions.lookup` when one is asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+
+from ladder_lite.functions import Function
+
+_SQRT_PI: Final = np.sqrt(np.pi)
+
+
+def _same(u: Any) -> Any:
+    return u
+
+
+def _integers(u: Any) -> Any:
+    return np.sin(np.pi * u)
+
+
+def _li(u: Any) -> Any:
+    return special.expi(np.log(u + 0.0))
+
+
+def _dilog_slope(u: Any, _value: Any) -> Any:
+    return -np.log(1 - u + 0.0) / u
+
+
+TABLE: Final[dict[str, Function]] = {
+    "erf": Function(special.erf, lambda u, v: 2 / _SQRT_PI * np.exp(-u * u)),
+    "erfc": Function(special.erfc, lambda u, v: -2 / _SQRT_PI * np.exp(-u * u)),
+    "erfi": Function(special.erfi, lambda u, v: 2 / _SQRT_PI * np.exp(u * u)),
+    "Si": Function(lambda u: special.sici(u)[0], lambda u, v: np.sin(u) / u),
+    "Ci": Function(lambda u: special.sici(u)[1], lambda u, v: np.cos(u) / u, "log", _same),
+    "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
+    "Chi": Function(lambda u: special.shichi(u)[1], lambda u, v: np.cosh(u) / u, "log", _same),
+    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", _same),
+    "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
+    "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),
+    "fresnelc": Function(lambda u: special.fresnel(u)[1], lambda u, v: np.cos(np.pi / 2 * u * u)),
+    "dilog": Function(lambda u: special.spence(1 - u), _dilog_slope, "log", lambda u: 1 - u),
+    "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", _integers),
+    "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", _integers),
+    "digamma": Function(special.digamma, lambda u, v: special.polygamma(1, np.real(u)) + 0j, "pole", _integers),
+}

@@ -1,0 +1,316 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sympy
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from ladder_lite import verify as module
+from ladder_lite.verify import Reason, reward, verify
+
+CASES = [json.loads(line) for line in Path(__file__).with_name("data").joinpath("verifier_cases.jsonl").open()]
+BUDGET_MS = 250
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    verify("sin(x)/x", "Si(x)")  # SciPy's import is not an answer's time
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_labelled_cases(case: dict[str, Any]) -> None:
+    started = time.process_time()  # not the clock: the machine may be busy
+    grade = verify(case["integrand"], case["answer"], lower=case.get("lower"), upper=case.get("upper"))
+    assert (grade.reward == 1.0) is case["accept"], grade
+    if "budget_ms" in case:
+        assert (time.process_time() - started) * 1e3 < case["budget_ms"]
+
+
+RIGHT = [
+    # Other forms of the same function.
+    ("1/(1+x**2)", "-atan(1/x)"),
+    ("1/(x**2-1)", "log(x-1)/2-log(x+1)/2"),
+    ("1/(x**2-1)", "log(Abs((x-1)/(x+1)))/2"),
+    ("1/(x**2-1)", "-acoth(x)"),
+    ("1/x", "log(-x)"),
+    ("sec(x)", "2*atanh(tan(x/2))"),
+    ("sec(x)", "log(Abs(sec(x)+tan(x)))"),
+    ("1/(1+exp(-x))", "x+log(1+exp(-x))"),
+    ("3*x**2*tanh(x**3)", "log(cosh(x**3))"),
+    # On one component of the domain, or only there.
+    ("1/(x*sqrt(x**2-1))", "asec(x)"),
+    ("sqrt(x**2-4)", "x*sqrt(x**2-4)/2-2*log(x+sqrt(x**2-4))"),
+    ("x**(1/3)", "3*x**(4/3)/4"),
+    ("log(x**2)", "2*x*log(x)-2*x"),
+    # Kinks and steps of the integrand.
+    ("Abs(x-1)", "(x-1)*Abs(x-1)/2"),
+    ("Abs(x)", "x**2*sign(x)/2"),
+    ("sign(x)", "Abs(x)"),
+    ("floor(x)", "x*floor(x)-floor(x)*(floor(x)+1)/2"),
+    # Jumps across poles of F's own (Weierstrass), and SymPy's steps that take them back.
+    ("1/(2+cos(x))", "2*atan(tan(x/2)/sqrt(3))/sqrt(3)"),
+    ("1/(2+cos(x))", "2*sqrt(3)*(atan(tan(x/2)/sqrt(3))+pi*floor((x/2-pi/2)/pi))/3"),
+    # Complex values with the right derivative.
+    ("exp(I*x)", "-I*exp(I*x)"),
+    ("1/(x**2+1)", "-I*log((1+I*x)/(1-I*x))/2"),
+    # Overflow, narrow and far domains.
+    ("csc(x)**2*tan(x)**2024", "tan(x)**2023/2023"),
+    ("exp(-(x-2024)**2/4)", "sqrt(pi)*erf((x-2024)/2)"),
+    ("sqrt((x-5)*(5.001-x))", "(x-5.0005)*sqrt((x-5)*(5.001-x))/2+0.0005**2*asin((x-5.0005)/0.0005)/2"),
+    ("log(x+10**6)", "(x+10**6)*log(x+10**6)-x"),
+    # Digits lost, but not all.
+    ("1/(1+exp(x))**2", "x-log(exp(x)+1)+1/(exp(x)+1)"),
+    # Zero up to rounding: any constant.
+    ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "0"),
+    ("(1-x)**3+(x-x**2)**3+(x**2-1)**3-3*(1-x)*(x-x**2)*(x**2-1)", "C"),
+    ("0", "7"),
+    # Special functions.
+    ("1/log(x)", "li(x)"),
+    ("sin(x**2)", "sqrt(pi/2)*fresnels(x*sqrt(2/pi))"),
+    ("log(1-x)/x", "-polylog(2,x)"),
+    ("exp(x**2)", "sqrt(pi)*erfi(x)/2"),
+    # Notation.
+    ("x**2*log(x)", "x³/3·ln x \u2212 x³/9 + C"),
+    ("x*exp(x)", r"\(\boxed{e^{x}\left(x-1\right)+C}\)"),
+]
+
+WRONG = [
+    # Steps, open and in disguise.
+    ("cos(x)", "sin(x)+sign(x-50)"),
+    ("cos(x)", "sin(x)+ceiling(x/7)"),
+    ("cos(x)", "sin(x)+Heaviside(x-3)"),
+    ("cos(x)", "sin(x)+floor(x)/1000000"),
+    ("cos(x)", "sin(x)+sqrt(x**2)/x"),
+    ("cos(x)", "sin(x)+sqrt((x-50)**2)/(x-50)"),
+    ("cos(x)", "sin(x)+Abs(x)*x**(-1)"),
+    ("cos(x)", "sin(x)+log(-x)-log(x)"),
+    ("cos(x)", "sin(x)+log(Abs(x))-log(x)"),
+    ("cos(x)", "sin(x)+tanh(10**6*(x-3.3))"),
+    ("cos(x)", "sin(x)+erf(10**6*(x-3))"),
+    ("x", "x**2/2+(x**2)**(1/2)/x"),
+    ("Abs(x)", "x*Abs(x)/2+sign(x)"),
+    ("Abs(x)", "x*Abs(x)/2+Abs(x)/x"),
+    ("floor(x)", "x*floor(x)"),
+    # Right on a part of a component only.
+    ("Abs(x)", "x**2/2+0*exp(exp(-1000*x))"),
+    ("Abs(x-50)", "-(x-50)**2/2"),
+    ("sqrt((x-50)**2)", "-(x-50)**2/2"),
+    ("sqrt(1+sin(x))", "-2*sqrt(1-sin(x))"),
+    ("cos(x)", "sin(x)+(x-50+Abs(x-50))**2"),
+    ("cos(x)", "sin(x)+(x-50+sqrt((x-50)**2))**2"),
+    # Right only where a huge term hides the rest.
+    ("1/(x+8)-exp(4*x**2)*x+sin(6*x)", "log(x+8)-exp(4*x**2)/8+cos(6*x)/6"),
+    ("log(2*x)-exp(4*x**2)*x", "x*log(2*x)-exp(4*x**2)/8"),
+    ("8*x*exp(4*x**2)+6/sqrt(9**2-x**2)+1/(x+5)", "exp(4*x**2)+6*asin(x)+log(x+5)"),
+    # Small errors, far errors, noise.
+    ("cos(x)", "sin(x)*1.0000001"),
+    ("cos(x)", "sin(x)+x*10**(-8)"),
+    ("cos(x)", "sin(x)+exp(x-100)"),
+    ("cos(x)", "sin(x)+10**(-20)*sin(10**20*x)"),
+    ("exp(10*x)", "exp(10*x)/10+x/1000"),
+    # Where the integrand underflows, zero is not an answer.
+    ("exp(-(x-2024)**2/4)", "0"),
+    ("x**2024", "0"),
+    ("csc(x)**2*tan(x)**2024", "0"),
+    # An integrand that is zero, an answer that is not constant.
+    ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "x/10**9"),
+    ("sin(x)**2+cos(x)**2-1", "10**(-20)*sin(10**20*x)"),
+    # Not functions at all.
+    ("cos(x)", "sin(x)+10**400"),
+    ("cos(x)", "oo"),
+    ("cos(x)", "sin(x)/0"),
+]
+
+
+@pytest.mark.parametrize(("integrand", "answer"), RIGHT)
+def test_right_answers(integrand: str, answer: str) -> None:
+    assert verify(integrand, answer).reason == Reason.CORRECT
+
+
+@pytest.mark.parametrize(("integrand", "answer"), WRONG)
+def test_wrong_answers(integrand: str, answer: str) -> None:
+    assert verify(integrand, answer).reward == 0.0
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_other_seeds_agree(seed: int) -> None:
+    assert [pair for pair in RIGHT if verify(*pair, seed=seed).reward != 1.0] == []
+    # A steep step in disguise is what sampling may miss; all else is found with any points.
+    assert [pair for pair in WRONG if verify(*pair, seed=seed).reward != 0.0] == []
+
+
+@pytest.mark.parametrize(
+    ("integrand", "answer", "reason"),
+    [
+        ("cos(x)", " ", Reason.NO_ANSWER),
+        ("cos(x)", "sin(", Reason.UNPARSEABLE),
+        ("cos(x)", "sin(y)", Reason.FORBIDDEN),
+        ("cos(x)", "9**9**9**9", Reason.TOO_LARGE),
+        ("cos(y)", "sin(x)", Reason.UNVERIFIABLE),
+        ("sqrt(-1-x**2)", "x", Reason.UNVERIFIABLE),
+    ],
+)
+def test_reasons(integrand: str, answer: str, reason: Reason) -> None:
+    grade = verify(integrand, answer)
+    assert grade.reason == reason
+    assert grade.reward == (None if reason == Reason.UNVERIFIABLE else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("integrand", "answer", "reason"),
+    [
+        ("x*exp(x)", "(x-1)*exp(x)", Reason.CORRECT),
+        ("cos(x)", "1.001*sin(x)", Reason.CORRECT),  # the published tolerance
+        ("cos(x)", "1.02*sin(x)", Reason.WRONG),
+        ("1/x", "log(x)", Reason.CORRECT),
+        ("sqrt(x-100)", "x", Reason.UNVERIFIABLE),
+        ("cos(x)", "__import__('os')", Reason.FORBIDDEN),
+    ],
+)
+def test_paper_protocol(integrand: str, answer: str, reason: Reason) -> None:
+    assert verify(integrand, answer, protocol="paper").reason == reason
+
+
+def test_paper_protocol_is_for_antiderivatives_only() -> None:
+    assert verify("x", "1/2", lower="0", upper="1", protocol="paper").reward is None
+
+
+# --- properties -----------------------------------------------------------------------------------------------------
+
+ATOMS = st.sampled_from(["x", "x", "x", "2", "3", "x**2", "(x+1)", "(2*x+3)"])
+
+
+def _combine(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.tuples(parts, st.sampled_from(["+", "-", "*", "/"]), parts).map(lambda p: f"({p[0]}){p[1]}({p[2]})")
+    calls = st.tuples(st.sampled_from(["sin", "cos", "exp", "atan", "sqrt", "log", "tanh"]), parts)
+    return pairs | calls.map(lambda p: f"{p[0]}({p[1]})") | parts.map(lambda p: f"({p})**3")
+
+
+FUNCTIONS = st.recursive(ATOMS, _combine, max_leaves=5)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(FUNCTIONS)
+@example("exp(sin(x))*x**2")
+def test_an_antiderivative_is_accepted_and_a_perturbed_one_is_not(antiderivative: str) -> None:
+    derivative = str(sympy.diff(sympy.sympify(antiderivative), "x"))
+    assume("zoo" not in derivative and "nan" not in derivative and "subs" not in derivative)
+    grade = verify(derivative, antiderivative)
+    assume(grade.reason not in (Reason.UNVERIFIABLE, Reason.TOO_LARGE) and "cannot tell" not in grade.detail)
+    assert grade.reason == Reason.CORRECT, derivative
+    perturbed = verify(derivative, f"{antiderivative}+x/7")
+    assert perturbed.reward == 0.0, derivative
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.one_of(st.binary(max_size=200).map(lambda b: b.decode("latin-1")), st.text(max_size=200)))
+def test_any_text_gets_a_grade_in_time(text: str) -> None:
+    started = time.process_time()
+    grade = verify("cos(x)", text)
+    assert (time.process_time() - started) * 1e3 < BUDGET_MS
+    assert grade.reward == 0.0
+    assert verify("cos(x)", text) == grade
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "+".join(f"sqrt(x**2+{n})/x" for n in range(100)),
+        "+".join(f"floor(x*{n})" for n in range(1, 200)),
+        "*".join(f"gamma(x+{n})" for n in range(100)),
+        "polylog(2, " * 20 + "x" + ")" * 20,
+        "exp(" * 70 + "x" + ")" * 70,
+        "x^x" * 70,
+        "|" * 3000,
+        "{" * 1900 + "}" * 1900,
+    ],
+    ids=["roots", "steps", "gammas", "polylogs", "towers", "powers", "bars", "braces"],
+)
+def test_costly_answers_stay_in_budget(answer: str) -> None:
+    verify("cos(x)", "sin(x)")
+    started = time.process_time()
+    assert verify("cos(x)", answer).reward == 0.0
+    assert (time.process_time() - started) * 1e3 < BUDGET_MS
+
+
+def test_threads_get_the_same_grades() -> None:
+    expected = [verify(*pair).reason for pair in RIGHT]
+    found: list[list[Reason]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append([verify(*p, seed=0).reason for p in RIGHT])) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4
+
+
+# --- reward function and command line -------------------------------------------------------------------------------
+
+
+def test_reward_function_reads_texts_and_messages() -> None:
+    completions = [
+        "<answer>x**2</answer> no: <answer>x**2/2</answer>",
+        [{"role": "assistant", "content": "x**3"}],
+        "1/3",
+        "x",
+    ]
+    rewards = reward(
+        completions,
+        ["x", "x", "t**2", "y"],
+        variable=["x", "x", "t", "x"],
+        lower=[None, None, "0", None],
+        upper=[None, None, "1", None],
+        prompts=["?"] * 4,
+    )
+    assert rewards == [1.0, 0.0, 1.0, None]
+
+
+def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -> None:
+    lines = [
+        '{"id": "a", "integrand": "x", "answer": "x**2/2"}',
+        "{broken",
+        "",
+        '{"integrand": "x**2", "lower": 0, "upper": 1, "answer": "1/3"}',
+        '{"id": "b", "integrand": "x"}',
+        '{"id": "c", "integrand": "y", "answer": "x"}',
+    ]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("\n".join(lines))
+    for options in ([], ["--workers", "2"]):
+        run = _run(str(file), *options)
+        assert run.returncode == 0, run.stderr
+        rows = [json.loads(line) for line in run.stdout.splitlines()]
+        assert [row["id"] for row in rows] == ["a", None, 4, None, "c"]
+        assert [row["correct"] for row in rows] == [True, None, True, None, None]
+        assert [row["reason"] for row in rows][1::2] == [module.MALFORMED] * 2
+        assert "line 2" in rows[1]["error"]
+        assert "answer" in rows[3]["error"]
+
+
+def test_one_off_and_mistakes() -> None:
+    assert _run("x", "x**2/2").stdout == "CORRECT\n"
+    assert _run("x", "x**2").stdout.startswith("WRONG: ")
+    assert _run("x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
+    missing = _run("no_such_file.jsonl")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: no_such_file.jsonl")
+    assert missing.stderr.count("\n") == 1
+
+
+def test_importing_it_is_light() -> None:
+    heavy = ("torch", "scipy", "mpmath", "sympy", "typer")
+    code = f"import sys, ladder_lite.verify; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ladder_lite.verify", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
