@@ -1,6 +1,6 @@
 """How many problems a model solves: pass@1, pass@k and their intervals, from sampled and verified answers."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from math import comb, sqrt
 from pathlib import Path
@@ -11,7 +11,7 @@ from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import EvalSettings
 from ladder_lite.live import Bar
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Task
 
 CHUNK = 50
@@ -31,15 +31,19 @@ def evaluate(
 ) -> list[Attempt]:
     """Sample `settings.samples` answers to each problem and grade them; `attempts.jsonl` holds what is done so far."""
     path = folder / "attempts.jsonl"
+    chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
+    # A kill can leave a part of a chunk behind: sampled anew as a whole, it comes out as it would have.
+    n_rows = Counter(row["problem_id"] for row in read_jsonl(path))
+    complete = [chunk for chunk in chunks if all(n_rows[problem.id] == settings.samples for problem in chunk)]
+    kept = {problem.id for chunk in complete for problem in chunk}
+    truncate_jsonl(path, lambda row: row["problem_id"] in kept)
     attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
-    answered = {attempt.problem_id for attempt in attempts}
-    for start in range(0, len(problems), CHUNK):
-        chunk = problems[start : start + CHUNK]
-        if not answered.issuperset(problem.id for problem in chunk):
-            new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + start)
+    for number, chunk in enumerate(chunks):
+        if chunk not in complete:
+            new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + number * CHUNK)
             append_jsonl(path, [attempt.to_row() for attempt in new])
             attempts += new
-        bar.set(start + len(chunk))
+        bar.set(number * CHUNK + len(chunk))
     return attempts
 
 
@@ -59,12 +63,16 @@ def sample(
 def summarize(attempts: Iterable[Attempt], k: int) -> dict[str, Any]:
     """pass@1 and pass@k over the problems, each {"value", "low", "high"} with a 95 % interval, and `n_problems`.
 
-    A problem that the verifier cannot judge (a grade without reward) is left out.
+    A problem that the verifier cannot judge (any grade without reward) is left out.
     """
     tries: dict[str, list[bool]] = defaultdict(list)
+    unverifiable = set()
     for attempt in attempts:
-        if attempt.grade.reward is not None:
-            tries[attempt.problem_id].append(attempt.correct)
+        tries[attempt.problem_id].append(attempt.correct)
+        if attempt.grade.reward is None:
+            unverifiable.add(attempt.problem_id)
+    for problem_id in unverifiable:
+        del tries[problem_id]
     summary: dict[str, Any] = {"n_problems": len(tries)}
     for size in dict.fromkeys((1, k)):
         rates = [pass_at_k(len(right), sum(right), size) for right in tries.values() if len(right) >= size]
@@ -86,4 +94,4 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     z2 = _Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (max(0.0, centre - half) if share else 0.0), (min(1.0, centre + half) if share < 1 else 1.0)

@@ -6,7 +6,7 @@ for problem in load_problems("tiny", "test"):
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,11 +63,14 @@ class Problem:
         return Problem(**{**row, "transforms": tuple(row["transforms"])})
 
 
-def load_problems(name_or_path: str, split: str) -> list[Problem]:
+def load_problems(
+    name_or_path: str, split: str, fault: Callable[[Problem], str | None] = lambda _: None
+) -> list[Problem]:
     """Read the integrals of a shipped problem set by name, or of a JSON lines file by path.
 
     A row is {"integrand", "variable"?: "x", "lower"?, "upper"?, "split"?: "train"|"test", "answer"?}; one without
-    "split" belongs to every split, "answer" is for people and tests. Raises UserError with file:line.
+    "split" belongs to every split, "answer" is for people and tests. Raises UserError with file:line, also for a
+    problem that `fault` finds something wrong with.
     """
     path = _find_set(name_or_path)
     try:
@@ -85,6 +88,8 @@ def load_problems(name_or_path: str, split: str) -> list[Problem]:
         if row.get("split", split) != split:
             continue
         problem = Problem.root("integration", {key: row.get(key) for key in _DATA_KEYS})
+        if (wrong := fault(problem)) is not None:
+            raise UserError(f"{path}:{number}: {wrong}")
         if problem.id in problems:
             raise UserError(f"{path}:{number}: the same problem as in line {first_line[problem.id]}; remove one")
         problems[problem.id], first_line[problem.id] = problem, number

@@ -11,14 +11,15 @@ from hashlib import sha256
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ladder_lite.config import TaskSettings
-from ladder_lite.expressions import MAX_CHARS, Complexes, ExpressionError, parse
+from ladder_lite.expressions import MAX_CHARS, Expression, ExpressionError, parse
+from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.tasks import Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INTEGRAL = re.compile(r"\b[iI]ntegra(?:te|l)\s*\(")
 
 # Where functions are compared: both signs and several sizes, irrational, so that no usual zero or pole is met.
@@ -39,7 +40,7 @@ _POINTS = np.array(
     ],
     dtype=np.complex128,
 )
-_DIGITS = 7
+_DIGITS = 10
 """Significant digits that the values of equal functions share: far above rounding, far below any real difference."""
 
 
@@ -56,7 +57,7 @@ class IntegrationTask:
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split; UserError names the line of a problem that cannot be read as an integral."""
         source = self._settings.train if split == "train" else self._settings.test
-        return load_problems(source, split)
+        return load_problems(source, split, _fault)
 
     def prompt(self, problem: Problem) -> Messages:
         """Ask for the integral of the problem."""
@@ -82,13 +83,14 @@ class IntegrationTask:
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Verify the last `<answer>` of a reply."""
-        answers = _ANSWER.findall(text)
-        if not answers:
+        before, end, _ = text.rpartition("</answer>")
+        _, start, answer = before.rpartition("<answer>")
+        if not (start and end):
             return Grade(0.0, Reason.NO_ANSWER, None)
         data = problem.data
         return verify(
             str(data["integrand"]),
-            answers[-1].strip(),
+            answer.strip(),
             variable=data["variable"] or "x",
             lower=data["lower"],
             upper=data["upper"],
@@ -98,8 +100,8 @@ class IntegrationTask:
     def fingerprint(self, problem: Problem) -> str:
         """A key of the integrand as a function, its domain included, and of the bounds as written."""
         data = problem.data
-        values = parse(str(data["integrand"]), data["variable"] or "x").values(_POINTS)
-        return f"{_digest(values)}:{data['lower']}:{data['upper']}"
+        function = parse(str(data["integrand"]), data["variable"] or "x")
+        return f"{_digest(_real_values(function))}:{data['lower']}:{data['upper']}"
 
     def _messages(self, template: str, problem: Problem, fields: dict[str, str]) -> Messages:
         content = template.format(integrand=problem.data["integrand"], variable=problem.data["variable"], **fields)
@@ -141,18 +143,38 @@ def _read_variant(arguments: list[str], parent: Problem, request: VariantRequest
         return Rejected(text, "too_large" if error.reason == "TOO_LARGE" else "unreadable")
     if variable not in function.free:
         return Rejected(text, "not_one_variable")
-    if not np.isfinite(function.values(_POINTS)).any():
+    if np.isnan(_real_values(function)).all() and _fault_of(integrand, variable) is not None:
         return Rejected(text, "undefined")
     data = {"integrand": integrand, "variable": variable, "lower": None, "upper": None}
     return Problem.child(parent, data, transforms=request.suggestions, requested=request.effect)
 
 
-def _digest(values: Complexes) -> str:
+def _fault(problem: Problem) -> str | None:
+    return _fault_of(str(problem.data["integrand"]), problem.data["variable"] or "x")
+
+
+def _fault_of(integrand: str, variable: str) -> str | None:
+    """Why an integrand is none: it cannot be read, or is nowhere finite and real."""
+    try:
+        function = prepare(integrand, variable)
+        if not function.identically_zero:
+            function.components  # noqa: B018 (the survey of the domain, which raises where there is none)
+    except IntegrandError as error:
+        return str(error)
+    return None
+
+
+def _real_values(function: Expression) -> NDArray[np.complex128]:
+    """Values at the points of comparison; nan where the function is not finite, or not real without holding I."""
+    values = function.values(_POINTS)
+    with np.errstate(all="ignore"):
+        real = np.isfinite(values) & ((np.abs(values.imag) <= 1e-9 * np.abs(values)) | function.uses_i)
+    return np.where(real, values, np.nan)
+
+
+def _digest(values: NDArray[np.complex128]) -> str:
     parts: list[str] = []
     for value in values:
-        if not np.isfinite(value):
-            parts.append("undefined")
-            continue
         noise = 1e-10 * max(1.0, abs(value))  # what cancellation leaves of a part that is zero
         parts += ["0" if abs(part) < noise else f"{part:.{_DIGITS - 1}e}" for part in (value.real, value.imag)]
     return sha256(" ".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,375 @@
+"""The main flow: a recipe's stages in order, and the command line that runs them.
+
+    python -m ladder_lite.recipe tiny
+    python -m ladder_lite.recipe tiny seed=1 --run-dir runs/second
+
+Run the same command again after a kill, a crash or Ctrl-C and it goes on where it was. The loop of the paper is
+`Experiment.ladder` (variants -> GRPO -> evaluation) and `Experiment.ladder_ttrl` (the same for single test problems).
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ladder_lite import errors
+from ladder_lite.config import Condition, Recipe, list_recipes, load_recipe
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.live import Bar, Live, show
+from ladder_lite.memory import peak_memory_bytes
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
+
+if TYPE_CHECKING:
+    from ladder_lite.attempts import Attempt
+    from ladder_lite.backends import Adapter, Backend
+    from ladder_lite.grpo import Step
+    from ladder_lite.tasks import Task
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "variants": (),
+    "conditions/base/eval": (),
+    "conditions/rl_without_variants/train": (),
+    "conditions/rl_without_variants/eval": ("conditions/rl_without_variants/train",),
+    "conditions/ladder/train": ("variants",),
+    "conditions/ladder/eval": ("conditions/ladder/train",),
+    "conditions/ladder_ttrl/problems": ("conditions/ladder/eval",),
+    "conditions/ladder_ttrl/eval": ("conditions/ladder_ttrl/problems",),
+}
+"""The stages of a run, each with those whose results it starts from."""
+
+SHOWN_ANSWERS = 2
+"""Sampled answers printed each time the test problems are looked at."""
+
+
+class Experiment:
+    """A recipe at work in its run folder. Every method is a condition or a stage; a stage that is done is skipped."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, live: Live) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.live = live
+        self.worked = False
+        self.fresh_adapter: Adapter = {}  # as the seed makes it: the model then answers as the base model does
+
+    # The conditions, as the paper has them.
+
+    def base(self) -> None:
+        """The untrained model on the test problems."""
+        self.evaluate("base")
+
+    def rl_without_variants(self) -> None:
+        """The paper's control: GRPO on the training problems themselves."""
+        self.train("rl_without_variants", self.roots)
+        self.evaluate("rl_without_variants")
+
+    def ladder(self) -> None:
+        """LADDER: GRPO on the variants that the model wrote of the training problems."""
+        self.train("ladder", self.grow_variants())
+        self.evaluate("ladder")
+
+    def ladder_ttrl(self) -> None:
+        """TTRL, from LADDER's weights, for test problems that LADDER leaves unsolved."""
+        self.ladder()
+        self.learn_test_problems()
+        self.answer_after_ttrl()
+
+    # The stages.
+
+    def grow_variants(self) -> list[Problem]:
+        """The variant tree of the training problems."""
+        from ladder_lite import variants
+
+        def work(stage: Stage) -> dict[str, Any]:
+            total = self.recipe.variants.per_root * len(self.roots)
+            with self.live.stage("variants", total) as bar:
+                self.backend.restore(self.fresh_adapter)
+                variants.grow(
+                    self.task,
+                    self.backend,
+                    self.roots,
+                    self.recipe.variants,
+                    stage.path,
+                    self.recipe.seed,
+                    self.tests,
+                    bar,
+                )
+            return variants.count(stage.path)
+
+        stage = self._do("variants", [self.recipe.variants.model_dump(), _ids(self.roots), _ids(self.tests)], work)
+        return variants.load(stage.path)
+
+    def train(self, condition: Condition, problems: Sequence[Problem]) -> None:
+        """GRPO on the problems, from a fresh adapter to `train/adapter`."""
+        from ladder_lite import grpo
+
+        def work(stage: Stage) -> dict[str, Any]:
+            settings = self.recipe.grpo
+            self.backend.restore(self.fresh_adapter)
+            with self.live.stage(f"train {condition}", int(settings.trl["max_steps"])) as bar:
+                after_step = self._watch(stage.path, bar)
+                steps = grpo.train(
+                    self.task, self.backend, problems, settings, stage.path, self.recipe.seed, after_step
+                )
+            self.backend.save(stage.path / "adapter")
+            seconds = sum(step.seconds for step in steps)
+            return {"steps": len(steps), "seconds": seconds, "stopped": steps[-1].stop or "max_steps"}
+
+        self._do(f"conditions/{condition}/train", [self.recipe.grpo.model_dump(), _ids(problems)], work)
+
+    def evaluate(self, condition: Condition) -> None:
+        """Sampled answers of the condition's model to all test problems."""
+        from ladder_lite import evaluate
+
+        def work(stage: Stage) -> dict[str, Any]:
+            self._restore(condition)
+            started = time.monotonic()
+            with self.live.stage(f"evaluate {condition}", len(self.tests)) as bar:
+                attempts = evaluate.evaluate(
+                    self.task, self.backend, self.tests, self.recipe.eval, stage.path, self.recipe.seed, bar
+                )
+            return evaluate.summarize(attempts, self.recipe.eval.k) | {"seconds": time.monotonic() - started}
+
+        self._do(f"conditions/{condition}/eval", [self.recipe.eval.model_dump(), _ids(self.tests)], work)
+
+    def learn_test_problems(self) -> None:
+        """TTRL for a seeded sample of the test problems that no answer of LADDER's model solves."""
+
+        def work(stage: Stage) -> dict[str, Any]:
+            left = self._unsolved("ladder")
+            wanted = len(left) if self.recipe.ttrl.problems == "all" else min(self.recipe.ttrl.problems, len(left))
+            chosen = Random(self.recipe.seed).sample(left, wanted)
+            outcomes: list[dict[str, Any]] = []
+            with self.live.stage("TTRL", wanted) as bar:
+                for problem in chosen:
+                    outcomes.append(self._learn(problem, stage))
+                    bar.advance(1)
+            solved = [outcome for outcome in outcomes if outcome["solved"]]
+            return {
+                "n_left": len(left),
+                "attempted": len(chosen),
+                "solved": len(solved),
+                "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
+                "problems": [problem.id for problem in chosen],
+                "steps": sum(outcome["steps"] for outcome in outcomes),
+                "seconds": sum(outcome["seconds"] for outcome in outcomes),
+            }
+
+        inputs = [self.recipe.ttrl.model_dump(), self.recipe.variants.model_dump(), self.recipe.grpo.model_dump()]
+        self._do("conditions/ladder_ttrl/problems", inputs, work)
+
+    def answer_after_ttrl(self) -> None:
+        """Accuracy after TTRL: its own answers to the problems it tried, LADDER's to all others."""
+        from ladder_lite import evaluate
+        from ladder_lite.attempts import Attempt
+
+        def work(stage: Stage) -> dict[str, Any]:
+            tried = self.run.path / "conditions/ladder_ttrl/problems"
+            rows = read_jsonl(self.run.path / "conditions/ladder/eval/attempts.jsonl")
+            own = {path.parent.parent.name: read_jsonl(path) for path in tried.glob("*/eval/attempts.jsonl")}
+            rows = [row for row in rows if row["problem_id"] not in own] + [
+                row for part in own.values() for row in part
+            ]
+            truncate_jsonl(stage.path / "attempts.jsonl", lambda row: False)
+            append_jsonl(stage.path / "attempts.jsonl", rows)
+            return evaluate.summarize(map(Attempt.from_row, rows), self.recipe.eval.k) | {"seconds": 0.0}
+
+        self._do("conditions/ladder_ttrl/eval", [self.recipe.eval.model_dump()], work)
+
+    # What the stages share.
+
+    @cached_property
+    def task(self) -> "Task":
+        """The recipe's task."""
+        from ladder_lite.tasks import load_task
+
+        return load_task(self.recipe.task)
+
+    @cached_property
+    def roots(self) -> list[Problem]:
+        """The training problems."""
+        return self.task.problems("train")
+
+    @cached_property
+    def tests(self) -> list[Problem]:
+        """The test problems."""
+        return self.task.problems("test")
+
+    @cached_property
+    def backend(self) -> "Backend":
+        """The model, loaded when a stage first needs it."""
+        from ladder_lite.backends import load_backend
+
+        with self.live.stage(f"load {self.recipe.model.id}", None):
+            backend = load_backend(self.recipe.model, self.recipe.seed)
+        self.fresh_adapter = backend.snapshot()
+        return backend
+
+    def _do(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
+        """Do a stage unless it is done, and mark it done with its summary."""
+        base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
+        stage = self.run.stage(name, [base, inputs])
+        if stage.done is None:
+            self.worked = True
+            stage.begin()
+            stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
+            _remove_checkpoints(stage)
+        return stage
+
+    def _restore(self, condition: Condition) -> None:
+        if condition == "base":
+            self.backend.restore(self.fresh_adapter)
+        else:
+            self.backend.load(self.run.path / f"conditions/{condition}/train/adapter")
+
+    def _learn(self, problem: Problem, above: Stage) -> dict[str, Any]:
+        """TTRL for one problem, a stage of its own below that of all."""
+        from ladder_lite import ttrl
+
+        stage = self.run.stage(f"{above.name}/{problem.id}", above.digest)
+        if (done := stage.done) is not None:
+            return done
+        stage.begin()
+        self._restore("ladder")
+        seed = self.recipe.seed
+        outcome = ttrl.learn(self.task, self.backend, problem, self.recipe, stage.path, seed, self.tests, self.live)
+        stage.finish(outcome.to_row())
+        _remove_checkpoints(stage)
+        verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
+        self.live.say(f"{verdict}: {show(str(problem.data['integrand']))}")
+        return outcome.to_row()
+
+    def _unsolved(self, condition: Condition) -> list[Problem]:
+        rows = read_jsonl(self.run.path / f"conditions/{condition}/eval/attempts.jsonl")
+        solved = {row["problem_id"] for row in rows if row["reward"]}
+        return [problem for problem in self.tests if problem.id not in solved]
+
+    def _watch(self, folder: Path, bar: Bar) -> "Callable[[Step, list[Attempt]], bool]":
+        """Show each step, and look at the test problems every `eval_every` steps; training itself never sees them."""
+        from ladder_lite import evaluate
+
+        def look_at_tests(step: int, seconds: float) -> None:
+            attempts = evaluate.sample(self.task, self.backend, self.tests, self.recipe.eval, 1, self.recipe.seed)
+            accuracy = evaluate.summarize(attempts, 1)["pass@1"]["value"]
+            seconds += sum(row["seconds"] for row in read_jsonl(folder / "metrics.jsonl"))  # of the steps before
+            append_jsonl(folder / "curve.jsonl", [{"step": step, "pass@1": accuracy, "seconds": seconds}])
+            bar.set(step, test=accuracy)
+            for attempt in Random(step).sample(attempts, min(SHOWN_ANSWERS, len(attempts))):
+                mark = "[green]right[/]" if attempt.correct else f"[red]{attempt.grade.reason.value.lower()}[/]"
+                self.live.say(f"  {mark} {show(attempt.completion.text)}")
+
+        def after_step(step: "Step", _: "list[Attempt]") -> bool:
+            bar.set(step.step, reward=step.reward, no_signal=step.groups_without_signal)
+            if step.step % self.recipe.grpo.eval_every == 0:
+                look_at_tests(step.step, step.seconds)
+            return False
+
+        if not read_jsonl(folder / "curve.jsonl"):
+            look_at_tests(0, 0.0)
+        return after_step
+
+
+def _remove_checkpoints(stage: Stage) -> None:
+    """Training that is done needs its adapter only; checkpoints are larger, and there are two."""
+    for folder in ("checkpoints", "train/checkpoints"):
+        shutil.rmtree(stage.path / folder, ignore_errors=True)
+
+
+def _ids(problems: Sequence[Problem]) -> list[str]:
+    return [problem.id for problem in problems]
+
+
+CONDITIONS: dict[Condition, Callable[[Experiment], None]] = {
+    "base": Experiment.base,
+    "rl_without_variants": Experiment.rl_without_variants,
+    "ladder": Experiment.ladder,
+    "ladder_ttrl": Experiment.ladder_ttrl,
+}
+
+
+def run_recipe(recipe: Recipe, path: Path, live: Live, only: Condition | None = None, redo: Sequence[str] = ()) -> Any:
+    """Run a recipe's conditions in their order, or one of them, and write the report; returns the report."""
+    from ladder_lite import report
+
+    with RunDir.open(path, recipe, redo=bool(redo)) as run:
+        for name in _with_dependents(redo):
+            run.stage(name, None).clear()
+        experiment = Experiment(recipe, run, live)
+        for condition in recipe.conditions:
+            if only in (None, condition):
+                CONDITIONS[condition](experiment)
+        if not experiment.worked:
+            live.say("everything is done already; --redo STAGE does a stage anew")
+        return report.write_report(run.path)
+
+
+def _with_dependents(names: Sequence[str]) -> list[str]:
+    """The stages, and those that start from the results of one of them."""
+    for name in names:
+        if name not in NEEDS:
+            raise UserError(f"--redo {name}: no such stage{nearest(name, NEEDS)}; the stages are {', '.join(NEEDS)}")
+    stale = set(names)
+    for stage, needs in NEEDS.items():  # in the order of the flow, so one pass finds all
+        if stale.intersection(needs):
+            stale.add(stage)
+    return [stage for stage in NEEDS if stage in stale]
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    name: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a path of a YAML file.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-sSEED.")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="Run one condition, with what it needs.")
+    ] = None,
+    redo: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Do a stage and those after it anew.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in about a minute.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
+    ] = False,
+) -> None:
+    """Run a recipe: its conditions one after the other, then the report. Run it again to go on where it was."""
+    if list_:
+        lines = _stage_lines(run_dir) if run_dir else [f"{name:<10} {text}" for name, text in list_recipes()]
+        typer.echo("\n".join(lines))
+        return
+    if name is None:
+        raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
+    recipe = load_recipe(name, overrides or (), smoke=smoke)
+    if only is not None and only not in recipe.conditions:
+        hint = nearest(only, recipe.conditions)
+        raise UserError(f"--only {only}: no such condition{hint}; {recipe.name} has {', '.join(recipe.conditions)}")
+    path = run_dir or Path("runs") / f"{recipe.name}-s{recipe.seed}{'-smoke' if smoke else ''}"
+    with Live() as live:
+        try:
+            from ladder_lite import report
+
+            result = run_recipe(recipe, path, live, only, redo or ())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; run the same command again to go on where it was") from None
+        live.print(report.summary_table(result))
+        live.say(f"report: {path / 'report.md'}")
+
+
+def _stage_lines(path: Path) -> list[str]:
+    states = []
+    for name in NEEDS:
+        folder = path / name
+        state = "done" if (folder / "done.json").exists() else "begun" if (folder / "begun.json").exists() else "to do"
+        states.append(f"{name:<36} {state}")
+    return states
+
+
+if __name__ == "__main__":
+    errors.run(app)

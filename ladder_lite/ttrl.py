@@ -1,0 +1,89 @@
+"""TTRL: learn one test problem from its own variants, answer it, and put the weights back.
+
+This is the method of the LADDER paper (arXiv 2503.00735), which learns from verified variants of the problem; the
+method of the same name that rewards agreement with a majority vote (arXiv 2504.16084) is another one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ladder_lite import evaluate, grpo, variants
+from ladder_lite.attempts import Attempt
+from ladder_lite.backends import Backend
+from ladder_lite.config import Recipe
+from ladder_lite.live import Live
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What TTRL made of one problem. By the paper's rule it is solved when a right answer appears at any step."""
+
+    problem_id: str
+    solved: bool
+    steps_to_solve: int | None
+    steps: int
+    seconds: float
+    answer: str | None
+
+    def to_row(self) -> dict[str, Any]:
+        """The outcome as a JSON object."""
+        return asdict(self)
+
+
+def learn(
+    task: Task,
+    backend: Backend,
+    problem: Problem,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    test_problems: Sequence[Problem],
+    live: Live,
+) -> Outcome:
+    """Tree, GRPO and answers for one problem, starting from the adapter the backend holds and leaving it as it was.
+
+    After each step `samples_per_step` answers to the problem itself are sampled; the first right one ends training.
+    The folder is laid out like a run's: `variants/`, `train/` with a `curve.jsonl`, and `eval/` with `eval.samples`
+    attempts of the model as it is when training ends.
+    """
+    settings = recipe.ttrl
+    before = backend.snapshot()
+    others = [other for other in test_problems if other.id != problem.id]
+    tree_settings = recipe.variants.model_copy(update={"per_root": settings.per_root, "depth": settings.depth})
+    with live.stage("its variants", settings.per_root) as bar:
+        tree = variants.grow(task, backend, [problem], tree_settings, folder / "variants", seed, others, bar)
+    trl = recipe.grpo.trl | {"max_steps": settings.max_steps} | settings.trl
+    steps: list[grpo.Step] = []
+    curve = folder / "train" / "curve.jsonl"
+    if tree:
+        with live.stage("its GRPO", settings.max_steps) as bar:
+
+            def try_problem(step: grpo.Step, _: list[Attempt]) -> bool:
+                tries = evaluate.sample(
+                    task, backend, [problem], recipe.eval, settings.samples_per_step, seed + step.step
+                )
+                right = [attempt.grade.answer for attempt in tries if attempt.correct]
+                share = len(right) / len(tries)
+                append_jsonl(curve, [{"step": step.step, "pass@1": share, "answer": right[0] if right else None}])
+                bar.set(step.step, reward=step.reward, no_signal=step.groups_without_signal)
+                return bool(right)
+
+            training = recipe.grpo.model_copy(update={"trl": trl})
+            steps = grpo.train(task, backend, tree, training, folder / "train", seed, try_problem)
+    with live.stage("its answers", 1) as bar:
+        evaluate.evaluate(task, backend, [problem], recipe.eval, folder / "eval", seed, bar)
+    backend.restore(before)
+    solved = [row for row in read_jsonl(curve) if row["answer"] is not None]
+    return Outcome(
+        problem.id,
+        solved=bool(solved),
+        steps_to_solve=solved[0]["step"] if solved else None,
+        steps=len(steps),
+        seconds=sum(step.seconds for step in steps),
+        answer=solved[0]["answer"] if solved else None,
+    )

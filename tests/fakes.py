@@ -1,0 +1,74 @@
+"""Stand-ins for a model and for a terminal."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from rich.console import Console
+
+from ladder_lite.attempts import Completion
+from ladder_lite.backends import Sampling
+from ladder_lite.live import Bar, Live
+from ladder_lite.tasks import Messages
+
+Script = Iterable[str] | Callable[[str, Random], str]
+
+
+class Asked(NamedTuple):
+    """One call of `FakeBackend.sample`."""
+
+    prompts: list[Messages]
+    n: int
+    sampling: Sampling
+
+
+class FakeBackend:
+    """A model whose replies a test scripts: texts in turn, or a function of the prompt's last message and a generator.
+
+    The generator follows from the call's seed and the reply's place alone, as a real model's draws do on a CPU. A
+    reply counts one token a character.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.asked: list[Asked] = []
+        self.restored: list[dict[str, int]] = []
+        self.weights: dict[str, int] = {"lora": 0}
+        if callable(script):
+            self._reply = script
+        else:
+            replies = iter(script)
+            self._reply = lambda prompt, rng: next(replies)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The last message of every prompt so far."""
+        return [prompt[-1]["content"] for call in self.asked for prompt in call.prompts]
+
+    def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
+        self.asked.append(Asked(list(prompts), n, sampling))
+        return [
+            [self._complete(prompt, Random(f"{sampling.seed}/{place}/{index}")) for index in range(n)]
+            for place, prompt in enumerate(prompts)
+        ]
+
+    def snapshot(self) -> dict[str, int]:
+        return dict(self.weights)
+
+    def restore(self, adapter: dict[str, int]) -> None:
+        self.restored.append(adapter)
+        self.weights = dict(adapter)
+
+    def _complete(self, prompt: Messages, rng: Random) -> Completion:
+        text = self._reply(prompt[-1]["content"], rng)
+        return Completion(text, len(text), truncated=False)
+
+
+def silent_live() -> Live:
+    """A terminal that nobody sees."""
+    return Live(Console(file=io.StringIO(), force_terminal=False))
+
+
+def silent_bar(total: int | None = None) -> Bar:
+    """A bar that is drawn nowhere."""
+    return Bar("", total, changed=lambda bar: None, clock=lambda: 0.0)

@@ -1,0 +1,311 @@
+"""Which rows a step trains on, what a step is worth, when training ends, and where it goes on."""
+
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ladder_lite.attempts import Attempt, Completion
+from ladder_lite.config import GrpoSettings, load_recipe
+from ladder_lite.grpo import PassRates, Step, _last_checkpoint, _Log
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import read_jsonl, truncate_jsonl
+from ladder_lite.tasks import load_task
+from ladder_lite.verify import Reason
+
+TASK = load_task(load_recipe("tiny").task)
+
+
+def problem(integrand: str) -> Problem:
+    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
+
+
+# --- pass rates
+
+SHORT = [problem(f"{n}*x") for n in range(2, 6)]
+LONG = [problem(f"{n}*x+sin({n}*x)*exp({n}*x)*cos({n}*x)") for n in range(2, 6)]
+KINDS = [*SHORT, *LONG]
+ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # texts of one length
+
+
+def rates(problems: list[Problem], rows: str = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
+    """Pass rates after rollouts (row, correct) of the steps `s1`, `s2`, ..."""
+    found = PassRates(problems, rows, seed)
+    for step, rollouts in seen.items():
+        for row, correct in rollouts:
+            found.observe(int(step[1:]), row, correct)
+    return found
+
+
+def test_nothing_seen_is_even_odds() -> None:
+    for problems in (KINDS, ALIKE, SHORT[:1]):
+        assert rates(problems).estimate(until=0) == pytest.approx([0.5] * len(problems))
+
+
+def test_a_problem_never_tried_is_judged_by_its_kind() -> None:
+    tried = rates([problem(f"{n}*x") for n in range(10, 26)], s1=[(0, True)] * 6 + [(2, False)] * 6)
+    estimate = tried.estimate(until=1)  # 16 problems in 8 kinds of two
+    assert estimate[1] == pytest.approx((6 + 1) / (6 + 2))
+    assert estimate[0] == pytest.approx((6 + 2 * 7 / 8) / (6 + 2))
+    assert estimate[3] == pytest.approx((0 + 1) / (6 + 2))
+    assert estimate[2] == pytest.approx((0 + 2 * 1 / 8) / (6 + 2))
+    assert estimate[4:] == pytest.approx([0.5] * 12)
+
+
+def test_kinds_are_lengths_whatever_the_order() -> None:
+    order = [5, 0, 7, 2, 1, 6, 3, 4]
+    mixed = rates([KINDS[at] for at in order], s1=[(order.index(at), at < 4) for at in range(8)])
+    sorted_ = rates(KINDS, s1=[(at, at < 4) for at in range(8)])
+    assert mixed.estimate(until=1) == pytest.approx(sorted_.estimate(until=1)[order])
+
+
+def test_old_rollouts_count_less() -> None:
+    seen = rates(SHORT, s1=[(0, False)], s21=[(0, True)])
+    prior = (1 + 1) / (1.5 + 2)  # of its kind, it alone, with half a failure and one success
+    assert seen.estimate(until=21)[0] == pytest.approx((1 + 2 * prior) / (1.5 + 2))
+    assert seen.estimate(until=20)[0] == pytest.approx(rates(SHORT, s1=[(0, False)]).estimate(until=20)[0])
+    assert seen.estimate(until=1)[0] < 0.5 < seen.estimate(until=21)[0]
+    assert np.all(np.diff([seen.estimate(until=step)[0] for step in range(1, 21)]) > 0)
+
+
+@pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
+@pytest.mark.parametrize("count", [1, 8, 80, 100, 200])
+def test_every_row_is_drawn_once_before_any_is_drawn_twice(rows: str, count: int) -> None:
+    drawn = rates(ALIKE, rows, s1=[(row, row % 3 == 0) for row in range(80)] * 5).draw(9, count)
+    assert len(drawn) == count
+    assert set(drawn) <= set(range(80))
+    for start in range(0, count, 80):
+        assert len(set(drawn[start : start + 80])) == len(drawn[start : start + 80])
+
+
+def test_rows_follow_from_seed_and_step() -> None:
+    draws = [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
+    assert draws == [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
+    assert len({tuple(drawn) for drawn in draws}) == 9
+
+
+def test_a_step_knows_only_what_was_there_when_its_rows_were_asked_for() -> None:
+    early = {f"s{step}": [(row, True) for row in range(80)] for step in range(1, 5)}
+    late = {"s5": [(row, turn < 8) for row in range(20) for turn in range(16)], "s6": [(79, False)] * 9}
+    for step in range(1, 9):
+        known = {name: seen for name, seen in (early | late).items() if int(name[1:]) <= step - 2}
+        assert rates(ALIKE, **early, **late).draw(step, 20) == rates(ALIKE, **known).draw(step, 20)
+    assert rates(ALIKE, **early).draw(7, 20) != rates(ALIKE, **early, **late).draw(7, 20)
+
+
+def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
+    rollouts = [(row, row < 40 or (row < 60 and turn % 2 == 0)) for row in range(80) for turn in range(8)]
+    counts = {
+        rows: Counter(row for step in range(3, 203) for row in rates(ALIKE, rows, s1=rollouts).draw(step, 8))
+        for rows in ("pass_rate", "uniform")
+    }
+    half_right = {rows: sum(found[row] for row in range(40, 60)) / found.total() for rows, found in counts.items()}
+    assert half_right["uniform"] == pytest.approx(20 / 80, abs=0.04)
+    assert half_right["pass_rate"] > 0.4
+    assert min(counts["pass_rate"][row] for row in range(80)) > 0  # the others are not forgotten
+
+
+# --- steps
+
+LOGS = {"loss": 0.25, "learning_rate": 0.125, "entropy": 1.5}
+RIGHT, WRONG, NONE = "<answer>x**2</answer>", "<answer>x**3</answer>", "no idea"
+PROBLEMS = [problem("2*x"), problem("x+x"), problem("1/(x-x)")]  # the last one cannot be verified
+UNVERIFIABLE = 2
+
+
+def never(step: Step, rollouts: list[Attempt]) -> bool:  # noqa: ARG001
+    return False
+
+
+@lru_cache
+def settings(plateau: str = "null", format_reward: float = 0.0) -> GrpoSettings:
+    overrides = (f"grpo.plateau={plateau}", f"grpo.format_reward={format_reward}", "grpo.trl.num_generations=2")
+    return load_recipe("tiny", overrides).grpo
+
+
+def open_log(
+    folder: Path,
+    chosen: GrpoSettings | None = None,
+    after_step: Callable[[Step, list[Attempt]], bool] = never,
+) -> _Log:
+    return _Log(TASK, PROBLEMS, chosen or settings(), folder, 0, after_step)
+
+
+def do_step(log: _Log, *groups: tuple[int, str, str]) -> bool:
+    """One step of groups (row, reply, reply), graded in one go."""
+    log.begin_step()
+    rows = [row for row, *_ in groups for _ in range(2)]
+    replies = [Completion(text, len(text), truncated=False) for _, *texts in groups for text in texts]
+    log.grade(rows, replies)
+    return log.end_step(LOGS)
+
+
+SIGNAL, NO_SIGNAL = (0, RIGHT, WRONG), (0, WRONG, WRONG)
+STEPS = [
+    ("one right", [SIGNAL], 0.5, 0.0),
+    ("all right", [(0, RIGHT, RIGHT)], 1.0, 1.0),
+    ("all wrong", [NO_SIGNAL, (1, NONE, NONE)], 0.0, 1.0),
+    ("one group of two", [SIGNAL, NO_SIGNAL], 0.25, 0.5),
+    ("rewards are not compared across groups", [(0, RIGHT, RIGHT), (1, WRONG, WRONG)], 0.5, 1.0),
+    ("an unverifiable problem is left out of the mean", [SIGNAL, (UNVERIFIABLE, RIGHT, WRONG)], 0.5, 0.5),
+    ("nothing but unverifiable problems", [(UNVERIFIABLE, RIGHT, WRONG)], 0.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("groups", "reward", "without_signal"), [s[1:] for s in STEPS], ids=[s[0] for s in STEPS])
+def test_a_step_sums_up_its_rollouts(
+    tmp_path: Path, groups: list[tuple[int, str, str]], reward: float, without_signal: float
+) -> None:
+    seen: list[tuple[Step, list[Attempt]]] = []
+    log = open_log(tmp_path, after_step=lambda step, rollouts: bool(seen.append((step, rollouts))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a user would see them between the bars
+        assert do_step(log, *groups) is False
+    (step,) = log.steps
+    assert (step.step, step.stop) == (1, None)
+    assert (step.reward, step.groups_without_signal) == pytest.approx((reward, without_signal))
+    assert (step.loss, step.learning_rate, step.entropy) == (0.25, 0.125, 1.5)
+    assert step.n_tokens == sum(len(text) for _, *texts in groups for text in texts)
+    assert 0 <= step.verify_seconds <= step.seconds
+    rows = read_jsonl(tmp_path / "attempts.jsonl")
+    assert seen == [(step, [Attempt.from_row(row) for row in rows])]
+    assert [row["step"] for row in rows] == [1] * 2 * len(groups)
+    assert [row["text"] for row in rows] == [text for _, *texts in groups for text in texts]
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [asdict(step)]
+
+
+@pytest.mark.parametrize(("format_reward", "expected"), [(0.0, [1, 0, 0, 0, None]), (0.1, [1.1, 0.1, 0.1, 0, None])])
+def test_rewards(tmp_path: Path, format_reward: float, expected: list[float | None]) -> None:
+    log = open_log(tmp_path, settings(format_reward=format_reward))
+    log.begin_step()
+    texts = [RIGHT, WRONG, "<answer>x**</answer>", NONE, RIGHT]
+    completions = [Completion(text, 1, truncated=False) for text in texts]
+    assert log.grade([0, 0, 1, 1, UNVERIFIABLE], completions) == pytest.approx(expected)
+    rows = read_jsonl(tmp_path / "attempts.jsonl")
+    assert [row["reward"] for row in rows] == [1, 0, 0, 0, None]  # the verdicts, without the format reward
+    reasons = [Reason.CORRECT, Reason.WRONG, Reason.UNPARSEABLE, Reason.NO_ANSWER, Reason.UNVERIFIABLE]
+    assert [row["reason"] for row in rows] == reasons
+    assert [row["problem_id"] for row in rows] == [PROBLEMS[row].id for row in (0, 0, 1, 1, UNVERIFIABLE)]
+
+
+def test_a_step_graded_in_parts_is_one_step(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    do_step(log, SIGNAL)
+    log.begin_step()
+    for texts in ((RIGHT, RIGHT), (RIGHT, WRONG)):
+        log.grade([1, 1], [Completion(text, 7, truncated=False) for text in texts])
+    log.end_step(LOGS)
+    assert [(step.step, step.reward, step.groups_without_signal) for step in log.steps] == [(1, 0.5, 0), (2, 0.75, 0.5)]
+    assert log.steps[1].n_tokens == 28
+    assert [row["step"] for row in read_jsonl(tmp_path / "attempts.jsonl")] == [1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("plateau", "signals", "stops_at"),
+    [
+        ("null", "000000", None),
+        ("{patience: 3, min_signal: 0.2}", "000", 3),
+        ("{patience: 3, min_signal: 0.2}", "00", None),
+        ("{patience: 3, min_signal: 0.2}", "100000", 4),
+        ("{patience: 3, min_signal: 0.2}", "001001001", None),  # a third of the groups is above 0.2
+        ("{patience: 3, min_signal: 0.4}", "101001", 4),  # two of three steps, then one of three
+        ("{patience: 3, min_signal: 0.0}", "000000", None),
+    ],
+)
+def test_training_ends_where_no_group_teaches(tmp_path: Path, plateau: str, signals: str, stops_at: int | None) -> None:
+    log = open_log(tmp_path, settings(plateau))
+    for number, signal in enumerate(signals, start=1):
+        log = open_log(tmp_path, settings(plateau))  # after a kill, the steps before count too
+        stopped = do_step(log, SIGNAL if signal == "1" else NO_SIGNAL)
+        assert stopped is (number == stops_at), number
+        assert log.steps[-1].stop == ("plateau" if stopped else None)
+        assert log.ended(max_steps=100) is stopped
+        if stopped:
+            break
+    assert len(log.steps) == (stops_at or len(signals))
+
+
+def test_the_caller_ends_training(tmp_path: Path) -> None:
+    log = open_log(tmp_path, settings("{patience: 2, min_signal: 0.5}"), lambda step, rollouts: step.step == 2)
+    assert [do_step(log, NO_SIGNAL), do_step(log, NO_SIGNAL)] == [False, True]
+    assert [step.stop for step in log.steps] == [None, "asked"]
+    assert [row["stop"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [None, "asked"]
+
+
+def test_the_last_step_ends_training(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    assert log.ended(max_steps=2) is False
+    do_step(log, SIGNAL)
+    assert (log.ended(max_steps=2), log.ended(max_steps=1)) == (False, True)
+
+
+def test_a_log_opened_again_knows_what_the_first_one_knew(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    do_step(log, SIGNAL, (1, RIGHT, RIGHT))
+    do_step(log, (1, WRONG, NONE), (UNVERIFIABLE, RIGHT, WRONG))
+    do_step(log, NO_SIGNAL)
+    again = open_log(tmp_path)
+    assert again.steps == log.steps
+    for step in range(1, 7):
+        assert again.rates.estimate(step) == pytest.approx(log.rates.estimate(step)), step
+        assert again.rates.draw(step, 5) == log.rates.draw(step, 5)
+
+    for name in ("metrics.jsonl", "attempts.jsonl"):  # back to a checkpoint after step 1
+        truncate_jsonl(tmp_path / name, lambda row: row["step"] <= 1)
+    earlier = open_log(tmp_path)
+    assert earlier.steps == log.steps[:1]
+    assert earlier.rates.estimate(5) == pytest.approx(
+        rates(PROBLEMS, s1=[(0, True), (0, False), (1, True), (1, True)]).estimate(5)
+    )
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_does_not_break_the_log(tmp_path: Path, loss: float) -> None:
+    log = open_log(tmp_path)
+    log.begin_step()
+    log.grade([0, 0], [Completion(RIGHT, 1, truncated=False)] * 2)
+    log.end_step(LOGS | {"loss": loss})
+    assert [step.step for step in open_log(tmp_path).steps] == [1]
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"] is None
+
+
+# --- checkpoints
+
+STATE = json.dumps({"global_step": 3, "log_history": [{"loss": 0.5}]}, indent=2)
+CHECKPOINTS: list[tuple[str, dict[int, str | None], int | None]] = [
+    ("no checkpoint", {}, None),
+    ("one", {1: STATE}, 1),
+    ("numbers, not texts, are compared", {9: STATE, 10: STATE, 2: STATE}, 10),
+    ("the newest is torn", {3: STATE, 4: STATE[: len(STATE) // 2]}, 3),
+    ("the newest lost its last byte", {3: STATE, 4: STATE[:-1]}, 3),
+    ("the newest is empty", {3: STATE, 4: ""}, 3),
+    ("the newest has no state yet", {3: STATE, 4: None}, 3),
+    ("the two newest are torn", {3: STATE, 4: "{", 5: "\0" * 40}, 3),
+    ("all are torn", {3: "{", 4: None}, None),
+]
+
+
+@pytest.mark.parametrize(("states", "expected"), [c[1:] for c in CHECKPOINTS], ids=[c[0] for c in CHECKPOINTS])
+def test_the_last_complete_checkpoint(tmp_path: Path, states: dict[int, str | None], expected: int | None) -> None:
+    for step, state in states.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    (tmp_path / "runs").mkdir()
+    assert _last_checkpoint(tmp_path) == (None if expected is None else tmp_path / f"checkpoint-{expected}")
+
+
+def test_state_that_is_not_even_text_is_torn(tmp_path: Path) -> None:
+    assert _last_checkpoint(tmp_path / "absent") is None
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_bytes(b'{"a": "\xff')
+    assert _last_checkpoint(tmp_path) is None

@@ -1,0 +1,149 @@
+"""The command a newcomer runs: its errors, its smoke run, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladder_lite.recipe import NEEDS, _with_dependents
+
+RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
+FEW_STEPS = (
+    "variants.per_root=6",
+    "grpo.trl.max_steps=4",
+    "grpo.trl.per_device_train_batch_size=16",
+    "grpo.eval_every=2",
+    "eval.samples=2",
+    "eval.k=2",
+)
+
+
+def _run(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [*RECIPE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd, check=False)
+
+
+def _rows(path: Path, *without: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in without} for row in rows]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--list"], ["unknown"]])
+def test_torch_is_not_imported_before_there_is_work(arguments: list[str]) -> None:
+    program = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules or 'matplotlib' in sys.modules, file=sys.stderr))\n"
+        f"sys.argv = ['recipe', *{arguments!r}]\n"
+        "runpy.run_module('ladder_lite.recipe', run_name='__main__', alter_sys=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tinny"], ["unknown recipe", "did you mean tiny", "known ones are"]),
+        ([], ["name a recipe", "tiny"]),
+        (["tiny", "grpo.trl.learning_rat=1"], ["learning_rat", "did you mean learning_rate"]),
+        (["tiny", "variants.per_root=-1"], ["variants.per_root", "-1", "greater than 0"]),
+        (["tiny", "eval.samples=many"], ["eval.samples", "many"]),
+        (["tiny", "--only", "laddder"], ["laddder", "did you mean ladder", "rl_without_variants"]),
+        (["tiny", "--redo", "conditions/ladder/trian"], ["no such stage", "did you mean conditions/ladder/train"]),
+        (["tiny", "model.id=/no/such/folder", "--only", "base"], ["/no/such/folder", "cannot load", "embedded"]),
+        (["tiny", "task.test=missing.jsonl", "--only", "base"], ["missing.jsonl", "no such problem set"]),
+        (["tiny", "--frob"], ["--frob"]),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    result = _run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    for word in words:
+        assert word in last
+
+
+def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = _run("tiny", "--run-dir", tmp_path / "file" / "run")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "choose another --run-dir" in result.stderr
+
+
+def test_a_stage_done_anew_takes_those_after_it_along() -> None:
+    assert _with_dependents(["conditions/ladder/eval"]) == [
+        "conditions/ladder/eval",
+        "conditions/ladder_ttrl/problems",
+        "conditions/ladder_ttrl/eval",
+    ]
+    assert "conditions/base/eval" not in _with_dependents(["variants"])
+    assert _with_dependents([]) == []
+    assert all(need in NEEDS for needs in NEEDS.values() for need in needs)
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    result = _run("tiny", "--smoke", cwd=folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "LADDER" in result.stdout or "ladder" in result.stdout
+    return folder
+
+
+def test_the_smoke_run_does_all_four_conditions(smoke_run: Path) -> None:
+    run = smoke_run / "runs" / "tiny-s0-smoke"
+    report = json.loads((run / "report.json").read_text())
+    assert list(report["conditions"]) == ["base", "rl_without_variants", "ladder", "ladder_ttrl"]
+    assert report["variants"]["kept"] > 0
+    assert report["conditions"]["ladder"]["steps"] > 0
+    assert report["conditions"]["base"]["n_problems"] == 100
+    assert report["ttrl"]["attempted"] >= 1
+    assert report["peak_memory_bytes"] > 1e8
+    assert (run / "report.md").exists()
+    assert (run / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
+    run = smoke_run / "runs" / "tiny-s0-smoke"
+    before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    result = _run("tiny", "--smoke", cwd=smoke_run)
+    assert result.returncode == 0
+    assert "done already" in result.stdout
+    assert "load embedded" not in result.stdout
+    assert before == {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+
+
+def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
+    result = _run("--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
+    assert [line.split() for line in result.stdout.splitlines()] == [[stage, "done"] for stage in NEEDS]
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    arguments = ["tiny", *FEW_STEPS, "--only", "ladder", "--run-dir"]
+    assert _run(*arguments, whole).returncode == 0
+
+    metrics = cut / "conditions/ladder/train/metrics.jsonl"
+    process = subprocess.Popen([*RECIPE, *arguments, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (cut / "conditions/ladder/train/done.json").exists()
+
+    assert _run(*arguments, cut).returncode == 0
+    for file in ("variants/problems.jsonl", "conditions/ladder/eval/attempts.jsonl"):
+        assert _rows(cut / file) == _rows(whole / file)
+    for file in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
+        train = Path("conditions/ladder/train") / file
+        noise = ("seconds", "verify_seconds")
+        assert _rows(cut / train, *noise) == _rows(whole / train, *noise)

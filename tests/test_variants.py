@@ -1,0 +1,290 @@
+"""The variant tree: what is asked for, what is kept, and going on after a kill."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes import FakeBackend, Script, silent_bar
+
+from ladder_lite import variants
+from ladder_lite.config import VariantSettings, load_recipe
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.tasks import load_task
+
+TASK = load_task(load_recipe("tiny").task)
+FILES = ("problems.jsonl", "rejected.jsonl", "rounds.jsonl")
+PROMPT = re.compile(r"(easier|equivalent) as (\w+): ([\w, -]+): integrate\((.*),(\w+)\)")
+
+
+@pytest.fixture(autouse=True)
+def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
+def root(integrand: str) -> Problem:
+    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
+
+
+ROOTS = [root("x**3+sin(x)"), root("x*exp(x)"), root("log(x)")]
+
+
+@lru_cache
+def settings(**changes: object) -> VariantSettings:
+    defaults = {"per_root": 6, "depth": 2, "per_prompt": 1, "suggestions": [3, 5], "temperature": [0.8, 1.4]}
+    return load_recipe("tiny", [f"variants.{key}={value}" for key, value in (defaults | changes).items()]).variants
+
+
+def grow(
+    script: Script,
+    folder: Path,
+    chosen: VariantSettings,
+    roots: Iterable[Problem] = ROOTS,
+    tests: Iterable[Problem] = (),
+    seed: int = 0,
+) -> tuple[list[Problem], FakeBackend]:
+    backend = FakeBackend(script)
+    return variants.grow(TASK, backend, list(roots), chosen, folder, seed, list(tests), silent_bar()), backend
+
+
+def multiply(prompt: str, rng: Random) -> str:
+    """A new function below the one that the prompt shows."""
+    found = PROMPT.fullmatch(prompt)
+    assert found, prompt
+    return f"integrate({found[4]}*({rng.randrange(2, 10**6)}+x), x)"
+
+
+def repeat_and_err(prompt: str, rng: Random) -> str:  # noqa: ARG001
+    """Now and then something new, often something known or unreadable, sometimes two at once."""
+    new = f"integrate({rng.randrange(2, 40)}*x, x)"
+    return rng.choice([new, new, f"{new} and {new}", "integrate(x*exp(x), x)", "integrate(x*, x)", "nothing"])
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+
+
+# --- what is asked for
+
+
+@pytest.mark.parametrize(("per_root", "depth"), [(1, 1), (5, 1), (6, 2), (5, 3), (2, 3)])
+def test_every_tree_gets_its_quota_at_every_depth(tmp_path: Path, per_root: int, depth: int) -> None:
+    bar = silent_bar(per_root * len(ROOTS))
+    backend = FakeBackend(multiply)
+    chosen = settings(per_root=per_root, depth=depth)
+    tree = variants.grow(TASK, backend, ROOTS, chosen, tmp_path, 0, [], bar)
+    assert tree == variants.load(tmp_path)
+    assert bar.done == bar.total == len(tree) == len({variant.id for variant in tree})
+    so_far = [ceil(per_root * level / depth) for level in range(depth + 1)]
+    for one in ROOTS:
+        depths = Counter(variant.depth for variant in tree if variant.root_id == one.id)
+        expected = {level: so_far[level] - so_far[level - 1] for level in range(1, depth + 1)}
+        assert depths == {level: n for level, n in expected.items() if n}
+    by_id = {problem.id: problem for problem in (*ROOTS, *tree)}
+    for variant in tree:
+        parent = by_id[variant.parent_id or ""]
+        assert (parent.root_id, parent.depth) == (variant.root_id, variant.depth - 1)
+        assert str(variant.data["integrand"]).startswith(f"{parent.data['integrand']}*(")  # the reply to its prompt
+    assert variants.count(tmp_path)["by_depth"] == {str(level): 3 * n for level, n in expected.items() if n}
+
+
+def test_requests_follow_what_one_reply_brings(tmp_path: Path) -> None:
+    three = lambda prompt, rng: " ".join(multiply(prompt, rng) for _ in range(3))  # noqa: E731
+    _, backend = grow(three, tmp_path, settings(per_root=7, depth=1, per_prompt=3))
+    assert [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")] == [9, 0, 0, 0, 0]
+    assert len(backend.prompts) == 9
+    assert {call.n for call in backend.asked} == {1}
+
+
+def test_a_round_asks_for_what_is_missing_where_it_is_missing(tmp_path: Path) -> None:
+    silent_about_log = lambda prompt, rng: "no" if "log" in prompt else multiply(prompt, rng)  # noqa: E731
+    tree, backend = grow(silent_about_log, tmp_path, settings(per_root=4, depth=2))
+    assert Counter(variant.root_id for variant in tree) == {ROOTS[0].id: 4, ROOTS[1].id: 4}
+    by_round = [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")]
+    assert by_round == [6, 2, 2, 2, 2, 4, 0, 0, 0, 0]  # a root without variants has no parents for the second level
+    assert sum("log" in prompt for prompt in backend.prompts) == 10
+
+
+@pytest.mark.parametrize(("easier", "equivalent"), [(0.5, 0.5), (1.0, 0.0), (0.0, 1.0)])
+def test_suggestions_come_from_the_right_library(tmp_path: Path, easier: float, equivalent: float) -> None:
+    chosen = settings(per_root=40, depth=1, mix=f"{{easier: {easier}, equivalent: {equivalent}}}")
+    tree, backend = grow(multiply, tmp_path, chosen)
+    found = [match for prompt in backend.prompts if (match := PROMPT.fullmatch(prompt))]
+    assert len(found) == len(backend.prompts) == len(tree) == 120
+    for match in found:
+        suggestions = match[3].split(", ")
+        assert len(set(suggestions)) == len(suggestions)
+        assert set(suggestions) <= set(getattr(chosen.transformations, match[1]))
+    assert {match[3].count(",") + 1 for match in found} == {3, 4, 5}
+    assert {match[2] for match in found} == set(chosen.personas)
+    assert {match[1] for match in found} == {
+        name for name, share in (("easier", easier), ("equivalent", equivalent)) if share
+    }
+    asked = Counter((match[1], match[3], match[4]) for match in found)
+    integrands = {one.id: one.data["integrand"] for one in ROOTS}
+    kept = Counter((v.requested, ", ".join(v.transforms), integrands[v.parent_id or ""]) for v in tree)
+    assert kept == asked
+
+
+def test_temperatures_cycle_from_request_to_request(tmp_path: Path) -> None:
+    chosen = settings(per_root=10, depth=1, max_new_tokens=33, batch_size=5)
+    _, backend = grow(multiply, tmp_path, chosen, ROOTS[:1])
+    first = backend.asked[:4]
+    assert [call.sampling.temperature for call in first] == pytest.approx([0.8, 1.0, 1.2, 1.4])
+    assert [len(call.prompts) for call in first] == [3, 3, 2, 2]
+    assert {(c.sampling.top_p, c.sampling.max_new_tokens, c.sampling.batch_size) for c in first} == {(1.0, 33, 5)}
+
+
+def test_no_two_calls_share_a_seed(tmp_path: Path) -> None:
+    seeds: list[int] = []
+    for seed in range(3):
+        _, backend = grow(multiply, tmp_path / str(seed), settings(depth=3), seed=seed)
+        seeds += [call.sampling.seed for call in backend.asked]
+    assert len(set(seeds)) == len(seeds)
+
+
+# --- what is kept
+
+ROOT, OTHER, TEST = root("x**2+sin(x)"), root("exp(x)"), root("cos(3*x)+x")
+REPLIES: list[tuple[str, list[str], list[str]]] = [  # reply, kept, reasons in order
+    ("Nothing comes to mind.", [], ["unreadable"]),
+    ("integrate(x**2, (x, 0, 1))", [], ["unreadable"]),
+    ("integrate(3, x)", [], ["not_one_variable"]),
+    ("integrate(1/(x-x), x)", [], ["undefined"]),
+    ("integrate(x**99999, x)", [], ["too_large"]),
+    ("integrate(sin(x)+x*x, x)", [], ["equal_to_parent"]),
+    ("integrate(t**2+sin(t), t)", [], ["equal_to_parent"]),
+    ("integrate(exp(2*x)/exp(x), x)", [], ["duplicate"]),  # another root
+    ("integrate(x+cos(-3*x), x)", [], ["test_problem"]),
+    ("integrate(t+cos(3*t), t)", [], ["test_problem"]),
+    ("integrate(tan(x), x)", ["tan(x)"], []),
+    ("integrate(tan(x), x), integrate(sin(x)/cos(x), x)", ["tan(x)"], ["duplicate"]),
+    ("1. integrate(2*x, x) 2. integrate(x, x) 3. integrate(x*, x)", ["2*x", "x"], ["unreadable"]),
+]
+
+
+@pytest.mark.parametrize(("reply", "kept", "reasons"), REPLIES, ids=[reply for reply, _, _ in REPLIES])
+def test_rejected_with_reason(tmp_path: Path, reply: str, kept: list[str], reasons: list[str]) -> None:
+    script = lambda prompt, rng: reply if "x**2+sin(x)" in prompt else "none"  # noqa: E731
+    chosen = settings(per_root=1, depth=1)
+    tree, backend = grow(script, tmp_path, chosen, [ROOT, OTHER], [TEST])
+    assert [variant.data["integrand"] for variant in tree] == kept
+    rejected = read_jsonl(tmp_path / "rejected.jsonl")
+    about_root = [row for row in rejected if row["parent_id"] == ROOT.id]
+    assert [row["reason"] for row in about_root if row["round"] == 0] == reasons
+    assert {row["depth"] for row in rejected} == {1}
+    assert all(row["text"] in reply or row["text"].replace(" ", "") in reply.replace(" ", "") for row in about_root)
+    counted = variants.count(tmp_path)
+    n_duplicates = sum(row["reason"] == "duplicate" for row in rejected)
+    assert counted["reasons"] == Counter(row["reason"] for row in rejected)
+    assert (counted["kept"], counted["duplicates"]) == (len(kept), n_duplicates)
+    assert counted["rejected"] == len(rejected) - n_duplicates
+    assert counted["by_depth"] == ({"1": len(kept)} if kept else {})
+    assert counted["requests"] == len(backend.prompts)
+    assert counted["tokens"] == sum(len(script(prompt, Random())) for prompt in backend.prompts)
+    assert counted["seconds"] == 0
+
+
+def test_a_root_that_is_also_a_test_problem_is_no_leak(tmp_path: Path) -> None:
+    grow(["integrate(x**2+sin(x), x)"] * 5, tmp_path, settings(per_root=1, depth=1), [ROOT], [ROOT, TEST])
+    assert {row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")} == {"equal_to_parent"}
+
+
+def test_a_model_that_repeats_itself_is_asked_a_bounded_number_of_times(tmp_path: Path) -> None:
+    tree, backend = grow(lambda prompt, rng: "integrate(2*x, x)", tmp_path, settings(per_root=4, depth=2), [ROOT])
+    assert [variant.data["integrand"] for variant in tree] == ["2*x"]
+    rounds = read_jsonl(tmp_path / "rounds.jsonl")
+    assert [row["depth"] for row in rounds] == [1] * variants.MAX_ROUNDS + [2] * variants.MAX_ROUNDS
+    assert [row["requests"] for row in rounds] == [2, 1, 1, 1, 1, 3, 3, 3, 3, 3]
+    assert len(backend.prompts) == 21
+    reasons = Counter((row["depth"], row["reason"]) for row in read_jsonl(tmp_path / "rejected.jsonl"))
+    assert reasons == {(1, "duplicate"): 5, (2, "equal_to_parent"): 15}
+
+
+# --- seeds and kills
+
+
+@pytest.mark.parametrize("script", [multiply, repeat_and_err])
+def test_the_seed_decides(tmp_path: Path, script: Callable[[str, Random], str]) -> None:
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        grow(script, tmp_path / name, settings(), seed=seed)
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "same")
+    assert bytes_of(tmp_path / "one")["problems.jsonl"] != bytes_of(tmp_path / "other")["problems.jsonl"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill_while_writing(monkeypatch: pytest.MonkeyPatch, number: int, share: float) -> None:
+    """Write only a share of the bytes of one append, and nothing after it."""
+    left = [number]
+
+    def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+        before = path.stat().st_size if path.exists() else 0
+        append_jsonl(path, rows)
+        left[0] -= 1
+        if left[0] < 0:
+            if path.exists():
+                written = path.stat().st_size - before
+                with path.open("r+b") as file:
+                    file.truncate(before + min(int(share * (written + 1)), written))
+            raise Killed
+
+    monkeypatch.setattr(variants, "append_jsonl", append)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (4, 7, 8), (15, 16, 17)], ids=["first", "middle", "second level"])
+def test_a_growth_cut_anywhere_ends_with_the_same_files(tmp_path: Path, numbers: tuple[int, ...], share: float) -> None:
+    chosen = settings(per_root=5, depth=2)
+    whole, _ = grow(repeat_and_err, tmp_path / "whole", chosen, tests=[TEST])
+    for number in numbers:  # of the append: problems, rejected and rounds, in turn
+        folder = tmp_path / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_while_writing(patch, number, share)
+            with pytest.raises(Killed):
+                grow(repeat_and_err, folder, chosen, tests=[TEST])
+        n_rounds = len(read_jsonl(folder / "rounds.jsonl"))
+        assert n_rounds == (number + (share == 1.0)) // 3
+        tree, backend = grow(repeat_and_err, folder, chosen, tests=[TEST])
+        assert tree == whole
+        assert bytes_of(folder) == bytes_of(tmp_path / "whole")
+        assert len(backend.asked) == variants.N_TEMPERATURES * (2 * variants.MAX_ROUNDS - n_rounds)
+
+
+def test_a_growth_killed_twice_while_sampling(tmp_path: Path) -> None:
+    whole, backend = grow(repeat_and_err, tmp_path / "whole", settings())
+    n_replies = len(backend.prompts)
+    assert n_replies > 10
+
+    def killed_after(n: int) -> Callable[[str, Random], str]:
+        left = [n]
+
+        def reply(prompt: str, rng: Random) -> str:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return repeat_and_err(prompt, rng)
+
+        return reply
+
+    for n in (n_replies // 2, 0):
+        with pytest.raises(Killed):
+            grow(killed_after(n), tmp_path / "cut", settings())
+    assert grow(repeat_and_err, tmp_path / "cut", settings())[0] == whole
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+def test_a_finished_tree_is_not_asked_for_again(tmp_path: Path) -> None:
+    tree, _ = grow(multiply, tmp_path, settings())
+    before = bytes_of(tmp_path)
+    again, backend = grow([], tmp_path, settings())
+    assert (again, backend.asked, bytes_of(tmp_path)) == (tree, [], before)
