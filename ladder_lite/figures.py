@@ -26,7 +26,9 @@ def draw_accuracy(report: Mapping[str, Any], path: Path) -> None:
     axes = figure.add_axes((0.09, 0.13, 0.58, 0.68))
     final = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
     n_problems = max((entry["n_problems"] for entry in report["conditions"].values()), default=0)
+    trained = {name: report["conditions"][name].get("steps", 0) for name in _TRAINED if name in final}
     last_step = max((row["step"] for row in report["curve"]), default=0)
+    last_step = max(last_step, *trained.values()) if report["curve"] and trained else last_step
     ends: list[tuple[float, str, str]] = []
     bounds = [0.0]
 
@@ -35,10 +37,11 @@ def draw_accuracy(report: Mapping[str, Any], path: Path) -> None:
         if not rows:
             continue
         steps, values = [row["step"] for row in rows], [row["pass@1"] for row in rows]
-        end = final.get(name, values[-1])
+        end, end_step = final.get(name, values[-1]), max(steps[-1], trained.get(name, 0))
         axes.plot(steps, values, color=colour, linewidth=2.2, solid_capstyle="round", zorder=3, clip_on=False)
-        axes.plot([steps[-1], last_step], [end, end], color=colour, linewidth=1.4, linestyle=":", zorder=3)
-        axes.plot(steps[-1], end, "o", color=colour, markersize=6.5, zorder=5, clip_on=False)
+        axes.plot([steps[-1], end_step], [values[-1], end], color=colour, linewidth=1.4, zorder=3, clip_on=False)
+        axes.plot([end_step, last_step], [end, end], color=colour, linewidth=1.4, linestyle=":", zorder=3)
+        axes.plot(end_step, end, "o", color=colour, markersize=6.5, zorder=5, clip_on=False)
         if n_problems:
             low, high = zip(*(wilson_interval(value, n_problems) for value in values), strict=True)
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1)
