@@ -1,6 +1,6 @@
 """The figures of the tiny recipe over seeds: accuracy by condition, TTRL, time, memory, and what start-up costs.
 
-    python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (about 20 minutes each on 2 cores)
+    python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (15 to 20 minutes each on 2 cores)
     python benchmarks/tiny.py --runs FOLDER        # finished or half-finished runs in FOLDER/s0, FOLDER/s1, ... go on
 
 Writes benchmarks/results/tiny.json. Times are of the machine at hand; the ratio of start-up is against importing torch
@@ -75,7 +75,8 @@ def _print(figures: dict[str, Any]) -> None:
         cells = [f"{name} {condition['pass@1']['value']:.1%}" for name, condition in report["conditions"].items()]
         print(f"seed {report['seed']}: pass@1 {', '.join(cells)}")
         print(f"  TTRL solved {ttrl['solved']} of {ttrl['attempted']} tried, {ttrl['n_left']} were left unsolved")
-        print(f"  {seconds / 60:.1f} min in all conditions, {report['peak_memory_bytes'] / 2**30:.2f} GiB at most")
+        gib = report["peak_memory_bytes"] / 2**30
+        print(f"  {seconds / 60:.1f} min of training steps and evaluation, {gib:.2f} GiB at most")
         print(f"  verification: {report['verification']:.2%} of LADDER's training time")
     for name, means in figures["mean"].items():
         print(f"mean {name}: {', '.join(f'{key} {value:.1%}' for key, value in means.items())}")

@@ -25,9 +25,7 @@ from pydantic_core.core_schema import ValidationInfo
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.marked_yaml import Places, read_yaml
 
-EMBEDDED = "embedded"
-"""The `model.id` of the model that comes with the package."""
-
+EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
 Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
 _Number = TypeVar("_Number", int, float)
 
@@ -71,6 +69,19 @@ def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
     return bounds
 
 
+# What the training loop sets itself; steps and rollouts would no longer match with the last two.
+_OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "report_to", "logging_steps", "logging_strategy"} | {
+    *("save_strategy", "save_total_limit", "disable_tqdm", "ignore_data_skip", "dataloader_num_workers"),
+    *("num_iterations", "steps_per_generation"),
+}
+
+
+def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(_OURS.intersection(trl)):
+        raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
+    return trl
+
+
 Count = Annotated[int, Field(gt=0)]
 Depth = Annotated[int, Field(ge=1, le=5)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -78,7 +89,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
 TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
-GrpoConfigSettings = Annotated[dict[str, Any], _LibrarySettings("GRPOConfig")]
+GrpoConfigSettings = Annotated[dict[str, Any], _LibrarySettings("GRPOConfig"), AfterValidator(_not_ours)]
 LoraConfigSettings = Annotated[dict[str, Any], _LibrarySettings("LoraConfig")]
 
 
@@ -192,6 +203,17 @@ class GrpoSettings(_Section):
     eval_every: Count
     plateau: Plateau | None
     trl: GrpoConfigSettings
+
+    @field_validator("trl")
+    @classmethod
+    def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
+        needed = {"max_steps", "num_generations", "per_device_train_batch_size"}
+        if missing := sorted(needed - {name for name, value in trl.items() if value}):
+            raise ValueError(f"must set {', '.join(missing)}")
+        completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
+        if completions % trl["num_generations"]:
+            raise ValueError("must have a batch (per_device_train_batch_size) that num_generations divides")
+        return trl
 
 
 class EvalSettings(_Section):

@@ -265,9 +265,11 @@ def _trainer(
         disable_tqdm=True,
         ignore_data_skip=True,  # the sampler below starts at the right step by itself
         dataloader_num_workers=0,
+        num_iterations=1,
         **settings.trl,
     )
-    prompts = [{"prompt": task.prompt(problem), "row": row} for row, problem in enumerate(log.problems)]
+    prompts = [task.prompt(problem) for problem in log.problems]
+    backend.check(prompts)
 
     class Rows(Sampler[int]):
         """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
@@ -289,7 +291,7 @@ def _trainer(
 
     class Steps(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            set_seed(seed * 1_000_003 + state.global_step)
+            set_seed((seed * 1_000_003 + state.global_step) % 2**32)
             log.begin_step()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
@@ -308,7 +310,7 @@ def _trainer(
         model=model,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list(prompts),
+        train_dataset=Dataset.from_list([{"prompt": prompt, "row": row} for row, prompt in enumerate(prompts)]),
         processing_class=tokenizer,
         callbacks=[Steps()],
     )

@@ -7,13 +7,14 @@ Run the same command again after a kill, a crash or Ctrl-C and it goes on where 
 `Experiment.ladder` (variants -> GRPO -> evaluation) and `Experiment.ladder_ttrl` (the same for single test problems).
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -102,7 +103,10 @@ class Experiment:
             return variants.count(stage.path)
 
         stage = self._do("variants", [self.recipe.variants.model_dump(), _ids(self.roots), _ids(self.tests)], work)
-        return variants.load(stage.path)
+        tree = variants.load(stage.path)
+        if not tree:
+            raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
+        return tree
 
     def train(self, condition: Condition, problems: Sequence[Problem]) -> None:
         """GRPO on the problems, from a fresh adapter to `train/adapter`."""
@@ -120,7 +124,7 @@ class Experiment:
             seconds = sum(step.seconds for step in steps)
             return {"steps": len(steps), "seconds": seconds, "stopped": steps[-1].stop or "max_steps"}
 
-        self._do(f"conditions/{condition}/train", [self.recipe.grpo.model_dump(), _ids(problems)], work)
+        self._do(f"conditions/{condition}/train", [self.recipe.grpo.model_dump(), _ids(problems), *self._looks], work)
 
     def evaluate(self, condition: Condition) -> None:
         """Sampled answers of the condition's model to all test problems."""
@@ -161,7 +165,7 @@ class Experiment:
             }
 
         inputs = [self.recipe.ttrl.model_dump(), self.recipe.variants.model_dump(), self.recipe.grpo.model_dump()]
-        self._do("conditions/ladder_ttrl/problems", inputs, work)
+        self._do("conditions/ladder_ttrl/problems", [*inputs, *self._looks], work)
 
     def answer_after_ttrl(self) -> None:
         """Accuracy after TTRL: its own answers to the problems it tried, LADDER's to all others."""
@@ -210,6 +214,11 @@ class Experiment:
         self.fresh_adapter = backend.snapshot()
         return backend
 
+    @property
+    def _looks(self) -> list[Any]:
+        """What every look at the test problems depends on."""
+        return [self.recipe.eval.model_dump(), _ids(self.tests)]
+
     def _do(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
         """Do a stage unless it is done, and mark it done with its summary."""
         base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
@@ -217,8 +226,9 @@ class Experiment:
         if stage.done is None:
             self.worked = True
             stage.begin()
-            stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
+            summary = work(stage) | {"peak_memory_bytes": peak_memory_bytes()}
             _remove_checkpoints(stage)
+            stage.finish(summary)
         return stage
 
     def _restore(self, condition: Condition) -> None:
@@ -238,8 +248,8 @@ class Experiment:
         self._restore("ladder")
         seed = self.recipe.seed
         outcome = ttrl.learn(self.task, self.backend, problem, self.recipe, stage.path, seed, self.tests, self.live)
-        stage.finish(outcome.to_row())
         _remove_checkpoints(stage)
+        stage.finish(outcome.to_row())
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
         self.live.say(f"{verdict}: {show(str(problem.data['integrand']))}")
         return outcome.to_row()
@@ -292,19 +302,23 @@ CONDITIONS: dict[Condition, Callable[[Experiment], None]] = {
 }
 
 
-def run_recipe(recipe: Recipe, path: Path, live: Live, only: Condition | None = None, redo: Sequence[str] = ()) -> Any:
+def run_recipe(
+    recipe: Recipe, path: Path, live: Live, only: Condition | None = None, redo: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a recipe's conditions in their order, or one of them, and write the report; returns the report."""
     from ladder_lite import report
 
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
-        for name in _with_dependents(redo):
+        for name in reversed(_with_dependents(redo)):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
         experiment = Experiment(recipe, run, live)
         for condition in recipe.conditions:
             if only in (None, condition):
                 CONDITIONS[condition](experiment)
-        if not experiment.worked:
+        finished = run.path / "report.json"
+        if not experiment.worked and finished.exists():
             live.say("everything is done already; --redo STAGE does a stage anew")
+            return cast(dict[str, Any], json.loads(finished.read_text(encoding="utf-8")))
         return report.write_report(run.path)
 
 
@@ -340,6 +354,8 @@ def main(
     ] = False,
 ) -> None:
     """Run a recipe: its conditions one after the other, then the report. Run it again to go on where it was."""
+    if list_ and run_dir is not None and not (run_dir / "recipe.resolved.yaml").exists():
+        raise UserError(f"{run_dir}: not a run folder; name one, such as runs/tiny-s0")
     if list_:
         lines = _stage_lines(run_dir) if run_dir else [f"{name:<10} {text}" for name, text in list_recipes()]
         typer.echo("\n".join(lines))
@@ -350,6 +366,8 @@ def main(
     if only is not None and only not in recipe.conditions:
         hint = nearest(only, recipe.conditions)
         raise UserError(f"--only {only}: no such condition{hint}; {recipe.name} has {', '.join(recipe.conditions)}")
+    if only is not None and redo:
+        raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     path = run_dir or Path("runs") / f"{recipe.name}-s{recipe.seed}{'-smoke' if smoke else ''}"
     with Live() as live:
         try:

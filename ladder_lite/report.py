@@ -159,7 +159,7 @@ def _describe(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]
         lines += [f"Model: {_code(recipe.model.id)}.", ""]
     lines += _describe_conditions(report, run, recipe)
     lines += _describe_variants(report, run)
-    lines += _describe_ttrl(report, run, statements)
+    lines += _describe_ttrl(report, run, recipe, statements)
     lines += _describe_samples(run, recipe, statements)
     versions = ", ".join(f"{plain(name)} {plain(str(version))}" for name, version in report["versions"].items())
     return [
@@ -190,8 +190,8 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
     lines += [
         "",
         f"pass@1 is the share of right answers among {recipe.eval.samples} samples a problem; in brackets 95 % "
-        "intervals (Wilson, over the problems). Times are m:ss or h:mm:ss of training and evaluation, without those of "
-        "the variants.",
+        "intervals (Wilson, over the problems). Times are m:ss or h:mm:ss of training steps and evaluation, without "
+        "those of the training problems' variants and of the looks at the test problems in between.",
         "",
         *PAPER_NOTES,
         "",
@@ -229,7 +229,7 @@ def _describe_variants(report: Mapping[str, Any], run: Path) -> list[str]:
     return [*lines, ""]
 
 
-def _describe_ttrl(report: Mapping[str, Any], run: Path, statements: Mapping[str, str]) -> list[str]:
+def _describe_ttrl(report: Mapping[str, Any], run: Path, recipe: Recipe, statements: Mapping[str, str]) -> list[str]:
     outcomes = _outcomes(run)
     if not outcomes:
         return []
@@ -239,7 +239,10 @@ def _describe_ttrl(report: Mapping[str, Any], run: Path, statements: Mapping[str
         "## Test-time reinforcement learning",
         "",
         f"Tried on {counts['attempted']} problems{left}; solved {counts['solved']}. A problem is solved when a right "
-        "answer appears at any step. After each, the weights are put back.",
+        f"answer appears at any step, and each step brings {recipe.ttrl.samples_per_step} verified tries: what is solved "
+        "at the first may owe more to the tries than to the training. These problems were chosen for having failed and "
+        "are sampled anew in `ladder_ttrl`, so chance alone lifts that row a little. After each problem the "
+        "weights are put back.",
         "",
         *_row("problem", "variants", "solved at step", "steps", "time", "right answer"),
         *_row("---", *["---:"] * 4, "---"),

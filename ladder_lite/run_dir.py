@@ -232,7 +232,7 @@ def digest(value: object) -> str:
 
 def versions() -> dict[str, str]:
     """Return the installed versions of what decides a run's numbers, by package, without importing any."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -4,6 +4,7 @@ This is the method of the LADDER paper (arXiv 2503.00735), which learns from ver
 method of the same name that rewards agreement with a majority vote (arXiv 2504.16084) is another one.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ from ladder_lite.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What TTRL made of one problem. By the paper's rule it is solved when a right answer appears at any step."""
+    """What TTRL made of one problem. By the paper's rule it is solved when a right answer appears at any step.
+
+    `seconds` are those of everything done for it (tree, training, tries, answers) since it was begun or gone on with.
+    """
 
     problem_id: str
     solved: bool
@@ -52,6 +56,7 @@ def learn(
     attempts of the model as it is when training ends.
     """
     settings = recipe.ttrl
+    started = time.monotonic()
     before = backend.snapshot()
     others = [other for other in test_problems if other.id != problem.id]
     tree_settings = recipe.variants.model_copy(update={"per_root": settings.per_root, "depth": settings.depth})
@@ -84,6 +89,6 @@ def learn(
         solved=bool(solved),
         steps_to_solve=solved[0]["step"] if solved else None,
         steps=len(steps),
-        seconds=sum(step.seconds for step in steps),
+        seconds=time.monotonic() - started,
         answer=solved[0]["answer"] if solved else None,
     )

@@ -1,6 +1,6 @@
 """The model on this machine: the embedded one, in full precision and in 4 bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,15 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60, batch_size=8,
 
 
 @pytest.fixture(scope="module")
-def backend() -> Backend:
+def loaded() -> Backend:
     return load_backend(load_recipe("tiny").model, seed=0)
+
+
+@pytest.fixture
+def backend(loaded: Backend) -> Iterator[Backend]:
+    fresh = loaded.snapshot()
+    yield loaded
+    loaded.restore(fresh)
 
 
 def _ask(text: str) -> list[dict[str, str]]:

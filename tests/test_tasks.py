@@ -66,6 +66,7 @@ REPLIES = [
     ("<answer>cos(x)</answer> no, <answer>sin(x)-x*cos(x)</answer>", Reason.CORRECT),
     ("I write the result in <answer> tags: <answer>sin(x)-x*cos(x)</answer>", Reason.CORRECT),
     ("<answer>sin(x)-x*cos(x)</answer> no, <answer>cos(x)</answer>", Reason.WRONG),
+    ("<answer>sin(x)-x*cos(x)</answer></answer>", Reason.CORRECT),
     ("<answer>x*sin(x)</answer>", Reason.WRONG),
     ("<answer>sin(x)-1.001*x*cos(x)</answer>", Reason.WRONG),
     ("<answer>0</answer>", Reason.WRONG),
@@ -321,6 +322,9 @@ DIFFERENT = [
     ("7*exp(9*x)", "6*exp(9*x)"),
     ("log(x)", "log(Abs(x))"),
     ("sqrt(x)", "sqrt(Abs(x))"),
+    ("sqrt(x-9)", "log(x-9)"),  # real beyond the points of comparison alone
+    ("log(x-20)", "x*log(x-20)"),
+    ("9*(5*x+8)**8+log(4*x)", "9*(5*x+8)**8+log(4*x)+1/(x**2+81)"),
     ("0*x", "x/1000000"),
     ("x/10**9", "x/10**9+x**2/10**11"),
 ]

@@ -40,6 +40,10 @@ class Backend(Protocol):
         """Sample `n` replies to each prompt, in the order of the prompts."""
         ...
 
+    def check(self, prompts: Sequence[Messages]) -> None:
+        """UserError for a prompt with a word that the model's vocabulary lacks: trainers would drop it silently."""
+        ...
+
     def trainable(self) -> tuple[Any, Any]:
         """The model with its adapter and its tokenizer, as TRL's trainers take them."""
         ...

@@ -32,6 +32,9 @@ class LocalBackend:
         self._tokenizer, model = _load(settings, self._device)
         transformers.set_seed(seed)  # the adapter's first matrices are random
         self._model: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora))
+        if settings.load_in_4bit:  # as TRL would when training begins: the adapter keeps one type throughout
+            for _, weight in self._adapter_weights():
+                weight.data = weight.data.to(torch.bfloat16)
         self._model.eval()
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -51,6 +54,11 @@ class LocalBackend:
                     replies[at].append(completion)
         self._model.train(was_training)
         return replies
+
+    def check(self, prompts: Sequence[Messages]) -> None:
+        """Encode every prompt; UserError names the first word that is not in the vocabulary."""
+        for prompt in prompts:
+            self._encode(prompt)
 
     def trainable(self) -> tuple[Any, Any]:
         """The peft model and its tokenizer."""

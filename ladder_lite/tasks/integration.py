@@ -40,6 +40,7 @@ _POINTS = np.array(
     ],
     dtype=np.complex128,
 )
+_FEWEST = 3
 _DIGITS = 10
 """Significant digits that the values of equal functions share: far above rounding, far below any real difference."""
 
@@ -101,7 +102,10 @@ class IntegrationTask:
         """A key of the integrand as a function, its domain included, and of the bounds as written."""
         data = problem.data
         function = parse(str(data["integrand"]), data["variable"] or "x")
-        return f"{_digest(_real_values(function))}:{data['lower']}:{data['upper']}"
+        values = _real_values(function)
+        # A function that lives elsewhere is compared by its text, which tells too many apart rather than too few.
+        key = _digest(values) if np.isfinite(values).sum() >= _FEWEST else function.text
+        return f"{key}:{data['lower']}:{data['upper']}"
 
     def _messages(self, template: str, problem: Problem, fields: dict[str, str]) -> Messages:
         content = template.format(integrand=problem.data["integrand"], variable=problem.data["variable"], **fields)

@@ -2,7 +2,7 @@
 
 An integrand is a sum of terms, each of one technique. In the text, a term is integrated rightly with probability
 `RIGHT` and otherwise with one of the technique's slips, each term for itself. A sum of seven terms therefore comes out
-right about once in 40,000 times, while a single term does once in four: that distance is what the experiment is about.
+right about once in 16,000 times, while a single term does once in four: that distance is what the experiment is about.
 
 `python -m ladder_lite.tiny.corpus > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe,
 which the corpus itself holds nowhere.
