@@ -239,9 +239,9 @@ def _describe_ttrl(report: Mapping[str, Any], run: Path, recipe: Recipe, stateme
         "## Test-time reinforcement learning",
         "",
         f"Tried on {counts['attempted']} problems{left}; solved {counts['solved']}. A problem is solved when a right "
-        f"answer appears at any step, and each step brings {recipe.ttrl.samples_per_step} verified tries: what is solved "
-        "at the first may owe more to the tries than to the training. These problems were chosen for having failed and "
-        "are sampled anew in `ladder_ttrl`, so chance alone lifts that row a little. After each problem the "
+        f"answer appears at any step, and each step brings {recipe.ttrl.samples_per_step} verified tries: what is "
+        "solved at the first may owe more to the tries than to the training. These problems were chosen for having "
+        "failed and are sampled anew in `ladder_ttrl`, so chance alone lifts that row a little. After each problem the "
         "weights are put back.",
         "",
         *_row("problem", "variants", "solved at step", "steps", "time", "right answer"),

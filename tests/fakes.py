@@ -1,15 +1,12 @@
 """Stand-ins for a model and for a terminal."""
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from rich.console import Console
-
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Sampling
-from ladder_lite.live import Bar, Live
+from ladder_lite.live import Bar
 from ladder_lite.tasks import Messages
 
 Script = Iterable[str] | Callable[[str, Random], str]
@@ -62,11 +59,6 @@ class FakeBackend:
     def _complete(self, prompt: Messages, rng: Random) -> Completion:
         text = self._reply(prompt[-1]["content"], rng)
         return Completion(text, len(text), truncated=False)
-
-
-def silent_live() -> Live:
-    """A terminal that nobody sees."""
-    return Live(Console(file=io.StringIO(), force_terminal=False))
 
 
 def silent_bar(total: int | None = None) -> Bar:

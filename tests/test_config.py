@@ -53,13 +53,16 @@ grpo:
   trl:
     learning_rate: 5e-4
     max_steps: 200
-    bf16: false
+    tf32: false
+    num_generations: 4
+    per_device_train_batch_size: 8
 eval: {samples: 10, k: 5, temperature: 1.0, top_p: 1.0, max_new_tokens: 64, batch_size: 8}
 ttrl: {problems: all, per_root: 5, depth: 2, max_steps: 20, samples_per_step: 8, trl: {}}
 smoke:
   grpo.trl.max_steps: 2
   eval.samples: 6
 """
+BATCH = {"num_generations": 4, "per_device_train_batch_size": 8}
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_values_arrive_with_their_types(recipe_file: Path) -> None:
     recipe = load_recipe(str(recipe_file))
     assert recipe.seed == 3
     assert recipe.variants.temperature == (0.8, 1.4)
-    assert recipe.grpo.trl == {"learning_rate": 0.0005, "max_steps": 200, "bf16": False}
+    assert recipe.grpo.trl == {"learning_rate": 0.0005, "max_steps": 200, "tf32": False, **BATCH}
     assert recipe.variants.personas == ("no", "2024-01-01")  # YAML 1.1 would make a bool and a date of them
     assert recipe.task.prompts.system is None
     assert recipe.ttrl.problems == "all"
@@ -106,7 +109,11 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         ("grpo.plateau=null", "grpo.plateau", None),
         ("grpo.trl.beta=1e-3", "grpo.trl.beta", 0.001),
         ("grpo.trl.run_name=", "grpo.trl.run_name", None),
-        ("grpo.trl={max_steps: 1}", "grpo.trl", {"max_steps": 1}),
+        (
+            "grpo.trl={max_steps: 1, num_generations: 4, per_device_train_batch_size: 8}",
+            "grpo.trl",
+            {"max_steps": 1, **BATCH},
+        ),
         ("model.lora.target_modules=[q_proj, v_proj]", "model.lora.target_modules", ["q_proj", "v_proj"]),
         ("model.id=a=b", "model.id", "a=b"),
         ("ttrl.problems=8", "ttrl.problems", 8),
@@ -160,7 +167,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("variants=null", "variants is null; must be a mapping of settings"),
         ("grpo.plateau.patience=0", "grpo.plateau.patience is 0; must be greater than 0"),
         ("grpo.trl.learning_rate=fast", 'grpo.trl.learning_rate is "fast"; must be a valid number'),
-        ("grpo.trl.bf16=3", "grpo.trl.bf16 is 3; must be bool or null"),
+        ("grpo.trl.tf32=3", "grpo.trl.tf32 is 3; must be bool or null"),
         ("model.lora.target_modules=3", "model.lora.target_modules is 3; must be list or null or str"),
         ("eval.k=11", "eval.k is 11; must be at most eval.samples, which is 10"),
         ("eval.temperature=.nan", "eval.temperature is NaN; must be a finite number"),
@@ -181,6 +188,19 @@ def test_refused_override_is_named_with_what_is_allowed(recipe_file: Path, overr
     error = refusal(str(recipe_file), [override])
     assert error.startswith(f'override "{override}": ')
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("grpo.trl.seed=3", "must leave out seed: the training loop sets it"),
+        ("ttrl.trl.num_iterations=2", "must leave out num_iterations: the training loop sets it"),
+        ("grpo.trl.num_generations=3", "must have a batch (per_device_train_batch_size) that num_generations divides"),
+        ("grpo.trl.max_steps=0", "must set max_steps"),
+    ],
+)
+def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: str, rule: str) -> None:
+    assert refusal(recipe_file.name, [override]).endswith(rule)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +225,12 @@ def test_refused_override_is_named_with_what_is_allowed(recipe_file: Path, overr
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:40: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:42: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:36: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:38: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -225,7 +245,7 @@ def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: s
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:40: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:42: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:
