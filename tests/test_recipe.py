@@ -94,7 +94,8 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     result = _run("tiny", "--smoke", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "LADDER" in result.stdout or "ladder" in result.stdout
+    table = result.stdout.rpartition("condition ")[2]
+    assert all(f"\n{name} " in table for name in ("base", "rl_without_variants", "ladder", "ladder_ttrl"))
     return folder
 
 

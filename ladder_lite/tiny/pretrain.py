@@ -126,7 +126,7 @@ def pretrain(seed: int, steps: int, bar: Bar) -> "tuple[LlamaForCausalLM, PreTra
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        bar.set(step + 1, loss=float(loss))
+        bar.set(step + 1, loss=loss.item())
     return model.eval(), tokenizer
 
 
