@@ -14,7 +14,6 @@ from ladder_lite.expressions import Breakable, Complexes, Expression, Expression
 from ladder_lite.quadrature import kronrod
 
 N_NEAR: Final = 40  # points in [-10, 10], dense around 0
-N_FAR: Final = 8  # points out to 1600, which an answer must not contradict
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
 SMALLEST: Final = 1e-280  # values closer to 0 have lost their digits
 LARGEST: Final = 1e280
@@ -183,6 +182,7 @@ def base_points(seed: int) -> Complexes:
     rng = np.random.default_rng(seed)
     strata = (np.arange(N_NEAR) + rng.uniform(0, 1, N_NEAR)) / N_NEAR * 2 - 1
     near = np.sinh(3 * strata)
+    # Far points, out to 1600, which an answer must not contradict.
     sizes = np.array([15.0, 40.0, 200.0, 800.0]) * rng.uniform(1, 2, 4)
     far = np.concatenate([-sizes[::-1], sizes])
     return np.concatenate([near, far]).astype(complex)
