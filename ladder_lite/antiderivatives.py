@@ -8,25 +8,31 @@ on any part of a piece decides for the whole of it (identity theorem), so each p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.expressions import Breakable, Complexes, Expression
+from ladder_lite.evaluation import Evaluation
+from ladder_lite.expressions import Expression
 from ladder_lite.integrands import (
     MIN_POINTS,
     N_NEAR,
     Component,
+    Floats,
     Integrand,
+    Numbers,
+    gaps,
     is_known,
-    locate,
     noise,
     real_values,
     stretches,
     survey_grid,
 )
+from ladder_lite.landmarks import locate
 from ladder_lite.quadrature import kronrod
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
@@ -38,6 +44,8 @@ PLAIN: Final = 1e-3  # and above this one it is not
 JUMP: Final = 1e-8  # of an increment of F against the integral of f, relative to that of |f|
 POINTS: Final = 32  # per component
 MAX_COMPONENTS: Final = 6
+MAX_SWITCHES: Final = 32  # steps and roots of F that are looked at
+MAX_NARROWED: Final = 24  # increments of F that are, the worst first
 
 _WRONG: Final = "its derivative is not the integrand"
 _OTHER_BRANCH: Final = "its derivative has an imaginary part that the integrand does not have"
@@ -47,60 +55,65 @@ _CANNOT_TELL: Final = "floating point cannot tell: it overflows or loses its dig
 
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    breakables: list[Breakable] = []
-    values, slopes = answer.evaluate(problem.points, breakables=breakables)
-    known = problem.known
+    evaluation = _evaluate(answer, problem)
+    slopes = evaluation.slopes
     with np.errstate(all="ignore"):
-        errors = np.abs(slopes - problem.values) / np.abs(problem.values)
-        agree = errors <= TOLERANCE
+        agree = np.abs(slopes - problem.values) <= TOLERANCE * np.abs(problem.values)
+        agree &= problem.known
     if (
-        np.count_nonzero((known & agree)[:N_NEAR]) >= MIN_POINTS
-        and _may_skip_switches(answer, breakables, problem)
-        and _settled(answer, problem, slopes, known & ~agree)
-        and not len(_bad_increments(values[:N_NEAR], problem))
+        np.count_nonzero(agree[:N_NEAR]) >= MIN_POINTS
+        and _settled(answer, problem, slopes, problem.known & ~agree)
+        and _has_no_switches(answer, evaluation, problem)
+        and (_has_no_steps(answer, evaluation, problem) or not len(_bad_increments(evaluation.values, problem)))
     ):
         return None
     # (Only zero has a constant antiderivative, which needs the closer look.)
-    if slopes.any() and _is_wrong_everywhere(answer, breakables, slopes, problem):
+    if slopes.any() and _is_wrong_everywhere(answer, evaluation, problem):
         return _WRONG
     return _examine(answer, problem)
 
 
-def _is_wrong_everywhere(
-    answer: Expression, breakables: list[Breakable], slopes: Complexes, problem: Integrand
-) -> bool:
+def _evaluate(answer: Expression, problem: Integrand) -> Evaluation:
+    """F at the base points: in real numbers if they suffice, which is much faster."""
+    if not answer.uses_i:
+        evaluation = answer.evaluate(problem.points)
+        with np.errstate(all="ignore"):
+            if np.isfinite(evaluation.values + evaluation.slopes)[problem.known].all():
+                return evaluation
+    return answer.evaluate(problem.points.astype(complex))
+
+
+def _is_wrong_everywhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
     """Whether each stretch between roots and steps has a point where F' is plainly not f: most wrong answers do.
 
     Inside such a stretch F' - f is one analytic function, poles apart: see `_sheets`.
     """
     with np.errstate(all="ignore"):
-        differences = slopes - problem.values
+        differences = evaluation.slopes - problem.values
         counts = problem.known & np.isfinite(differences)
         errors = np.where(counts, np.abs(differences.real) / np.abs(problem.values), 0)
     if counts.sum() < 2 * MIN_POINTS:
         return False
-    switches = [breakable for breakable in (*problem.breakables, *breakables) if breakable.kind in ("root", "step")]
+    breakables = problem.breakables + evaluation.breakables
+    switches = [breakable for breakable in breakables if breakable.kind in ("root", "step")]
     stretch = stretches(problem.points, switches) if switches else np.zeros(len(counts), np.intp)
-    plain = errors > CLEARLY
-    in_doubt = []
+    worst = []
     for number in np.unique(stretch[counts]):
-        inside = stretch == number
-        if not plain[inside].any():
+        inside = np.where(stretch == number, errors, -1)
+        worst.append(int(inside.argmax()))
+        if inside[worst[-1]] <= CLEARLY:
             return False
-        if 2 * plain[inside].sum() <= counts[inside].sum():  # at most points it is not lost digits
-            in_doubt.append(np.where(inside, errors, -1).argmax())
-    if not in_doubt:
-        return True
-    allowed = SLACK * (noise(answer, problem.points[in_doubt])[1] + problem.value_noise[in_doubt])
-    return bool((np.abs(differences.real)[in_doubt] > allowed).all())
+    points = problem.points[worst]
+    allowed = SLACK * (noise(answer, points.astype(complex))[1] + noise(problem.expression, points)[0])
+    return bool((np.abs(differences.real)[worst] > allowed).all())
 
 
-def _settled(answer: Expression, problem: Integrand, slopes: Complexes, doubtful: NDArray[np.bool_]) -> bool:
+def _settled(answer: Expression, problem: Integrand, slopes: Numbers, doubtful: NDArray[np.bool_]) -> bool:
     """Whether rounding alone explains the points where F' is not f, and there are but a few."""
     if not doubtful.any():
         return True
     finite = np.isfinite(slopes) | ~doubtful
-    if not finite[:N_NEAR].all() or doubtful.sum() > N_NEAR // 4:
+    if not finite[:N_NEAR].all() or doubtful.sum() > N_NEAR // 2:
         return False
     if not finite.all() and "root" in problem.expression.kinds:
         return False  # beyond a root's branch point the near points decide nothing
@@ -108,62 +121,107 @@ def _settled(answer: Expression, problem: Integrand, slopes: Complexes, doubtful
     at = problem.points[doubtful]
     if not len(at):
         return True
-    allowed = SLACK * (noise(answer, at)[1] + problem.value_noise[doubtful])
-    return bool((np.abs(slopes - problem.values)[doubtful] <= allowed).all())
+    allowed = SLACK * (noise(answer, at.astype(slopes.dtype))[1] + noise(problem.expression, at)[0])
+    return bool((np.abs(slopes[doubtful] - problem.values[doubtful]) <= allowed).all())
 
 
-def _may_skip_switches(answer: Expression, breakables: list[Breakable], problem: Integrand) -> bool:
-    """Whether F has no steps, and no roots with a branch point but f's own: others may hide a sign (sqrt(x**2)/x)."""
+def _has_no_switches(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+    """Whether F has no steps, and no branch points of roots but at ends of f's domain: others may hide a sign.
+
+    (sqrt(x**2)/x is a step.) A root of a linear quantity has one branch point only; any other must be f's own too.
+    """
     if "step" in answer.kinds or "step" in problem.expression.kinds:
         return False
-    roots = [q for kind, q in problem.breakables if kind == "root"]
-    return all(kind != "root" or any(np.array_equal(q, r) for r in roots) for kind, q in breakables)
+    for kind, slot, _ in evaluation.breaks:
+        if kind == "root":
+            q = np.real(evaluation.slots[slot])
+            if isinstance(evaluation.slopes_of_slots[slot], np.ndarray):
+                roots = (r for kind, r in problem.breakables if kind == "root")
+                if not any(np.array_equal(q, r, equal_nan=True) for r in roots):
+                    return False
+            elif _changes(q, problem.known).any():
+                return False
+    return True
 
 
-def _bad_increments(values: Complexes, problem: Integrand) -> NDArray[np.intp]:
-    """Indices of the neighbouring near points between which F does not grow by the integral of f."""
+def _has_no_steps(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+    """Whether F cannot jump, or seem to, between near points unless f breaks there; then F' = f at them decides."""
+    if answer.uses_i or not evaluation.is_resolved(answer.curves, gaps(problem.seed)):
+        return False
+    if np.iscomplexobj(evaluation.values):  # a logarithm's imaginary part jumps where its argument changes sign
+        known = problem.known
+        for kind, q in evaluation.breakables:
+            if kind == "log" and (_changes(q, known) & problem.whole).any():
+                return False
+    return True
+
+
+def _changes(q: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Between which neighbouring near points, known ones, a quantity changes its sign."""
+    negative = np.signbit(q[:N_NEAR])
+    changes: NDArray[np.bool_] = (negative[1:] != negative[:-1]) & known[: N_NEAR - 1] & known[1:N_NEAR]
+    return changes
+
+
+def _bad_increments(values: Numbers, problem: Integrand) -> NDArray[np.intp]:
+    """Indices of the neighbouring near points between which F does not grow by the integral of f, the worst first."""
+    values = values[:N_NEAR]
     integrals, scales = problem.increments
     with np.errstate(all="ignore"):
         size = np.abs(values)
         errors = np.abs(np.diff(values) - integrals)
         allowed = JUMP * scales + 1e-12 * (size[1:] + size[:-1])
-        return np.flatnonzero(errors > allowed)
+        bad = np.flatnonzero(errors > allowed)
+        return bad[np.argsort(-(errors[bad] / allowed[bad]), kind="stable")] if len(bad) else bad
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sampled:
+    """F' against f at points of all components at once; `counts`: where rounding leaves something to compare."""
+
+    component: NDArray[np.intp]  # its number, for each point
+    points: Floats
+    known: NDArray[np.bool_]
+    counts: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    wrong_in_reals: NDArray[np.bool_]
 
 
 def _examine(answer: Expression, problem: Integrand) -> str | None:
     """The whole rule, component by component."""
-    components = problem.components
+    components = problem.components[:MAX_COMPONENTS]
     if problem.identically_zero:
         return _examine_zero(answer, problem)
-    judged: list[tuple[str | None, Complexes, tuple[int, int]]] = []
-    wrong_sheets = set()
-    for component, sheet in zip(components[:MAX_COMPONENTS], _sheets(answer, problem), strict=False):
-        far = problem.points[N_NEAR:]
-        far = far[(far.real > component.low) & (far.real < component.high)]
-        points = np.concatenate([component.sample(POINTS, problem.seed + 2), far])
-        fault = _derivative_fault(answer, problem.expression, points, component)
-        if fault == _WRONG:
-            wrong_sheets.add(sheet)
-        fault = fault or _increment_fault(answer, problem, component)
-        fault = fault or _switches_fault(answer, problem, component)
-        judged.append((fault, points, sheet))
-    faults = [_WRONG if sheet in wrong_sheets else fault for fault, _, sheet in judged]
+    sampled = _sample(answer, problem, components)
+    faults = [_derivative_fault(sampled, number, component) for number, component in enumerate(components)]
+    if None in faults:
+        switches = _faulty_switches(answer, problem)
+        increments = _bad_increments(answer.values(problem.points[:N_NEAR].astype(complex)), problem)
+        for number, component in enumerate(components):
+            if faults[number] is None:
+                inside = (fault for at, fault in switches if component.low < at < component.high)
+                faults[number] = next(inside, None) or _increment_fault(answer, problem, component, increments)
+    sheets = _sheets(answer, problem)
+    wrong_sheets = {sheet for sheet, fault in zip(sheets, faults, strict=False) if fault == _WRONG}
+    faults = [_WRONG if sheet in wrong_sheets else fault for sheet, fault in zip(sheets, faults, strict=False)]
     if not any(faults):
         return None
-    wrong = np.concatenate([points for fault, (_, points, _) in zip(faults, judged, strict=True) if fault])
-    for fault, (_, points, _) in zip(faults, judged, strict=True):
-        if fault is None and not _hides_a_term(answer, problem.expression, points, wrong):
+    is_wrong = np.array([fault is not None for fault in faults])[sampled.component]
+    for number, fault in enumerate(faults):
+        right = sampled.points[sampled.component == number]
+        if fault is None and not _hides_a_term(answer, problem.expression, right, sampled.points[is_wrong]):
             return None
     return next((fault for fault in faults if fault not in (None, _WRONG)), _WRONG)
 
 
-def _hides_a_term(answer: Expression, integrand: Expression, right: Complexes, wrong: Complexes) -> bool:
+def _hides_a_term(answer: Expression, integrand: Expression, right: Floats, wrong: Floats) -> bool:
     """Whether f is so large at the points `right` that a term, plain to see at `wrong`, cannot be judged there."""
     shares = []
     for points in (right, wrong):
         size = np.abs(real_values(integrand, points))
-        values = [np.abs(term.values(points)) for term in integrand.terms]
-        slopes = [np.abs(term.values_and_derivatives(points)[1]) for term in answer.terms]
+        at = points.astype(complex)
+        values = [np.abs(term.values(at)) for term in integrand.terms]
+        slopes = [np.abs(term.values_and_derivatives(at)[1]) for term in answer.terms]
         with np.errstate(all="ignore"):
             share = np.array(values + slopes) / size
         shares.append(np.where(np.isfinite(share), share, 0).max(axis=1))
@@ -178,50 +236,66 @@ def _sheets(answer: Expression, problem: Integrand) -> list[tuple[int, int]]:
     imaginary amount.)
     """
     grid = survey_grid(problem.expression, problem.seed)
-    breakables: list[Breakable] = []
-    problem.expression.evaluate(grid, derivative=False, breakables=breakables)
-    answer.evaluate(grid, derivative=False, breakables=breakables)
+    at = grid.astype(complex)
+    breakables = [
+        breakable
+        for expression in (problem.expression, answer)
+        for breakable in expression.evaluate(at, derivative=False).breakables
+    ]
     numbers = stretches(grid, [breakable for breakable in breakables if breakable.kind in ("root", "step")])
     ends = np.array([[component.low, component.high] for component in problem.components]).reshape(-1, 2)
-    found = numbers[np.minimum(np.searchsorted(grid.real, ends), len(grid) - 1)]
+    found = numbers[np.minimum(np.searchsorted(grid, ends), len(grid) - 1)]
     return [(int(low), int(high)) for low, high in found]
 
 
-def _derivative_fault(answer: Expression, integrand: Expression, points: Complexes, component: Component) -> str | None:
-    values = real_values(integrand, points)
-    _, slopes = answer.evaluate(points)
+def _sample(answer: Expression, problem: Integrand, components: Sequence[Component]) -> _Sampled:
+    far = problem.points[N_NEAR:]
+    pieces = [
+        np.concatenate([c.sample(POINTS, problem.seed + 2), far[(far > c.low) & (far < c.high)]]) for c in components
+    ]
+    points = np.concatenate(pieces)
+    values = real_values(problem.expression, points)
+    _, slopes = answer.values_and_derivatives(points.astype(complex))
     known = is_known(values)
+    wrong, wrong_in_reals = np.zeros((2, len(points)), bool)
     with np.errstate(all="ignore"):
         size = np.abs(values)
         errors = np.abs(slopes - values)
         counts = known & np.isfinite(errors)
-        doubtful = counts & (errors > TOLERANCE * size)
-        if doubtful.any():
-            at = points[doubtful]
-            allowed = SLACK * (noise(answer, at)[1] + noise(integrand, at)[0])
-            wrong = errors[doubtful] > allowed
-            if wrong.any():
-                real = np.abs((slopes - values).real[doubtful])
-                return _OTHER_BRANCH if (real <= allowed + TOLERANCE * size[doubtful])[wrong].all() else _WRONG
-            counts[doubtful] &= allowed <= NOISY * size[doubtful]
+        doubtful = np.flatnonzero(counts & (errors > TOLERANCE * size))
+        if len(doubtful):
+            at, size = points[doubtful], size[doubtful]
+            allowed = SLACK * (noise(answer, at.astype(complex))[1] + noise(problem.expression, at)[0])
+            wrong[doubtful] = errors[doubtful] > allowed
+            real = np.abs((slopes - values).real[doubtful])
+            wrong_in_reals[doubtful] = wrong[doubtful] & (real > allowed + TOLERANCE * size)
+            counts[doubtful] &= allowed <= NOISY * size
+    number = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    return _Sampled(number, points, known, counts, wrong, wrong_in_reals)
+
+
+def _derivative_fault(sampled: _Sampled, number: int, component: Component) -> str | None:
+    inside = sampled.component == number
+    if sampled.wrong[inside].any():
+        return _WRONG if sampled.wrong_in_reals[inside].any() else _OTHER_BRANCH
+    points, known, counts = sampled.points[inside], sampled.known[inside], sampled.counts[inside]
     if counts.sum() < MIN_POINTS:
         return _CANNOT_TELL
-    edges = [-np.inf, *component.switches, np.inf]
-    x = points.real
-    for low, high in pairwise(edges):
-        piece = (x > low) & (x < high)
+    for low, high in pairwise([-np.inf, *component.switches, np.inf]):
+        piece = (points > low) & (points < high)
         if (piece & known).sum() >= 2 and not (piece & counts).any():
             return "it is undefined on a part of the domain"
     return None
 
 
-def _increment_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
+def _increment_fault(
+    answer: Expression, problem: Integrand, component: Component, increments: NDArray[np.intp]
+) -> str | None:
     """Whether F jumps between near points of the component, other than across a pole of a subexpression of its own."""
-    x = problem.points[:N_NEAR].real
-    for index in _bad_increments(answer.values(problem.points[:N_NEAR]), problem):
-        low, high = x[index], x[index + 1]
-        if component.low <= low and high <= component.high:
-            at = _narrow(answer, problem.expression, low, high)
+    x = problem.points
+    for index in increments[:MAX_NARROWED]:
+        if component.low <= x[index] and x[index + 1] <= component.high:
+            at = _narrow(answer, problem.expression, x[index], x[index + 1])
             if at is not None and not _has_pole(answer, at):
                 return _JUMPS
     return None
@@ -229,8 +303,8 @@ def _increment_fault(answer: Expression, problem: Integrand, component: Componen
 
 def _narrow(answer: Expression, integrand: Expression, low: float, high: float) -> float | None:
     """Where in [low, high] the increment of F differs from the integral of f, however short the interval."""
-    for _ in range(36):
-        edges = np.array([low, 0.5 * (low + high), high])
+    for _ in range(9):
+        edges = np.linspace(low, high, 17)
         integrals, scales, uncertain, _ = kronrod(integrand.values, edges[:-1], edges[1:])
         values = answer.values(edges.astype(complex))
         allowed = SLACK * noise(answer, edges.astype(complex))[0]
@@ -245,58 +319,52 @@ def _narrow(answer: Expression, integrand: Expression, low: float, high: float) 
 
 def _has_pole(answer: Expression, at: float) -> bool:
     h = 1e-6 * max(1.0, abs(at))
-    breakables: list[Breakable] = []
-    answer.evaluate(np.array([at - h, at + h], complex), derivative=False, breakables=breakables)
+    breakables = answer.evaluate(np.array([at - h, at + h], complex), derivative=False).breakables
     poles = [np.broadcast_to(q, 2) for kind, q in breakables if kind == "pole"]
     return any(q[0] * q[1] <= 0 or np.abs(q).max() < 1e-4 for q in poles)
 
 
-def _switches_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
-    """Whether F jumps, or goes wrong, at a step or root of its own inside the component."""
+def _faulty_switches(answer: Expression, problem: Integrand) -> list[tuple[float, str]]:
+    """Steps and roots of F at which it jumps, or beside which its derivative is wrong, and which of the two.
+
+    A jump at a root is none if f has its root there too.
+    """
     if not answer.kinds & {"step", "root"}:
-        return None
-    grid = np.concatenate([survey_grid(expression, problem.seed) for expression in (problem.expression, answer)])
-    grid = np.unique(grid[(grid.real > component.low) & (grid.real < component.high)])
-    if len(grid) < 3:
-        return None
-    breakables: list[Breakable] = []
-    answer.evaluate(grid, derivative=False, breakables=breakables)
-    everywhere = np.ones(len(grid), bool)
-    for kind in ("step", "root"):
-        for at in locate(answer, grid, breakables, frozenset({kind}), everywhere, limit=16):
-            shared = kind == "root" and any(abs(at - s) <= 1e-7 * (1 + abs(at)) for s in component.switches)
-            fault = _switch_fault(answer, problem.expression, at, shared)
-            if fault is not None:
-                return fault
-    return None
-
-
-def _switch_fault(answer: Expression, integrand: Expression, at: float, shared: bool) -> str | None:
-    """At one switch of F: a jump (unless f has the same root there), or a wrong derivative on both sides."""
-    h = 1e-7 * max(1.0, abs(at))
-    points = np.array([at - h, at + h, at - 1e3 * h, at + 1e3 * h, at - 3e5 * h, at + 3e5 * h], complex)
-    values, slopes = answer.evaluate(points)
-    wanted = real_values(integrand, points)
-    if not np.isfinite(wanted).all():
-        return None
+        return []
+    grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
+    breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
+    found = locate(answer, grid, breakables, kinds=("step", "root"), limit=MAX_SWITCHES)
+    if not found:
+        return []
+    at = np.array([place for place, _ in found])
+    own = np.array([s for component in problem.components for s in component.switches] or [np.inf])
+    shared = np.abs(at[:, None] - own).min(axis=1) <= 1e-7 * (1 + np.abs(at))
+    shared &= np.array([kind == "root" for _, kind in found])
+    h = 1e-7 * np.maximum(1.0, np.abs(at))
+    points = at[:, None] + h[:, None] * np.array([-1, 1, -1e3, 1e3, -3e5, 3e5])
+    flat = points.ravel()
+    values, slopes = (part.reshape(points.shape) for part in answer.values_and_derivatives(flat.astype(complex)))
+    wanted = real_values(problem.expression, flat).reshape(points.shape)
     with np.errstate(all="ignore"):
-        if np.isfinite(values[:2]).all() and not shared:
-            jump = abs(values[1] - values[0] - h * (wanted[0] + wanted[1]))
-            allowed = SLACK * noise(answer, points[:2])[0].sum()
-            if jump > 1.5 * h * np.abs(wanted[:2]).sum() + allowed + 1e-12 * h:
-                return _JUMPS
-        error = np.abs(slopes - wanted)[2:]
+        defined = np.isfinite(wanted).all(axis=1)
+        jump = np.abs(values[:, 1] - values[:, 0] - h * (wanted[:, 0] + wanted[:, 1]))
+        jump -= h * (1.5 * np.abs(wanted[:, :2]).sum(axis=1) + 1e-12)
+        jumps = defined & ~shared & np.isfinite(values[:, :2]).all(axis=1) & (jump > 0)
+        if jumps.any():
+            allowed = SLACK * noise(answer, points[jumps, :2].ravel().astype(complex))[0].reshape(-1, 2).sum(axis=1)
+            jumps[jumps] = jump[jumps] > allowed
         # A side where all points are wrong; one point alone may have lost its digits.
-        wrong = np.isfinite(error) & (error > 1e-5 * np.abs(wanted[2:]))
-        if wrong[0::2].all() or wrong[1::2].all():
-            return _WRONG
-    return None
+        error = np.abs(slopes - wanted)[:, 2:]
+        wrong = np.isfinite(error) & (error > CLEARLY * np.abs(wanted[:, 2:]))
+        wrong_beside = defined & (wrong[:, 0::2].all(axis=1) | wrong[:, 1::2].all(axis=1))
+    faults = [(float(place), _JUMPS) for place in at[jumps]]
+    return faults + [(float(place), _WRONG) for place in at[wrong_beside & ~jumps]]
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     """An integrand that is zero up to rounding: every constant, and nothing else, is right."""
-    points = problem.points[:N_NEAR]
-    _, slopes = answer.evaluate(points)
+    points = problem.points[:N_NEAR].astype(complex)
+    _, slopes = answer.values_and_derivatives(points)
     counts = np.isfinite(slopes)
     slope_noise = noise(answer, points)[1]
     if counts.sum() < MIN_POINTS or not (slope_noise[counts] <= 1e-10).all():

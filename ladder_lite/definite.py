@@ -21,8 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.expressions import Breakable, Complexes, Expression, ExpressionError, parse
-from ladder_lite.integrands import Floats, IntegrandError, locate, prepare, survey_grid
+from ladder_lite.expressions import Expression, ExpressionError, parse
+from ladder_lite.integrands import Floats, IntegrandError, prepare, survey_grid
+from ladder_lite.landmarks import locate
 from ladder_lite.quadrature import N_NODES, kronrod
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the integral of |f|
@@ -126,7 +127,7 @@ def _bound(text: str, variable: str) -> float:
 
 def _panels(expression: Expression, low: float, high: float, seed: int) -> Floats:
     """Sorted panel edges from `low` to `high`, finite ones standing in for infinity (decades of |x|)."""
-    grid = _grid(expression, low, high, seed).real
+    grid = _grid(expression, low, high, seed)
     decades = np.geomspace(TAIL, 1e300, 99)
     if low <= 0.0 <= high:
         decades = np.concatenate([decades, 1 / decades])
@@ -136,11 +137,11 @@ def _panels(expression: Expression, low: float, high: float, seed: int) -> Float
     return _without_dead_tails(expression, np.unique(np.concatenate([edges, ends])), low, high)
 
 
-def _grid(expression: Expression, low: float, high: float, seed: int) -> Complexes:
+def _grid(expression: Expression, low: float, high: float, seed: int) -> Floats:
     grid = survey_grid(expression, seed)
     if math.isfinite(high - low):
-        grid = np.unique(np.concatenate([grid.real, np.linspace(low, high, 801)[1:-1]])).astype(complex)
-    return grid[(grid.real > low) & (grid.real < high)]
+        grid = np.unique(np.concatenate([grid, np.linspace(low, high, 801)[1:-1]]))
+    return grid[(grid > low) & (grid < high)]
 
 
 def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Floats:
@@ -148,10 +149,8 @@ def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Fl
     grid = _grid(expression, low, high, seed)
     if len(grid) < 3:
         return np.zeros(0)
-    breakables: list[Breakable] = []
-    expression.evaluate(grid, derivative=False, breakables=breakables)
-    every = np.ones(len(grid), bool)
-    found = np.array(locate(expression, grid, breakables, frozenset({"pole", "log", "root"}), every, limit=200))
+    breakables = expression.evaluate(grid.astype(complex), derivative=False).breakables
+    found = np.unique([at for at, _ in locate(expression, grid, breakables, kinds=("pole", "log", "root"), limit=200)])
     simple = np.round(found, 6)  # most are simple numbers, and quadrature wants a singularity exactly on an edge
     found = np.where(np.abs(simple - found) <= 1e-8 * (1 + np.abs(found)), simple, found)
     return np.concatenate([found, _jumps(expression, *_near(low, high), seed)])
@@ -210,8 +209,7 @@ def _bisect(sign: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floa
 
 
 def _step_signs(expression: Expression, x: Floats) -> NDArray[np.bool_]:
-    breakables: list[Breakable] = []
-    expression.evaluate(x.astype(complex), derivative=False, breakables=breakables)
+    breakables = expression.evaluate(x.astype(complex), derivative=False).breakables
     steps = [np.signbit(np.broadcast_to(q, x.shape)) for kind, q in breakables if kind == "step"]
     return np.array(steps)
 

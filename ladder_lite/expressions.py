@@ -9,32 +9,35 @@ is left is a flat list of array operations of capped length, so evaluating it ha
 from __future__ import annotations
 
 import ast
+import cmath
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.functions import SPELLINGS, Break, Function, lookup, same
+from ladder_lite.evaluation import Bend, Breaks, Curve, Evaluation, run
+from ladder_lite.functions import SPELLINGS, Break, lookup, same
 from ladder_lite.operations import (
+    MAX_MULTIPLIED,
     POSITIVE,
     REAL,
     Breakable,
     Complexes,
+    Forward,
     Operation,
     Step,
-    apply,
     breaks_of,
-    rounding,
+    forward_of,
     sign_of,
     sign_of_constant,
 )
 from ladder_lite.spelling import plain, without_constant
 
-MAX_CHARS: Final = 4000  # of the text; SymPy's longest antiderivatives of exam problems stay below 2,000
+MAX_CHARS: Final = 8000  # of the text; SymPy's antiderivatives of exam problems stay below 2,000, few exceed 4,000
 MAX_NODES: Final = 600  # operations left after equal subexpressions are merged
 MAX_DEPTH: Final = 80  # of the syntax tree
 MAX_DIGITS: Final = 40  # of one number
@@ -55,7 +58,11 @@ class ExpressionError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A read expression. `kinds` are the breaks its functions can have, `functions` their names."""
+    """A read expression.
+
+    `kinds` are the breaks its functions can have, `functions` their names, `curves` what decides how narrow its
+    features can be (None: there is no telling).
+    """
 
     source: str
     variable: str
@@ -65,6 +72,8 @@ class Expression:
     uses_i: bool
     _template: tuple[complex | None, ...] = field(repr=False)
     _steps: tuple[Step, ...] = field(repr=False)
+    _breaks: tuple[Breaks, ...] = field(repr=False)
+    curves: tuple[Curve, ...] | None = field(repr=False)
 
     @property
     def n_nodes(self) -> int:
@@ -96,74 +105,39 @@ class Expression:
 
     def values(self, points: Complexes | NDArray[np.float64]) -> Complexes:
         """Values at `points`; nan or inf where undefined or overflowing. At real points nan where they are not real."""
-        return self.evaluate(points, derivative=False)[0]
+        return self.evaluate(points, derivative=False).values
 
     def values_and_derivatives(self, points: Complexes) -> tuple[Complexes, Complexes]:
         """Values and derivatives at `points`, in one forward pass."""
-        return self.evaluate(points)
+        evaluation = self.evaluate(points)
+        return evaluation.values, evaluation.slopes
 
     def apply(self, x: Any, power: Callable[[Any, Any], Any], functions: Mapping[str, Callable[[Any], Any]]) -> Any:
         """Value at one `x` of any kind of number (mpmath's, say), by that kind's own functions."""
         values: list[Any] = list(self._template)
         values[0] = x
-        for slot, operation, left, right, _, name, _ in self._steps:
+        for slot, _, left, right, operation, name in self._steps:
             if name:
                 values[slot] = functions[name](values[left])
             else:
                 values[slot] = (power if operation == "**" else _FOLD[operation])(values[left], values[right])
         return values[-1]
 
-    def zeros(self, grid: Complexes) -> list[float]:
+    def zeros(self, grid: NDArray[np.float64]) -> list[float]:
         """Middles of the grid's intervals on which some subexpression changes sign."""
-        values: list[Any] = list(self._template)
-        values[0] = grid
-        slopes: list[Any] = [None] * len(values)
+        values = self.evaluate(grid, derivative=False).slots
         found: set[int] = set()
         with np.errstate(all="ignore"):
-            for slot, operation, left, right, function, _, _ in self._steps:
-                values[slot] = apply(operation, function, left, right, values, slopes, None)[0]
-                real = np.broadcast_to(np.real(values[slot]), grid.shape)
+            for step in self._steps:
+                real = np.broadcast_to(np.real(values[step.slot]), grid.shape)
                 found.update(np.flatnonzero(np.sign(real[:-1]) * np.sign(real[1:]) < 0).tolist())
-        return [float((grid[i].real + grid[i + 1].real) / 2) for i in sorted(found)]
+        return [float((grid[i] + grid[i + 1]) / 2) for i in sorted(found)]
 
     def evaluate(
-        self,
-        points: Complexes | NDArray[np.float64],
-        *,
-        derivative: bool = True,
-        breakables: list[Breakable] | None = None,
-        jitter: np.random.Generator | None = None,
-    ) -> tuple[Complexes, Complexes]:
-        """Values and derivatives (zeros unless asked for), appending what may break to `breakables`.
-
-        With `jitter` each operation's result is scaled by a random rounding error of a few units in the last place:
-        the spread of some such runs is the rounding noise of a plain run (Vignes' stochastic arithmetic).
-        """
-        values: list[Any] = list(self._template)
-        slopes: list[Any] = [None] * len(values)  # None: the derivative is exactly zero
-        values[0] = points
-        slopes[0] = 1.0 if derivative else None
-        factors: Iterator[NDArray[np.float64]] = iter(())
-        if jitter is not None:
-            factors = iter(rounding(jitter, (2 * len(self._steps) + 1, *points.shape)))
-            values[0] = points * next(factors)
-        with np.errstate(all="ignore"):
-            for slot, operation, left, right, function, _, breaks in self._steps:
-                log = breakables if breaks else None
-                value, slope = apply(operation, function, left, right, values, slopes, log)
-                if jitter is not None:
-                    value = value * next(factors)
-                    slope = None if slope is None else slope * next(factors)
-                values[slot] = value
-                slopes[slot] = slope
-        value, slope = values[-1], slopes[-1]
-        if value is not points and not isinstance(value, np.ndarray):
-            value = np.full(points.shape, value)
-        if slope is None:
-            slope = np.zeros(points.shape, complex)
-        elif not isinstance(slope, np.ndarray) or slope.shape != points.shape:
-            slope = np.full(points.shape, complex(slope))
-        return value, slope
+        self, points: NDArray[Any], *, derivative: bool = True, jitter: np.random.Generator | None = None
+    ) -> Evaluation:
+        """Evaluate at `points`: real ones give real arrays, unless the expression holds a complex constant."""
+        return run(self._template, self._steps, self._breaks, points, derivative, jitter)
 
 
 _LONG_NUMBER: Final = re.compile(rf"[\d_.]{{{MAX_DIGITS + 1},}}")
@@ -240,7 +214,9 @@ class _Reader:
         self.known: dict[Any, int] = {}
         self.signs: list[int] = [REAL]  # by slot
         self.functions: set[str] = set()
-        self.kinds: set[Break] = set()
+        self.breaks: list[Breaks] = []
+        self.curves: list[Curve] = []
+        self.may_be_resolved = True
         self.used = False
         self.uses_i = False
 
@@ -248,41 +224,31 @@ class _Reader:
         # Evaluation returns the last slot: move a bare variable or an already known slot there.
         if last != len(self.template) - 1:
             zero = self.constant(0.0)
-            self.steps.append(Step(len(self.template), "+", last, zero, None, "", False))
+            self.steps.append(Step(len(self.template), forward_of("+", None), last, zero, "+", ""))
             self.template.append(None)
-        free = frozenset((self.variable,) if self.used else ())
         return Expression(
             source,
             self.variable,
-            free,
+            frozenset((self.variable,) if self.used else ()),
             frozenset(self.functions),
-            frozenset(self.kinds),
+            frozenset([breaks[0] for breaks in self.breaks]),
             self.uses_i,
             tuple(self.template),
             tuple(self.steps),
+            tuple(self.breaks),
+            tuple(self.curves) if self.may_be_resolved else None,
         )
 
     def read(self, node: ast.expr, depth: int) -> int:
         """The slot that holds the value of `node`."""
-        if depth > MAX_DEPTH:
-            raise ExpressionError("TOO_LARGE", f"nested deeper than {MAX_DEPTH}")
-        spine: list[ast.BinOp] = []
-        while isinstance(node, ast.BinOp):  # a long sum nests to the left: that is length, not depth
-            spine.append(node)
-            node = node.left
-        slot = self.read_operand(node, depth)
-        for binary in reversed(spine):
-            operation = _OPERATIONS.get(type(binary.op))
-            if operation is None:
-                raise ExpressionError("FORBIDDEN", f"operator {type(binary.op).__name__}")
-            slot = self.operate(operation, slot, self.read(binary.right, depth + 1))
-        return slot
-
-    def read_operand(self, node: ast.expr, depth: int) -> int:
         if isinstance(node, ast.Name):
             return self.name(node.id)
         if isinstance(node, ast.Constant):
             return self.number(node.value)
+        if depth > MAX_DEPTH:
+            raise ExpressionError("TOO_LARGE", f"nested deeper than {MAX_DEPTH}")
+        if isinstance(node, ast.BinOp):
+            return self.chain(node, depth)
         if isinstance(node, ast.Call):
             return self.call(node, depth)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -290,6 +256,20 @@ class _Reader:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
             return self.read(node.operand, depth + 1)
         raise ExpressionError("FORBIDDEN", f"syntax that no formula has ({type(node).__name__})")
+
+    def chain(self, node: ast.expr, depth: int) -> int:
+        """Binary operations: a long sum nests to the left, and that is length, not depth."""
+        spine: list[ast.BinOp] = []
+        while isinstance(node, ast.BinOp):
+            spine.append(node)
+            node = node.left
+        slot = self.read(node, depth)
+        for binary in reversed(spine):
+            operation = _OPERATIONS.get(type(binary.op))
+            if operation is None:
+                raise ExpressionError("FORBIDDEN", f"operator {type(binary.op).__name__}")
+            slot = self.operate(operation, slot, self.read(binary.right, depth + 1))
+        return slot
 
     def name(self, name: str) -> int:
         if name == self.variable:
@@ -310,20 +290,22 @@ class _Reader:
             raise ExpressionError("TOO_LARGE", "a number too large for floating point") from None
 
     def constant(self, value: complex) -> int:
+        slot = self.known.get(value)
+        if slot is not None:
+            return slot
         if not (math.isfinite(value.real) and math.isfinite(value.imag)):
             raise ExpressionError("TOO_LARGE", "a constant that overflows or is undefined")
-        if isinstance(value, complex) and value.imag == 0:
+        if value.imag == 0:
             value = value.real
-        slot = self.known.get(value)
-        if slot is None:
-            slot = self.known[value] = len(self.template)
-            self.template.append(value)
-            self.signs.append(sign_of_constant(value))
+        slot = self.known[value] = len(self.template)
+        self.template.append(value)
+        self.signs.append(sign_of_constant(value))
         return slot
 
     def operate(self, operation: Operation, left: int, right: int) -> int:
         u, v = self.template[left], self.template[right]
-        if operation == "**" and v is not None and abs(v) > MAX_EXPONENT:
+        power = operation == "**"
+        if power and v is not None and abs(v) > MAX_EXPONENT:
             raise ExpressionError("TOO_LARGE", f"a power above {MAX_EXPONENT}")
         if u is not None and v is not None:
             try:
@@ -332,11 +314,33 @@ class _Reader:
                 raise ExpressionError("UNPARSEABLE", "a division by zero") from None
             except OverflowError:
                 raise ExpressionError("TOO_LARGE", "a constant that overflows") from None
-        breaks = breaks_of(operation, v)
-        if (self.signs[right] if operation == "/" else self.signs[left]) == POSITIVE:
-            breaks = ()
-        self.kinds.update(breaks)
-        return self.step(operation, left, right, breaks=bool(breaks))
+        if power and v == 1:
+            return left
+        key = (operation, left, right)
+        slot = self.known.get(key)
+        if slot is not None:
+            return slot
+        base = left if power else right
+        if (power or operation == "/") and self.template[base] is None and self.signs[base] != POSITIVE:
+            self.breaks += [Breaks(kind, base, None) for kind in breaks_of(operation, v)]
+        if operation == "/" or power:
+            self.bend(operation, left, right)
+        sign = sign_of(operation, "", self.signs[left], self.signs[right], v, left == right)
+        return self.step(key, forward_of(operation, v), left, right, operation, "", sign)
+
+    def bend(self, operation: Operation, left: int, right: int) -> None:
+        """Note the features that a division or power can have."""
+        u, v = self.template[left], self.template[right]
+        if operation == "/":
+            if v is None:
+                self.curves.append(Curve(right, 1.0, "zeros"))
+        elif v is None:
+            if u is not None:
+                self.curves.append(Curve(right, abs(cmath.log(u)) if u else 0.0, "speed"))
+            else:
+                self.may_be_resolved = False
+        elif v.real < 0 or v != int(v.real) or v.real > MAX_MULTIPLIED:
+            self.curves.append(Curve(left, max(1.0, abs(v)), "zeros"))
 
     def call(self, node: ast.Call, depth: int) -> int:
         if not isinstance(node.func, ast.Name) or node.keywords:
@@ -369,31 +373,27 @@ class _Reader:
         if u is not None:
             value = complex(function.value(np.complex128(u)))
             return self.constant(value.real if abs(value.imag) < 1e-16 * abs(value.real) else value)
-        breaks = function.breaks is not None
-        if breaks and function.vanishes is same and self.signs[argument] == POSITIVE:
-            breaks = False
-        if breaks and function.breaks is not None:
-            self.kinds.add(function.breaks)
-        return self.step("call", argument, argument, function, name, breaks=breaks)
+        key = (name, argument)
+        slot = self.known.get(key)
+        if slot is not None:
+            return slot
+        bend: Bend = "speed" if function.breaks is None else "zeros" if function.vanishes is same else "any"
+        if name not in ("sin", "cos"):  # which have no steps, however fast
+            self.curves.append(Curve(argument, 1.0, bend))
+        self.may_be_resolved = self.may_be_resolved and function.breaks != "step"
+        sign = self.signs[argument]
+        if function.breaks is not None and not (function.vanishes is same and sign == POSITIVE):
+            self.breaks.append(Breaks(function.breaks, argument, function.vanishes))
+        sign = sign_of("call", name, sign, sign, None, True)
+        return self.step(key, function.forward, argument, argument, "call", name, sign)
 
     def step(
-        self,
-        operation: Operation,
-        left: int,
-        right: int,
-        function: Function | None = None,
-        name: str = "",
-        *,
-        breaks: bool,
+        self, key: object, forward: Forward, left: int, right: int, operation: Operation, name: str, sign: int
     ) -> int:
-        key = (operation, left, right, name)
-        slot = self.known.get(key)
-        if slot is None:
-            if len(self.steps) >= MAX_NODES:
-                raise ExpressionError("TOO_LARGE", f"more than {MAX_NODES} operations")
-            slot = self.known[key] = len(self.template)
-            sign = sign_of(operation, name, self.signs[left], self.signs[right], self.template[right], left == right)
-            self.template.append(None)
-            self.signs.append(sign)
-            self.steps.append(Step(slot, operation, left, right, function, name, breaks))
+        if len(self.steps) >= MAX_NODES:
+            raise ExpressionError("TOO_LARGE", f"more than {MAX_NODES} operations")
+        slot = self.known[key] = len(self.template)
+        self.template.append(None)
+        self.signs.append(sign)
+        self.steps.append(Step(slot, forward, left, right, operation, name))
         return slot

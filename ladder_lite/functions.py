@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Array = Any  # a complex array, or a complex scalar while constants are folded
+Array = Any  # a real or complex array, or a complex scalar while constants are folded
+# At reals, a function that is not real there is nan, not complex.
 # Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink.
 Break = Literal["pole", "log", "root", "step"]
 
@@ -28,6 +29,14 @@ class Function:
     breaks: Break | None = None
     vanishes: Callable[[Array], Array] | None = None
     real_slope: bool = False  # of a function of |u|: its derivative is the real part of slope * u'
+
+    def forward(self, u: Array, du: Any, _v: Array, _dv: Any) -> tuple[Array, Any]:
+        """Value and derivative of a call; a derivative of None is an exact zero."""
+        value = self.value(u)
+        if du is None:
+            return value, None
+        slope = self.slope(u, value) * du
+        return value, slope.real.astype(slope.dtype) if self.real_slope else slope
 
 
 @lru_cache(maxsize=256)

@@ -1,17 +1,23 @@
-"""One array operation of an expression: its value and derivative, what may break, what is plain about its sign."""
+"""The operations of an expression: value and derivative of each, where it may break, what is plain about its sign."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.functions import Break, Function
+from ladder_lite.functions import Break
 
 Complexes = NDArray[np.complex128]
 Operation = Literal["+", "-", "*", "/", "**", "call"]
+# (u, u', v, v') -> (value, derivative); a derivative of None is an exact zero. A call has its one operand twice.
+Forward = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+MAX_MULTIPLIED: Final = 64  # whole powers up to this one are products: faster than, and as exact as, a power function
 
 
 class Breakable(NamedTuple):
@@ -22,117 +28,104 @@ class Breakable(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`slot` = `left` operation `right`, or `function` of `left`; slots hold constants and earlier results."""
+    """`slot` = `forward` of `left` and `right`; slots hold constants and earlier results."""
 
     slot: int
-    operation: Operation
+    forward: Forward
     left: int
     right: int
-    function: Function | None
+    operation: Operation
     name: str  # of the function called
-    breaks: bool  # whether it can break on the real line: 1/(1+x**2) and sqrt(1+x**2) cannot
 
 
-def apply(
-    operation: Operation,
-    function: Function | None,
-    left: int,
-    right: int,
-    values: list[Any],
-    slopes: list[Any],
-    breakables: list[Breakable] | None,
-) -> tuple[Any, Any]:
-    """Value and derivative of one operation (forward differentiation; slope None is an exact zero)."""
-    u, du = values[left], slopes[left]
-    if function is not None:
-        value = function.value(u)
-        if breakables is not None and function.breaks is not None and function.vanishes is not None:
-            breakables.append(Breakable(function.breaks, function.vanishes(u).real))
-        if du is None:
-            return value, None
-        slope = function.slope(u, value) * du
-        return value, slope.real + 0j if function.real_slope else slope
-    v, dv = values[right], slopes[right]
-    if operation == "*":
-        if dv is None:
-            return u * v, None if du is None else du * v
-        return u * v, u * dv if du is None else du * v + u * dv
-    if operation == "+":
-        return u + v, du if dv is None else dv if du is None else du + dv
-    if operation == "-":
-        return u - v, du if dv is None else -dv if du is None else du - dv
-    if operation == "/":
-        if breakables is not None and isinstance(v, np.ndarray):
-            breakables.append(Breakable("pole", v.real))
-        value = u / v
-        if dv is None:
-            return value, None if du is None else du / v
-        return value, -value * dv / v if du is None else (du - value * dv) / v
-    return _power(u, du, v, dv, breakables)
+def _add(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    return u + v, du if dv is None else dv if du is None else du + dv
 
 
-def _power(u: Any, du: Any, v: Any, dv: Any, breakables: list[Breakable] | None) -> tuple[Any, Any]:
-    if isinstance(v, np.ndarray):
-        # As in functions, reals are read from above the cut.
-        log: Any = np.log(u + 0.0) if isinstance(u, np.ndarray) else np.log(complex(u))
-        if isinstance(u, float) and u > 0:
-            log = math.log(u)
-        if breakables is not None and isinstance(u, np.ndarray):
-            breakables.append(Breakable("log", u.real))
-        value = np.exp(v * log)
-        if dv is None:
-            return value, None if du is None else value * v * du / u
-        slope = value * log * dv
-        return value, slope if du is None else slope + value * v * du / u
-    if breakables is not None:
-        if v.real < 0:
-            breakables.append(Breakable("pole", u.real))
-        if v != int(v.real):
-            breakables.append(Breakable("root", u.real))
-    if v == 2:
-        return u * u, None if du is None else 2 * u * du
-    if v == -1:
-        value = 1 / u
-        return value, None if du is None else -value * value * du
-    if v == 0.5:
-        value = np.sqrt(u + 0.0)
-        return value, None if du is None else 0.5 * du / value
-    if v == int(v.real):
-        # Of a real base in reals: a complex power would leave rounding in the imaginary part.
-        real = isinstance(u, np.ndarray) and not u.imag.any()
-        lower = (u.real ** (v.real - 1)).astype(u.dtype) if real else u ** (v - 1)
-        return lower * u, None if du is None else v * lower * du
+def _subtract(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    return u - v, du if dv is None else -dv if du is None else du - dv
+
+
+def _multiply(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    if dv is None:
+        return u * v, None if du is None else du * v
+    return u * v, u * dv if du is None else du * v + u * dv
+
+
+def _divide(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    value = u / v
+    if dv is None:
+        return value, None if du is None else du / v
+    return value, -value * dv / v if du is None else (du - value * dv) / v
+
+
+def _power(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    """A power whose exponent varies."""
+    # As in functions, reals are read from above the cut.
+    log: Any = np.log(u + 0.0) if isinstance(u, np.ndarray) else np.log(complex(u))
+    if isinstance(u, float) and u > 0:
+        log = math.log(u)
+    value = np.exp(v * log)
+    if dv is None:
+        return value, None if du is None else value * v * du / u
+    slope = value * log * dv
+    return value, slope if du is None else slope + value * v * du / u
+
+
+def _square(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
+    return u * u, None if du is None else 2 * u * du
+
+
+def _reciprocal(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
+    value = 1 / u
+    return value, None if du is None else -value * value * du
+
+
+def _square_root(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
+    value = np.sqrt(u + 0.0)
+    return value, None if du is None else 0.5 * du / value
+
+
+def _fixed_power(u: Any, du: Any, v: Any, _dv: Any) -> tuple[Any, Any]:
     value = (u + 0.0) ** v
     return value, None if du is None else v * value / u * du
 
 
-def rounding(jitter: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Factors that differ from 1 by random rounding errors of a few units in the last place."""
-    return 1 + 4e-16 * jitter.uniform(-1, 1, shape)
+@lru_cache(maxsize=256)
+def _whole_power(n: int) -> Forward:
+    def forward(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
+        lower = _product(u, n - 1)
+        return lower * u, None if du is None else n * lower * du
+
+    return forward
 
 
-# --- signs: what is plain about a quantity on the real line, without computing it -----------------------------------
+def _product(u: Any, n: int) -> Any:
+    """u**n by repeated squaring, or for a large n by the power function, of reals in reals."""
+    if abs(n) > MAX_MULTIPLIED:
+        # A complex power would leave rounding in the imaginary part.
+        return u**n if u.imag.any() else (u.real**n).astype(u.dtype)
+    if n < 0:
+        return 1 / _product(u, -n)
+    power = u
+    for digit in f"{n:b}"[1:]:
+        power = power * power
+        if digit == "1":
+            power = power * u
+    return power
 
-UNKNOWN, REAL, NOT_NEGATIVE, POSITIVE = range(4)
-_REAL_FUNCTIONS: Final = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "sinh",
-        "tanh",
-        "atan",
-        "asinh",
-        "erf",
-        "cbrt",
-        "sign",
-        "floor",
-        "ceiling",
-        "Heaviside",
-        "Si",
-        "Shi",
-    ]
-)
+
+_FORWARD: Final[dict[Operation, Forward]] = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide, "**": _power}
+_POWERS: Final[dict[complex, Forward]] = {2: _square, -1: _reciprocal, 0.5: _square_root}
+
+
+def forward_of(operation: Operation, exponent: complex | None) -> Forward:
+    """The function of an operation; `exponent` is None unless it is a power with a constant one."""
+    if operation != "**" or exponent is None:
+        return _FORWARD[operation]
+    if exponent in _POWERS:
+        return _POWERS[exponent]
+    return _fixed_power if exponent != int(exponent.real) or exponent in (0, 1) else _whole_power(int(exponent.real))
 
 
 def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ...]:
@@ -145,6 +138,17 @@ def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ..
         return ("log",)
     pole: tuple[Break, ...] = ("pole",) if exponent.real < 0 else ()
     return pole if exponent == int(exponent.real) else (*pole, "root")
+
+
+# --- signs: what is plain about a quantity on the real line, without computing it -----------------------------------
+
+UNKNOWN, REAL, NOT_NEGATIVE, POSITIVE = range(4)
+_REAL_FUNCTIONS: Final = frozenset(
+    (
+        *("sin", "cos", "tan", "sinh", "tanh", "atan", "asinh", "erf", "Si", "Shi"),
+        *("cbrt", "sign", "floor", "ceiling", "Heaviside"),
+    )
+)
 
 
 def sign_of_constant(value: complex) -> int:
@@ -160,7 +164,7 @@ def sign_of(operation: Operation, name: str, u: int, v: int, right: complex | No
         return _sign_of_call(name, u)
     if operation == "**":
         return _sign_of_power(u, v, right)
-    low, high = min(u, v), max(u, v)
+    low, high = (u, v) if u < v else (v, u)
     if low == UNKNOWN:
         return UNKNOWN
     if operation == "+":

@@ -1,4 +1,4 @@
-"""Gauss-Kronrod quadrature over many panels at once."""
+"""Quadrature over many panels at once: Gauss-Kronrod, and Clenshaw-Curtis between the nodes of a panel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,9 @@ _HALF_GAUSS: Final = (
     0.381830050505118944950369775488975,
     0.0,
 )
-N_NODES: Final = 15
+N_NODES: Final = 15  # of a Gauss-Kronrod panel
+DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
+SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
 _NODES: Final = np.array([*(-node for node in _HALF_NODES), 0.0, *reversed(_HALF_NODES)])
 _KRONROD: Final = np.array([*_HALF_KRONROD, 0.209482141084727828012999174891714, *reversed(_HALF_KRONROD)])
 _GAUSS: Final = np.array([*_HALF_GAUSS, 0.417959183673469387755102040816327, *reversed(_HALF_GAUSS)])
@@ -56,3 +59,26 @@ def kronrod(f: Callable[[Floats], NDArray[Any]], low: Floats, high: Floats) -> t
         uncertain = np.abs(integral - half * (values @ _GAUSS))
         absolute_uncertain = np.abs(absolute - half * (size @ _GAUSS))
     return integral, absolute, uncertain, absolute_uncertain
+
+
+def _clenshaw_curtis() -> tuple[Floats, Floats, Floats]:
+    """Nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of their series."""
+    nodes = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+    series = np.linalg.inv(chebyshev.chebvander(nodes, DEGREE))
+    integrals = np.diff(chebyshev.chebval(nodes, chebyshev.chebint(series)), axis=1)
+    return nodes, np.ascontiguousarray(integrals), np.ascontiguousarray(series[-3:].T)
+
+
+NODES, _BETWEEN, _LAST = _clenshaw_curtis()
+
+
+def between_nodes(values: NDArray[Any], half: Floats) -> tuple[Floats, Floats]:
+    """Integrals of a function between neighbouring NODES of panels, and the largest size it has in each panel.
+
+    `values` at the nodes, shape (panels, DEGREE + 1), `half` the panels' half widths. The integrals are nan, in shape
+    (panels, DEGREE), for a panel on which the function is no polynomial of that degree to one part in 1e10.
+    """
+    with np.errstate(all="ignore"):
+        size = np.abs(values).max(axis=1)
+        smooth = np.abs(values @ _LAST).max(axis=1) <= SMOOTH * size
+        return np.where(smooth[:, None], half[:, None] * (values @ _BETWEEN), np.nan), size

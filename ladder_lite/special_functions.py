@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,11 @@ def _li(u: Any) -> Any:
     return special.expi(np.log(u + 0.0))
 
 
+def _at_positive(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Of real arguments the positive ones only: elsewhere SciPy gives the real part of a complex value."""
+    return lambda u: function(u) if np.iscomplexobj(u) else np.where(u > 0, function(u), np.nan)
+
+
 def _dilog_slope(u: Any, _value: Any) -> Any:
     return -np.log(1 - u + 0.0) / u
 
@@ -33,9 +39,9 @@ TABLE: Final[dict[str, Function]] = {
     "erfc": Function(special.erfc, lambda u, v: -2 / _SQRT_PI * np.exp(-u * u)),
     "erfi": Function(special.erfi, lambda u, v: 2 / _SQRT_PI * np.exp(u * u)),
     "Si": Function(lambda u: special.sici(u)[0], lambda u, v: np.sin(u) / u),
-    "Ci": Function(lambda u: special.sici(u)[1], lambda u, v: np.cos(u) / u, "log", _same),
+    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log", _same),
     "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
-    "Chi": Function(lambda u: special.shichi(u)[1], lambda u, v: np.cosh(u) / u, "log", _same),
+    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", _same),
     "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", _same),
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),

@@ -91,7 +91,7 @@ def test_values_and_derivatives_of_operations(text: str, value: complex, slope: 
         ("exp(10**6)", "TOO_LARGE"),
         ("9" * 41, "TOO_LARGE"),
         ("1_" * 60 + "1", "TOO_LARGE"),
-        ("x" * 4001, "TOO_LARGE"),
+        ("x" * 8001, "TOO_LARGE"),
         ("(" * 1900 + "x" + ")" * 1900, "TOO_LARGE"),
         ("-" * 1900 + "x", "TOO_LARGE"),
         ("sin(" * 90 + "x" + ")" * 90, "TOO_LARGE"),
@@ -148,7 +148,7 @@ def test_jitter_shows_cancellation() -> None:
     rng = np.random.default_rng(0)
     spreads = []
     for text in ("x+1", "(x+10**8)-10**8"):
-        runs = [parse(text).evaluate(points, jitter=rng)[0][0].real for _ in range(8)]
+        runs = [parse(text).evaluate(points, jitter=rng).values[0].real for _ in range(8)]
         spreads.append(np.ptp(runs))
     assert spreads[0] < 1e-14 < 1e-10 < spreads[1]
 

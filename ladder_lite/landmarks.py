@@ -1,0 +1,88 @@
+"""Where on the real line an expression breaks: the zeros of its breakable quantities, found on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladder_lite.expressions import Breakable, Expression
+from ladder_lite.functions import Break
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+WORK: Final = 1_500_000  # bound on operations times points
+MAX_FOUND: Final = 48
+ALL: Final[tuple[Break, ...]] = ("pole", "log", "root", "step")
+_PARTS: Final = 32  # of a bracket, of which two are kept
+_ROUNDS: Final = 7  # 16**7 times narrower: to the last digits
+
+
+def locate(
+    expression: Expression,
+    grid: Floats,
+    breakables: Sequence[Breakable],
+    usable: NDArray[np.bool_] | None = None,
+    kinds: Collection[Break] = ALL,
+    limit: int = MAX_FOUND,
+) -> list[tuple[float, Break]]:
+    """Where quantities of `kinds` vanish and how the expression breaks there, sorted: the `limit` nearest to 0.
+
+
+    `breakables` are those on `grid`. Zooms in on their changes of sign and dips between its points, where the
+    expression is `usable` beside them.
+    """
+    which, low, high = _brackets(grid, breakables, kinds, usable)
+    nearest = np.argsort(np.minimum(np.abs(low), np.abs(high)), kind="stable")
+    nearest = nearest[: max(8, min(limit, WORK // (40 * _PARTS * max(1, expression.n_nodes))))]
+    if not len(nearest):
+        return []
+    which, low, high = which[nearest], low[nearest], high[nearest]
+    rows = np.arange(len(which))
+    fractions = np.linspace(0, 1, _PARTS + 1)
+    largest = np.zeros(0)
+    for _ in range(_ROUNDS):
+        points = low[:, None] + (high - low)[:, None] * fractions
+        now = expression.evaluate(points.ravel().astype(complex), derivative=False).breakables
+        size = np.empty(points.shape)
+        for index in np.unique(which):
+            of_index = which == index
+            quantity = np.broadcast_to(now[index].vanishing, points.size).reshape(points.shape)
+            size[of_index] = np.abs(quantity[of_index])
+        if not largest.size:
+            largest = np.where(np.isfinite(size), size, 0).max(axis=1)
+        size[~np.isfinite(size)] = np.inf
+        best = size.argmin(axis=1)
+        low, high = points[rows, np.maximum(best - 1, 0)], points[rows, np.minimum(best + 1, _PARTS)]
+    vanished = size.min(axis=1) <= 1e-5 * largest
+    return sorted({(float(0.5 * (low[i] + high[i])), breakables[which[i]].kind) for i in np.flatnonzero(vanished)})
+
+
+def _brackets(
+    grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: NDArray[np.bool_] | None
+) -> tuple[Indices, Floats, Floats]:
+    """Index of a quantity and the ends of a bracket on which it may vanish, for each such bracket."""
+    beside = np.ones(len(grid), bool) if usable is None else usable.copy()
+    if usable is not None:
+        beside[1:] |= usable[:-1]
+        beside[:-1] |= usable[1:]
+        beside[:-2] |= usable[2:]
+    which, first, last = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
+    with np.errstate(all="ignore"):
+        for index, (kind, quantity) in enumerate(breakables):
+            if kind not in kinds:
+                continue
+            q = np.broadcast_to(quantity, grid.shape)
+            size, sign = np.abs(q), np.sign(q)
+            seen = np.isfinite(q)
+            changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] != sign[1:]) & beside[:-1])
+            middle, before, after = size[1:-1], size[:-2], size[2:]
+            least = (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(before, after))
+            dips = np.flatnonzero(least & beside[1:-1])
+            which.append(np.full(len(changes) + len(dips), index))
+            first += [changes, dips]
+            last += [changes + 1, dips + 2]
+    return np.concatenate(which), grid[np.concatenate(first)], grid[np.concatenate(last)]
