@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.evaluation import Evaluation
+from ladder_lite.evaluation import RESOLVED, Evaluation
 from ladder_lite.expressions import Expression
 from ladder_lite.integrands import (
     MIN_POINTS,
@@ -126,34 +126,42 @@ def _settled(answer: Expression, problem: Integrand, slopes: Numbers, doubtful: 
 
 
 def _has_no_switches(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F has no steps, and no branch points of roots but at ends of f's domain: others may hide a sign.
+    """Whether F has no steps, no branch points of roots but at ends of f's domain, and no steep turns far away.
 
     (sqrt(x**2)/x is a step.) A root of a linear quantity has one branch point only; any other must be f's own too.
     """
     if "step" in answer.kinds or "step" in problem.expression.kinds:
         return False
-    for kind, slot, _ in evaluation.breaks:
+    roots = [q for kind, q in problem.breakables if kind == "root"]
+    for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
+        slope = evaluation.slopes_of_slots[slot]
         if kind == "root":
-            q = np.real(evaluation.slots[slot])
-            if isinstance(evaluation.slopes_of_slots[slot], np.ndarray):
-                roots = (r for kind, r in problem.breakables if kind == "root")
-                if not any(np.array_equal(q, r, equal_nan=True) for r in roots):
-                    return False
-            elif _changes(q, problem.known).any():
+            linear = not isinstance(slope, np.ndarray)
+            if _changes(q, problem.known).any() if linear else not any(_are_proportional(q, r) for r in roots):
+                return False
+        elif kind == "turn" and np.abs(slope).max() * gaps(problem.seed).max() > RESOLVED:
+            far, ends = np.signbit(q[N_NEAR:]), np.signbit(q[[0, N_NEAR - 1]])
+            if (far.reshape(2, -1) != ends[:, None]).any():
                 return False
     return True
+
+
+def _are_proportional(q: Floats, r: Floats) -> bool:
+    if np.array_equal(q, r, equal_nan=True):
+        return True
+    with np.errstate(all="ignore"):
+        ratio = q / r
+    low, high = np.nanmin(ratio), np.nanmax(ratio)
+    return bool(low > 0 and high - low <= 1e-12 * high)
 
 
 def _has_no_steps(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
     """Whether F cannot jump, or seem to, between near points unless f breaks there; then F' = f at them decides."""
     if answer.uses_i or not evaluation.is_resolved(answer.curves, gaps(problem.seed)):
         return False
-    if np.iscomplexobj(evaluation.values):  # a logarithm's imaginary part jumps where its argument changes sign
-        known = problem.known
-        for kind, q in evaluation.breakables:
-            if kind == "log" and (_changes(q, known) & problem.whole).any():
-                return False
-    return True
+    # Where its argument changes sign a logarithm's imaginary part jumps, or its real part breaks (log(Abs(x))).
+    logs = (q for kind, q in evaluation.breakables if kind == "log")
+    return not any((_changes(q, problem.known) & problem.whole).any() for q in logs)
 
 
 def _changes(q: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -296,50 +304,60 @@ def _increment_fault(
     for index in increments[:MAX_NARROWED]:
         if component.low <= x[index] and x[index + 1] <= component.high:
             at = _narrow(answer, problem.expression, x[index], x[index + 1])
-            if at is not None and not _has_pole(answer, at):
+            if at is not None and not _turns_at_a_pole(answer, at):
                 return _JUMPS
     return None
 
 
 def _narrow(answer: Expression, integrand: Expression, low: float, high: float) -> float | None:
-    """Where in [low, high] the increment of F differs from the integral of f, however short the interval."""
-    for _ in range(9):
+    """Where in [low, high] the increment of F differs from the integral of f, as closely as rounding lets one see."""
+    for level in range(9):
         edges = np.linspace(low, high, 17)
         integrals, scales, uncertain, _ = kronrod(integrand.values, edges[:-1], edges[1:])
-        values = answer.values(edges.astype(complex))
-        allowed = SLACK * noise(answer, edges.astype(complex))[0]
+        values = answer.values(edges)
+        at: Numbers = edges if np.isfinite(values).all() else edges.astype(complex)
+        values = answer.values(at)
+        allowed = SLACK * noise(answer, at)[0]
         with np.errstate(all="ignore"):
             excess = np.abs(np.diff(values) - integrals) - JUMP * scales - allowed[1:] - allowed[:-1] - uncertain
         if not np.isfinite(excess).all() or excess.max() <= 0:
-            return None
-        half = int(excess.argmax())
-        low, high = edges[half], edges[half + 1]
+            # One level may be the quadrature; two are a step, be it a smooth one or one that noise hides further in.
+            return None if level < 2 else float(0.5 * (low + high))
+        worst = int(excess.argmax())
+        low, high = edges[worst], edges[worst + 1]
     return float(0.5 * (low + high))
 
 
-def _has_pole(answer: Expression, at: float) -> bool:
+def _turns_at_a_pole(answer: Expression, at: float) -> bool:
+    """Whether a pole of tan and its like, or an infinite argument of atan and its like, excuses a jump."""
     h = 1e-6 * max(1.0, abs(at))
-    breakables = answer.evaluate(np.array([at - h, at + h], complex), derivative=False).breakables
-    poles = [np.broadcast_to(q, 2) for kind, q in breakables if kind == "pole"]
-    return any(q[0] * q[1] <= 0 or np.abs(q).max() < 1e-4 for q in poles)
+    evaluation = answer.evaluate(np.array([at - h, at + h], complex), derivative=False)
+    with np.errstate(all="ignore"):
+        for kind, slot, vanishes in evaluation.breaks:
+            u = np.real(evaluation.slots[slot])
+            if kind == "turn" and (np.abs(u) > 1e4).all() and u[0] * u[1] < 0:
+                return True
+            if kind == "pole" and vanishes is not None:  # (of a function: a division may hide a step, Abs(x)/x)
+                q = np.real(vanishes(evaluation.slots[slot]))
+                if q[0] * q[1] <= 0 or np.abs(q).max() < 1e-4:
+                    return True
+    return False
 
 
 def _faulty_switches(answer: Expression, problem: Integrand) -> list[tuple[float, str]]:
-    """Steps and roots of F at which it jumps, or beside which its derivative is wrong, and which of the two.
+    """Steps, roots and turns of F at which it jumps, or beside which its derivative is wrong, and which of the two.
 
     A jump at a root is none if f has its root there too.
     """
-    if not answer.kinds & {"step", "root"}:
+    if not answer.kinds & {"step", "root", "turn"}:
         return []
     grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
-    found = locate(answer, grid, breakables, kinds=("step", "root"), limit=MAX_SWITCHES)
+    found = locate(answer, grid, breakables, kinds=("step", "root", "turn"), limit=MAX_SWITCHES)
     if not found:
         return []
     at = np.array([place for place, _ in found])
-    own = np.array([s for component in problem.components for s in component.switches] or [np.inf])
-    shared = np.abs(at[:, None] - own).min(axis=1) <= 1e-7 * (1 + np.abs(at))
-    shared &= np.array([kind == "root" for _, kind in found])
+    shared = np.array([kind == "root" for _, kind in found]) & _are_roots(problem.expression, at)
     h = 1e-7 * np.maximum(1.0, np.abs(at))
     points = at[:, None] + h[:, None] * np.array([-1, 1, -1e3, 1e3, -3e5, 3e5])
     flat = points.ravel()
@@ -359,6 +377,14 @@ def _faulty_switches(answer: Expression, problem: Integrand) -> list[tuple[float
         wrong_beside = defined & (wrong[:, 0::2].all(axis=1) | wrong[:, 1::2].all(axis=1))
     faults = [(float(place), _JUMPS) for place in at[jumps]]
     return faults + [(float(place), _WRONG) for place in at[wrong_beside & ~jumps]]
+
+
+def _are_roots(integrand: Expression, at: Floats) -> NDArray[np.bool_]:
+    """At which places some root in f has a branch point too."""
+    beside = at + 1e-2 * np.maximum(1.0, np.abs(at))
+    breakables = integrand.evaluate(np.array([at, beside], complex).ravel(), derivative=False).breakables
+    roots = [np.abs(q.reshape(2, -1)) for kind, q in breakables if kind == "root"]
+    return np.any([q[0] <= 1e-5 * q[1] for q in roots], axis=0) if roots else np.zeros(len(at), bool)
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:

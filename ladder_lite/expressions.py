@@ -321,8 +321,10 @@ class _Reader:
         if slot is not None:
             return slot
         base = left if power else right
-        if (power or operation == "/") and self.template[base] is None and self.signs[base] != POSITIVE:
-            self.breaks += [Breaks(kind, base, None) for kind in breaks_of(operation, v)]
+        if (power or operation == "/") and self.template[base] is None:
+            # No zero on the real line is no pole. But a root can come close to one: sqrt(x**2+10**(-20)).
+            kinds = breaks_of(operation, v)
+            self.breaks += [Breaks(k, base, None) for k in kinds if k == "root" or self.signs[base] != POSITIVE]
         if operation == "/" or power:
             self.bend(operation, left, right)
         sign = sign_of(operation, "", self.signs[left], self.signs[right], v, left == right)
@@ -337,6 +339,7 @@ class _Reader:
         elif v is None:
             if u is not None:
                 self.curves.append(Curve(right, abs(cmath.log(u)) if u else 0.0, "speed"))
+                self.breaks.append(Breaks("turn", right, None))
             else:
                 self.may_be_resolved = False
         elif v.real < 0 or v != int(v.real) or v.real > MAX_MULTIPLIED:
@@ -380,9 +383,12 @@ class _Reader:
         bend: Bend = "speed" if function.breaks is None else "zeros" if function.vanishes is same else "any"
         if name not in ("sin", "cos"):  # which have no steps, however fast
             self.curves.append(Curve(argument, 1.0, bend))
+            if bend == "speed":
+                self.breaks.append(Breaks("turn", argument, None))
         self.may_be_resolved = self.may_be_resolved and function.breaks != "step"
         sign = self.signs[argument]
-        if function.breaks is not None and not (function.vanishes is same and sign == POSITIVE):
+        positive = function.vanishes is same and sign == POSITIVE
+        if function.breaks is not None and not (positive and function.breaks != "root"):
             self.breaks.append(Breaks(function.breaks, argument, function.vanishes))
         sign = sign_of("call", name, sign, sign, None, True)
         return self.step(key, function.forward, argument, argument, "call", name, sign)

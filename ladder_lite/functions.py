@@ -16,8 +16,9 @@ import numpy as np
 
 Array = Any  # a real or complex array, or a complex scalar while constants are folded
 # At reals, a function that is not real there is nan, not complex.
-# Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink.
-Break = Literal["pole", "log", "root", "step"]
+# Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink. At
+# a turn it does not, but can seem to: atan(10**9*x) does at 0.
+Break = Literal["pole", "log", "root", "step", "turn"]
 
 
 @dataclass(frozen=True, slots=True)
