@@ -63,6 +63,7 @@ def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     if (
         np.count_nonzero(agree[:N_NEAR]) >= MIN_POINTS
         and _settled(answer, problem, slopes, problem.known & ~agree)
+        and not problem.is_loud
         and _has_no_switches(answer, evaluation, problem)
         and (_has_no_steps(answer, evaluation, problem) or not len(_bad_increments(evaluation.values, problem)))
     ):
@@ -390,12 +391,14 @@ def _are_roots(integrand: Expression, at: Floats) -> NDArray[np.bool_]:
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     """An integrand that is zero up to rounding: every constant, and nothing else, is right."""
     points = problem.points[:N_NEAR].astype(complex)
-    _, slopes = answer.values_and_derivatives(points)
+    values, slopes = answer.values_and_derivatives(points)
     counts = np.isfinite(slopes)
-    slope_noise = noise(answer, points)[1]
+    value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not (slope_noise[counts] <= 1e-10).all():
         return _CANNOT_TELL
+    constant = np.median(values.real[counts]) + 1j * np.median(values.imag[counts])
+    steps = np.abs(values - constant)[counts] > SLACK * value_noise[counts] + JUMP
     # Not any(): where all runs happen to round alike, noise shows none.
-    if (np.abs(slopes)[counts] > SLACK * slope_noise[counts]).mean() > 0.25:
-        return "the integrand is zero everywhere, its derivative is not"
+    if steps.any() or (np.abs(slopes)[counts] > SLACK * slope_noise[counts]).mean() > 0.25:
+        return "the integrand is zero everywhere, the answer is not a constant"
     return None

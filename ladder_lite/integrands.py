@@ -21,6 +21,8 @@ N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
 SMALLEST: Final = 1e-280  # values closer to 0 have lost their digits
 LARGEST: Final = 1e280
+LOUD: Final = 1e6  # an integrand that is larger at all near points can hide plain errors
+QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
 MAX_PANELS: Final = 1000  # of one round of quadrature between near points; an integrand that needs more oscillates fast
 
@@ -35,11 +37,15 @@ class IntegrandError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Component:
-    """An interval on which the integrand is finite and real; `cells` are grid intervals where it can be told from 0."""
+    """An interval on which the integrand is finite and real.
+
+    `cells` are the grid intervals where it can be told from 0, `quiet` those where it is far smaller than elsewhere.
+    """
 
     low: float
     high: float
-    cells: NDArray[np.float64]  # shape (n, 2)
+    cells: Floats  # shape (n, 2)
+    quiet: Floats
     switches: tuple[float, ...]  # where the integrand has a step, a kink or a root's branch point, sorted
 
     def sample(self, n: int, seed: int) -> Floats:
@@ -49,7 +55,7 @@ class Component:
         near = np.abs(cells).max(axis=1) <= 20
         if near.sum() >= 8:
             cells = cells[near]
-        points = [_in_cells(cells, n, rng)]
+        points = [_in_cells(cells, n, rng), self.quiet.mean(axis=1)]
         edges = [self.low, *self.switches, self.high]
         for low, high in pairwise(edges):
             piece = self.cells[(self.cells[:, 0] >= low) & (self.cells[:, 1] <= high)]
@@ -92,6 +98,12 @@ class Integrand:
     def identically_zero(self) -> bool:
         """Whether it is zero up to rounding wherever it is defined."""
         return not self.components and self._zero
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether it is so large at all base points that plain errors do not show there."""
+        sizes = np.abs(self.values[self.known])
+        return bool(len(sizes)) and bool(sizes.min() > LOUD)
 
     @property
     def whole(self) -> Bools:
@@ -248,10 +260,19 @@ def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
             cells = np.stack([x[start:end], x[start + 1 : end + 1]], axis=1)[informative]
             if len(cells) >= 2:
                 inside = tuple(s for s in switches if x[start] < s < x[end])
-                components.append(Component(float(x[start]), float(x[end]), cells, inside))
+                quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
+                components.append(Component(float(x[start]), float(x[end]), cells, quiet, inside))
         start = end + 1
     components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
     return tuple(components), False
+
+
+def _quiet(cells: Floats, size: Floats, informative: Bools) -> Floats:
+    """The cells with the smallest values, if these are far below the others: large ones hide what is wrong."""
+    smallest = np.minimum(size[:-1], size[1:])[informative]
+    first = np.argsort(smallest)[:4]
+    found: Floats = cells[first[smallest[first] < QUIET * np.median(smallest)]]
+    return found
 
 
 def survey_grid(expression: Expression, seed: int) -> Floats:
