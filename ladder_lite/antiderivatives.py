@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.evaluation import RESOLVED, Evaluation
-from ladder_lite.expressions import Expression
+from ladder_lite.expressions import Breakable, Expression
 from ladder_lite.integrands import (
     MIN_POINTS,
     N_NEAR,
+    SMALLEST,
     Component,
     Floats,
     Integrand,
     Numbers,
+    evaluate_real,
     gaps,
     is_known,
     noise,
@@ -76,7 +78,7 @@ def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
 
 def _evaluate(answer: Expression, problem: Integrand) -> Evaluation:
     """F at the base points: in real numbers if they suffice, which is much faster."""
-    if not answer.uses_i:
+    if not answer.is_complex:
         evaluation = answer.evaluate(problem.points)
         with np.errstate(all="ignore"):
             if np.isfinite(evaluation.values + evaluation.slopes)[problem.known].all():
@@ -158,7 +160,7 @@ def _are_proportional(q: Floats, r: Floats) -> bool:
 
 def _has_no_steps(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
     """Whether F cannot jump, or seem to, between near points unless f breaks there; then F' = f at them decides."""
-    if answer.uses_i or not evaluation.is_resolved(answer.curves, gaps(problem.seed)):
+    if answer.is_complex or not evaluation.is_resolved(answer.curves, gaps(problem.seed)):
         return False
     # Where its argument changes sign a logarithm's imaginary part jumps, or its real part breaks (log(Abs(x))).
     logs = (q for kind, q in evaluation.breakables if kind == "log")
@@ -179,7 +181,7 @@ def _bad_increments(values: Numbers, problem: Integrand) -> NDArray[np.intp]:
     with np.errstate(all="ignore"):
         size = np.abs(values)
         errors = np.abs(np.diff(values) - integrals)
-        allowed = JUMP * scales + 1e-12 * (size[1:] + size[:-1])
+        allowed = JUMP * scales + 1e-12 * (size[1:] + size[:-1]) + SMALLEST
         bad = np.flatnonzero(errors > allowed)
         return bad[np.argsort(-(errors[bad] / allowed[bad]), kind="stable")] if len(bad) else bad
 
@@ -263,9 +265,10 @@ def _sample(answer: Expression, problem: Integrand, components: Sequence[Compone
         np.concatenate([c.sample(POINTS, problem.seed + 2), far[(far > c.low) & (far < c.high)]]) for c in components
     ]
     points = np.concatenate(pieces)
-    values = real_values(problem.expression, points)
+    evaluation = evaluate_real(problem.expression, points)
+    values, known = evaluation.values, is_known(evaluation)
     _, slopes = answer.values_and_derivatives(points.astype(complex))
-    known = is_known(values)
+    known &= noise(problem.expression, points)[0] <= NOISY * np.abs(values)
     wrong, wrong_in_reals = np.zeros((2, len(points)), bool)
     with np.errstate(all="ignore"):
         size = np.abs(values)
@@ -320,10 +323,14 @@ def _narrow(answer: Expression, integrand: Expression, low: float, high: float) 
         values = answer.values(at)
         allowed = SLACK * noise(answer, at)[0]
         with np.errstate(all="ignore"):
-            excess = np.abs(np.diff(values) - integrals) - JUMP * scales - allowed[1:] - allowed[:-1] - uncertain
+            excess = np.abs(np.diff(values) - integrals) - JUMP * scales - SMALLEST
+            excess -= allowed[1:] + allowed[:-1] + uncertain
         if not np.isfinite(excess).all() or excess.max() <= 0:
-            # One level may be the quadrature; two are a step, be it a smooth one or one that noise hides further in.
-            return None if level < 2 else float(0.5 * (low + high))
+            # One level may be the quadrature; two are a step, a smooth one or one that noise hides further in. But f
+            # may be as steep as F is.
+            slopes, wanted = answer.values_and_derivatives(at)[1], real_values(integrand, edges)
+            steep = (np.abs(slopes - wanted) <= 1e-6 * np.abs(wanted)).all()
+            return None if level < 2 or steep else float(0.5 * (low + high))
         worst = int(excess.argmax())
         low, high = edges[worst], edges[worst + 1]
     return float(0.5 * (low + high))
@@ -396,8 +403,12 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not (slope_noise[counts] <= 1e-10).all():
         return _CANNOT_TELL
-    constant = np.median(values.real[counts]) + 1j * np.median(values.imag[counts])
-    steps = np.abs(values - constant)[counts] > SLACK * value_noise[counts] + JUMP
+    broken = np.zeros(N_NEAR + 1, bool)  # where it is undefined, a constant may become another
+    near = [Breakable(kind, q[:N_NEAR]) for kind, q in problem.breakables]
+    landmarks = locate(problem.expression, problem.points[:N_NEAR], near)
+    broken[np.searchsorted(problem.points[:N_NEAR], [at for at, _ in landmarks])] = True
+    steps = np.abs(np.diff(values)) > SLACK * (value_noise[1:] + value_noise[:-1]) + JUMP
+    steps &= counts[1:] & counts[:-1] & ~broken[1:-1]
     # Not any(): where all runs happen to round alike, noise shows none.
     if steps.any() or (np.abs(slopes)[counts] > SLACK * slope_noise[counts]).mean() > 0.25:
         return "the integrand is zero everywhere, the answer is not a constant"

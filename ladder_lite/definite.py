@@ -2,21 +2,20 @@
 
 Adaptive Gauss-Kronrod quadrature on arrays, of bounded work: panels whose edges follow the integrand's own landmarks
 are halved until both the integral of f and that of |f| have converged, so that a value that only cancels by symmetry
-(1/x over [-1, 1]) is called divergent. Oscillating tails (sin(x)/x to infinity) are summed lobe by lobe and
-extrapolated.
+(1/x over [-1, 1]) is called divergent. What cannot be computed so goes to `ladder_lite.tails` (sin(x)/x to infinity),
+and at last to mpmath in a process of its own.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,32 +23,30 @@ from numpy.typing import NDArray
 from ladder_lite.expressions import Expression, ExpressionError, parse
 from ladder_lite.integrands import Floats, IntegrandError, prepare, survey_grid
 from ladder_lite.landmarks import locate
-from ladder_lite.quadrature import N_NODES, kronrod
+from ladder_lite.quadrature import (
+    CONVERGED,
+    MAX_EVALUATIONS,
+    Integral,
+    adaptive,
+    bisect,
+    kronrod,
+    real_line_values,
+)
+from ladder_lite.tails import oscillating
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the integral of |f|
 EXACT_TOLERANCE: Final = 1e-8  # of an answer without a decimal point
-CONVERGED: Final = 1e-9  # estimated error of a reference value, relative to the integral of |f|
-MAX_EVALUATIONS: Final = 12_000_000  # operations times points
-MAX_LEVELS: Final = 60
 DENSE_REACH: Final = 500.0  # steps are looked for this far from the origin where the interval is infinite
 TAIL: Final = 1e6  # beyond it, and closer to 0 than its inverse, the line is cut into decades
-N_LOBES: Final = 32
 N_LANDMARKS: Final = 12  # that mpmath is told of
 WORKER_TIMEOUT_S: Final = 20.0
+TOOK_TOO_LONG: Final = f"the integral could not be computed in {WORKER_TIMEOUT_S:.0f} s"
+MAX_KEPT: Final = 4096  # references in memory
 
 _INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Value of a definite integral, the integral of |f| it is measured by, and an estimate of its error."""
-
-    value: float
-    scale: float
-    error: float
-
-
-def wrong_value(answer: Expression, reference: Reference) -> str | None:
+def wrong_value(answer: Expression, reference: Integral) -> str | None:
     """None if `answer` is the value of the integral, else what is wrong with it."""
     if answer.free:
         return "a definite integral's value does not depend on its variable"
@@ -61,22 +58,64 @@ def wrong_value(answer: Expression, reference: Reference) -> str | None:
     return None if abs(value - reference.value) <= allowed else "not the value of the integral"
 
 
-@lru_cache(maxsize=1024)
-def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Reference:
+class References:
+    """Reference values, each computed once, failures too; with a `path` they are kept in that JSON lines file."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, Integral | str] = {}
+        self._lock = threading.Lock()
+        if path is not None:
+            from ladder_lite.run_dir import read_jsonl
+
+            for row in read_jsonl(path):
+                failed = "unverifiable" in row
+                self._known[row["integral"]] = row["unverifiable"] if failed else Integral(**row["reference"])
+
+    def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
+        """As `reference`, from memory if it was asked before."""
+        key = json.dumps([text, variable, lower, upper, seed])
+        with self._lock:  # one at a time: the others would compute the same
+            known = self._known.get(key)
+            if known is None:
+                known = self._compute(key, text, variable, lower, upper, seed)
+        if isinstance(known, str):
+            raise IntegrandError(known)
+        return known
+
+    def _compute(self, key: str, text: str, variable: str, lower: str, upper: str, seed: int) -> Integral | str:
+        found: Integral | str
+        try:
+            found = reference(text, variable, lower, upper, seed)
+            row: dict[str, Any] = {"integral": key, "reference": asdict(found)}
+        except IntegrandError as error:
+            found = str(error)
+            row = {"integral": key, "unverifiable": found}
+        if self._path is None and len(self._known) >= MAX_KEPT:
+            del self._known[next(iter(self._known))]
+        self._known[key] = found
+        if self._path is not None and found != TOOK_TOO_LONG:  # (another machine may be faster)
+            from ladder_lite.run_dir import append_jsonl
+
+            append_jsonl(self._path, [row])
+        return found
+
+
+def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
     """The integral of `text` from `lower` to `upper`; raises IntegrandError if it diverges or cannot be computed."""
     expression = prepare(text, variable, seed).expression
     low, high = _bound(lower, variable), _bound(upper, variable)
     if low == high:
-        return Reference(0.0, 0.0, 0.0)
+        return Integral(0.0, 0.0, 0.0)
     if low > high:
         flipped = reference(text, variable, upper, lower, seed)
-        return Reference(-flipped.value, flipped.scale, flipped.error)
+        return Integral(-flipped.value, flipped.scale, flipped.error)
     edges = _panels(expression, low, high, seed)
     found = _twice(expression, edges, _panels(expression, low, high, seed + 1))
     if found is not None and _tails_matter(expression, edges, found.scale, low, high):
         raise IntegrandError("the integral diverges, or converges too slowly")
     if found is None and math.isinf(high - low):
-        found = _oscillating(expression, low, high, seed)
+        found = oscillating(expression, low, high)
     if found is None:
         found = _in_worker(text, variable, low, high, _landmarks(expression, low, high, seed))
     if found is None:
@@ -84,16 +123,16 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
     return found
 
 
-def _twice(expression: Expression, edges: Floats, others: Floats) -> Reference | None:
+def _twice(expression: Expression, edges: Floats, others: Floats) -> Integral | None:
     """The integral, if two sets of panels agree on it: one may overlook a spike, or steps without end."""
-    first = _adaptive(expression, edges)
-    second = first and _adaptive(expression, others)
+    first = adaptive(expression, edges)
+    second = first and adaptive(expression, others)
     if first is None or second is None or abs(first.value - second.value) > 1e-7 * first.scale:
         return None
-    return Reference(first.value, first.scale, max(first.error, abs(first.value - second.value)))
+    return Integral(first.value, first.scale, max(first.error, abs(first.value - second.value)))
 
 
-def _in_worker(text: str, variable: str, low: float, high: float, landmarks: Floats) -> Reference | None:
+def _in_worker(text: str, variable: str, low: float, high: float, landmarks: Floats) -> Integral | None:
     """The integral by mpmath, in a process that is killed when its time is over."""
     first = sorted(landmarks, key=abs)[:N_LANDMARKS]
     inside = {float(at) for at in [*first, -1.0, 0.0, 1.0] if low < at < high}
@@ -104,11 +143,11 @@ def _in_worker(text: str, variable: str, low: float, high: float, landmarks: Flo
             command, input=json.dumps(request), capture_output=True, text=True, timeout=WORKER_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return None
+        raise IntegrandError(TOOK_TOO_LONG) from None
     if reply.returncode != 0:
         return None
     found = json.loads(reply.stdout)
-    return None if found is None else Reference(**found)
+    return None if found is None else Integral(**found)
 
 
 def _bound(text: str, variable: str) -> float:
@@ -158,7 +197,7 @@ def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Fl
 
 def _without_dead_tails(expression: Expression, edges: Floats, low: float, high: float) -> Floats:
     """`edges` without those towards infinity where f overflows inside although it has died out (x**3/(exp(x) - 1))."""
-    values = _real_values(expression, edges)
+    values = real_line_values(expression, edges)
     alive = np.flatnonzero(np.isfinite(values))
     if not len(alive):
         return edges
@@ -175,7 +214,8 @@ def _without_dead_tails(expression: Expression, edges: Floats, low: float, high:
 def _tails_matter(expression: Expression, edges: Floats, scale: float, low: float, high: float) -> bool:
     """Whether the last decade before an infinite bound still contributes: the part beyond 1e300 is then not small."""
     ends = [edges[:2]] * math.isinf(low) + [edges[-2:]] * math.isinf(high)
-    return any(kronrod(lambda x: _real_values(expression, x), end[:1], end[1:])[1] > CONVERGED * scale for end in ends)
+    last = (kronrod(lambda x: real_line_values(expression, x), end[:1], end[1:])[1] for end in ends)
+    return any(absolute > CONVERGED * scale for absolute in last)
 
 
 def _near(low: float, high: float) -> tuple[float, float]:
@@ -195,132 +235,10 @@ def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats
     if not len(at):
         return np.zeros(0)
     rows = np.arange(len(at))
-    return _bisect(lambda middle: _step_signs(expression, middle)[which, rows], x[at], x[at + 1])
-
-
-def _bisect(sign: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floats) -> Floats:
-    """For each bracket the place where `sign` changes, all at once."""
-    before = sign(low)
-    for _ in range(52):
-        middle = 0.5 * (low + high)
-        same = sign(middle) == before
-        low, high = np.where(same, middle, low), np.where(same, high, middle)
-    return 0.5 * (low + high)
+    return bisect(lambda middle: _step_signs(expression, middle)[which, rows], x[at], x[at + 1])
 
 
 def _step_signs(expression: Expression, x: Floats) -> NDArray[np.bool_]:
     breakables = expression.evaluate(x.astype(complex), derivative=False).breakables
     steps = [np.signbit(np.broadcast_to(q, x.shape)) for kind, q in breakables if kind == "step"]
     return np.array(steps)
-
-
-def _adaptive(expression: Expression, edges: Floats) -> Reference | None:
-    """Integral over the panels between `edges`; None unless f and |f| both converge."""
-    low, high = edges[:-1], edges[1:]
-    budget = MAX_EVALUATIONS // (N_NODES * (expression.n_nodes + 3))
-    value = scale = error = 0.0
-    for level in range(MAX_LEVELS):
-        budget -= len(low)
-        if budget < 0:
-            return None
-        integral, absolute, *both = kronrod(lambda x: _real_values(expression, x), low, high)
-        uncertain = np.maximum(*both)
-        if not np.isfinite(uncertain).all():
-            return None
-        total = scale + absolute.sum()
-        stuck = (high - low) <= 1e-15 * np.maximum(np.abs(low), np.abs(high))
-        done = (uncertain <= 1e-2 * CONVERGED * total / (16 + len(low) / 4)) | (uncertain <= 1e-14 * absolute) | stuck
-        if level == MAX_LEVELS - 1:
-            done[:] = True
-        value += integral[done].sum()
-        scale += absolute[done].sum()
-        error += uncertain[done].sum()
-        low, high = low[~done], high[~done]
-        if not len(low):
-            break
-        middle = _middle(low, high)
-        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
-    return Reference(float(value), float(scale), float(error)) if error <= CONVERGED * scale else None
-
-
-def _middle(low: Floats, high: Floats) -> Floats:
-    # Across decades the middle is the geometric one: tails and singularities at 0 are power laws.
-    wide = (np.sign(low) * np.sign(high) > 0) & (
-        np.maximum(np.abs(low), np.abs(high)) / 4 > np.minimum(np.abs(low), np.abs(high))
-    )
-    with np.errstate(all="ignore"):
-        return np.where(wide, np.sign(low) * np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * low + 0.5 * high)
-
-
-def _real_values(expression: Expression, x: Floats) -> Floats:
-    """Values on the real line, nan where f is not real; isolated holes (0/0) are filled from beside them."""
-    values = _values_at(expression, x)
-    for nudge in (1e-9, -1e-9):
-        holes = np.flatnonzero(~np.isfinite(values))
-        if len(holes):
-            values[holes] = _values_at(expression, x[holes] * (1 + nudge) + nudge * 1e-3)
-    return values
-
-
-def _values_at(expression: Expression, x: Floats) -> Floats:
-    # Real arithmetic first: it is faster, and infinities inside it stay what they are.
-    values = np.full(x.shape, np.nan) if expression.uses_i else np.array(expression.values(x).real)
-    holes = ~np.isfinite(values)
-    if holes.any():
-        filled = expression.values(x[holes].astype(complex))
-        with np.errstate(all="ignore"):
-            real = np.abs(filled.imag) <= 1e-9 * np.abs(filled) + 1e-300
-            values[holes] = np.where(real, filled.real, np.nan)
-    return values
-
-
-def _oscillating(expression: Expression, low: float, high: float, seed: int) -> Reference | None:
-    """An integral to infinity whose integrand keeps changing sign: lobes between zeros, extrapolated (Wynn)."""
-    if math.isinf(low) and math.isinf(high):
-        left = _oscillating(expression, low, 0.0, seed)
-        right = _oscillating(expression, 0.0, high, seed)
-        if left is None or right is None:
-            return None
-        return Reference(left.value + right.value, left.scale + right.scale, left.error + right.error)
-    sign = -1.0 if math.isinf(low) else 1.0
-    start = high if math.isinf(low) else low
-    if not math.isfinite(start):
-        return None
-    for reach in (30.0, 200.0, 2000.0):
-        x = start + sign * np.linspace(0, reach, 60_001)[1:]
-        values = _real_values(expression, x)
-        changes = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)[:N_LOBES]
-        if len(changes) == N_LOBES:
-            break
-    else:
-        return None
-    zeros = _bisect(lambda at: np.signbit(_real_values(expression, at)), x[changes], x[changes + 1])
-    lobes: list[Reference] = []
-    for a, b in itertools.pairwise([start, *zeros]):
-        lobe = _adaptive(expression, np.linspace(min(a, b), max(a, b), 4))
-        if lobe is None:
-            return None
-        lobes.append(lobe)
-    sums = np.cumsum([lobe.value for lobe in lobes])
-    limits = [_wynn(sums[:n]) for n in range(N_LOBES - 6, N_LOBES + 1, 2)]
-    scale = float(sum(lobe.scale for lobe in lobes[:8]))
-    error = float(np.ptp(limits))
-    shrinks = lobes[-1].scale < 0.9 * lobes[1].scale  # else the lobes of cos(x) would be summed as if they died out
-    return Reference(limits[-1], scale, error) if shrinks and error <= 1e-8 * scale else None
-
-
-def _wynn(sums: NDArray[np.float64]) -> float:
-    """Limit of a sequence of partial sums by Wynn's epsilon algorithm."""
-    before, row = np.zeros(len(sums) + 1), np.asarray(sums, float)
-    best = float(row[-1])
-    with np.errstate(all="ignore"):
-        for order in range(1, len(sums)):
-            difference = np.diff(row)
-            if not difference.all():
-                break
-            before, row = row, before[1:-1] + 1 / difference
-            if order % 2 == 0 and np.isfinite(row[-1]):
-                best = float(row[-1])
-            if order >= 24:
-                break
-    return best

@@ -62,6 +62,15 @@ class Evaluation:
         return np.full(self.points.shape, 0.0 if slope is None else slope, self.values.dtype)
 
     @property
+    def is_finite(self) -> NDArray[np.bool_]:
+        """At which points every slot is: a part that overflowed may be one that counts (a/inf is a lost term)."""
+        total = self.values * 0.0
+        with np.errstate(all="ignore"):
+            for slot in self.slots:
+                total = total + slot
+            return np.isfinite(total)
+
+    @property
     def breakables(self) -> list[Breakable]:
         """What may break."""
         found = []

@@ -60,8 +60,8 @@ class ExpressionError(Exception):
 class Expression:
     """A read expression.
 
-    `kinds` are the breaks its functions can have, `functions` their names, `curves` what decides how narrow its
-    features can be (None: there is no telling).
+    `is_complex`: whether it holds a complex constant (I, sqrt(-2)). `kinds` are the breaks its functions can have,
+    `functions` their names, `curves` what decides how narrow its features can be (None: there is no telling).
     """
 
     source: str
@@ -69,7 +69,7 @@ class Expression:
     free: frozenset[str]
     functions: frozenset[str]
     kinds: frozenset[Break]
-    uses_i: bool
+    is_complex: bool
     _template: tuple[complex | None, ...] = field(repr=False)
     _steps: tuple[Step, ...] = field(repr=False)
     _breaks: tuple[Breaks, ...] = field(repr=False)
@@ -218,7 +218,7 @@ class _Reader:
         self.curves: list[Curve] = []
         self.may_be_resolved = True
         self.used = False
-        self.uses_i = False
+        self.is_complex = False
 
     def finish(self, source: str, last: int) -> Expression:
         # Evaluation returns the last slot: move a bare variable or an already known slot there.
@@ -232,7 +232,7 @@ class _Reader:
             frozenset((self.variable,) if self.used else ()),
             frozenset(self.functions),
             frozenset([breaks[0] for breaks in self.breaks]),
-            self.uses_i,
+            self.is_complex,
             tuple(self.template),
             tuple(self.steps),
             tuple(self.breaks),
@@ -278,7 +278,6 @@ class _Reader:
         if name not in _CONSTANTS:
             what = "a function without its argument" if lookup(name) else "a name that is not on the list"
             raise ExpressionError("FORBIDDEN", f"{name}: {what}")
-        self.uses_i = self.uses_i or name in ("I", "i")
         return self.constant(_CONSTANTS[name])
 
     def number(self, value: object) -> int:
@@ -297,6 +296,8 @@ class _Reader:
             raise ExpressionError("TOO_LARGE", "a constant that overflows or is undefined")
         if value.imag == 0:
             value = value.real
+        else:
+            self.is_complex = True
         slot = self.known[value] = len(self.template)
         self.template.append(value)
         self.signs.append(sign_of_constant(value))
@@ -316,6 +317,8 @@ class _Reader:
                 raise ExpressionError("TOO_LARGE", "a constant that overflows") from None
         if power and v == 1:
             return left
+        if operation == "/" and v == 0:
+            raise ExpressionError("UNPARSEABLE", "a division by zero")
         key = (operation, left, right)
         slot = self.known.get(key)
         if slot is not None:

@@ -19,8 +19,8 @@ from ladder_lite.quadrature import DEGREE, NODES, between_nodes, kronrod
 _EDGES: Final = np.array([0.5, 1.25, 2.4, 4.2, 6.8, 10.0])
 N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
-SMALLEST: Final = 1e-280  # values closer to 0 have lost their digits
-LARGEST: Final = 1e280
+SMALLEST: Final = 1e-90  # closer to 0, parts of a value (its cubes and squares) may have lost their digits
+LARGEST: Final = 1e90
 LOUD: Final = 1e6  # an integrand that is larger at all near points can hide plain errors
 QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
@@ -125,7 +125,7 @@ class Integrand:
 
 def _integrate_between(problem: Integrand) -> tuple[Floats, Floats]:
     x = problem.points[:N_NEAR]
-    if problem.expression.uses_i:
+    if problem.expression.is_complex:
         return np.full(N_NEAR - 1, np.nan), np.full(N_NEAR - 1, np.nan)
     edges = x[::DEGREE]
     integrals, size = between_nodes(problem.values[_PANELS], 0.5 * np.diff(edges))
@@ -155,8 +155,8 @@ def prepare(text: str, variable: str = "x", seed: int = 0) -> Integrand:
         raise IntegrandError(f"the integrand cannot be read: {error}") from None
     points = base_points(seed)
     evaluation = evaluate_real(expression, points)
-    values = _reals(expression, evaluation)
-    return Integrand(expression, seed, points, values, evaluation.breakables, is_known(values))
+    values = evaluation.values
+    return Integrand(expression, seed, points, values, evaluation.breakables, is_known(evaluation))
 
 
 def real_values(expression: Expression, points: Floats) -> Numbers:
@@ -166,26 +166,20 @@ def real_values(expression: Expression, points: Floats) -> Numbers:
     large real term can hide an imaginary part, as in log(x)+sinh(x). An integrand that is real by way of complex
     numbers only, like sqrt(-1-x**2)**2, is thus real nowhere.
     """
-    return _reals(expression, evaluate_real(expression, points))
+    return evaluate_real(expression, points).values
 
 
 def evaluate_real(expression: Expression, points: Floats) -> Evaluation:
     """An evaluation of an integrand without derivatives, in real arithmetic unless it contains I."""
-    return expression.evaluate(points.astype(complex) if expression.uses_i else points, derivative=False)
+    return expression.evaluate(points.astype(complex) if expression.is_complex else points, derivative=False)
 
 
-def _reals(expression: Expression, evaluation: Evaluation) -> Numbers:
-    values = evaluation.values
-    if np.iscomplexobj(values) and not expression.uses_i:  # a constant in it is complex, as (-8)**(1/3) is
-        return np.where(values.imag == 0, values.real, np.nan)
-    return values
-
-
-def is_known(values: Numbers) -> Bools:
-    """Where an integrand's value is finite and carries its digits."""
+def is_known(evaluation: Evaluation) -> Bools:
+    """Where an integrand's value is finite and carries its digits, because no part of it overflows or underflows."""
     with np.errstate(all="ignore"):
-        size = np.abs(values)
-        return (size > SMALLEST) & (size < LARGEST)
+        size = np.abs(evaluation.values)
+        known: Bools = evaluation.is_finite & (size > SMALLEST) & (size < LARGEST)
+        return known
 
 
 def stretches(points: Floats, breakables: list[Breakable]) -> NDArray[np.intp]:
@@ -236,13 +230,13 @@ def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
     expression = problem.expression
     grid = survey_grid(expression, problem.seed)
     evaluation = evaluate_real(expression, grid)
-    values = _reals(expression, evaluation)
-    known = is_known(values)
+    values = evaluation.values
+    known = is_known(evaluation)
     if known.sum() < MIN_POINTS:
         grid = _grid_around_zeros(expression, grid)
         evaluation = evaluate_real(expression, grid)
-        values = _reals(expression, evaluation)
-        known = is_known(values)
+        values = evaluation.values
+        known = is_known(evaluation)
     usable = np.isfinite(values)
     if _only_noise(expression, grid, values, usable):
         return (), bool(usable.sum() >= MIN_POINTS)
@@ -317,7 +311,7 @@ def _only_noise(expression: Expression, grid: Floats, values: Numbers, usable: B
 
 def noise(expression: Expression, points: Numbers) -> tuple[Floats, Floats]:
     """Rounding noise of values and derivatives at `points`: the spread of a plain run and four jittered ones."""
-    if expression.uses_i:
+    if expression.is_complex:
         points = points.astype(complex)
     plain = expression.evaluate(points)
     runs = expression.evaluate(np.tile(points, N_JITTERED), jitter=np.random.default_rng(12345))

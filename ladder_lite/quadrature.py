@@ -1,13 +1,16 @@
-"""Quadrature over many panels at once: Gauss-Kronrod, and Clenshaw-Curtis between the nodes of a panel."""
+"""Quadrature over many panels at once: Gauss-Kronrod, adaptive too, and Clenshaw-Curtis between a panel's nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+
+from ladder_lite.expressions import Expression
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +43,9 @@ _HALF_GAUSS: Final = (
     0.0,
 )
 N_NODES: Final = 15  # of a Gauss-Kronrod panel
+CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
+MAX_EVALUATIONS: Final = 12_000_000  # operations times points of one
+MAX_LEVELS: Final = 60  # of halving
 DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
 SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
 _NODES: Final = np.array([*(-node for node in _HALF_NODES), 0.0, *reversed(_HALF_NODES)])
@@ -82,3 +88,85 @@ def between_nodes(values: NDArray[Any], half: Floats) -> tuple[Floats, Floats]:
         size = np.abs(values).max(axis=1)
         smooth = np.abs(values @ _LAST).max(axis=1) <= SMOOTH * size
         return np.where(smooth[:, None], half[:, None] * (values @ _BETWEEN), np.nan), size
+
+
+# --- integrals of an expression: panels halved where they must be ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Integral:
+    """Value of a definite integral, the integral of |f| it is measured by, and an estimate of its error."""
+
+    value: float
+    scale: float
+    error: float
+
+
+def adaptive(expression: Expression, edges: Floats) -> Integral | None:
+    """Integral over the panels between `edges`; None unless f and |f| both converge."""
+    low, high = edges[:-1], edges[1:]
+    budget = MAX_EVALUATIONS // (N_NODES * (expression.n_nodes + 3))
+    value = scale = error = 0.0
+    for level in range(MAX_LEVELS):
+        budget -= len(low)
+        if budget < 0:
+            return None
+        integral, absolute, *both = kronrod(lambda x: real_line_values(expression, x), low, high)
+        uncertain = np.maximum(*both)
+        if not np.isfinite(uncertain).all():
+            return None
+        total = scale + absolute.sum()
+        stuck = (high - low) <= 1e-15 * np.maximum(np.abs(low), np.abs(high))
+        done = (uncertain <= 1e-2 * CONVERGED * total / (16 + len(low) / 4)) | (uncertain <= 1e-14 * absolute) | stuck
+        if level == MAX_LEVELS - 1:
+            done[:] = True
+        value += integral[done].sum()
+        scale += absolute[done].sum()
+        error += uncertain[done].sum()
+        low, high = low[~done], high[~done]
+        if not len(low):
+            break
+        middle = _middle(low, high)
+        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
+    return Integral(float(value), float(scale), float(error)) if error <= CONVERGED * scale else None
+
+
+def _middle(low: Floats, high: Floats) -> Floats:
+    # Across decades the middle is the geometric one: tails and singularities at 0 are power laws.
+    wide = (np.sign(low) * np.sign(high) > 0) & (
+        np.maximum(np.abs(low), np.abs(high)) / 4 > np.minimum(np.abs(low), np.abs(high))
+    )
+    with np.errstate(all="ignore"):
+        return np.where(wide, np.sign(low) * np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * low + 0.5 * high)
+
+
+def real_line_values(expression: Expression, x: Floats) -> Floats:
+    """Values on the real line, nan where f is not real; isolated holes (0/0) are filled from beside them."""
+    values = _values_at(expression, x)
+    for nudge in (1e-9, -1e-9):
+        holes = np.flatnonzero(~np.isfinite(values))
+        if len(holes):
+            values[holes] = _values_at(expression, x[holes] * (1 + nudge) + nudge * 1e-3)
+    return values
+
+
+def _values_at(expression: Expression, x: Floats) -> Floats:
+    # Real arithmetic first: it is faster, and infinities inside it stay what they are.
+    values = np.full(x.shape, np.nan) if expression.is_complex else np.array(expression.values(x).real)
+    holes = ~np.isfinite(values)
+    if holes.any():
+        filled = expression.values(x[holes].astype(complex))
+        with np.errstate(all="ignore"):
+            real = np.abs(filled.imag) <= 1e-9 * np.abs(filled) + 1e-300
+            values[holes] = np.where(real, filled.real, np.nan)
+    return values
+
+
+def bisect(sign: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floats) -> Floats:
+    """For each bracket the place where `sign` changes, all at once."""
+    before = sign(low)
+    for _ in range(52):
+        middle = 0.5 * (low + high)
+        same = sign(middle) == before
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    return 0.5 * (low + high)

@@ -192,7 +192,7 @@ class Experiment:
         """The recipe's task."""
         from ladder_lite.tasks import load_task
 
-        return load_task(self.recipe.task)
+        return load_task(self.recipe.task, self.run.path / "references.jsonl")
 
     @cached_property
     def roots(self) -> list[Problem]:

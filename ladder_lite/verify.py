@@ -33,14 +33,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ladder_lite import antiderivatives, paper_protocol
-from ladder_lite.definite import Reference, reference, wrong_value
+from ladder_lite.definite import References, wrong_value
 from ladder_lite.expressions import ExpressionError, parse
 from ladder_lite.integrands import IntegrandError, prepare
+from ladder_lite.quadrature import Integral
 
 if TYPE_CHECKING:
     import typer
 
 Protocol = Literal["strict", "paper"]
+_REFERENCES: Final = References()
 
 
 class Reason(StrEnum):
@@ -74,16 +76,20 @@ def verify(
     upper: str | None = None,
     protocol: Protocol = "strict",
     seed: int = 0,
+    references: References = _REFERENCES,
 ) -> Grade:
     """Grade `answer` to the integral of `integrand`, definite if both bounds are given ("oo" for infinity).
 
     Takes any text, runs none of it, and never raises because of it. The same arguments always give the same grade.
+    `references` remembers the values of definite integrals; one with a file of its own remembers them for good.
     """
     if not answer.strip():
         return Grade(0.0, Reason.NO_ANSWER, answer)
     try:
         problem = prepare(integrand, variable, seed)
-        value = _reference(integrand, variable, lower, upper, seed, protocol)
+        value = None
+        if lower is not None or upper is not None:
+            value = _reference(references, integrand, variable, lower, upper, seed, protocol)
         read = parse(answer, variable, constant_of_integration=value is None)
         if value is not None:
             fault = wrong_value(read, value)
@@ -99,15 +105,19 @@ def verify(
 
 
 def _reference(
-    integrand: str, variable: str, lower: str | None, upper: str | None, seed: int, protocol: Protocol
-) -> Reference | None:
-    if lower is None and upper is None:
-        return None
+    references: References,
+    integrand: str,
+    variable: str,
+    lower: str | None,
+    upper: str | None,
+    seed: int,
+    protocol: Protocol,
+) -> Integral:
     if lower is None or upper is None:
         raise IntegrandError("one bound is missing")
     if protocol == "paper":
         raise IntegrandError("the paper's protocol is for antiderivatives only")
-    return reference(integrand, variable, lower, upper, seed)
+    return references.get(integrand, variable, lower, upper, seed)
 
 
 def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any) -> list[float | None]:

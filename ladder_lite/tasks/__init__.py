@@ -5,6 +5,7 @@ protocol.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from ladder_lite.config import TaskSettings
@@ -63,8 +64,8 @@ class Task(Protocol):
         ...
 
 
-def load_task(settings: TaskSettings) -> Task:
-    """The task that a recipe names."""
+def load_task(settings: TaskSettings, cache: Path | None = None) -> Task:
+    """The task that a recipe names; `cache` is a file for what it need not work out twice."""
     from ladder_lite.tasks.integration import IntegrationTask
 
-    return IntegrationTask(settings)
+    return IntegrationTask(settings, cache)

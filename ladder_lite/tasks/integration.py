@@ -8,12 +8,14 @@ of a chat model take the same path.
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.config import TaskSettings
+from ladder_lite.definite import References
 from ladder_lite.expressions import MAX_CHARS, Expression, ExpressionError, parse
 from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.problems import Problem, load_problems
@@ -49,10 +51,11 @@ _MAX_REPLY_CHARS = 20_000
 
 
 class IntegrationTask:
-    """Indefinite integrals of one variable."""
+    """Integrals of one variable; `references` is the file that keeps the values of definite ones."""
 
-    def __init__(self, settings: TaskSettings) -> None:
+    def __init__(self, settings: TaskSettings, references: Path | None = None) -> None:
         self._settings = settings
+        self._references = References(references)
 
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split; UserError names the line of a problem that cannot be read as an integral."""
@@ -95,6 +98,7 @@ class IntegrationTask:
             lower=data["lower"],
             upper=data["upper"],
             protocol=self._settings.protocol,
+            references=self._references,
         )
 
     def fingerprint(self, problem: Problem) -> str:
@@ -171,7 +175,7 @@ def _real_values(function: Expression) -> NDArray[np.complex128]:
     """Values at the points of comparison; nan where the function is not finite, or not real without holding I."""
     values = function.values(_POINTS)
     with np.errstate(all="ignore"):
-        real = np.isfinite(values) & ((np.abs(values.imag) <= 1e-9 * np.abs(values)) | function.uses_i)
+        real = np.isfinite(values) & ((np.abs(values.imag) <= 1e-9 * np.abs(values)) | function.is_complex)
     return np.where(real, values, np.nan)
 
 

@@ -1,0 +1,112 @@
+"""What must hold of the verifier whatever it is given, and random functions and texts to try it on.
+
+The functions come with their derivatives, written here by the rules of calculus, one string from another, so that
+neither the verifier nor SymPy checks itself.
+"""
+
+import time
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ladder_lite.expressions import parse
+from ladder_lite.verify import Reason, verify
+
+BUDGET_MS = 250  # of the processor's time, for any answer
+LARGE = 1e4  # an integrand that is larger everywhere hides a slip of a thousandth in its billionth parts
+
+Pair = tuple[str, str]  # F, F'
+
+ATOMS: list[Pair] = [("x", "1"), ("x**2", "2*x"), ("(x+1)", "1"), ("(2*x+3)", "2"), ("3", "0"), ("(1-x/4)", "(-1/4)")]
+# Derivative at u, to be multiplied by u'.
+FUNCTIONS = {
+    "sin": "cos({u})",
+    "cos": "(-sin({u}))",
+    "tan": "(1+tan({u})**2)",
+    "exp": "exp({u})",
+    "log": "1/({u})",
+    "sqrt": "1/(2*sqrt({u}))",
+    "atan": "1/(1+({u})**2)",
+    "asin": "1/sqrt(1-({u})**2)",
+    "sinh": "cosh({u})",
+    "cosh": "sinh({u})",
+    "tanh": "1/cosh({u})**2",
+    "asinh": "1/sqrt(1+({u})**2)",
+    "erf": "2/sqrt(pi)*exp(-({u})**2)",
+    "Si": "sin({u})/({u})",
+}
+
+
+def _combine(parts: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
+    return st.one_of(
+        st.tuples(parts, parts).map(_add),
+        st.tuples(parts, parts).map(_multiply),
+        st.tuples(parts, parts).map(_divide),
+        st.tuples(st.sampled_from(sorted(FUNCTIONS)), parts).map(_call),
+        st.tuples(parts, st.sampled_from([2, 3, -1, -2])).map(_power),
+    )
+
+
+def _add(pair: tuple[Pair, Pair]) -> Pair:
+    (u, du), (v, dv) = pair
+    return f"({u}-{v})", f"({du}-({dv}))"
+
+
+def _multiply(pair: tuple[Pair, Pair]) -> Pair:
+    (u, du), (v, dv) = pair
+    return f"({u}*{v})", f"(({du})*({v})+({u})*({dv}))"
+
+
+def _divide(pair: tuple[Pair, Pair]) -> Pair:
+    (u, du), (v, dv) = pair
+    return f"({u})/({v})", f"((({du})*({v})-({u})*({dv}))/({v})**2)"
+
+
+def _call(pair: tuple[str, Pair]) -> Pair:
+    name, (u, du) = pair
+    return f"{name}({u})", f"({FUNCTIONS[name].format(u=u)}*({du}))"
+
+
+def _power(pair: tuple[Pair, int]) -> Pair:
+    (u, du), n = pair
+    return f"({u})**({n})", f"({n}*({u})**({n - 1})*({du}))"
+
+
+PAIRS = st.recursive(st.sampled_from(ATOMS), _combine, max_leaves=5)
+SLIPS = st.sampled_from(["{F}+x/7", "{F}-sin(x)/50", "1.001*({F})+x/700", "({F})*(1+x/100)+x/9", "-({F})+x/7"])
+TEXTS = st.one_of(
+    st.binary(max_size=200).map(lambda data: data.decode("latin-1")),
+    st.text(max_size=200),
+    st.text("x0123456789+-*/^()[]{}|., sincoelgtaqrphfy\\$'\"", max_size=120),
+    st.lists(st.sampled_from(["x", "2", "9", "**", "sin", "exp(", "log(", "gamma(", "C", "pi", *"()+-*/| "])).map(
+        "".join
+    ),
+    PAIRS.map(lambda pair: pair[0]),
+)
+
+
+def judges_rightly(pair: Pair, slip: str) -> str:
+    """F is accepted for F', F with a slip is not; returns what came of it, for counting."""
+    antiderivative, derivative = pair
+    grade = verify(derivative, antiderivative)
+    if grade.reason in (Reason.UNVERIFIABLE, Reason.TOO_LARGE):
+        return grade.reason.value
+    if "division by zero" in grade.detail or "cannot tell" in grade.detail:
+        return grade.detail.partition(":")[0]
+    assert grade.reason == Reason.CORRECT, (derivative, antiderivative, grade)
+    sizes = np.abs(parse(derivative).values(np.linspace(-9, 9, 64)))
+    if np.nanmin(sizes, initial=np.inf) > LARGE:
+        return "right accepted, too large for the slip to show"
+    wrong = slip.format(F=antiderivative)
+    assert verify(derivative, wrong).reward == 0.0, (derivative, wrong)
+    return "right accepted, wrong rejected"
+
+
+def grades_in_time(text: str) -> str:
+    """Any text is graded in time, the same when graded again, and is no antiderivative of x**6*cos(x)."""
+    started = time.process_time()
+    grade = verify("x**6*cos(x)", text)
+    assert (time.process_time() - started) * 1e3 < BUDGET_MS
+    assert grade.reward == 0.0
+    assert verify("x**6*cos(x)", text) == grade
+    return grade.reason.value
