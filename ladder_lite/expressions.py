@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.evaluation import Bend, Breaks, Curve, Evaluation, run
-from ladder_lite.functions import SPELLINGS, Break, lookup, same
+from ladder_lite.functions import NUMBERS, OF_TWO, SPELLINGS, Break, lookup, same
 from ladder_lite.operations import (
     MAX_MULTIPLIED,
     POSITIVE,
@@ -145,10 +145,13 @@ _LONG_NUMBER: Final = re.compile(rf"[\d_.]{{{MAX_DIGITS + 1},}}")
 _NOT_A_FORMULA: Final = re.compile("[\"'\\\\#;`@\n\r\0]")
 
 
-def parse(text: str, variable: str = "x", *, constant_of_integration: bool = False) -> Expression:
+def parse(
+    text: str, variable: str = "x", *, constant_of_integration: bool = False, real_cube_roots: bool = False
+) -> Expression:
     """Read `text` as an expression in `variable`; raises ExpressionError.
 
-    With `constant_of_integration`, terms `C` (or `c`, `K`, `C_1`, ...) added at the top are dropped.
+    With `constant_of_integration`, terms `C` (or `c`, `K`, `C_1`, ...) added at the top are dropped. With
+    `real_cube_roots`, a power of thirds is one of the real cube root, as `cbrt`, and not of the principal one.
     """
     if len(text) > MAX_CHARS:
         raise ExpressionError("TOO_LARGE", f"longer than {MAX_CHARS} characters")
@@ -167,11 +170,13 @@ def parse(text: str, variable: str = "x", *, constant_of_integration: bool = Fal
         raise ExpressionError("UNPARSEABLE", f"not an expression: {error.args[0]}") from None
     except (RecursionError, MemoryError):  # how CPython's parser refuses deep nesting
         raise ExpressionError("TOO_LARGE", "nested too deeply") from None
-    return _read(without_constant(tree, variable) if constant_of_integration else tree, variable, source)
+    if constant_of_integration:
+        tree = without_constant(tree, variable)
+    return _read(tree, variable, source, real_cube_roots)
 
 
-def _read(tree: ast.expr, variable: str, source: str = "") -> Expression:
-    reader = _Reader(variable)
+def _read(tree: ast.expr, variable: str, source: str = "", real_cube_roots: bool = False) -> Expression:
+    reader = _Reader(variable, real_cube_roots)
     with np.errstate(all="ignore"):
         last = reader.read(tree, 0)
     return reader.finish(source, last)
@@ -207,8 +212,9 @@ _FOLD: Final[dict[Operation, Callable[[Any, Any], Any]]] = {
 class _Reader:
     """Turns a syntax tree into steps over numbered slots, merging equal subexpressions and folding constants."""
 
-    def __init__(self, variable: str) -> None:
+    def __init__(self, variable: str, real_cube_roots: bool) -> None:
         self.variable = variable
+        self.real_cube_roots = real_cube_roots
         self.template: list[complex | None] = [None]  # slot 0 is the variable
         self.steps: list[Step] = []
         self.known: dict[Any, int] = {}
@@ -317,6 +323,8 @@ class _Reader:
                 raise ExpressionError("TOO_LARGE", "a constant that overflows") from None
         if power and v == 1:
             return left
+        if power and self.real_cube_roots and v is not None and v.real != int(v.real) and 3 * v == int(3 * v.real):
+            return self.operate("**", self.apply("cbrt", left), self.constant(3 * v))
         if operation == "/" and v == 0:
             raise ExpressionError("UNPARSEABLE", "a division by zero")
         key = (operation, left, right)
@@ -352,13 +360,12 @@ class _Reader:
         if not isinstance(node.func, ast.Name) or node.keywords:
             raise ExpressionError("FORBIDDEN", "a call that is not a function of the list")
         name = node.func.id
-        if name == "log" and len(node.args) == 2:
-            value, base = (self.apply("log", self.read(argument, depth + 1)) for argument in node.args)
-            return self.operate("/", value, base)
-        if name == "polylog" and len(node.args) == 2:
-            if self.template[self.read(node.args[0], depth + 1)] != 2:
-                raise ExpressionError("FORBIDDEN", "polylog of an order other than 2")
-            return self.apply("dilog", self.read(node.args[1], depth + 1))
+        if name in OF_TWO and len(node.args) == 2:
+            return self.call_of_two(name, *(self.read(argument, depth + 1) for argument in node.args))
+        if name in NUMBERS and len(node.args) == 1:
+            slot = self.read(node.args[0], depth + 1)
+            if self.template[slot] is not None:
+                return slot
         if lookup(name) is None:
             raise ExpressionError("FORBIDDEN", f"{name}: a function that is not on the list")
         if len(node.args) != 1:
@@ -369,6 +376,19 @@ class _Reader:
             if inner in ("Abs", "abs") and len(argument.args) == 1 and not argument.keywords:
                 return self.apply("log_abs", self.read(argument.args[0], depth + 2))
         return self.apply(name, self.read(argument, depth + 1))
+
+    def call_of_two(self, name: str, u: int, v: int) -> int:
+        if name == "log":
+            return self.operate("/", self.apply("log", u), self.apply("log", v))
+        if name == "Pow":
+            return self.operate("**", u, v)
+        if name == "Rational":
+            return self.operate("/", u, v)
+        if name == "root":
+            return self.operate("**", u, self.operate("/", self.constant(1.0), v))
+        if self.template[u] != 2:
+            raise ExpressionError("FORBIDDEN", "polylog of an order other than 2")
+        return self.apply("dilog", v)
 
     def apply(self, name: str, argument: int) -> int:
         function = lookup(name)

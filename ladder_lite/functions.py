@@ -53,6 +53,16 @@ def lookup(name: str) -> Function | None:
     return None
 
 
+# Of two arguments; and SymPy's names around a number. `expressions` reads both.
+OF_TWO = frozenset(["log", "polylog", "root", "Pow", "Rational"])
+NUMBERS = frozenset(["S", "Integer", "Float", "Rational"])
+
+
+def is_function(name: str) -> bool:
+    """Whether a call of `name` can be read."""
+    return lookup(name) is not None or name in OF_TWO or name in NUMBERS
+
+
 def same(u: Array) -> Array:
     """`u` itself."""
     return u

@@ -58,7 +58,10 @@ def locate(
         best = size.argmin(axis=1)
         low, high = points[rows, np.maximum(best - 1, 0)], points[rows, np.minimum(best + 1, _PARTS)]
     vanished = size.min(axis=1) <= 1e-5 * largest
-    return sorted({(float(0.5 * (low[i] + high[i])), breakables[which[i]].kind) for i in np.flatnonzero(vanished)})
+    # A zero may have been bracketed twice, by its change of sign and as a dip.
+    middle = 0.5 * (low + high)
+    found = {(breakables[which[i]].kind, float(f"{middle[i]:.9e}")): float(middle[i]) for i in np.flatnonzero(vanished)}
+    return sorted((at, kind) for (kind, _), at in found.items())
 
 
 def _brackets(

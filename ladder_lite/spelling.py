@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final
 
-from ladder_lite.functions import lookup
+from ladder_lite.functions import is_function
 
 CONSTANTS: Final = frozenset({"pi", "Pi", "E", "e", "I", "i", "EulerGamma", "Catalan", "GoldenRatio", "oo"})
 
@@ -25,6 +25,7 @@ _SIGNS: Final = str.maketrans(
     | {"÷": "/", "π": " pi ", "∞": " oo ", "√": " sqrt ", "∛": " cbrt "}
     | {"\N{DOUBLE-STRUCK ITALIC SMALL E}": "e", "\N{DOUBLE-STRUCK ITALIC SMALL I}": "I"}
 )
+_WORDS_BEHIND: Final = re.compile(r"[,;]?\s+(?:where|with)\s.*", re.DOTALL)
 _TOKEN: Final = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_]\w*|\*\*|\S)", re.ASCII)
 MAX_NESTING: Final = 100
 
@@ -51,9 +52,10 @@ def _needs_reading(variable: str) -> re.Pattern[str]:
 
 
 def _bare(text: str) -> str:
-    """Without the signs around a formula, and without `F(x) =`."""
-    if text.startswith("`"):
-        text = text.strip("`")
+    """Without the signs around a formula, without `F(x) =`, and without words on the constant behind it."""
+    text = _WORDS_BEHIND.sub("", text)
+    if text.startswith(("`", "**")):
+        text = text.strip("`*")
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(text) > len(opening + closing) and text.startswith(opening) and text.endswith(closing):
             text = text[len(opening) : -len(closing)]
@@ -117,7 +119,8 @@ _LATEX_GROUPS: Final = (
     (re.compile(r"_\s*\{(\w*)\}"), r"_\1"),
 )
 _LATEX_SHORT: Final = (
-    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1/\2)"),
+    (re.compile(r"\\[dt]?frac\s*([A-Za-z\d])\s*([A-Za-z\d])"), r"(\1/\2)"),
+    (re.compile(r"\\log\s*_\s*\{?\s*(\w+)\s*\}?"), r" log_\1 "),
     (re.compile(r"\\sqrt\s*(\w)"), r" sqrt(\1)"),
 )
 _GROUP: Final = re.compile(r"\{([^{}]*)\}")
@@ -169,7 +172,7 @@ def _tokens(text: str, variable: str) -> list[str]:
 
 
 def _is_known(name: str, variable: str) -> bool:
-    return name == variable or name in CONSTANTS or lookup(name) is not None
+    return name == variable or name in CONSTANTS or is_function(name)
 
 
 def _split_name(name: str, variable: str) -> list[str]:
@@ -180,7 +183,7 @@ def _split_name(name: str, variable: str) -> list[str]:
 
 def _nesting(tokens: list[str]) -> int:
     """Bound on how deep `_join` can recurse: parentheses, and functions without them."""
-    bare = sum(token[0].isalpha() and after != "(" for token, after in pairwise([*tokens, ""]) if lookup(token))
+    bare = sum(token[0].isalpha() and after != "(" for token, after in pairwise([*tokens, ""]) if is_function(token))
     return bare + max(accumulate((token == "(") - (token == ")") for token in tokens), default=0)
 
 
@@ -207,10 +210,10 @@ def _operand(tokens: list[str], at: int, variable: str) -> tuple[str, int]:
         return _group(tokens, at, variable)
     if not token[0].isalpha() or token == variable or token in CONSTANTS:
         return token, at
-    if lookup(token) is None:
+    if not is_function(token):
         return token, at  # refused later
     power, at_argument = _power(tokens, at)
-    if power == "-1" and lookup(f"a{token}") is not None:
+    if power == "-1" and is_function(f"a{token}"):
         token, power = f"a{token}", ""
     argument, end = _argument(tokens, at_argument, variable, short=token in ("sqrt", "cbrt"))
     if end == at_argument:
@@ -246,7 +249,7 @@ def _argument(tokens: list[str], at: int, variable: str, *, short: bool) -> tupl
     if at >= len(tokens):
         return "", at
     token = tokens[at]
-    if token == "(" or (token[0].isalpha() and token != variable and token not in CONSTANTS and lookup(token)):
+    if token == "(" or (token[0].isalpha() and token != variable and token not in CONSTANTS and is_function(token)):
         return _operand(tokens, at, variable)
     end = at
     while end < len(tokens) and not (short and end > at):

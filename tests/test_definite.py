@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from ladder_lite.definite import reference
+from ladder_lite import definite
+from ladder_lite.definite import TOOK_TOO_LONG, References, reference
 from ladder_lite.integrands import IntegrandError
 from ladder_lite.verify import verify
 
@@ -22,10 +25,13 @@ from ladder_lite.verify import verify
         # Oscillating tails.
         ("sin(x)/x", "0", "oo", "pi/2"),
         ("sin(x**2)", "0", "oo", "sqrt(pi/8)"),
+        ("sin(x)**2/x**2", "-oo", "oo", "pi"),
+        ("(1-cos(x))/x**2", "0", "oo", "pi/2"),
         # Singular ends and insides.
         ("1/sqrt(x)", "0", "1", "2"),
         ("x**(-9/10)", "0", "1", "10"),
         ("1/sqrt(1-x**2)", "-1", "1", "pi"),
+        ("(1-x)**(-9/10)", "0", "1", "10"),
         ("log(sin(x))", "0", "pi", "-pi*log(2)"),
         ("1/sqrt(Abs(x-1))", "0", "2", "4"),
         # Steps and kinks.
@@ -56,6 +62,7 @@ def test_a_singular_end_that_needs_mpmath() -> None:
         ("tan(x)", "0", "pi"),
         ("cos(x)", "0", "oo"),
         ("1/(x*log(x))", "2", "oo"),
+        ("sin(x)**2/x", "1", "oo"),
         ("sqrt(x)", "-1", "1"),  # not real
         ("x", "0", "y"),
         ("x", "0", "I"),
@@ -95,3 +102,38 @@ def test_scale_is_the_integral_of_the_size() -> None:
     found = reference("sin(x)", "x", "0", "2*pi")
     assert found.value == pytest.approx(0, abs=1e-12)
     assert found.scale == pytest.approx(4)
+
+
+def test_references_are_computed_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "references.jsonl"
+    first = References(file)
+    found = first.get("x**2", "x", "0", "1")
+    with pytest.raises(IntegrandError, match="diverges"):
+        first.get("1/x", "x", "-1", "1")
+
+    monkeypatch.setattr(definite, "reference", lambda *_: pytest.fail("computed again"))
+    for references in (first, References(file)):
+        assert references.get("x**2", "x", "0", "1") == found
+        with pytest.raises(IntegrandError, match="diverges"):
+            references.get("1/x", "x", "-1", "1")
+        assert verify("x**2", "1/3", lower="0", upper="1", references=references).reward == 1.0
+
+
+def test_an_integral_that_took_too_long_is_tried_again_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(*_: object) -> None:
+        raise IntegrandError(TOOK_TOO_LONG)
+
+    monkeypatch.setattr(definite, "reference", too_long)
+    file = tmp_path / "references.jsonl"
+    with pytest.raises(IntegrandError):
+        References(file).get("x**2", "x", "0", "1")
+    monkeypatch.undo()
+    assert References(file).get("x**2", "x", "0", "1").value == pytest.approx(1 / 3)
+
+
+def test_a_hanging_worker_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definite, "WORKER_TIMEOUT_S", 0.01)
+    with pytest.raises(IntegrandError, match="could not be computed in"):
+        reference("(1-x)**(-9/10)", "x", "0", "1")

@@ -13,7 +13,10 @@ from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_ri
 from ladder_lite import verify as module
 from ladder_lite.verify import Reason, reward, verify
 
-CASES = [json.loads(line) for line in Path(__file__).with_name("data").joinpath("verifier_cases.jsonl").open()]
+DATA = Path(__file__).with_name("data")
+CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]
+# The MIT Integration Bee's qualifying exams of 2023 to 2025 with their official answers, transcribed.
+QUALIFIERS = [json.loads(line) for line in (DATA / "mit_bee_qualifiers.jsonl").open()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +31,12 @@ def test_labelled_cases(case: dict[str, Any]) -> None:
     assert (grade.reward == 1.0) is case["accept"], grade
     if "budget_ms" in case:
         assert (time.process_time() - started) * 1e3 < case["budget_ms"]
+
+
+@pytest.mark.parametrize("problem", QUALIFIERS, ids=lambda problem: problem["id"])
+def test_official_answers(problem: dict[str, Any]) -> None:
+    grade = verify(problem["integrand"], problem["answer"], lower=problem["lower"], upper=problem["upper"])
+    assert grade.reason == Reason.CORRECT, grade
 
 
 RIGHT = [
@@ -57,6 +66,10 @@ RIGHT = [
     # Complex values with the right derivative.
     ("exp(I*x)", "-I*exp(I*x)"),
     ("1/(x**2+1)", "-I*log((1+I*x)/(1-I*x))/2"),
+    # Jumps at poles of tan where the integrand has kinks.
+    ("sqrt((1+cos(6*x))/2)", "sqrt(2)*sqrt(1-tan(3*x)**2/(tan(3*x)**2+1)+1/(tan(3*x)**2+1))*tan(3*x)/6"),
+    # Real cube roots, where the integrand means them.
+    ("cbrt(x)", "3*x**(4/3)/4"),
     # Overflow, narrow and far domains.
     ("csc(x)**2*tan(x)**2024", "tan(x)**2023/2023"),
     ("exp(-(x-2024)**2/4)", "sqrt(pi)*erf((x-2024)/2)"),
@@ -76,6 +89,14 @@ RIGHT = [
     # Notation.
     ("x**2*log(x)", "x³/3·ln x \u2212 x³/9 + C"),
     ("x*exp(x)", r"\(\boxed{e^{x}\left(x-1\right)+C}\)"),
+    ("1/(x*log(10))", r"\log_{10}(x)"),
+    ("x**2", r"\frac13 x^3 + C, where C is a constant"),
+    ("x**2", "Rational(1, 3)*x**3"),
+    ("sqrt(x)", "**2/3 root(x, 2)^3**"),
+    # Steep, and so is the integrand.
+    ("300*tanh(100*(x-3))**2/cosh(100*(x-3))**2", "tanh(100*(x-3))**3"),
+    # A constant where it is defined, and the integrand is zero.
+    ("(sqrt(x**2)-x**2/sqrt(x**2))/x", "sqrt(x**2)/x"),
 ]
 
 WRONG = [
@@ -119,6 +140,9 @@ WRONG = [
     # An integrand that is zero, an answer that is not constant.
     ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "x/10**9"),
     ("sin(x)**2+cos(x)**2-1", "10**(-20)*sin(10**20*x)"),
+    ("sin(x)**2+cos(x)**2-1", "sign(x-7)"),
+    # An integrand that is huge wherever it is looked at first.
+    ("cosh(sqrt(2012-x))", "2*cosh(sqrt(2012-x))-2*sqrt(2012-x)*sinh(sqrt(2012-x))+x/7"),
     # Not functions at all.
     ("cos(x)", "sin(x)+10**400"),
     ("cos(x)", "oo"),
@@ -177,6 +201,27 @@ def test_paper_protocol(integrand: str, answer: str, reason: Reason) -> None:
 
 def test_paper_protocol_is_for_antiderivatives_only() -> None:
     assert verify("x", "1/2", lower="0", upper="1", protocol="paper").reward is None
+
+
+# Steps, open or in disguise: each is constant between its jumps, so that only they make sin(x) + step wrong.
+STEPS = """
+sign(x-50) ; floor(x)/10**6 ; Heaviside(x-3) ; x/Abs(x) ; x**2/x/Abs(x) ; exp(log(Abs(x-3)))/(x-3)
+sqrt((x-3)**2)/(x-3) ; sqrt(x**2-6*x+9)/(x-3) ; (x**2-6*x+9)**(1/2)/(x-3) ; sqrt((x-3)*(x-3))/(x-3)
+(x-3)/sqrt((x-3)**2+10**(-20)) ; (x-3)/((x-3)**2+10**(-20))**(1/2) ; exp(log((x-3)**2)/2)/(x-3)
+cbrt((x-3)**3)/Abs(x-3) ; sqrt(cos(x)**2)/cos(x) ; asin(sin(x))-x ; acos(cos(x))-x ; atan(tan(x))-x+floor(x)
+(x-20)/sqrt((x-20)**2) ; (x-20)/sqrt((x-20)**2+10**(-20)) ; sqrt((x-31)**2)+sqrt((x-39)**2)-2*sqrt((x-35)**2)
+tanh(10**6*(x-3.3)) ; tanh(1000*(x-7.77))/1000 ; tanh(10**6*(x-60)) ; tanh(sinh(50*(x-1))) ; tanh(x**3*1000-5000)
+atan(10**9*(x-3.3))/10**6 ; atan((x**2-4)*10**8) ; atan(10**9*(sin(x)-1/2)) ; atan(exp(x)*10**9-5*10**9)
+erf(10**6*(x-3)) ; erfc(10**7*(x-5)) ; erf((x-3)**3*10**15) ; Si(10**7*(x-3))/100 ; fresnels(10**6*(x-2))
+1/(1+exp(-10**5*(x-2))) ; 1/(1+exp(-10**5*(x-57))) ; exp(-exp(-1000*(x-2))) ; 2**(-exp(-1000*(x-2)))
+1/(1+(x/4)**1000) ; exp(-(x/4)**1000) ; log(-x)-log(x) ; I*log(-x)-I*log(x) ; sqrt(-x)/sqrt(x)
+log(exp(I*x))/I-x ; loggamma(x+3)-loggamma(x+2)-log(x+2)+sign(x)
+"""
+
+
+@pytest.mark.parametrize("step", [step.strip() for line in STEPS.strip().splitlines() for step in line.split(";")])
+def test_steps_are_found(step: str) -> None:
+    assert [seed for seed in range(3) if verify("cos(x)", f"sin(x)+{step}", seed=seed).reward != 0.0] == []
 
 
 # --- properties -----------------------------------------------------------------------------------------------------
