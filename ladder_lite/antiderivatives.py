@@ -100,15 +100,20 @@ def _is_wrong_everywhere(answer: Expression, evaluation: Evaluation, problem: In
     breakables = problem.breakables + evaluation.breakables
     switches = [breakable for breakable in breakables if breakable.kind in ("root", "step")]
     stretch = stretches(problem.points, switches) if switches else np.zeros(len(counts), np.intp)
-    worst = []
+    plain = errors > CLEARLY
+    in_doubt = []
     for number in np.unique(stretch[counts]):
-        inside = np.where(stretch == number, errors, -1)
-        worst.append(int(inside.argmax()))
-        if inside[worst[-1]] <= CLEARLY:
+        inside = counts & (stretch == number)
+        if not plain[inside].any():
             return False
-    points = problem.points[worst]
+        # Errors at most points are not lost digits, unless all that the integrand has is lost digits.
+        if 2 * plain[inside].sum() <= inside.sum() or np.median(np.abs(problem.values[inside])) < CLEARLY:
+            in_doubt.append(int(np.where(inside, errors, -1).argmax()))
+    if not in_doubt:
+        return True
+    points = problem.points[in_doubt]
     allowed = SLACK * (noise(answer, points.astype(complex))[1] + noise(problem.expression, points)[0])
-    return bool((np.abs(differences.real)[worst] > allowed).all())
+    return bool((np.abs(differences.real)[in_doubt] > allowed).all())
 
 
 def _settled(answer: Expression, problem: Integrand, slopes: Numbers, doubtful: NDArray[np.bool_]) -> bool:
