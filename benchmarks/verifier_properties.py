@@ -5,7 +5,7 @@
 
 Half of the examples are functions with their derivatives: F must be accepted for F', F with a slip must not. The other
 half are texts of all kinds: each must be graded within 250 ms of processor time, the same when graded again. Writes
-benchmarks/results/verifier_properties.json: how many came out how. A failure stops the run and is printed, shrunk.
+benchmarks/results/verifier_properties.json: how many came out how, and the examples that failed.
 """
 
 import json
@@ -45,7 +45,6 @@ def main(
         "functions": _try(judges_rightly, examples // 2, PAIRS, SLIPS),
         "texts": _try(grades_in_time, examples // 2, TEXTS),
     }
-    figures["failures"] = 0  # one would have raised
     figures["processor_minutes"] = round((time.process_time() - started) / 60, 1)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
@@ -55,22 +54,28 @@ def main(
 def _try(holds: Callable[..., str], examples: int, *strategies: SearchStrategy[Any]) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     distinct = set()
+    failed: list[str] = []
 
     def tried(example: tuple[Any, ...]) -> None:
-        outcomes[holds(*example)] += 1
         distinct.add(hash(example))
+        try:
+            outcomes[holds(*example)] += 1
+        except AssertionError as failure:
+            outcomes["failed"] += 1
+            failed.append(f"{example}: {failure}"[:1000])
 
     for batch in range(max(1, examples // BATCH)):
         unhurried = settings(
             max_examples=min(BATCH, examples),
             deadline=None,
             database=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
         seed(batch)(unhurried(given(tuples(*strategies))(tried)))()
         print(f"{holds.__name__}: {outcomes.total():,}", flush=True)
-    return {"examples": outcomes.total(), "distinct": len(distinct), "outcomes": dict(outcomes.most_common())}
+    counts = dict(outcomes.most_common())
+    return {"examples": outcomes.total(), "distinct": len(distinct), "outcomes": counts, "failed": failed}
 
 
 if __name__ == "__main__":
