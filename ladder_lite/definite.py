@@ -75,7 +75,7 @@ class References:
     def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
         """As `reference`, from memory if it was asked before."""
         key = json.dumps([text, variable, lower, upper, seed])
-        with self._lock:  # one at a time: the others would compute the same
+        with self._lock:  # one at a time, for the others mostly want the same
             known = self._known.get(key)
             if known is None:
                 known = self._compute(key, text, variable, lower, upper, seed)
@@ -203,7 +203,7 @@ def _without_dead_tails(expression: Expression, edges: Floats, low: float, high:
         return edges
     first, last = alive[0], alive[-1]
     with np.errstate(all="ignore"):
-        dead = np.abs(values * edges) < 1e-100
+        dead = np.abs(values * edges) < 1e-20
     if math.isinf(low) and dead[first]:
         edges, values, last = edges[first:], values[first:], last - first
     if math.isinf(high) and dead[alive[-1]]:
@@ -234,6 +234,8 @@ def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats
     which, at = np.nonzero(signs[:, :-1] != signs[:, 1:])
     if not len(at):
         return np.zeros(0)
+    if len(at) * expression.n_nodes > MAX_EVALUATIONS // 52:  # halvings
+        raise IntegrandError("the integrand has too many steps")
     rows = np.arange(len(at))
     return bisect(lambda middle: _step_signs(expression, middle)[which, rows], x[at], x[at + 1])
 

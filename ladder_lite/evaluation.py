@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ladder_lite.functions import Break
 from ladder_lite.operations import Breakable, Step
 
+ONE: Final = np.float64(1.0)  # of NumPy's, whose division by zero is infinite and no error
 RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros
 SATURATED: Final = 20.0  # arguments at which such a function has come to rest
 NEAR_ZERO: Final = 2.0  # a divisor that would vanish within half a gap, at its speed, has to change its sign there
@@ -64,8 +65,8 @@ class Evaluation:
     @property
     def is_finite(self) -> NDArray[np.bool_]:
         """At which points every slot is: a part that overflowed may be one that counts (a/inf is a lost term)."""
-        total = self.values * 0.0
         with np.errstate(all="ignore"):
+            total = self.values * 0.0
             for slot in self.slots:
                 total = total + slot
             return np.isfinite(total)
@@ -133,7 +134,7 @@ def run(
     """
     values: list[Any] = list(template)
     slopes: list[Any] = [None] * len(values)
-    values[0], slopes[0] = points, 1.0 if derivative else None
+    values[0], slopes[0] = points, ONE if derivative else None
     with np.errstate(all="ignore"):
         if jitter is None:
             for slot, forward, left, right, _, _ in steps:

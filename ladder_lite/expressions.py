@@ -74,6 +74,7 @@ class Expression:
     _steps: tuple[Step, ...] = field(repr=False)
     _breaks: tuple[Breaks, ...] = field(repr=False)
     curves: tuple[Curve, ...] | None = field(repr=False)
+    real_cube_roots: bool = False
 
     @property
     def n_nodes(self) -> int:
@@ -92,11 +93,11 @@ class Expression:
     def terms(self) -> tuple[Expression, ...]:
         """The terms that it adds and subtracts at the top, signs aside; itself if it is no sum."""
         node = without_constant(ast.parse(self.source, mode="eval").body, self.variable)
-        found: list[Expression] = []
+        found: list[ast.expr] = []
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            found.append(_read(node.right, self.variable))
+            found.append(node.right)
             node = node.left
-        return (_read(node, self.variable), *reversed(found))
+        return tuple(_read(term, self.variable, "", self.real_cube_roots) for term in (node, *reversed(found)))
 
     @property
     def constants(self) -> tuple[float, ...]:
@@ -107,7 +108,7 @@ class Expression:
         """Values at `points`; nan or inf where undefined or overflowing. At real points nan where they are not real."""
         return self.evaluate(points, derivative=False).values
 
-    def values_and_derivatives(self, points: Complexes) -> tuple[Complexes, Complexes]:
+    def values_and_derivatives(self, points: NDArray[Any]) -> tuple[Complexes, Complexes]:
         """Values and derivatives at `points`, in one forward pass."""
         evaluation = self.evaluate(points)
         return evaluation.values, evaluation.slopes
@@ -243,6 +244,7 @@ class _Reader:
             tuple(self.steps),
             tuple(self.breaks),
             tuple(self.curves) if self.may_be_resolved else None,
+            self.real_cube_roots,
         )
 
     def read(self, node: ast.expr, depth: int) -> int:
@@ -325,8 +327,6 @@ class _Reader:
             return left
         if power and self.real_cube_roots and v is not None and v.real != int(v.real) and 3 * v == int(3 * v.real):
             return self.operate("**", self.apply("cbrt", left), self.constant(3 * v))
-        if operation == "/" and v == 0:
-            raise ExpressionError("UNPARSEABLE", "a division by zero")
         key = (operation, left, right)
         slot = self.known.get(key)
         if slot is not None:

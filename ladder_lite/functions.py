@@ -105,6 +105,14 @@ def _one_minus_square(u: Array) -> Array:
     return 1 - u * u
 
 
+def _sech(u: Array) -> Array:
+    """1/cosh(u); of complex numbers too it is 0 where cosh overflows."""
+    if not np.iscomplexobj(u):
+        return 1 / np.cosh(u)
+    far = np.abs(u.real) > 700
+    return np.where(far, 0, 1 / np.cosh(np.where(far, 0, u)))
+
+
 def _reciprocal_of(value: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda u: value(1 / u)
 
@@ -113,7 +121,8 @@ def _flat(u: Array, _v: Array) -> Array:
     return u * 0
 
 
-def _integers(u: Array) -> Array:
+def integers(u: Array) -> Array:
+    """A quantity that vanishes at the integers."""
     return np.sin(np.pi * u)
 
 
@@ -129,8 +138,8 @@ ELEMENTARY: dict[str, Function] = {
     "Abs": Function(_abs, _abs_slope, "step", same, True),
     "sign": Function(_sign, _flat, "step", same),
     "Heaviside": Function(lambda u: (_sign(u) + 1) / 2, _flat, "step", same),
-    "floor": Function(lambda u: np.floor(u.real).astype(u.dtype), _flat, "step", _integers),
-    "ceiling": Function(lambda u: np.ceil(u.real).astype(u.dtype), _flat, "step", _integers),
+    "floor": Function(lambda u: np.floor(u.real).astype(u.dtype), _flat, "step", integers),
+    "ceiling": Function(lambda u: np.ceil(u.real).astype(u.dtype), _flat, "step", integers),
     "sin": Function(np.sin, lambda u, v: np.cos(u)),
     "cos": Function(np.cos, lambda u, v: -np.sin(u)),
     "tan": Function(np.tan, lambda u, v: 1 + v * v, "pole", np.cos),
@@ -139,9 +148,9 @@ ELEMENTARY: dict[str, Function] = {
     "csc": Function(lambda u: 1 / np.sin(u), lambda u, v: -v / np.tan(u), "pole", np.sin),
     "sinh": Function(np.sinh, lambda u, v: np.cosh(u)),
     "cosh": Function(np.cosh, lambda u, v: np.sinh(u)),
-    "tanh": Function(np.tanh, lambda u, v: 1 / np.cosh(u) ** 2),
+    "tanh": Function(np.tanh, lambda u, v: _sech(u) ** 2),
     "coth": Function(lambda u: 1 / np.tanh(u), lambda u, v: -1 / np.sinh(u) ** 2, "pole", np.sinh),
-    "sech": Function(lambda u: 1 / np.cosh(u), lambda u, v: -v * np.tanh(u)),
+    "sech": Function(_sech, lambda u, v: -v * np.tanh(u)),
     "csch": Function(lambda u: 1 / np.sinh(u), lambda u, v: -v / np.tanh(u), "pole", np.sinh),
     "asin": Function(np.arcsin, lambda u, v: 1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "acos": Function(np.arccos, lambda u, v: -1 / _sqrt(1 - u * u), "root", _one_minus_square),
@@ -180,7 +189,7 @@ def _factorial_slope(u: Array, v: Array) -> Array:
     return v * special.digamma(u + 1)
 
 
-ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", _integers)
+ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", integers)
 
 SPECIAL = frozenset(
     [

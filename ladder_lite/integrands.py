@@ -81,23 +81,23 @@ class Integrand:
     values: Numbers
     breakables: list[Breakable]
     known: Bools  # finite, real, and neither underflowing nor overflowing
-    _components: tuple[Component, ...] | None = None
-    _zero: bool = False
+    _surveyed: tuple[tuple[Component, ...], bool] | None = None  # components, whether identically zero
     _increments: tuple[Floats, Floats] | None = None
 
     @property
     def components(self) -> tuple[Component, ...]:
         """The intervals of the domain, those with the most known points first; raises IntegrandError if none."""
-        if self._components is None:
-            self._components, self._zero = _survey(self)
-        if not self._components and not self._zero:
+        if self._surveyed is None:
+            self._surveyed = _survey(self)
+        components, zero = self._surveyed
+        if not components and not zero:
             raise IntegrandError("the integrand is nowhere finite and real")
-        return self._components
+        return components
 
     @property
     def identically_zero(self) -> bool:
         """Whether it is zero up to rounding wherever it is defined."""
-        return not self.components and self._zero
+        return not self.components
 
     @property
     def is_loud(self) -> bool:
@@ -146,7 +146,7 @@ def _integrate_between(problem: Integrand) -> tuple[Floats, Floats]:
     return integrals, scales
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def prepare(text: str, variable: str = "x", seed: int = 0) -> Integrand:
     """Read an integrand and evaluate it at the base points of `seed`; raises IntegrandError."""
     try:
@@ -240,22 +240,21 @@ def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
     usable = np.isfinite(values)
     if _only_noise(expression, grid, values, usable):
         return (), bool(usable.sum() >= MIN_POINTS)
-    x = grid
     landmarks = locate(expression, grid, evaluation.breakables, usable, limit=2 * MAX_FOUND)
     breaks = [at for at, kind in landmarks if kind in ("pole", "log")]
     switches = sorted({at for at, kind in landmarks if kind in ("step", "root")})
     edges = usable[:-1] & usable[1:]
-    edges[np.searchsorted(x, [b for b in breaks if x[0] < b < x[-1]]) - 1] = False
+    edges[np.searchsorted(grid, [b for b in breaks if grid[0] < b < grid[-1]]) - 1] = False
     components = []
     start = 0
-    for end in [*np.flatnonzero(~edges), len(x) - 1]:
+    for end in [*np.flatnonzero(~edges), len(grid) - 1]:
         if end > start:
             informative = known[start:end] | known[start + 1 : end + 1]
-            cells = np.stack([x[start:end], x[start + 1 : end + 1]], axis=1)[informative]
+            cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
             if len(cells) >= 2:
-                inside = tuple(s for s in switches if x[start] < s < x[end])
+                inside = tuple(s for s in switches if grid[start] < s < grid[end])
                 quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
-                components.append(Component(float(x[start]), float(x[end]), cells, quiet, inside))
+                components.append(Component(float(grid[start]), float(grid[end]), cells, quiet, inside))
         start = end + 1
     components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
     return tuple(components), False
@@ -286,9 +285,8 @@ def _grid_around(centres: tuple[float, ...], n: int, seed: int) -> Floats:
         for at in (centre, -centre):
             pieces += [at + close, at - close]
     grid = np.unique(np.concatenate(pieces))
-    gaps = np.diff(grid)
     # Off the round numbers, where integrands have their poles and kinks.
-    return grid[:-1] + gaps * rng.uniform(0.2, 0.8, len(gaps))
+    return grid[:-1] + np.diff(grid) * rng.uniform(0.2, 0.8, len(grid) - 1)
 
 
 def _grid_around_zeros(expression: Expression, grid: Floats) -> Floats:

@@ -29,18 +29,18 @@ def locate(
     kinds: Collection[Break] = ALL,
     limit: int = MAX_FOUND,
 ) -> list[tuple[float, Break]]:
-    """Where quantities of `kinds` vanish and how the expression breaks there, sorted: the `limit` nearest to 0.
+    """Where quantities of `kinds` vanish and how the expression breaks there, sorted: `limit` of them.
 
-
-    `breakables` are those on `grid`. Zooms in on their changes of sign and dips between its points, where the
-    expression is `usable` beside them.
+    Of every quantity the zeros nearest to 0 are taken, so that none that vanishes often hides the others. `breakables`
+    are those on `grid`. Zooms in on their changes of sign and dips between its points, where the expression is `usable`
+    beside them.
     """
     which, low, high = _brackets(grid, breakables, kinds, usable)
-    nearest = np.argsort(np.minimum(np.abs(low), np.abs(high)), kind="stable")
-    nearest = nearest[: max(8, min(limit, WORK // (40 * _PARTS * max(1, expression.n_nodes))))]
-    if not len(nearest):
+    if not len(which):
         return []
-    which, low, high = which[nearest], low[nearest], high[nearest]
+    chosen = _in_turns(which, np.minimum(np.abs(low), np.abs(high)))
+    chosen = chosen[: max(8, min(limit, WORK // (40 * _PARTS * max(1, expression.n_nodes))))]
+    which, low, high = which[chosen], low[chosen], high[chosen]
     rows = np.arange(len(which))
     fractions = np.linspace(0, 1, _PARTS + 1)
     largest = np.zeros(0)
@@ -62,6 +62,15 @@ def locate(
     middle = 0.5 * (low + high)
     found = {(breakables[which[i]].kind, float(f"{middle[i]:.9e}")): float(middle[i]) for i in np.flatnonzero(vanished)}
     return sorted((at, kind) for (kind, _), at in found.items())
+
+
+def _in_turns(which: Indices, distance: Floats) -> Indices:
+    """An order in which each quantity's nearest bracket comes first, then each one's second, and so on."""
+    order = np.lexsort((distance, which))
+    starts = np.flatnonzero(np.diff(which[order], prepend=-1))
+    turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    found: Indices = order[np.lexsort((distance[order], turn))]
+    return found
 
 
 def _brackets(

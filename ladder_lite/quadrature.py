@@ -45,6 +45,7 @@ _HALF_GAUSS: Final = (
 N_NODES: Final = 15  # of a Gauss-Kronrod panel
 CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
 MAX_EVALUATIONS: Final = 12_000_000  # operations times points of one
+FAR: Final = 1e30  # where overflow is that of powers: x/(1+x**2) is not 0 at 1e160
 MAX_LEVELS: Final = 60  # of halving
 DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
 SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
@@ -152,8 +153,11 @@ def real_line_values(expression: Expression, x: Floats) -> Floats:
 
 def _values_at(expression: Expression, x: Floats) -> Floats:
     # Real arithmetic first: it is faster, and infinities inside it stay what they are.
-    values = np.full(x.shape, np.nan) if expression.is_complex else np.array(expression.values(x).real)
-    holes = ~np.isfinite(values)
+    evaluation = expression.evaluate(x, derivative=False)
+    values = np.full(x.shape, np.nan) if expression.is_complex else np.array(evaluation.values.real)
+    overflown = (np.abs(x) > FAR) & ~evaluation.is_finite
+    values[overflown] = np.nan
+    holes = ~np.isfinite(values) & ~overflown
     if holes.any():
         filled = expression.values(x[holes].astype(complex))
         with np.errstate(all="ignore"):

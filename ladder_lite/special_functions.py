@@ -8,17 +8,9 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from ladder_lite.functions import Function
+from ladder_lite.functions import Function, integers, same
 
 _SQRT_PI: Final = np.sqrt(np.pi)
-
-
-def _same(u: Any) -> Any:
-    return u
-
-
-def _integers(u: Any) -> Any:
-    return np.sin(np.pi * u)
 
 
 def _li(u: Any) -> Any:
@@ -39,15 +31,15 @@ TABLE: Final[dict[str, Function]] = {
     "erfc": Function(special.erfc, lambda u, v: -2 / _SQRT_PI * np.exp(-u * u)),
     "erfi": Function(special.erfi, lambda u, v: 2 / _SQRT_PI * np.exp(u * u)),
     "Si": Function(lambda u: special.sici(u)[0], lambda u, v: np.sin(u) / u),
-    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log", _same),
+    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log", same),
     "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
-    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", _same),
-    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", _same),
+    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", same),
+    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", same),
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),
     "fresnelc": Function(lambda u: special.fresnel(u)[1], lambda u, v: np.cos(np.pi / 2 * u * u)),
     "dilog": Function(lambda u: special.spence(1 - u), _dilog_slope, "log", lambda u: 1 - u),
-    "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", _integers),
-    "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", _integers),
-    "digamma": Function(special.digamma, lambda u, v: special.polygamma(1, np.real(u)) + 0j, "pole", _integers),
+    "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", integers),
+    "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", integers),
+    "digamma": Function(special.digamma, lambda u, v: special.polygamma(1, np.real(u)) + 0j, "pole", integers),
 }

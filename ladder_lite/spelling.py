@@ -16,8 +16,8 @@ from ladder_lite.functions import is_function
 
 CONSTANTS: Final = frozenset({"pi", "Pi", "E", "e", "I", "i", "EulerGamma", "Catalan", "GoldenRatio", "oo"})
 
-_SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾", "0123456789+-()")
-_SUPERSCRIPT: Final = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾]+")
+_SUPERSCRIPTS: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ˣᵗⁿ", "0123456789+-()xtn")
+_SUPERSCRIPT: Final = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ˣᵗⁿ]+")
 _SIGNS: Final = str.maketrans(
     dict.fromkeys("\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}", "-")
     | dict.fromkeys("·⋅∙\N{MULTIPLICATION SIGN}\N{ASTERISK OPERATOR}", "*")
@@ -25,7 +25,9 @@ _SIGNS: Final = str.maketrans(
     | {"÷": "/", "π": " pi ", "∞": " oo ", "√": " sqrt ", "∛": " cbrt "}
     | {"\N{DOUBLE-STRUCK ITALIC SMALL E}": "e", "\N{DOUBLE-STRUCK ITALIC SMALL I}": "I"}
 )
-_WORDS_BEHIND: Final = re.compile(r"[,;]?\s+(?:where|with)\s.*", re.DOTALL)
+_WORDS_BEHIND: Final = re.compile(
+    r"[,;]?(?:\\quad)?\s+(?:(?:where|with)\s+(?:the\s+)?(?:[CcKk]|constant)\b|\(?[CcKk]\s*(?:∈|\\in\b)).*", re.DOTALL
+)
 _TOKEN: Final = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[A-Za-z_]\w*|\*\*|\S)", re.ASCII)
 MAX_NESTING: Final = 100
 
@@ -44,7 +46,7 @@ def plain(text: str, variable: str) -> str:
 def _needs_reading(variable: str) -> re.Pattern[str]:
     names = "|".join(re.escape(name) for name in sorted({variable, *CONSTANTS}))
     return re.compile(
-        r"[^\w+\-*/(). ,]"  # other signs than Python's
+        r"[^\w+\-*/(). ,]|\.\s*$"  # other signs than Python's
         r"|\d\s*[A-Za-z_(]|\)\s*[\w(]|\w\s+[\w(]"  # a product without its sign, or `sin x`
         rf"|\b(?:{names})\s*\(|\b{re.escape(variable)}[A-Za-z]",  # x(x+1), xsin(x)
         re.ASCII,
@@ -176,15 +178,23 @@ def _is_known(name: str, variable: str) -> bool:
 
 
 def _split_name(name: str, variable: str) -> list[str]:
-    """`xsin` is x sin, where the rest is known; any other unknown name stays whole."""
+    """`xsin` is x sin and `cos3x` is cos 3 x, where the rest is known; any other unknown name stays whole."""
     rest = name.removeprefix(variable)
-    return [variable, rest] if rest != name and _is_known(rest, variable) else [name]
+    if rest != name and _is_known(rest, variable):
+        return [variable, rest]
+    function = name.removesuffix(variable)
+    digits = function[len(function.rstrip("0123456789")) :]
+    function = function.removesuffix(digits)
+    if name.endswith(variable) and is_function(function):
+        return [part for part in (function, digits, variable) if part]
+    return [name]
 
 
 def _nesting(tokens: list[str]) -> int:
     """Bound on how deep `_join` can recurse: parentheses, and functions without them."""
     bare = sum(token[0].isalpha() and after != "(" for token, after in pairwise([*tokens, ""]) if is_function(token))
-    return bare + max(accumulate((token == "(") - (token == ")") for token in tokens), default=0)
+    depths = list(accumulate(((token == "(") - (token == ")") for token in tokens), initial=0))
+    return bare + max(depths) - min(depths)
 
 
 def _join(tokens: list[str], variable: str) -> str:
