@@ -356,7 +356,7 @@ def _increment_fault(
 ) -> str | None:
     """Whether F jumps between near points of the component, other than across a pole of a subexpression of its own."""
     x = problem.points
-    for index in increments[:MAX_NARROWED]:
+    for index in increments[: max(4, min(MAX_NARROWED, 2000 // (answer.n_nodes + 1)))]:
         if component.low <= x[index] and x[index + 1] <= component.high:
             at = _narrow(answer, problem.expression, x[index], x[index + 1])
             if at is not None and not _turns_at_a_pole(answer, at):

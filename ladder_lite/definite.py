@@ -41,7 +41,7 @@ TAIL: Final = 1e6  # beyond it, and closer to 0 than its inverse, the line is cu
 N_LANDMARKS: Final = 12  # that mpmath is told of
 WORKER_TIMEOUT_S: Final = 20.0
 TOOK_TOO_LONG: Final = f"the integral could not be computed in {WORKER_TIMEOUT_S:.0f} s"
-MAX_KEPT: Final = 4096  # references in memory
+MAX_KEPT: Final = 4096  # references in memory, where no file keeps them
 
 _INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
 
@@ -228,6 +228,7 @@ def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats
     """Where the steps of f are: sign changes on a dense array, bisected all at once."""
     if "step" not in expression.kinds or low >= high:
         return np.zeros(0)
+    # Of two seeds in a row (`_twice`) one looks three times as closely: steps without end then give two values.
     n = min(120_000, MAX_EVALUATIONS // (8 * expression.n_nodes)) // (1 + 2 * (seed % 2))
     x = np.linspace(low, high, n + 2)[1:-1]
     signs = _step_signs(expression, x)

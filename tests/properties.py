@@ -106,7 +106,8 @@ def grades_in_time(text: str) -> str:
     """Any text is graded in time, the same when graded again, and is no antiderivative of x**6*cos(x)."""
     started = time.process_time()
     grade = verify("x**6*cos(x)", text)
-    assert (time.process_time() - started) * 1e3 < BUDGET_MS
-    assert grade.reward == 0.0
-    assert verify("x**6*cos(x)", text) == grade
+    ms = (time.process_time() - started) * 1e3
+    assert ms < BUDGET_MS, (ms, text)
+    assert grade.reward == 0.0, (grade, text)
+    assert verify("x**6*cos(x)", text) == grade, text
     return grade.reason.value

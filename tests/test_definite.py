@@ -62,6 +62,10 @@ def test_a_singular_end_that_needs_mpmath() -> None:
         ("tan(x)", "0", "pi"),
         ("cos(x)", "0", "oo"),
         ("1/(x*log(x))", "2", "oo"),
+        ("x/(1+x**2)", "0", "oo"),  # overflows before its tail does anything
+        ("x/(1+x**2)", "-oo", "oo"),
+        ("x/sqrt(1+x**2)", "0", "oo"),
+        ("floor(10**6*x)+floor(10**6*sin(x))", "0", "10"),
         ("sin(x)**2/x", "1", "oo"),
         ("sqrt(x)", "-1", "1"),  # not real
         ("x", "0", "y"),
