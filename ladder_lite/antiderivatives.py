@@ -455,7 +455,7 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     """An integrand that is zero up to rounding: every constant, and nothing else, is right."""
     points = problem.points[:N_NEAR].astype(complex)
     values, slopes = answer.values_and_derivatives(points)
-    counts = np.isfinite(slopes)
+    counts = np.isfinite(slopes) & np.isfinite(problem.values[:N_NEAR])
     value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not (slope_noise[counts] <= 1e-10).all():
         return _CANNOT_TELL
