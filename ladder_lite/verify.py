@@ -15,13 +15,14 @@ What a grade means ('strict'):
 - Proved: no text is ever run, and a verdict takes a bounded number of array operations (see `ladder_lite.expressions`):
   no timeouts, signals or processes, from any thread. (The value of a definite integral, its problem's and no answer's
   doing, may need a process that is killed in time; it is computed once.)
-- Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, and that F makes no step
-  between them. Where F and f are analytic and F' is not f, agreement is an event of probability below 1e-18 for an
-  answer that was written without knowledge of the points (at least 8 points, placed by 2 random numbers or more).
+- Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between -10
+  and 10, and that F makes no step between those. A wrong F' that is analytic, and off by more than that in most places,
+  is within it at 8 or more points, placed by 2 random numbers or more, with a probability below 1e-18.
 - By rule right: F' = f on one whole component of f's domain; any jump where f is undefined, or at a pole of tan or an
   infinite argument of atan, as the Weierstrass substitution leaves them.
 - Not seen: an error below one part in 1e9 wherever it is tested, a step below one part in 1e8, a bump that begins and
-  ends between two neighbouring points, a spike of f that is narrower than floating point can follow.
+  ends between two neighbouring points, a spike of f that is narrower than floating point can follow, a step far from
+  the origin at which no function of F breaks or turns.
 - Rejected although right: F that loses its digits, or overflows, almost everywhere f can be evaluated.
 
 'paper' is the published protocol (`ladder_lite.paper_protocol`), which accepts errors of one part in a hundred. Rates,
