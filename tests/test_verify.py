@@ -12,13 +12,14 @@ from hypothesis import example, given, settings
 from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
 from ladder_lite import verify as module
+from ladder_lite.config import shipped
 from ladder_lite.integrands import prepare
 from ladder_lite.verify import Reason, reward, verify
 
 DATA = Path(__file__).with_name("data")
 CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]
 # The MIT Integration Bee's qualifying exams of 2023 to 2025 with their official answers, transcribed.
-QUALIFIERS = [json.loads(line) for line in (DATA / "mit_bee_qualifiers.jsonl").open()]
+QUALIFIERS = [json.loads(line) for line in (shipped("benchmarks") / "mit_bee.jsonl").open()]
 
 
 @pytest.fixture(scope="module", autouse=True)
