@@ -1,0 +1,185 @@
+"""Check the undergraduate problem set: form, answers, repetitions, and how it is spread.
+
+    python benchmarks/undergrad.py                     # the set beside this file, in a second or two
+    python benchmarks/undergrad.py --sympy             # every answer by a second route as well, in ten
+    python benchmarks/undergrad.py changed.jsonl       # a changed copy of it
+
+benchmarks/undergrad.jsonl is a pool of exercises of the kind of the paper's experiment with a 3B model, written for
+this project: {"id", "integrand", "variable", "answer", "technique", "steps"} a line. `technique` is what a textbook's
+chapter would be called, `steps` our estimate of how many moves a solution takes, from 1 to 3. The set has no splits:
+which of these integrals a model cannot solve depends on the model.
+
+Prints a table, and one line for each fault; exits with 1 if there is any. The second route shares nothing with the
+verifier but the reader of expressions: SymPy differentiates the answer, and mpmath compares that with the integrand at
+random rational points, in 30 digits, on the whole line wherever the integrand is real.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal
+
+import mpmath
+import numpy as np
+import sympy
+import typer
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from rich.console import Console
+from rich.table import Table
+from sympy.core.function import AppliedUndef
+
+from ladder_lite.expressions import parse
+from ladder_lite.verify import verify
+
+HERE = Path(__file__).parent
+MIN_ROWS = 300
+MIN_TECHNIQUES = 15
+MIN_PER_TECHNIQUE = 12
+MIN_SHARE_OF_STEPS = 0.25  # of the rows, for each of 1, 2, 3
+# Where integrands are compared: half of the points where asin and sqrt(1 - x**2) are real.
+POINTS = (np.random.default_rng(0).uniform(-1, 1, (2, 100)) * [[1], [10]]).ravel().astype(np.complex128)
+MIN_COMMON = 5  # points at which two integrands must be real to be compared
+X = sympy.Symbol("x", real=True)
+
+
+class Row(BaseModel):
+    """One line of the set."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: str
+    integrand: Annotated[str, StringConstraints(min_length=1)]
+    variable: Literal["x"]
+    answer: Annotated[str, StringConstraints(min_length=1)]
+    technique: Annotated[str, StringConstraints(pattern="^[a-z]+( [a-z]+)*$")]
+    steps: Literal[1, 2, 3]
+
+
+def main(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines.")] = HERE / "undergrad.jsonl",
+    by_sympy: Annotated[bool, typer.Option("--sympy", help="Check answers with SymPy and mpmath as well.")] = False,
+) -> None:
+    rows, faults = check(path, by_sympy=by_sympy)
+    _print(rows)
+    for fault in faults:
+        print(f"{path}: {fault}")
+    if faults:
+        raise typer.Exit(1)
+
+
+def check(path: Path, *, by_sympy: bool = False) -> tuple[list[Row], list[str]]:
+    """The rows that can be read, and the set's faults, one line each, those of a row with its line number."""
+    rows: dict[int, Row] = {}  # by line number
+    faults: list[str] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows[number] = Row.model_validate_json(line)
+        except ValidationError as error:
+            faults += [f"line {number}: {_one_line(detail)}" for detail in error.errors()]
+            continue
+        if rows[number].id != (expected := f"undergrad-{number:03d}"):
+            faults.append(f"line {number}: the id must be {expected}, and is {rows[number].id!r}")
+    sound = {}
+    for number, row in rows.items():
+        grade = verify(row.integrand, row.answer)
+        if grade.reward == 1.0:
+            sound[number] = row
+        else:
+            faults.append(f"line {number}: the answer is {grade.reason}: {grade.detail or row.answer!r}")
+    if by_sympy:
+        faults += [f"line {n}: by SymPy and mpmath, {f}" for n, row in sound.items() if (f := _second_opinion(row))]
+    faults += _repetitions(sound)
+    faults += _spread(list(rows.values()))
+    return list(rows.values()), faults
+
+
+def _one_line(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    return f'"{place}": {detail["msg"]}' if place else detail["msg"]
+
+
+def _repetitions(rows: dict[int, Row]) -> Iterator[str]:
+    """Pairs of integrands that are equal as functions, up to a constant factor."""
+    values = {number: _real_values(row.integrand) for number, row in rows.items()}
+    for number, f in values.items():
+        for earlier, g in values.items():
+            if earlier == number:
+                break
+            if _proportional(f, g):
+                texts = f"{rows[number].integrand} and {rows[earlier].integrand}"
+                yield f"line {number}: the same as in line {earlier} but for a constant factor: {texts}"
+
+
+def _real_values(integrand: str) -> NDArray[np.float64]:
+    """Values at POINTS; nan where there is none that is finite, real and other than zero."""
+    values = parse(integrand).values(POINTS)
+    with np.errstate(all="ignore"):
+        usable = np.isfinite(values) & (np.abs(values.imag) <= 1e-9 * np.abs(values)) & (values != 0)
+    return np.where(usable, values.real, np.nan)
+
+
+def _proportional(f: NDArray[np.float64], g: NDArray[np.float64]) -> bool:
+    with np.errstate(all="ignore"):
+        ratio = (f / g)[np.isfinite(f) & np.isfinite(g)]
+        return len(ratio) >= MIN_COMMON and bool(np.ptp(ratio) <= 1e-9 * abs(ratio[0]))
+
+
+def _spread(rows: Sequence[Row]) -> Iterator[str]:
+    if len(rows) < MIN_ROWS:
+        yield f"{len(rows)} rows; there must be {MIN_ROWS}"
+    techniques, steps = Counter(row.technique for row in rows), Counter(row.steps for row in rows)
+    if len(techniques) < MIN_TECHNIQUES:
+        yield f"{len(techniques)} techniques; there must be {MIN_TECHNIQUES}"
+    for technique, count in techniques.items():
+        if count < MIN_PER_TECHNIQUE:
+            yield f"{count} rows of the technique {technique!r}; there must be {MIN_PER_TECHNIQUE}"
+    for n in (1, 2, 3):
+        if steps[n] < MIN_SHARE_OF_STEPS * len(rows):
+            yield f"{steps[n]} of {len(rows)} rows take {n} steps; it must be {MIN_SHARE_OF_STEPS:.0%} of them"
+
+
+# --- the second route -----------------------------------------------------------------------------------------------
+
+
+def _second_opinion(row: Row) -> str | None:
+    """What speaks against the answer's derivative at rational points, if anything does."""
+    # Texts that our reader admits are safe to give to SymPy, whose own reader runs them.
+    f, F = (sympy.sympify(parse(text).text, locals={"x": X}) for text in (row.integrand, row.answer))
+    if (f.free_symbols | F.free_symbols) - {X} or f.atoms(AppliedUndef) | F.atoms(AppliedUndef):
+        return "the integrand or the answer is not in SymPy's syntax"
+    integrand, derivative = (sympy.lambdify(X, expression, "mpmath") for expression in (f, sympy.diff(F, X)))
+    rng, compared = Random(row.integrand), 0
+    with mpmath.workdps(30):
+        for scale in [97, 970] * 30:
+            x = mpmath.mpf(rng.randint(-900, 900)) / scale
+            try:
+                expected = mpmath.mpmathify(integrand(x))
+                if mpmath.im(expected) != 0 or not mpmath.isfinite(expected):
+                    continue
+                found = mpmath.mpmathify(derivative(x))
+            except (ZeroDivisionError, OverflowError):  # a pole, or exp(exp(9))
+                continue
+            if abs(found - expected) > 1e-15 * abs(expected):
+                return (
+                    f"the derivative at {mpmath.nstr(x, 6)} is {mpmath.nstr(found, 8)}, not {mpmath.nstr(expected, 8)}"
+                )
+            compared += 1
+    return None if compared >= 5 else f"the integrand is real at only {compared} points"
+
+
+def _print(rows: Sequence[Row]) -> None:
+    table = Table("technique", "1 step", "2 steps", "3 steps", "rows")
+    counts = Counter((row.technique, row.steps) for row in rows)
+    for technique in dict.fromkeys(row.technique for row in rows):
+        by_steps = [counts[technique, n] for n in (1, 2, 3)]
+        table.add_row(technique, *map(str, by_steps), str(sum(by_steps)))
+    by_steps = [sum(row.steps == n for row in rows) for n in (1, 2, 3)]
+    table.add_section()
+    table.add_row(f"{len({row.technique for row in rows})} techniques", *map(str, by_steps), str(len(rows)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
