@@ -97,39 +97,75 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
+_VARIANT_FIELDS = ("integrand", "variable", "persona", "suggestions", "count")
+_PROMPT_FIELDS = {
+    "solve": ("integral", "integrand", "variable"),
+    "easier": _VARIANT_FIELDS,
+    "equivalent": _VARIANT_FIELDS,
+    "transformations": ("effect", "count"),
+}
+
+
 class Prompts(_Section):
-    """Templates in str.format style; `system` is sent as it is, or not at all when null."""
+    """Templates in str.format style; `system` is sent as it is, or not at all when null.
+
+    `{integral}` is the whole integral as a call, or as the exam prints it; `transformations` is null for a model that
+    cannot write a library of them.
+    """
 
     system: str | None
     solve: str
     easier: str
     equivalent: str
+    transformations: str | None
 
-    @field_validator("solve", "easier", "equivalent")
+    @field_validator("solve", "easier", "equivalent", "transformations")
     @classmethod
-    def _only_known_fields(cls, template: str, info: ValidationInfo) -> str:
-        fields = ["integrand", "variable"]
-        if info.field_name != "solve":
-            fields += ["persona", "suggestions", "count"]
+    def _only_known_fields(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is None:
+            return None
+        fields = _PROMPT_FIELDS[info.field_name or ""]
         listing = ", ".join(f"{{{field}}}" for field in fields)
         try:
             used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
             template.format(**dict.fromkeys(fields, ""))
         except (ValueError, LookupError, AttributeError) as error:
             raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
-        if "integrand" not in used:
-            raise ValueError("must contain {integrand}")
+        if fields[0] not in used and not (info.field_name == "solve" and "integrand" in used):
+            raise ValueError(f"must contain {{{fields[0]}}}")
         return template
 
 
+class Select(_Section):
+    """Which problems of a pool an experiment is about: those that the base model fails in all of `samples` tries.
+
+    `train` and `test` are how many are drawn of them for each split.
+    """
+
+    samples: Count
+    train: Count
+    test: Count
+
+
 class TaskSettings(_Section):
-    """What is to be learned: the problem sets, how answers are verified, what the model is asked."""
+    """What is to be learned: the problem sets, how answers are verified, what the model is asked.
+
+    With `select`, `train` and `test` name the same set, the pool that both splits are drawn from.
+    """
 
     name: Literal["integration"]
     train: str
     test: str
+    select: Select | None
     protocol: Literal["strict", "paper"]
     prompts: Prompts
+
+    @field_validator("select")
+    @classmethod
+    def _from_one_pool(cls, select: Select | None, info: ValidationInfo) -> Select | None:
+        if select is not None and info.data.get("train") != info.data.get("test"):
+            raise ValueError("must be null unless task.train and task.test name the same set, the pool")
+        return select
 
 
 class ModelSettings(_Section):
@@ -163,8 +199,29 @@ class Transformations(_Section):
     equivalent: tuple[str, ...]
 
 
+def _known_source(source: str) -> str:
+    if source not in ("model", "default") and not source.endswith(".json"):
+        raise ValueError("must be model, default, the path of a library.json, or lists")
+    return source
+
+
+LibrarySource = Annotated[str, AfterValidator(_known_source)]
+
+
+class Adaptive(_Section):
+    """A tree that begins with `start` variants a root, and grows while training runs.
+
+    After every `every` steps, `requests` requests go to problems that the model never solves, until there are
+    `per_root` variants for each root.
+    """
+
+    start: Count
+    every: Count
+    requests: Count
+
+
 class VariantSettings(_Section):
-    """The variant tree of each root problem."""
+    """The variant tree of each root problem; `adaptive: null` is the paper's, grown before training."""
 
     per_root: Count
     depth: Depth
@@ -172,15 +229,16 @@ class VariantSettings(_Section):
     suggestions: CountRange
     mix: Mix
     temperature: TemperatureRange
-    personas: tuple[str, ...]
-    transformations: Transformations
+    personas: Annotated[tuple[str, ...], Field(min_length=1)]
+    transformations: Transformations | LibrarySource
     max_new_tokens: Count
     batch_size: Count
+    adaptive: Adaptive | None
 
     @field_validator("transformations")
     @classmethod
-    def _enough_to_suggest(cls, library: Transformations, info: ValidationInfo) -> Transformations:
-        if "suggestions" in info.data and "mix" in info.data:
+    def _enough_to_suggest(cls, library: Transformations | str, info: ValidationInfo) -> Transformations | str:
+        if isinstance(library, Transformations) and "suggestions" in info.data and "mix" in info.data:
             needed = info.data["suggestions"][1]
             for kind in ("easier", "equivalent"):
                 if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
@@ -259,6 +317,14 @@ class Recipe(_Section):
     eval: EvalSettings
     ttrl: TtrlSettings
     smoke: dict[str, JsonValue]
+
+    @field_validator("variants")
+    @classmethod
+    def _library_can_be_asked_for(cls, variants: VariantSettings, info: ValidationInfo) -> VariantSettings:
+        task = info.data.get("task")
+        if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
+            raise ValueError("must not have transformations: model while task.prompts.transformations is null")
+        return variants
 
     @field_validator("conditions")
     @classmethod

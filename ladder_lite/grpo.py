@@ -1,9 +1,8 @@
 """GRPO on problems: rows drawn by pass rate -> TRL's rollouts -> verified rewards -> TRL's update of a LoRA adapter.
 
 What is the paper's: group-relative advantages, the clipped ratio, accuracy reward plus a small format reward. What is
-ours: which rows a step trains on. A group whose rewards are all equal teaches nothing, so rows are drawn most often
-where p (1 - p) is large, p being the pass rate measured in the rollouts that training makes anyway
-(`grpo.rows: pass_rate`; the paper's setting is `uniform`).
+ours: which rows a step trains on (`grpo.rows: pass_rate`, see `ladder_lite.curriculum`; the paper's is `uniform`), and
+that the tree may grow between steps below problems that are too hard (`variants.adaptive`).
 
 Everything random in a step follows from the seed and the step's number, and what earlier steps saw is read back from
 `attempts.jsonl`. A run that was killed goes on from its last complete checkpoint and, on a CPU, ends with the same
@@ -12,25 +11,27 @@ numbers as one that was not.
 
 import json
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
 from ladder_lite.config import GrpoSettings
+from ladder_lite.curriculum import PassRates
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Task
+from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
 
 if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
     from trl import GRPOTrainer
+
+
+_MAX_ROWS = 1_000_000
+"""More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,13 @@ def train(
     folder: Path,
     seed: int,
     after_step: Callable[[Step, list[Attempt]], bool],
+    growth: Growth | None = None,
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
 
-    `after_step` is called with each step and its rollouts and may end training by returning True. The folder receives
-    `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade) and `checkpoints/`. Called again with the same
+    `after_step` is called with each step and its rollouts and may end training by returning True; `growth` adds
+    problems between steps. The folder receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade),
+    `pass_rates.jsonl` (what is known of each problem at the end) and `checkpoints/`. Called again with the same
     arguments after a kill, training goes on from the last complete checkpoint; rows of the logs that came after it
     (those of the caller's `curve.jsonl` included) are dropped. Returns all steps, the first one first.
     """
@@ -72,74 +75,15 @@ def train(
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = _Log(task, problems, settings, folder, seed, after_step)
+    log = _Log(task, problems, settings, folder, seed, after_step, growth)
     trainer = _trainer(task, backend, settings, folder, seed, log, first_step=done + 1)
     if checkpoint and log.ended(trainer.args.max_steps):
         trainer._load_from_checkpoint(str(checkpoint))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.free_memory()
+    log.write_pass_rates()
     return log.steps
-
-
-class PassRates:
-    """Measured pass rates of the problems, newest rollouts first in weight, and the rows that a step draws by them.
-
-    A problem's pass rate is the mean of a Beta distribution. Its own rollouts count fully when new and half after
-    `HALF_LIFE` steps, since the model changes under them; its prior is the pass rate of the problems of like length,
-    so that a problem never tried is judged by its kind and one that was is judged by itself.
-    """
-
-    HALF_LIFE = 20
-    PRIOR_WEIGHT = 2.0
-    N_LENGTHS = 8
-    EXPLORATION = 0.1
-
-    def __init__(self, problems: Sequence[Problem], rows: str, seed: int) -> None:
-        self._uniform = rows == "uniform"
-        self._seed = seed
-        order = np.argsort([len(json.dumps(dict(problem.data))) for problem in problems], kind="stable")
-        self._length = np.empty(len(problems), dtype=int)
-        self._length[order] = np.arange(len(problems)) * self.N_LENGTHS // len(problems)
-        self._seen: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-
-    def observe(self, step: int, row: int, correct: bool) -> None:
-        """Take in one rollout of a step."""
-        self._seen[step].append((row, correct))
-
-    def estimate(self, until: int) -> NDArray[np.float64]:
-        """Pass rates (one per problem) by the rollouts of steps up to `until`."""
-        right = np.zeros(len(self._length))
-        tries = np.zeros(len(self._length))
-        for step, rollouts in self._seen.items():
-            if step <= until:
-                weight = 0.5 ** ((until - step) / self.HALF_LIFE)
-                for row, correct in rollouts:
-                    tries[row] += weight
-                    right[row] += weight * correct
-        kin_right = np.bincount(self._length, right, self.N_LENGTHS)
-        kin_tries = np.bincount(self._length, tries, self.N_LENGTHS)
-        prior = ((kin_right + 1) / (kin_tries + 2))[self._length]
-        return np.asarray((right + self.PRIOR_WEIGHT * prior) / (tries + self.PRIOR_WEIGHT))
-
-    def draw(self, step: int, count: int) -> list[int]:
-        """The rows that step number `step` trains on.
-
-        They depend on rollouts up to two steps before only: the data loader asks for the rows of a step while the one
-        before it is still to run, and a resumed training must draw the same.
-        """
-        rng = np.random.default_rng([self._seed, step])
-        n_rows = len(self._length)
-        weights = np.ones(n_rows)
-        if not self._uniform:
-            p = self.estimate(until=step - 2)
-            weights = p * (1 - p)
-            weights += self.EXPLORATION * weights.mean()
-        rows: list[int] = []
-        while len(rows) < count:  # each row once before any comes twice
-            once = min(count - len(rows), n_rows)
-            rows += rng.choice(n_rows, once, replace=False, p=weights / weights.sum()).tolist()
-        return rows
 
 
 class _Log:
@@ -153,8 +97,9 @@ class _Log:
         folder: Path,
         seed: int,
         after_step: Callable[[Step, list[Attempt]], bool],
+        growth: Growth | None = None,
     ) -> None:
-        self.problems = problems
+        self.problems = list(problems)
         self.rates = PassRates(problems, settings.rows, seed)
         self.steps = [Step(**row) for row in read_jsonl(folder / "metrics.jsonl")]
         self._task = task
@@ -165,7 +110,10 @@ class _Log:
         self._rewards: list[float | None] = []
         self._verify_seconds = 0.0
         self._started = time.monotonic()
-        row_of = {problem.id: row for row, problem in enumerate(problems)}
+        self._growth = growth
+        for step, problem in growth.rewind(len(self.steps)) if growth else ():
+            self._add([problem], step)
+        row_of = {problem.id: row for row, problem in enumerate(self.problems)}
         for row in read_jsonl(folder / "attempts.jsonl"):
             self._observe(row["step"], row_of[row["problem_id"]], Attempt.from_row(row))
 
@@ -216,8 +164,22 @@ class _Log:
         elif self._on_plateau([*self.steps, step]):
             step = replace(step, stop="plateau")
         self.steps.append(step)
+        if self._growth and step.stop is None and step.step % self._growth.every == 0:
+            stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
+            frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
+            self._add(self._growth.grow(step.step, stuck, frontier), step.step)
         append_jsonl(self._folder / "metrics.jsonl", [asdict(step)])
         return step.stop is not None
+
+    def write_pass_rates(self) -> None:
+        """Write what is known of each problem."""
+        rows = zip(self.problems, self.rates.table(len(self.steps)), strict=True)
+        truncate_jsonl(self._folder / "pass_rates.jsonl", lambda row: False)
+        append_jsonl(self._folder / "pass_rates.jsonl", [{"problem_id": problem.id, **row} for problem, row in rows])
+
+    def _add(self, problems: Sequence[Problem], step: int) -> None:
+        self.problems += problems
+        self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
         if attempt.grade.reward is not None:
@@ -268,8 +230,11 @@ def _trainer(
         num_iterations=1,
         **settings.trl,
     )
-    prompts = [task.prompt(problem) for problem in log.problems]
-    backend.check(prompts)
+    backend.check([task.prompt(problem) for problem in log.problems])
+
+    def ask(rows: list[dict[str, int]]) -> list[dict[str, Any]]:
+        """A prompt is made when its row is drawn, for the tree may have grown since."""
+        return [{"prompt": task.prompt(log.problems[row["row"]]), **row} for row in rows]
 
     class Rows(Sampler[int]):
         """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
@@ -310,10 +275,11 @@ def _trainer(
         model=model,
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": prompt, "row": row} for row, prompt in enumerate(prompts)]),
+        train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
         processing_class=tokenizer,
         callbacks=[Steps()],
     )
+    trainer.data_collator = ask
     trainer.remove_callback(PrinterCallback)
     return trainer
 

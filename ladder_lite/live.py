@@ -14,7 +14,7 @@ import sys
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -27,6 +27,9 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
+
+from ladder_lite.problems import Problem
 
 Field = float | str | None
 
@@ -63,6 +66,26 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def draw_tree(problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> Tree:
+    """A root (the first) and its variants as an indented tree, each with what was asked for and its pass rate."""
+    root, *variants = problems
+    nodes = {root.id: Tree(_problem_line(root, pass_rates), guide_style="dim", highlight=False)}
+    for variant in variants:  # parents come before their children
+        nodes[variant.id] = nodes[variant.parent_id or root.id].add(_problem_line(variant, pass_rates))
+    return nodes[root.id]
+
+
+def _problem_line(problem: Problem, pass_rates: Mapping[str, float]) -> Text:
+    line = Text(plain(str(problem.data["integrand"])))
+    if problem.data["lower"] is not None:
+        line.append(plain(f" from {problem.data['lower']} to {problem.data['upper']}"))
+    if problem.parent_id is not None:
+        line.append(f"  {problem.requested}", style="dim")
+    if (rate := pass_rates.get(problem.id)) is not None:
+        line.append(f"  {percent(rate)}", style="green" if rate > 0.5 else "yellow" if rate else "red")
+    return line
 
 
 class Bar:

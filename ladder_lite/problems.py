@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ladder_lite.config import shipped
 from ladder_lite.errors import UserError, nearest
 
-Requested = Literal["root", "easier", "equivalent"]
+Requested = Literal["root", "easier", "equivalent", "harder"]
 _DATA_KEYS = ("integrand", "variable", "lower", "upper")
 _ROW_KEYS = (*_DATA_KEYS, "split", "answer")
 
@@ -135,3 +135,7 @@ def _read_row(line: str, place: str) -> dict[str, str | None]:
 def _hash(task: str, data: Mapping[str, str | None]) -> str:
     canonical = json.dumps([task, dict(data)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def benchmark_problems() -> dict[str, list[Problem]]:
+    return {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -23,7 +23,7 @@ from ladder_lite.config import Condition, Recipe, list_recipes, load_recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, show
 from ladder_lite.memory import peak_memory_bytes
-from ladder_lite.problems import Problem
+from ladder_lite.problems import Problem, benchmark_problems, load_problems
 from ladder_lite.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
 
 if TYPE_CHECKING:
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from ladder_lite.backends import Adapter, Backend
     from ladder_lite.grpo import Step
     from ladder_lite.tasks import Task
+    from ladder_lite.variants import Writer
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "variants": (),
-    "conditions/base/eval": (),
-    "conditions/rl_without_variants/train": (),
+    "select": (),
+    "transformations": (),
+    "variants": ("select", "transformations"),
+    "conditions/base/eval": ("select",),
+    "conditions/rl_without_variants/train": ("select",),
     "conditions/rl_without_variants/eval": ("conditions/rl_without_variants/train",),
     "conditions/ladder/train": ("variants",),
     "conditions/ladder/eval": ("conditions/ladder/train",),
@@ -71,7 +74,10 @@ class Experiment:
 
     def ladder(self) -> None:
         """LADDER: GRPO on the variants that the model wrote of the training problems."""
-        self.train("ladder", self.grow_variants())
+        variants = self.grow_variants()
+        if self.recipe.variants.adaptive:  # the roots too are tried now and then, and get children while they are stuck
+            variants = [*self.roots, *variants]
+        self.train("ladder", variants)
         self.evaluate("ladder")
 
     def ladder_ttrl(self) -> None:
@@ -82,26 +88,70 @@ class Experiment:
 
     # The stages.
 
+    def select_problems(self) -> None:
+        """The training and test problems, drawn from those of the pool that the base model fails.
+
+        That is how the paper's 110 problems came about, and why its base model starts near 0 %.
+        """
+        from ladder_lite import evaluate
+
+        settings = self.recipe.task.select
+        assert settings is not None
+
+        def work(stage: Stage) -> dict[str, Any]:
+            pool = self.task.problems("train")
+            self.backend.restore(self.fresh_adapter)
+            sampling = self.recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+            with self.live.stage("select", len(pool)) as bar:
+                attempts = evaluate.evaluate(self.task, self.backend, pool, sampling, stage.path, self.recipe.seed, bar)
+            dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
+            failed = [problem for problem in pool if problem.id not in dropped]
+            wanted = settings.train + settings.test
+            if len(failed) < wanted:
+                raise UserError(
+                    f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all of "
+                    f"{settings.samples} tries, and {wanted} are wanted; lower task.select.train, test or samples"
+                )
+            Random(f"{self.recipe.seed}/select").shuffle(failed)
+            rows = [
+                {**problem.data, "split": "train" if at < settings.train else "test"}
+                for at, problem in enumerate(failed[:wanted])
+            ]
+            truncate_jsonl(stage.path / "problems.jsonl", lambda row: False)
+            append_jsonl(stage.path / "problems.jsonl", rows)
+            return {"pool": len(pool), "failed": len(failed), **evaluate.summarize(attempts, 1)}
+
+        self._do("select", [self.recipe.eval.model_dump()], work)
+
+    def write_transformations(self) -> None:
+        """The library of transformations, written by the model where the recipe says so."""
+        from ladder_lite import transformations
+
+        def work(stage: Stage) -> dict[str, Any]:
+            with self.live.stage("transformations", None):
+                self.backend.restore(self.fresh_adapter)
+                return transformations.write(
+                    self.task, self.backend, self.recipe.variants, stage.path, self.recipe.seed
+                )
+
+        if self.recipe.variants.transformations == "model":
+            self._do("transformations", [self.recipe.variants.model_dump()], work)
+
     def grow_variants(self) -> list[Problem]:
         """The variant tree of the training problems."""
         from ladder_lite import variants
 
         def work(stage: Stage) -> dict[str, Any]:
-            total = self.recipe.variants.per_root * len(self.roots)
-            with self.live.stage("variants", total) as bar:
+            settings = self.recipe.variants
+            per_root = settings.adaptive.start if settings.adaptive else settings.per_root
+            with self.live.stage("variants", per_root * len(self.roots)) as bar:
                 self.backend.restore(self.fresh_adapter)
-                variants.grow(
-                    self.task,
-                    self.backend,
-                    self.roots,
-                    self.recipe.variants,
-                    stage.path,
-                    self.recipe.seed,
-                    self.tests,
-                    bar,
-                )
-            return variants.count(stage.path)
+                variants.grow(self.writer, self.roots, stage.path, bar)
+            held_out = {name: len(problems) for name, problems in self.writer.held_out.items()}
+            return {**variants.count(stage.path), "library": self.writer.library.source, "held_out_sets": held_out}
 
+        self.write_transformations()
+        # Fetching another benchmark later does not make a tree stale, so only this run's tests are inputs.
         stage = self._do("variants", [self.recipe.variants.model_dump(), _ids(self.roots), _ids(self.tests)], work)
         tree = variants.load(stage.path)
         if not tree:
@@ -109,22 +159,32 @@ class Experiment:
         return tree
 
     def train(self, condition: Condition, problems: Sequence[Problem]) -> None:
-        """GRPO on the problems, from a fresh adapter to `train/adapter`."""
-        from ladder_lite import grpo
+        """GRPO on the problems, from a fresh adapter to `train/adapter`; LADDER's tree may grow meanwhile."""
+        from ladder_lite import grpo, variants
+
+        adaptive = self.recipe.variants.adaptive if condition == "ladder" else None
 
         def work(stage: Stage) -> dict[str, Any]:
             settings = self.recipe.grpo
             self.backend.restore(self.fresh_adapter)
+            growth = None
+            if adaptive:
+                tree = [problem for problem in problems if problem.parent_id is not None]
+                growth = variants.Growth(self.writer, self.roots, tree, adaptive, stage.path / "variants")
             with self.live.stage(f"train {condition}", int(settings.trl["max_steps"])) as bar:
                 after_step = self._watch(stage.path, bar)
                 steps = grpo.train(
-                    self.task, self.backend, problems, settings, stage.path, self.recipe.seed, after_step
+                    self.task, self.backend, problems, settings, stage.path, self.recipe.seed, after_step, growth
                 )
             self.backend.save(stage.path / "adapter")
             seconds = sum(step.seconds for step in steps)
-            return {"steps": len(steps), "seconds": seconds, "stopped": steps[-1].stop or "max_steps"}
+            grown = variants.count(stage.path / "variants")["kept"]
+            stopped = steps[-1].stop or "max_steps"
+            return {"steps": len(steps), "seconds": seconds, "stopped": stopped, "grown": grown}
 
-        self._do(f"conditions/{condition}/train", [self.recipe.grpo.model_dump(), _ids(problems), *self._looks], work)
+        growing = [self.recipe.variants.model_dump()] if adaptive else []
+        inputs = [self.recipe.grpo.model_dump(), _ids(problems), *growing, *self._looks]
+        self._do(f"conditions/{condition}/train", inputs, work)
 
     def evaluate(self, condition: Condition) -> None:
         """Sampled answers of the condition's model to all test problems."""
@@ -197,12 +257,12 @@ class Experiment:
     @cached_property
     def roots(self) -> list[Problem]:
         """The training problems."""
-        return self.task.problems("train")
+        return self._problems("train")
 
     @cached_property
     def tests(self) -> list[Problem]:
         """The test problems."""
-        return self.task.problems("test")
+        return self._problems("test")
 
     @cached_property
     def backend(self) -> "Backend":
@@ -213,6 +273,16 @@ class Experiment:
             backend = load_backend(self.recipe.model, self.recipe.seed)
         self.fresh_adapter = backend.snapshot()
         return backend
+
+    @cached_property
+    def writer(self) -> "Writer":
+        """What trees of variants are written with."""
+        from ladder_lite import transformations
+        from ladder_lite.variants import Writer
+
+        library = transformations.open_library(self.recipe.variants, self.run.path / "transformations")
+        held_out = {**benchmark_problems(), self.recipe.task.test: self.tests}
+        return Writer(self.task, self.backend, self.recipe.variants, library, held_out, self.recipe.seed)
 
     @property
     def _looks(self) -> list[Any]:
@@ -231,6 +301,12 @@ class Experiment:
             stage.finish(summary)
         return stage
 
+    def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
+        if self.recipe.task.select is None:
+            return self.task.problems(split)
+        self.select_problems()
+        return load_problems(str(self.run.path / "select/problems.jsonl"), split)
+
     def _restore(self, condition: Condition) -> None:
         if condition == "base":
             self.backend.restore(self.fresh_adapter)
@@ -246,8 +322,7 @@ class Experiment:
             return done
         stage.begin()
         self._restore("ladder")
-        seed = self.recipe.seed
-        outcome = ttrl.learn(self.task, self.backend, problem, self.recipe, stage.path, seed, self.tests, self.live)
+        outcome = ttrl.learn(self.writer, problem, self.recipe, stage.path, self.live)
         _remove_checkpoints(stage)
         stage.finish(outcome.to_row())
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
@@ -381,8 +456,11 @@ def main(
 
 
 def _stage_lines(path: Path) -> list[str]:
+    recipe = load_recipe(str(path / "recipe.resolved.yaml"))
+    unused = {"select"} if recipe.task.select is None else set()
+    unused |= {"transformations"} if recipe.variants.transformations != "model" else set()
     states = []
-    for name in NEEDS:
+    for name in (name for name in NEEDS if name not in unused):
         folder = path / name
         state = "done" if (folder / "done.json").exists() else "begun" if (folder / "begun.json").exists() else "to do"
         states.append(f"{name:<36} {state}")

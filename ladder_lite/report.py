@@ -8,6 +8,7 @@ and never among them.
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,8 +43,17 @@ _MEANING = {
     "ladder": "GRPO on variants of the training problems that the model wrote itself",
     "ladder_ttrl": "LADDER, then test-time RL on single problems it left unsolved",
 }
+_LIBRARIES = {
+    "model": "It was given suggestions from a library of transformations that it wrote itself.",
+    "model and default": "It was given suggestions from a library of transformations that it wrote itself, filled up "
+    "with the default one, which is hand-written: its own was too short.",
+    "default": "It was given suggestions from the default library of transformations, which is hand-written.",
+    "recipe": "It was given suggestions from the transformations that the recipe lists.",
+}
+_ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
 _FIGURE = "accuracy.png"
 _N_SAMPLES = 6
+_N_LISTED = 20
 
 
 def write_report(run_path: Path) -> dict[str, Any]:
@@ -158,7 +168,7 @@ def _describe(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]
     else:
         lines += [f"Model: {_code(recipe.model.id)}.", ""]
     lines += _describe_conditions(report, run, recipe)
-    lines += _describe_variants(report, run)
+    lines += _describe_variants(report, run, recipe)
     lines += _describe_ttrl(report, run, recipe, statements)
     lines += _describe_samples(run, recipe, statements)
     versions = ", ".join(f"{plain(name)} {plain(str(version))}" for name, version in report["versions"].items())
@@ -209,24 +219,70 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
     return lines
 
 
-def _describe_variants(report: Mapping[str, Any], run: Path) -> list[str]:
+def _describe_variants(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]:
     tree = variants.count(run / "variants")
     if not tree["requests"]:
         return []
+    grown = variants.count(run / "conditions/ladder/train/variants")
     written = tree["kept"] + tree["rejected"] + tree["duplicates"]
-    lines = [
-        "## Variants",
-        "",
+    done = _read_json(run / "variants/done.json")
+    library = str(done.get("library", "recipe"))
+    suggested = _LIBRARIES.get(library, f"The suggestions come from {_code(library)}.")
+    lines = ["## Variants", ""]
+    lines += [
         f"The model wrote {written} ({tree['tokens']} tokens, {clock_time(tree['seconds'])}), of which {tree['kept']} "
-        "were kept.",
+        f"were kept. {suggested}",
         "",
     ]
+    if grown["requests"]:
+        lines += [
+            f"While training ran, {grown['kept']} more were kept of those written below problems that the model never "
+            f"solved ({grown['tokens']} tokens).",
+            "",
+        ]
     lines += [*_row("depth in the tree", "kept"), *_row("---", "---:")]
     lines += [line for depth, n in report["variants"]["by_depth"].items() for line in _row(depth, str(n))]
     lines += ["", *_row("rejected because", "variants"), *_row("---", "---:")]
-    for reason, n in sorted(tree["reasons"].items(), key=lambda item: -item[1]):
+    reasons = Counter(tree["reasons"]) + Counter(grown["reasons"])
+    for reason, n in sorted(reasons.items(), key=lambda item: -item[1]):
         lines += _row(plain(reason).replace("_", " "), str(n))
-    return [*lines, ""]
+    return [*lines, "", *_describe_held_out(run, done), *_describe_pass_rates(run, recipe)]
+
+
+def _describe_held_out(run: Path, done: Mapping[str, Any]) -> list[str]:
+    """Say which benchmark problems the variants were compared with, and list those that were equal to one."""
+    sets = done.get("held_out_sets")
+    if not sets:
+        return []
+    places = (run / "variants", run / "conditions/ladder/train/variants")
+    found = [row for place in places for row in read_jsonl(place / "rejected.jsonl") if row["reason"] == "test_problem"]
+    names = ", ".join(f"{_code(name)} ({n})" for name, n in sets.items())
+    lines = [
+        f"Every variant was compared, as a function, with the problems of these sets: {names}. Equal to one of them, "
+        f"and left out for that: {len(found)}{'.' if not found else ':'}",
+        "",
+    ]
+    lines += [f"- {_code(row['text'], 120)} ({_code(row['equal_to'])})" for row in found[:_N_LISTED]]
+    if len(found) > _N_LISTED:
+        lines.append(f"- and {len(found) - _N_LISTED} more, in `variants/rejected.jsonl`")
+    return [*lines, ""] if found else lines
+
+
+def _describe_pass_rates(run: Path, recipe: Recipe) -> list[str]:
+    """Say how hard the variants have turned out to be, by the rollouts of LADDER's training."""
+    rates = read_jsonl(run / "conditions/ladder/train/pass_rates.jsonl")
+    if not rates:
+        return []
+    states = Counter(row["state"] for row in rates)
+    steps = read_jsonl(run / "conditions/ladder/train/metrics.jsonl")
+    without = sum(step["groups_without_signal"] for step in steps) / len(steps)
+    kind = "adaptive" if recipe.variants.adaptive else "grown before training"
+    return [
+        f"Measured difficulty after training (tree {kind}, rows drawn {_ROWS[recipe.grpo.rows]}): of {len(rates)} "
+        f"problems, {states['retired']} are always solved and retired, {states['stuck']} are never solved, "
+        f"{sum(row['tries'] == 0 for row in rates)} were never tried. Groups without signal: {percent(without)}.",
+        "",
+    ]
 
 
 def _describe_ttrl(report: Mapping[str, Any], run: Path, recipe: Recipe, statements: Mapping[str, str]) -> list[str]:

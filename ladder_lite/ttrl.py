@@ -5,19 +5,16 @@ method of the same name that rewards agreement with a majority vote (arXiv 2504.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ladder_lite import evaluate, grpo, variants
 from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend
 from ladder_lite.config import Recipe
 from ladder_lite.live import Live
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
-from ladder_lite.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +36,22 @@ class Outcome:
         return asdict(self)
 
 
-def learn(
-    task: Task,
-    backend: Backend,
-    problem: Problem,
-    recipe: Recipe,
-    folder: Path,
-    seed: int,
-    test_problems: Sequence[Problem],
-    live: Live,
-) -> Outcome:
+def learn(writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live) -> Outcome:
     """Tree, GRPO and answers for one problem, starting from the adapter the backend holds and leaving it as it was.
 
     After each step `samples_per_step` answers to the problem itself are sampled; the first right one ends training.
     The folder is laid out like a run's: `variants/`, `train/` with a `curve.jsonl`, and `eval/` with `eval.samples`
     attempts of the model as it is when training ends.
     """
-    settings = recipe.ttrl
+    settings, seed = recipe.ttrl, recipe.seed
+    task, backend = writer.task, writer.backend
     started = time.monotonic()
     before = backend.snapshot()
-    others = [other for other in test_problems if other.id != problem.id]
-    tree_settings = recipe.variants.model_copy(update={"per_root": settings.per_root, "depth": settings.depth})
+    # The tree of a single problem is small: it is grown at once, without pauses for growth while training.
+    tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
+    writer = writer._replace(settings=recipe.variants.model_copy(update=tree_settings))
     with live.stage("its variants", settings.per_root) as bar:
-        tree = variants.grow(task, backend, [problem], tree_settings, folder / "variants", seed, others, bar)
+        tree = variants.grow(writer, [problem], folder / "variants", bar)
     trl = recipe.grpo.trl | {"max_steps": settings.max_steps} | settings.trl
     steps: list[grpo.Step] = []
     curve = folder / "train" / "curve.jsonl"

@@ -1,25 +1,38 @@
 """The variant tree: the model itself writes easier and equivalent variants of each root, and variants of those.
 
-A request draws 3 to 5 transformations from the library as suggestions and a persona; the sampling temperature cycles
-from request to request (paper, section on variant generation). Level by level, variants become parents. What cannot be
-read, is not a function, or equals its parent, a root, a test problem or an earlier variant as a function is rejected
-and kept on record with its reason.
+A request draws 3 to 5 transformations from the library as suggestions; personas rotate and the sampling temperature
+cycles from request to request (paper, section on variant generation). Level by level, variants become parents. What
+cannot be read, is not a function, or equals its parent, a root, a benchmark's test problem or an earlier variant as a
+function is rejected and kept on record with its reason.
+
+`grow` makes the paper's tree, all of it before training. `Growth` goes on with a smaller one while training runs:
+problems that the model never solves get children.
+
+    python -m ladder_lite.variants "x**2*exp(x)" --recipe tiny        # looks at the tree of one integral
 """
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import cycle
 from math import ceil
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NamedTuple
 
+import typer
+
+from ladder_lite import errors, transformations
 from ladder_lite.backends import Backend, Sampling
-from ladder_lite.config import VariantSettings
-from ladder_lite.live import Bar
-from ladder_lite.problems import Problem
+from ladder_lite.config import Adaptive, Mix, VariantSettings, load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.live import Bar, Live, draw_tree
+from ladder_lite.problems import Problem, benchmark_problems
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
+from ladder_lite.transformations import Library
 
 N_TEMPERATURES = 4
 """Steps of the cycle from the lowest to the highest sampling temperature."""
@@ -27,55 +40,123 @@ N_TEMPERATURES = 4
 MAX_ROUNDS = 5
 """Rounds of requests for one level: a model that repeats itself would otherwise be asked for ever."""
 
+_LEAST_YIELD = 0.1
+"""Share of `per_prompt`: a round asks for at most ten times what is missing, however little earlier ones brought."""
 
-def grow(
-    task: Task,
-    backend: Backend,
-    roots: Sequence[Problem],
-    settings: VariantSettings,
-    folder: Path,
-    seed: int,
-    test_problems: Sequence[Problem],
-    bar: Bar,
-) -> list[Problem]:
+
+class Writer(NamedTuple):
+    """What every tree of a run is written with. `held_out` are test problems by the name of their set."""
+
+    task: Task
+    backend: Backend
+    settings: VariantSettings
+    library: Library
+    held_out: Mapping[str, Sequence[Problem]]
+    seed: int
+
+
+def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> list[Problem]:
     """Grow a tree of about `per_root` variants below each root, at most `depth` levels deep; returns the variants.
 
     The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl` and `rounds.jsonl` (a row for each
     finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees.
     """
-    trees = _Trees(task, roots, test_problems, folder)
+    settings = writer.settings
+    per_root = settings.adaptive.start if settings.adaptive else settings.per_root
+    tree = _Tree(writer, roots, [], folder)
     for depth in range(1, settings.depth + 1):
-        wanted = ceil(settings.per_root * depth / settings.depth)  # of each root, down to this depth
-        for attempt in range(MAX_ROUNDS):
-            number = (depth - 1) * MAX_ROUNDS + attempt
-            if number < trees.n_rounds:
-                continue
-            requests = list(_requests(trees, depth, wanted, settings, Random(f"{seed}/{number}")))
-            started = time.monotonic()
-            replies = _ask(task, backend, requests, settings, seed * 1000 + number)
-            trees.add_round(number, depth, requests, replies, time.monotonic() - started)
-            bar.set(min(len(trees.variants), settings.per_root * len(roots)))
-    return trees.variants
+        wanted = ceil(per_root * depth / settings.depth)  # of each root, down to this depth
+        for number in range((depth - 1) * MAX_ROUNDS, depth * MAX_ROUNDS):
+            if number not in tree.rounds:
+                rng = Random(f"{writer.seed}/variants/{number}")
+                wishes = _missing(tree, depth, wanted, settings.mix, rng)
+                tree.ask(number, depth, _draw_requests(writer, tree, wishes, rng), rng)
+            bar.set(min(len(tree.variants), per_root * len(roots)))
+    return tree.variants
+
+
+class Growth:
+    """Children for problems that training finds too hard, written by the model as it then is.
+
+    A growth after a step follows from the seed, the step and the pass rates alone, so a resumed training repeats it.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        roots: Sequence[Problem],
+        variants: Sequence[Problem],
+        settings: Adaptive,
+        folder: Path,
+    ) -> None:
+        self.every = settings.every
+        self._writer = writer
+        self._roots = roots
+        self._variants = variants
+        self._n_requests = settings.requests
+        self._folder = folder
+        self._tree = _Tree(writer, roots, variants, folder)
+
+    def rewind(self, step: int) -> list[tuple[int, Problem]]:
+        """Forget what was grown after a step; returns what is left, each with the step it was grown after."""
+        truncate_jsonl(self._folder / "rounds.jsonl", lambda row: row["round"] <= step)
+        self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
+        return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / "problems.jsonl")]
+
+    def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
+        """Ask for new variants after a step; returns those that were kept.
+
+        By the recipe's mix, a request asks for an easier variant of a stuck problem or for an equivalent one of a
+        problem at the frontier. Those with the fewest children come first.
+        """
+        tree, settings = self._tree, self._writer.settings
+        if len(tree.variants) >= settings.per_root * len(self._roots):
+            return []
+        rng = Random(f"{self._writer.seed}/growth/{step}")
+        children = Counter(variant.parent_id for variant in tree.variants)
+        turns: dict[Effect, Iterator[Problem]] = {
+            "easier": self._in_turn(stuck if settings.mix.easier else (), children, rng),
+            "equivalent": self._in_turn(frontier if settings.mix.equivalent else (), children, rng),
+        }
+        wishes: list[tuple[Problem, Effect]] = []
+        for _ in range(self._n_requests):
+            effects: list[Effect] = ["easier", "equivalent"]
+            if rng.random() >= settings.mix.easier:
+                effects.reverse()
+            for effect in effects:
+                if (parent := next(turns[effect], None)) is not None:
+                    wishes.append((parent, effect))
+                    break
+        return tree.ask(step, None, _draw_requests(self._writer, tree, wishes, rng), rng) if wishes else []
+
+    def _in_turn(
+        self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
+    ) -> Iterator[Problem]:
+        """Those that may be parents, for ever, the ones with the fewest children first."""
+        parents = [problem for problem in problems if problem.depth < self._writer.settings.depth]
+        return cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
 
 
 def load(folder: Path) -> list[Problem]:
     """The variants of a grown tree."""
-    return [
-        Problem.from_row({key: value for key, value in row.items() if key != "round"})
-        for row in read_jsonl(folder / "problems.jsonl")
-    ]
+    return [_problem(row) for row in read_jsonl(folder / "problems.jsonl")]
 
 
 def count(folder: Path) -> dict[str, Any]:
-    """What became of a grown tree's variants, for the stage's `done.json`: counts, tokens and seconds."""
+    """What became of a grown tree's variants, for the stage's `done.json`: counts, tokens and seconds.
+
+    `held_out` counts those equal to a test problem, by the problem's set.
+    """
     variants = read_jsonl(folder / "problems.jsonl")
-    reasons = Counter(row["reason"] for row in read_jsonl(folder / "rejected.jsonl"))
+    rejected = read_jsonl(folder / "rejected.jsonl")
+    reasons = Counter(row["reason"] for row in rejected)
     rounds = read_jsonl(folder / "rounds.jsonl")
     return {
         "kept": len(variants),
         "duplicates": reasons["duplicate"],
         "rejected": reasons.total() - reasons["duplicate"],
         "reasons": dict(reasons),
+        "held_out": dict(Counter(row["equal_to"] for row in rejected if row["reason"] == "test_problem")),
         "by_depth": {str(depth): n for depth, n in sorted(Counter(row["depth"] for row in variants).items())},
         "requests": sum(row["requests"] for row in rounds),
         "tokens": sum(row["n_tokens"] for row in rounds),
@@ -86,27 +167,31 @@ def count(folder: Path) -> dict[str, Any]:
 class _Asked(NamedTuple):
     parent: Problem
     request: VariantRequest
+    temperature: float
 
 
-class _Reply(NamedTuple):
-    text: str
-    n_tokens: int
+class _Tree:
+    """A tree so far, on disk and at hand; `given` are variants it starts from, which stand in another folder."""
 
-
-class _Trees:
-    """The trees so far, on disk and at hand."""
-
-    def __init__(self, task: Task, roots: Sequence[Problem], test_problems: Sequence[Problem], folder: Path) -> None:
+    def __init__(self, writer: Writer, roots: Sequence[Problem], given: Sequence[Problem], folder: Path) -> None:
         rounds = read_jsonl(folder / "rounds.jsonl")
-        self.n_rounds = len(rounds)
+        self.rounds = {row["round"]: row for row in rounds}
         for name in ("problems.jsonl", "rejected.jsonl"):
-            truncate_jsonl(folder / name, lambda row: row["round"] < self.n_rounds)
+            truncate_jsonl(folder / name, lambda row: row["round"] in self.rounds)
         self.roots = roots
-        self.variants = load(folder)
-        self._task = task
+        self.variants = [*given, *load(folder)]
+        self._writer = writer
         self._folder = folder
-        self._known = {task.fingerprint(problem) for problem in (*roots, *self.variants)}
-        self._tests = {task.fingerprint(problem) for problem in test_problems} - self._known
+        task = writer.task
+        self._known = {task.fingerprint(problem): problem.id for problem in (*roots, *self.variants)}
+        self._held_out = {
+            task.fingerprint(problem): name for name, problems in writer.held_out.items() for problem in problems
+        }
+
+    @property
+    def n_requests(self) -> int:
+        """Requests made so far."""
+        return sum(row["requests"] for row in self.rounds.values())
 
     def level(self, depth: int) -> dict[str, list[Problem]]:
         """The problems of a depth by the id of their root."""
@@ -116,84 +201,134 @@ class _Trees:
                 level[problem.root_id].append(problem)
         return level
 
-    def sizes(self) -> Counter[str]:
-        """Number of variants by the id of their root."""
-        return Counter(variant.root_id for variant in self.variants)
+    def kept_per_request(self, depth: int) -> float:
+        """What a request at a depth has brought so far; before the first one, what it asks for."""
+        rows = [row for row in self.rounds.values() if row["depth"] == depth]
+        requests = sum(row["requests"] for row in rows)
+        per_prompt = self._writer.settings.per_prompt
+        return max(sum(row["kept"] for row in rows) / requests, _LEAST_YIELD * per_prompt) if requests else per_prompt
 
-    def add_round(
-        self, number: int, depth: int, asked: Sequence[_Asked], replies: Sequence[_Reply], seconds: float
-    ) -> None:
-        """Take in the replies of a round; its row in `rounds.jsonl`, written last, makes it count."""
+    def ask(self, number: int, depth: int | None, asked: Sequence[_Asked], rng: Random) -> list[Problem]:
+        """Do a round of requests and keep what it brings; its row in `rounds.jsonl`, written last, makes it count."""
+        started = time.monotonic()
+        task, settings = self._writer.task, self._writer.settings
+        prompts = [task.variant_prompt(parent, request) for parent, request, _ in asked]
+        temperatures = tuple(temperature for *_, temperature in asked)
+        sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, rng.getrandbits(32))
+        replies = [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
         kept: list[Problem] = []
         rejected: list[dict[str, Any]] = []
-        for (parent, request), reply in zip(asked, replies, strict=True):
-            for part in self._task.parse_variants(reply.text, parent, request):
-                fault = self._fault(part, parent) if isinstance(part, Problem) else part
-                if isinstance(part, Problem) and fault is None:
-                    kept.append(part)
-                elif fault is not None:
-                    rejected.append(
-                        {
-                            "round": number,
-                            "text": fault.text,
-                            "reason": fault.reason,
-                            "parent_id": parent.id,
-                            "depth": depth,
-                        }
-                    )
+        for (parent, request, _), reply in zip(asked, replies, strict=True):
+            for part in task.parse_variants(reply.text, parent, request):
+                judged = self._judge(part, parent) if isinstance(part, Problem) else part
+                if isinstance(judged, Problem):
+                    kept.append(judged)
+                else:
+                    place = {"parent_id": parent.id, "depth": parent.depth + 1}
+                    rejected.append({"round": number, **asdict(judged), **place})
         self.variants += kept
-        self.n_rounds += 1
         append_jsonl(self._folder / "problems.jsonl", [{"round": number, **variant.to_row()} for variant in kept])
         append_jsonl(self._folder / "rejected.jsonl", rejected)
-        row = {
+        self.rounds[number] = {
             "round": number,
             "depth": depth,
             "requests": len(asked),
+            "kept": len(kept),
             "n_tokens": sum(reply.n_tokens for reply in replies),
-            "seconds": seconds,
+            "seconds": time.monotonic() - started,
         }
-        append_jsonl(self._folder / "rounds.jsonl", [row])
+        append_jsonl(self._folder / "rounds.jsonl", [self.rounds[number]])
+        return kept
 
-    def _fault(self, variant: Problem, parent: Problem) -> Rejected | None:
-        fingerprint = self._task.fingerprint(variant)
+    def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
+        fingerprint = self._writer.task.fingerprint(variant)
         text = str(variant.data["integrand"])
-        if fingerprint in self._tests:
-            return Rejected(text, "test_problem")
-        if fingerprint in self._known:
-            equal = fingerprint == self._task.fingerprint(parent)
-            return Rejected(text, "equal_to_parent" if equal else "duplicate")
-        self._known.add(fingerprint)
-        return None
+        if (earlier := self._known.get(fingerprint)) is not None:
+            return Rejected(text, "equal_to_parent" if earlier == parent.id else "duplicate", earlier)
+        if (name := self._held_out.get(fingerprint)) is not None:
+            return Rejected(text, "test_problem", name)
+        self._known[fingerprint] = variant.id
+        return variant
 
 
-def _requests(trees: _Trees, depth: int, wanted: int, settings: VariantSettings, rng: Random) -> Iterator[_Asked]:
-    """The requests that would bring every tree to `wanted` variants if each reply were kept."""
-    parents = trees.level(depth - 1)
-    sizes = trees.sizes()
-    for root in trees.roots:
-        missing = wanted - sizes[root.id]
-        if missing > 0 and parents[root.id]:
-            for _ in range(ceil(missing / settings.per_prompt)):
-                yield _Asked(rng.choice(parents[root.id]), _draw_request(settings, rng))
+def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> list[tuple[Problem, Effect]]:
+    """A parent and an effect for each request that should bring every root to `wanted` variants."""
+    parents = tree.level(depth - 1)
+    sizes = Counter(variant.root_id for variant in tree.variants)
+    per_request = tree.kept_per_request(depth)
+    return [
+        (rng.choice(parents[root.id]), "easier" if rng.random() < mix.easier else "equivalent")
+        for root in tree.roots
+        if parents[root.id]
+        for _ in range(ceil((wanted - sizes[root.id]) / per_request))
+    ]
 
 
-def _draw_request(settings: VariantSettings, rng: Random) -> VariantRequest:
-    effect: Effect = "easier" if rng.random() < settings.mix.easier else "equivalent"
-    library = settings.transformations.easier if effect == "easier" else settings.transformations.equivalent
-    suggestions = rng.sample(library, rng.randint(*settings.suggestions))
-    return VariantRequest(effect, rng.choice(settings.personas), tuple(suggestions), settings.per_prompt)
-
-
-def _ask(task: Task, backend: Backend, asked: Sequence[_Asked], settings: VariantSettings, seed: int) -> list[_Reply]:
-    """One reply to each request, request number i sampled at step i of the cycle of temperatures."""
+def _draw_requests(writer: Writer, tree: _Tree, wishes: Sequence[tuple[Problem, Effect]], rng: Random) -> list[_Asked]:
+    """A request for each parent and effect; the persona rotates when the temperatures have gone round."""
+    settings = writer.settings
     lowest, highest = settings.temperature
-    replies: dict[int, _Reply] = {}
-    for step in range(N_TEMPERATURES):
-        batch = range(step, len(asked), N_TEMPERATURES)
-        prompts = [task.variant_prompt(asked[at].parent, asked[at].request) for at in batch]
-        temperature = lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)
-        cycle_seed = seed * N_TEMPERATURES + step
-        sampling = Sampling(temperature, 1.0, settings.max_new_tokens, settings.batch_size, cycle_seed)
-        for at, (completion,) in zip(batch, backend.sample(prompts, 1, sampling), strict=True):
-            replies[at] = _Reply(completion.text, completion.n_tokens)
-    return [replies[at] for at in range(len(asked))]
+    asked = []
+    for number, (parent, effect) in enumerate(wishes, start=tree.n_requests):
+        turn, step = divmod(number, N_TEMPERATURES)
+        library = writer.library.of(effect)
+        suggestions = tuple(rng.sample(library, min(len(library), rng.randint(*settings.suggestions))))
+        persona = settings.personas[turn % len(settings.personas)]
+        request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
+        asked.append(_Asked(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
+    return asked
+
+
+def _problem(row: Mapping[str, Any]) -> Problem:
+    return Problem.from_row({key: value for key, value in row.items() if key != "round"})
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe whose model and settings write the variants.")] = "tiny",
+    n: Annotated[int, typer.Option("--n", min=1, help="About how many variants.")] = 24,
+    tries: Annotated[int, typer.Option(min=0, help="Answers sampled to each, for its pass rate.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep the tree in, as a run has it.")] = None,
+) -> None:
+    """Grow the variant tree of one integral and print it, with what was rejected and why."""
+    from ladder_lite import evaluate
+    from ladder_lite.backends import load_backend
+    from ladder_lite.tasks import load_task
+
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out}: this folder is not empty; name a new one")
+    settings = load_recipe(recipe, [*(overrides or ()), f"variants.per_root={n}", "variants.adaptive=null"])
+    task = load_task(settings.task)
+    root = task.read(integral)
+    with Live() as live, TemporaryDirectory() as scratch:
+        folder = out or Path(scratch)
+        with live.stage(f"load {settings.model.id}", None):
+            backend = load_backend(settings.model, settings.seed)
+        if settings.variants.transformations == "model":
+            with live.stage("transformations", None):
+                transformations.write(task, backend, settings.variants, folder, settings.seed)
+        library = transformations.open_library(settings.variants, folder)
+        writer = Writer(task, backend, settings.variants, library, benchmark_problems(), settings.seed)
+        with live.stage("variants", n) as bar:
+            tree = grow(writer, [root], folder, bar)
+        rates: dict[str, float] = {}
+        if tries:
+            with live.stage("answers", None):
+                attempts = evaluate.sample(task, backend, [root, *tree], settings.eval, tries, settings.seed)
+            for problem in (root, *tree):
+                own = [attempt.correct for attempt in attempts if attempt.problem_id == problem.id]
+                rates[problem.id] = sum(own) / len(own)
+        live.print(draw_tree([root, *tree], rates))
+        counts = count(folder)
+    per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))
+    live.say(f"kept {counts['kept']} ({per_1000:.1f} per 1,000 generated tokens); rejected: {reasons or 'none'}")
+
+
+if __name__ == "__main__":
+    errors.run(app)

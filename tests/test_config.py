@@ -26,12 +26,14 @@ task:
   name: integration
   train: tiny
   test: tiny
+  select: null
   protocol: strict
   prompts:
     system: null
     solve: "integrate {integrand} d{variable}"
     easier: "easier {integrand}"
     equivalent: "equivalent {integrand} {persona} {suggestions} {count}"
+    transformations: null
 model: {id: tiny, backend: transformers, dtype: float32, load_in_4bit: false, lora: {r: 8, target_modules: all-linear}}
 conditions: [base, ladder]
 variants:
@@ -45,6 +47,7 @@ variants:
   transformations: {easier: [drop a term, lower a power], equivalent: [reorder, rename]}
   max_new_tokens: 64
   batch_size: 8
+  adaptive: {start: 4, every: 5, requests: 8}
 grpo:
   rows: pass_rate
   format_reward: 0
@@ -118,6 +121,11 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         ("model.id=a=b", "model.id", "a=b"),
         ("ttrl.problems=8", "ttrl.problems", 8),
         ("conditions=[ladder_ttrl]", "conditions", ["ladder_ttrl"]),
+        ("variants.adaptive=null", "variants.adaptive", None),
+        ("variants.adaptive.start=9", "variants.adaptive", {"start": 9, "every": 5, "requests": 8}),
+        ("variants.transformations=default", "variants.transformations", "default"),
+        ("variants.transformations=a/library.json", "variants.transformations", "a/library.json"),
+        ("task.select={samples: 4, train: 1, test: 2}", "task.select.samples", 4),
     ],
 )
 def test_overrides(recipe_file: Path, override: str, path: str, value: object) -> None:
@@ -173,9 +181,17 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("eval.temperature=.nan", "eval.temperature is NaN; must be a finite number"),
         ("ttrl.problems=some", "ttrl.problems is \"some\"; must be a valid integer or must be 'all'"),
         ("smoke=3", "smoke is 3; must be a mapping of settings"),
+        ("variants.transformations=own", "must be model, default, the path of a library.json, or lists"),
+        ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; every setting must be given"),
+        ("variants.adaptive=3", "variants.adaptive is 3; must be a mapping of settings"),
+        ("task.prompts.transformations='name {count}'", "must contain {effect}"),
+        ("task.select.samples=0", "task.select.samples is 0; must be greater than 0"),
         ("task.prompts.solve='{'", "Single '{' encountered in format string"),
-        ("task.prompts.solve='∫'", 'task.prompts.solve is "∫"; must contain {integrand}'),
-        ("task.prompts.solve='{integrand} {count}'", "must use no fields but {integrand}, {variable} and double"),
+        ("task.prompts.solve='∫'", 'task.prompts.solve is "∫"; must contain {integral}'),
+        (
+            "task.prompts.solve='{integrand} {count}'",
+            "must use no fields but {integral}, {integrand}, {variable} and double",
+        ),
         ("task.prompts.easier='{integrand.real}'", "must use no fields but {integrand}, {variable}, {persona}, "),
         ("seed=[", "not valid YAML: expected the node content"),
         ("seed=!!python/object:os.system {}", "seed is {}; must be a valid integer"),
@@ -190,6 +206,11 @@ def test_refused_override_is_named_with_what_is_allowed(recipe_file: Path, overr
     assert message in error
 
 
+def test_a_pool_is_one_set(recipe_file: Path) -> None:
+    error = refusal(recipe_file.name, ["task.test=mit_bee", "task.select={samples: 4, train: 1, test: 2}"])
+    assert error.endswith("must be null unless task.train and task.test name the same set, the pool")
+
+
 @pytest.mark.parametrize(
     ("override", "rule"),
     [
@@ -197,6 +218,8 @@ def test_refused_override_is_named_with_what_is_allowed(recipe_file: Path, overr
         ("ttrl.trl.num_iterations=2", "must leave out num_iterations: the training loop sets it"),
         ("grpo.trl.num_generations=3", "must have a batch (per_device_train_batch_size) that num_generations divides"),
         ("grpo.trl.max_steps=0", "must set max_steps"),
+        ("variants.transformations=model", "transformations: model while task.prompts.transformations is null"),
+        ("variants.personas=[]", "must have at least 1 item after validation, not 0"),
     ],
 )
 def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: str, rule: str) -> None:
@@ -214,23 +237,23 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:16: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:18: variants.depth is missing; every setting must be given"),
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:34: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:37: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
-        ("[1, 2]", "[1, 3]", "small.yaml:24: variants.transformations is"),
-        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:17: conditions.1 is "lader"'),
+        ("[1, 2]", "[1, 3]", "small.yaml:26: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:19: conditions.1 is "lader"'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:42: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:45: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:38: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:41: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -245,7 +268,7 @@ def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: s
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:42: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:45: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

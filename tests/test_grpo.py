@@ -8,12 +8,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.config import GrpoSettings, load_recipe
-from ladder_lite.grpo import PassRates, Step, _last_checkpoint, _Log
+from ladder_lite.curriculum import PassRates
+from ladder_lite.grpo import Step, _last_checkpoint, _Log
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl, truncate_jsonl
 from ladder_lite.tasks import load_task
@@ -24,89 +24,6 @@ TASK = load_task(load_recipe("tiny").task)
 
 def problem(integrand: str) -> Problem:
     return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-
-
-# --- pass rates
-
-SHORT = [problem(f"{n}*x") for n in range(2, 6)]
-LONG = [problem(f"{n}*x+sin({n}*x)*exp({n}*x)*cos({n}*x)") for n in range(2, 6)]
-KINDS = [*SHORT, *LONG]
-ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # texts of one length
-
-
-def rates(problems: list[Problem], rows: str = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
-    """Pass rates after rollouts (row, correct) of the steps `s1`, `s2`, ..."""
-    found = PassRates(problems, rows, seed)
-    for step, rollouts in seen.items():
-        for row, correct in rollouts:
-            found.observe(int(step[1:]), row, correct)
-    return found
-
-
-def test_nothing_seen_is_even_odds() -> None:
-    for problems in (KINDS, ALIKE, SHORT[:1]):
-        assert rates(problems).estimate(until=0) == pytest.approx([0.5] * len(problems))
-
-
-def test_a_problem_never_tried_is_judged_by_its_kind() -> None:
-    tried = rates([problem(f"{n}*x") for n in range(10, 26)], s1=[(0, True)] * 6 + [(2, False)] * 6)
-    estimate = tried.estimate(until=1)  # 16 problems in 8 kinds of two
-    assert estimate[1] == pytest.approx((6 + 1) / (6 + 2))
-    assert estimate[0] == pytest.approx((6 + 2 * 7 / 8) / (6 + 2))
-    assert estimate[3] == pytest.approx((0 + 1) / (6 + 2))
-    assert estimate[2] == pytest.approx((0 + 2 * 1 / 8) / (6 + 2))
-    assert estimate[4:] == pytest.approx([0.5] * 12)
-
-
-def test_kinds_are_lengths_whatever_the_order() -> None:
-    order = [5, 0, 7, 2, 1, 6, 3, 4]
-    mixed = rates([KINDS[at] for at in order], s1=[(order.index(at), at < 4) for at in range(8)])
-    sorted_ = rates(KINDS, s1=[(at, at < 4) for at in range(8)])
-    assert mixed.estimate(until=1) == pytest.approx(sorted_.estimate(until=1)[order])
-
-
-def test_old_rollouts_count_less() -> None:
-    seen = rates(SHORT, s1=[(0, False)], s21=[(0, True)])
-    prior = (1 + 1) / (1.5 + 2)  # of its kind, it alone, with half a failure and one success
-    assert seen.estimate(until=21)[0] == pytest.approx((1 + 2 * prior) / (1.5 + 2))
-    assert seen.estimate(until=20)[0] == pytest.approx(rates(SHORT, s1=[(0, False)]).estimate(until=20)[0])
-    assert seen.estimate(until=1)[0] < 0.5 < seen.estimate(until=21)[0]
-    assert np.all(np.diff([seen.estimate(until=step)[0] for step in range(1, 21)]) > 0)
-
-
-@pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
-@pytest.mark.parametrize("count", [1, 8, 80, 100, 200])
-def test_every_row_is_drawn_once_before_any_is_drawn_twice(rows: str, count: int) -> None:
-    drawn = rates(ALIKE, rows, s1=[(row, row % 3 == 0) for row in range(80)] * 5).draw(9, count)
-    assert len(drawn) == count
-    assert set(drawn) <= set(range(80))
-    for start in range(0, count, 80):
-        assert len(set(drawn[start : start + 80])) == len(drawn[start : start + 80])
-
-
-def test_rows_follow_from_seed_and_step() -> None:
-    draws = [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
-    assert draws == [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
-    assert len({tuple(drawn) for drawn in draws}) == 9
-
-
-def test_a_step_knows_only_what_was_there_when_its_rows_were_asked_for() -> None:
-    early = {f"s{step}": [(row, True) for row in range(80)] for step in range(1, 5)}
-    late = {"s5": [(row, turn < 8) for row in range(20) for turn in range(16)], "s6": [(79, False)] * 9}
-    for step in range(1, 9):
-        known = {name: seen for name, seen in (early | late).items() if int(name[1:]) <= step - 2}
-        assert rates(ALIKE, **early, **late).draw(step, 20) == rates(ALIKE, **known).draw(step, 20)
-    assert rates(ALIKE, **early).draw(7, 20) != rates(ALIKE, **early, **late).draw(7, 20)
-
-
-def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
-    rollouts = [(row, row < 40 or (row < 60 and turn % 2 == 0)) for row in range(80) for turn in range(40)]
-    share = {}
-    for rows in ("pass_rate", "uniform"):
-        drawn = [row for seed in range(200) for row in rates(ALIKE, rows, seed, s1=rollouts).draw(3, 8)]
-        share[rows] = sum(40 <= row < 60 for row in drawn) / len(drawn)
-    assert share["uniform"] == pytest.approx(0.25, abs=0.04)
-    assert 0.85 < share["pass_rate"] < 0.97  # the others are not forgotten
 
 
 # --- steps
@@ -258,9 +175,10 @@ def test_a_log_opened_again_knows_what_the_first_one_knew(tmp_path: Path) -> Non
         truncate_jsonl(tmp_path / name, lambda row: row["step"] <= 1)
     earlier = open_log(tmp_path)
     assert earlier.steps == log.steps[:1]
-    assert earlier.rates.estimate(5) == pytest.approx(
-        rates(PROBLEMS, s1=[(0, True), (0, False), (1, True), (1, True)]).estimate(5)
-    )
+    fresh = PassRates(PROBLEMS, "pass_rate", 0)
+    for row, correct in ((0, True), (0, False), (1, True), (1, True)):
+        fresh.observe(1, row, correct)
+    assert earlier.rates.estimate(5) == pytest.approx(fresh.estimate(5))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -69,7 +69,10 @@ def run(tmp_path: Path, recipe: Recipe, tests: list[Problem]) -> Path:
     ]
     append_jsonl(variants / "problems.jsonl", [{"round": 0, **row} for row in kept])
     reasons = ["duplicate"] * 4 + ["unreadable"] * 6 + ["test_problem"]
-    rejected = [{"round": 0, "text": HOSTILE, "reason": r, "parent_id": root.id, "depth": 1} for r in reasons]
+    rejected = [
+        {"round": 0, "text": HOSTILE, "reason": r, "equal_to": "tiny", "parent_id": root.id, "depth": 1}
+        for r in reasons
+    ]
     append_jsonl(variants / "rejected.jsonl", rejected)
     rounds = [{"round": n, "depth": 1, "requests": 10, "n_tokens": 100, "seconds": 30.5} for n in range(2)]
     append_jsonl(variants / "rounds.jsonl", rounds)

@@ -8,16 +8,19 @@ from math import ceil
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes import FakeBackend, Script, silent_bar
 
 from ladder_lite import variants
+from ladder_lite.backends import Backend
 from ladder_lite.config import VariantSettings, load_recipe
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
 from ladder_lite.tasks import load_task
+from ladder_lite.transformations import open_library
+from ladder_lite.variants import Growth, Writer
 
 TASK = load_task(load_recipe("tiny").task)
 FILES = ("problems.jsonl", "rejected.jsonl", "rounds.jsonl")
@@ -39,6 +42,7 @@ ROOTS = [root("x**3+sin(x)"), root("x*exp(x)"), root("log(x)")]
 @lru_cache
 def settings(**changes: object) -> VariantSettings:
     defaults = {"per_root": 6, "depth": 2, "per_prompt": 1, "suggestions": [3, 5], "temperature": [0.8, 1.4]}
+    defaults |= {"adaptive": "null"}
     return load_recipe("tiny", [f"variants.{key}={value}" for key, value in (defaults | changes).items()]).variants
 
 
@@ -51,7 +55,14 @@ def grow(
     seed: int = 0,
 ) -> tuple[list[Problem], FakeBackend]:
     backend = FakeBackend(script)
-    return variants.grow(TASK, backend, list(roots), chosen, folder, seed, list(tests), silent_bar()), backend
+    writer = writing(backend, chosen, seed, {"a benchmark": list(tests)})
+    return variants.grow(writer, list(roots), folder, silent_bar()), backend
+
+
+def writing(
+    backend: FakeBackend, chosen: VariantSettings, seed: int = 0, held_out: Mapping[str, list[Problem]] | None = None
+) -> Writer:
+    return Writer(TASK, cast(Backend, backend), chosen, open_library(chosen, Path("nowhere")), held_out or {}, seed)
 
 
 def multiply(prompt: str, rng: Random) -> str:
@@ -79,7 +90,7 @@ def test_every_tree_gets_its_quota_at_every_depth(tmp_path: Path, per_root: int,
     bar = silent_bar(per_root * len(ROOTS))
     backend = FakeBackend(multiply)
     chosen = settings(per_root=per_root, depth=depth)
-    tree = variants.grow(TASK, backend, ROOTS, chosen, tmp_path, 0, [], bar)
+    tree = variants.grow(writing(backend, chosen), ROOTS, tmp_path, bar)
     assert tree == variants.load(tmp_path)
     assert bar.done == bar.total == len(tree) == len({variant.id for variant in tree})
     so_far = [ceil(per_root * level / depth) for level in range(depth + 1)]
@@ -108,8 +119,10 @@ def test_a_round_asks_for_what_is_missing_where_it_is_missing(tmp_path: Path) ->
     tree, backend = grow(silent_about_log, tmp_path, settings(per_root=4, depth=2))
     assert Counter(variant.root_id for variant in tree) == {ROOTS[0].id: 4, ROOTS[1].id: 4}
     by_round = [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")]
-    assert by_round == [6, 2, 2, 2, 2, 4, 0, 0, 0, 0]  # a root without variants has no parents for the second level
-    assert sum("log" in prompt for prompt in backend.prompts) == 10
+    # A third of the requests came to nothing, so each missing variant is asked for more often; and a root without
+    # variants has no parents for the second level.
+    assert by_round == [6, 3, 5, 7, 11, 4, 0, 0, 0, 0]
+    assert sum("log" in prompt for prompt in backend.prompts) == 2 + 3 + 5 + 7 + 11
 
 
 @pytest.mark.parametrize(("easier", "equivalent"), [(0.5, 0.5), (1.0, 0.0), (0.0, 1.0)])
@@ -133,13 +146,30 @@ def test_suggestions_come_from_the_right_library(tmp_path: Path, easier: float, 
     assert kept == asked
 
 
-def test_temperatures_cycle_from_request_to_request(tmp_path: Path) -> None:
-    chosen = settings(per_root=10, depth=1, max_new_tokens=33, batch_size=5)
+def test_temperatures_cycle_and_personas_rotate(tmp_path: Path) -> None:
+    chosen = settings(per_root=10, depth=2, max_new_tokens=33, batch_size=5, personas="[euler, gauss, noether]")
     _, backend = grow(multiply, tmp_path, chosen, ROOTS[:1])
-    first = backend.asked[:4]
-    assert [call.sampling.temperature for call in first] == pytest.approx([0.8, 1.0, 1.2, 1.4])
-    assert [len(call.prompts) for call in first] == [3, 3, 2, 2]
-    assert {(c.sampling.top_p, c.sampling.max_new_tokens, c.sampling.batch_size) for c in first} == {(1.0, 33, 5)}
+    rounds = [call for call in backend.asked if call.prompts]
+    assert [len(call.prompts) for call in rounds] == [5, 5]  # all of a round at once: the device is never half empty
+    temperatures = [
+        temperature for call in rounds for temperature in cast(tuple[float, ...], call.sampling.temperature)
+    ]
+    assert temperatures == pytest.approx([0.8, 1.0, 1.2, 1.4, 0.8, 1.0, 1.2, 1.4, 0.8, 1.0])  # also over rounds
+    personas = [match[2] for prompt in backend.prompts if (match := PROMPT.fullmatch(prompt))]
+    assert personas == ["euler"] * 4 + ["gauss"] * 4 + ["noether"] * 2
+    assert {(c.sampling.top_p, c.sampling.max_new_tokens, c.sampling.batch_size) for c in rounds} == {(1.0, 33, 5)}
+
+
+def test_a_round_asks_for_more_where_little_was_kept(tmp_path: Path) -> None:
+    half = lambda prompt, rng: multiply(prompt, rng) if rng.random() < 0.5 else "no"  # noqa: E731
+    tree, _ = grow(half, tmp_path, settings(per_root=100, depth=1), ROOTS[:1])
+    rows = read_jsonl(tmp_path / "rounds.jsonl")
+    assert rows[0]["requests"] == 100
+    share = rows[0]["kept"] / 100
+    assert rows[1]["requests"] == ceil((100 - rows[0]["kept"]) / share)
+    assert len(tree) >= 100
+    never, backend = grow(lambda prompt, rng: "no", tmp_path / "never", settings(per_root=4, depth=1), ROOTS[:1])
+    assert (never, len(backend.prompts)) == ([], 4 + 4 * 40)  # at most ten times what is missing
 
 
 def test_no_two_calls_share_a_seed(tmp_path: Path) -> None:
@@ -193,19 +223,19 @@ def test_rejected_with_reason(tmp_path: Path, reply: str, kept: list[str], reaso
 
 
 def test_a_root_that_is_also_a_test_problem_is_no_leak(tmp_path: Path) -> None:
-    grow(["integrate(x**2+sin(x), x)"] * 5, tmp_path, settings(per_root=1, depth=1), [ROOT], [ROOT, TEST])
+    grow(lambda prompt, rng: "integrate(x**2+sin(x), x)", tmp_path, settings(per_root=1, depth=1), [ROOT], [ROOT, TEST])
     assert {row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")} == {"equal_to_parent"}
 
 
 def test_a_model_that_repeats_itself_is_asked_a_bounded_number_of_times(tmp_path: Path) -> None:
-    tree, backend = grow(lambda prompt, rng: "integrate(2*x, x)", tmp_path, settings(per_root=4, depth=2), [ROOT])
+    tree, _ = grow(lambda prompt, rng: "integrate(2*x, x)", tmp_path, settings(per_root=4, depth=2), [ROOT])
     assert [variant.data["integrand"] for variant in tree] == ["2*x"]
     rounds = read_jsonl(tmp_path / "rounds.jsonl")
     assert [row["depth"] for row in rounds] == [1] * variants.MAX_ROUNDS + [2] * variants.MAX_ROUNDS
-    assert [row["requests"] for row in rounds] == [2, 1, 1, 1, 1, 3, 3, 3, 3, 3]
-    assert len(backend.prompts) == 21
+    asked = [row["requests"] for row in rounds]
+    assert asked == [2, 2, 4, 8, 10, 3, 30, 30, 30, 30]  # one in two kept, then one in four, ... at least one in ten
     reasons = Counter((row["depth"], row["reason"]) for row in read_jsonl(tmp_path / "rejected.jsonl"))
-    assert reasons == {(1, "duplicate"): 5, (2, "equal_to_parent"): 15}
+    assert reasons == {(1, "duplicate"): 25, (2, "equal_to_parent"): 123}
 
 
 # --- seeds and kills
@@ -257,7 +287,7 @@ def test_a_growth_cut_anywhere_ends_with_the_same_files(tmp_path: Path, numbers:
         tree, backend = grow(repeat_and_err, folder, chosen, tests=[TEST])
         assert tree == whole
         assert bytes_of(folder) == bytes_of(tmp_path / "whole")
-        assert len(backend.asked) == variants.N_TEMPERATURES * (2 * variants.MAX_ROUNDS - n_rounds)
+        assert len(backend.asked) == 2 * variants.MAX_ROUNDS - n_rounds
 
 
 def test_a_growth_killed_twice_while_sampling(tmp_path: Path) -> None:
@@ -288,3 +318,104 @@ def test_a_finished_tree_is_not_asked_for_again(tmp_path: Path) -> None:
     before = bytes_of(tmp_path)
     again, backend = grow([], tmp_path, settings())
     assert (again, backend.asked, bytes_of(tmp_path)) == (tree, [], before)
+
+
+# --- growing while training
+
+
+def growing(folder: Path, script: Script = multiply, **changes: object) -> tuple[Growth, list[Problem], FakeBackend]:
+    """A growth over a tree of two levels, its settings, and the model it asks."""
+    chosen = settings(**({"per_root": 20, "depth": 2, "adaptive": "{start: 4, every: 5, requests: 6}"} | changes))
+    backend = FakeBackend(multiply)
+    tree = variants.grow(writing(backend, chosen), ROOTS, folder / "variants", silent_bar())
+    assert chosen.adaptive
+    backend = FakeBackend(script)
+    return Growth(writing(backend, chosen), ROOTS, tree, chosen.adaptive, folder / "grown"), tree, backend
+
+
+def requests(backend: FakeBackend) -> list[tuple[str, str]]:
+    """What was asked for and of which integrand."""
+    return [(match[1], match[4]) for prompt in backend.prompts if (match := PROMPT.fullmatch(prompt))]
+
+
+def test_an_adaptive_tree_starts_small(tmp_path: Path) -> None:
+    _, tree, _ = growing(tmp_path)
+    assert Counter(variant.root_id for variant in tree) == {one.id: 4 for one in ROOTS}
+
+
+def test_the_stuck_get_easier_children_and_the_frontier_equivalent_ones(tmp_path: Path) -> None:
+    growth, tree, backend = growing(tmp_path, mix="{easier: 0.5, equivalent: 0.5}", adaptive=MANY)
+    stuck, frontier = ROOTS[0], ROOTS[1]
+    new = growth.grow(5, [stuck], [frontier])
+    asked = requests(backend)
+    integrands = {"easier": stuck.data["integrand"], "equivalent": frontier.data["integrand"]}
+    assert len(asked) == len(new) == 30
+    assert {effect for effect, _ in asked} == {"easier", "equivalent"}
+    assert all(integrand == integrands[effect] for effect, integrand in asked)
+    parents = {"easier": stuck.id, "equivalent": frontier.id}
+    assert all((variant.parent_id, variant.depth) == (parents[variant.requested], 1) for variant in new)
+    assert not {variant.id for variant in new} & {variant.id for variant in tree}
+
+
+MANY = "{start: 4, every: 5, requests: 30}"
+
+
+@pytest.mark.parametrize(
+    ("mix", "n_stuck", "n_frontier", "expected"),
+    [
+        ("{easier: 1.0, equivalent: 0.0}", 1, 1, {"easier"}),
+        ("{easier: 1.0, equivalent: 0.0}", 0, 1, set()),
+        ("{easier: 0.0, equivalent: 1.0}", 1, 1, {"equivalent"}),
+        ("{easier: 0.7, equivalent: 0.3}", 0, 1, {"equivalent"}),
+        ("{easier: 0.7, equivalent: 0.3}", 1, 0, {"easier"}),
+        ("{easier: 0.7, equivalent: 0.3}", 0, 0, set()),
+    ],
+)
+def test_growth_keeps_to_the_mix_and_to_what_there_is(
+    tmp_path: Path, mix: str, n_stuck: int, n_frontier: int, expected: set[str]
+) -> None:
+    growth, _, backend = growing(tmp_path, mix=mix, adaptive=MANY)
+    grown = growth.grow(5, ROOTS[:n_stuck], ROOTS[1 : 1 + n_frontier])
+    assert {effect for effect, _ in requests(backend)} == expected
+    assert bool(grown) == bool(expected)
+
+
+def test_the_childless_come_first_and_the_deepest_have_none(tmp_path: Path) -> None:
+    growth, tree, backend = growing(tmp_path, mix="{easier: 1.0, equivalent: 0.0}")
+    first_level = [variant for variant in tree if variant.depth == 1]
+    n_children = Counter(variant.parent_id for variant in tree)
+    growth.grow(5, tree, [])
+    asked = [integrand for _, integrand in requests(backend)]
+    assert set(asked) <= {str(variant.data["integrand"]) for variant in first_level}
+    counts = {str(variant.data["integrand"]): n_children[variant.id] for variant in first_level}
+    assert [counts[integrand] for integrand in asked] == sorted(counts.values())[: len(asked)]
+
+
+def test_growth_ends_when_the_tree_is_full(tmp_path: Path) -> None:
+    growth, tree, backend = growing(tmp_path, per_root=6)
+    for step in range(5, 50, 5):
+        tree += growth.grow(step, ROOTS, [])
+    assert 18 <= len(tree) < 18 + 6
+    assert len(requests(backend)) == 6
+
+
+@pytest.mark.parametrize("script", [multiply, repeat_and_err])
+def test_growth_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path, script: Script) -> None:
+    def steps(growth: Growth, tree: list[Problem], *numbers: int) -> list[Problem]:
+        return [variant for number in numbers for variant in growth.grow(number, [*ROOTS, *tree], tree[:2])]
+
+    growth, tree, _ = growing(tmp_path / "whole", script)
+    whole = steps(growth, tree, 5, 10, 15)
+    growth, tree, _ = growing(tmp_path / "cut", script)
+    steps(growth, tree, 5, 10)
+    again, _, _ = growing(tmp_path / "cut", script)
+    left = again.rewind(7)  # the last checkpoint was of step 7
+    assert [step for step, _ in left] == [5] * len(left)
+    assert [variant for _, variant in left] + steps(again, tree, 10, 15) == whole
+    assert bytes_of(tmp_path / "cut" / "grown") == bytes_of(tmp_path / "whole" / "grown")
+
+
+def test_what_is_grown_is_compared_with_everything_before(tmp_path: Path) -> None:
+    growth, tree, _ = growing(tmp_path, lambda prompt, rng: f"integrate({tree[0].data['integrand']}, x)")
+    assert growth.grow(5, ROOTS, []) == []
+    assert {row["equal_to"] for row in read_jsonl(tmp_path / "grown" / "rejected.jsonl")} == {tree[0].id}

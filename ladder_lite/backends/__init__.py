@@ -23,10 +23,11 @@ Adapter = dict[str, "Tensor"]
 class Sampling:
     """How to sample: temperature 0 is greedy; the same seed, prompts and weights give the same replies on a CPU.
 
-    A reply ends at the model's end of turn or at `max_new_tokens`. At most `batch_size` replies are generated at once.
+    `temperature` is one for all prompts or a positive one for each, so that different ones share a batch. A reply ends
+    at the model's end of turn or at `max_new_tokens`. At most `batch_size` replies are generated at once.
     """
 
-    temperature: float
+    temperature: float | tuple[float, ...]
     top_p: float
     max_new_tokens: int
     batch_size: int

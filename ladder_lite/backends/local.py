@@ -50,7 +50,10 @@ class LocalBackend:
             torch.manual_seed(sampling.seed)
             for start in range(0, len(jobs), sampling.batch_size):
                 batch = jobs[start : start + sampling.batch_size]
-                for at, completion in zip(batch, self._generate([encoded[at] for at in batch], sampling), strict=True):
+                own = sampling.temperature
+                temperature = [own[at] for at in batch] if isinstance(own, tuple) else own
+                generated = self._generate([encoded[at] for at in batch], sampling, temperature)
+                for at, completion in zip(batch, generated, strict=True):
                     replies[at].append(completion)
         self._model.train(was_training)
         return replies
@@ -101,25 +104,40 @@ class LocalBackend:
             raise UserError(f"the model has no word for {text[start:end]!r} in the prompt {prompt[-1]['content']!r}")
         return list(encoding.input_ids)
 
-    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Completion]:
+    def _generate(
+        self, prompts: list[list[int]], sampling: Sampling, temperature: float | list[float]
+    ) -> Iterator[Completion]:
         tokenizer = self._tokenizer
         inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
-        greedy = sampling.temperature == 0
+        greedy = temperature == 0
+        processors = []
+        if isinstance(temperature, list):
+            processors, temperature = [_Temperatures(temperature, self._device)], 1.0
         settings = transformers.GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=not greedy,
-            temperature=None if greedy else sampling.temperature,
+            temperature=None if greedy else temperature,
             top_p=None if greedy else sampling.top_p,
             top_k=None if greedy else 0,  # transformers' own default would cut the distribution at 50 tokens
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        output = self._model.generate(**inputs, generation_config=settings)
+        output = self._model.generate(**inputs, generation_config=settings, logits_processor=processors)
         for row in output[:, inputs.input_ids.shape[1] :].tolist():
             ended = tokenizer.eos_token_id in row
             tokens = row[: row.index(tokenizer.eos_token_id)] if ended else row
             text = tokenizer.decode(tokens, skip_special_tokens=True)
             yield Completion(text, len(tokens) + ended, truncated=not ended)
+
+
+class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Divides the logits of each row of a batch by a temperature of its own; transformers knows one for all."""
+
+    def __init__(self, temperatures: list[float], device: torch.device) -> None:
+        self._temperatures = torch.tensor(temperatures, device=device)[:, None]
+
+    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores / self._temperatures
 
 
 def _load(settings: ModelSettings, device: torch.device) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from ladder_lite.verify import Grade
 Messages = list[dict[str, str]]
 """A conversation as chat templates take it: dicts with `role` and `content`."""
 
-Effect = Literal["easier", "equivalent"]
+Effect = Literal["easier", "equivalent", "harder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,11 @@ class VariantRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A piece of a reply that was no usable variant, and why."""
+    """A piece of a reply that was no usable variant, and why; `equal_to` names the problem or the set it repeats."""
 
     text: str
     reason: str
+    equal_to: str | None = None
 
 
 class Task(Protocol):
@@ -43,12 +44,20 @@ class Task(Protocol):
         """The problems of a split, in the order of their file."""
         ...
 
+    def read(self, text: str) -> Problem:
+        """A problem that a user typed; UserError where it is none."""
+        ...
+
     def prompt(self, problem: Problem) -> Messages:
         """What the model is asked for a solution."""
         ...
 
     def variant_prompt(self, problem: Problem, request: VariantRequest) -> Messages:
         """What the model is asked for variants of the problem."""
+        ...
+
+    def transformations_prompt(self, effect: Effect, count: int) -> Messages:
+        """What the model is asked for a list of transformations that have an effect."""
         ...
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:

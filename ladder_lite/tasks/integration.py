@@ -19,7 +19,7 @@ from ladder_lite.definite import References
 from ladder_lite.expressions import MAX_CHARS, Expression, ExpressionError, parse
 from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.tasks import Messages, Rejected, VariantRequest
+from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
 
 _INTEGRAL = re.compile(r"\b[iI]ntegra(?:te|l)\s*\(")
@@ -69,13 +69,19 @@ class IntegrationTask:
     def variant_prompt(self, problem: Problem, request: VariantRequest) -> Messages:
         """Ask for variants, with the paper's ingredients: a persona, 3 to 5 suggestions, several at once."""
         prompts = self._settings.prompts
-        template = prompts.easier if request.effect == "easier" else prompts.equivalent
+        template = prompts.equivalent if request.effect == "equivalent" else prompts.easier
         fields = {
             "persona": request.persona,
             "suggestions": ", ".join(request.suggestions),
             "count": str(request.count),
         }
         return self._messages(template, problem, fields)
+
+    def transformations_prompt(self, effect: Effect, count: int) -> Messages:
+        """Ask for `count` transformations, in the words of the recipe, which has some where it asks for them."""
+        template = self._settings.prompts.transformations
+        assert template is not None
+        return self._conversation(template.format(effect=effect, count=count))
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Read every `integrate(f, x)` of a reply; a reply without one is rejected as a whole."""
@@ -111,7 +117,13 @@ class IntegrationTask:
         return f"{_digest(function.values(_POINTS))}:{data['lower']}:{data['upper']}"
 
     def _messages(self, template: str, problem: Problem, fields: dict[str, str]) -> Messages:
-        content = template.format(integrand=problem.data["integrand"], variable=problem.data["variable"], **fields)
+        integral = f"integrate({problem.data['integrand']},{problem.data['variable']})"
+        content = template.format(
+            integral=integral, integrand=problem.data["integrand"], variable=problem.data["variable"], **fields
+        )
+        return self._conversation(content)
+
+    def _conversation(self, content: str) -> Messages:
         system = self._settings.prompts.system
         messages = [{"role": "system", "content": system}] if system is not None else []
         return [*messages, {"role": "user", "content": content}]

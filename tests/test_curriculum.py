@@ -1,0 +1,146 @@
+"""Measured difficulty: what is believed of each problem, and which ones a step trains on."""
+
+import numpy as np
+import pytest
+
+from ladder_lite.curriculum import PassRates
+from ladder_lite.problems import Problem
+
+
+def problem(integrand: str) -> Problem:
+    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
+
+
+SHORT = [problem(f"{n}*x") for n in range(2, 6)]
+LONG = [problem(f"{n}*x+sin({n}*x)*exp({n}*x)*cos({n}*x)") for n in range(2, 6)]
+KINDS = [*SHORT, *LONG]
+ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # of the same tokens
+
+
+def rates(problems: list[Problem], rows: str = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
+    """Pass rates after rollouts (row, correct) of the steps `s1`, `s2`, ..."""
+    found = PassRates(problems, "uniform" if rows == "uniform" else "pass_rate", seed)
+    for step, rollouts in seen.items():
+        for row, correct in rollouts:
+            found.observe(int(step[1:]), row, correct)
+    return found
+
+
+# --- beliefs
+
+
+def test_nothing_seen_is_even_odds() -> None:
+    for problems in (KINDS, ALIKE, SHORT[:1]):
+        found = rates(problems)
+        assert found.estimate(0) == pytest.approx([0.5] * len(problems))
+        assert found.stuck(0) == []
+        assert found.frontier(0) == list(range(len(problems)))
+
+
+def test_a_problem_never_tried_is_judged_by_what_it_is_made_of() -> None:
+    found = rates(KINDS, s1=[(0, True)] * 16 + [(1, True)] * 16 + [(4, False)] * 16 + [(5, False)] * 16)
+    estimate = found.estimate(1)
+    assert min(estimate[2:4]) > 0.8 > 0.2 > max(estimate[6:8])
+    with_sine = problem("7*x+sin(7*x)")
+    found = rates([*KINDS, with_sine, problem("7*x+7*x")], s1=[(0, True)] * 8 + [(4, False)] * 8)
+    assert found.estimate(1)[8] < found.estimate(1)[9]  # as long, but with what has failed
+
+
+def test_own_rollouts_outweigh_the_kind() -> None:
+    failing_kind = [(row, False) for row in range(1, 80)] * 4
+    estimate = rates(ALIKE, s1=[*failing_kind, *[(0, True)] * 32]).estimate(1)
+    assert estimate[0] > 0.75
+    assert max(estimate[1:]) < 0.15
+
+
+def test_old_rollouts_count_less() -> None:
+    seen = rates(ALIKE, s1=[(0, False)] * 8, s21=[(0, True)] * 8)
+    assert seen.estimate(1)[0] < 0.5 < seen.estimate(21)[0]
+    assert seen.estimate(20)[0] == pytest.approx(rates(ALIKE, s1=[(0, False)] * 8).estimate(20)[0])
+    tries = [row["tries"] for row in seen.table(21)]
+    assert (tries[0], sum(tries[1:])) == (16, 0)
+
+
+def test_a_model_that_learns_is_believed_to_have_gone_on_learning() -> None:
+    """What was right half the time six steps ago, while everything rises, is right more often now."""
+    rising = {f"s{step}": [(row, turn < step) for row in range(10, 20) for turn in range(10)] for step in range(1, 9)}
+    early = [(0, turn < 4) for turn in range(8)]
+    steady = {f"s{step}": [(row, turn < 5) for row in range(10, 20) for turn in range(10)] for step in range(1, 9)}
+    assert rates(ALIKE, **{**rising, "s2": [*rising["s2"], *early]}).estimate(8)[0] > 0.7
+    assert rates(ALIKE, **{**steady, "s2": [*steady["s2"], *early]}).estimate(8)[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_states() -> None:
+    seen = [(row, row < 20) for row in range(40) for _ in range(32)] + [(40, turn % 2 == 0) for turn in range(64)]
+    found = rates([problem(f"{n}*x") if n % 2 else problem(f"{n}*x**3") for n in range(10, 90)], s1=seen)
+    states = [row["state"] for row in found.table(1)]
+    assert states[40] == "drawn"
+    assert set(states[41:]) == {"drawn"}  # never tried: neither retired nor stuck
+    assert set(states[:20]) <= {"retired", "drawn"}
+    sure = rates(ALIKE, s1=[(row, row < 40) for row in range(80) for _ in range(100)])
+    assert [row["state"] for row in sure.table(1)] == ["retired"] * 40 + ["stuck"] * 40
+    assert sure.stuck(1) == list(range(40, 80))
+    assert sure.frontier(1) == []
+
+
+def test_intervals_hold_the_rate_and_narrow_with_tries() -> None:
+    table = rates(ALIKE, s1=[(row, turn % 2 == 0) for row, n in ((0, 4), (1, 100)) for turn in range(n)]).table(1)
+    for row in table:
+        assert 0 <= row["low"] < row["pass_rate"] < row["high"] <= 1
+    few, many, none = table[:3]
+    assert many["high"] - many["low"] < few["high"] - few["low"] < none["high"] - none["low"]
+    assert (many["tries"], many["right"], none["tries"]) == (100, 50, 0)
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
+@pytest.mark.parametrize("count", [1, 8, 80, 100, 200])
+def test_every_row_is_drawn_once_before_any_is_drawn_twice(rows: str, count: int) -> None:
+    drawn = rates(ALIKE, rows, s1=[(row, row % 3 == 0) for row in range(80)] * 2).draw(9, count)
+    assert len(drawn) == count
+    assert set(drawn) <= set(range(80))
+    for start in range(0, count, 80):
+        assert len(set(drawn[start : start + 80])) == len(drawn[start : start + 80])
+
+
+def test_rows_follow_from_seed_and_step() -> None:
+    draws = [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
+    assert draws == [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
+    assert len({tuple(drawn) for drawn in draws}) == 9
+
+
+def test_a_step_knows_only_what_was_there_when_its_rows_were_asked_for() -> None:
+    early = {f"s{step}": [(row, True) for row in range(80)] for step in range(1, 5)}
+    late = {"s5": [(row, turn < 8) for row in range(20) for turn in range(16)], "s6": [(79, False)] * 9}
+    for step in range(1, 9):
+        known = {name: seen for name, seen in (early | late).items() if int(name[1:]) <= step - 2}
+        assert rates(ALIKE, **early, **late).draw(step, 20) == rates(ALIKE, **known).draw(step, 20)
+    assert rates(ALIKE, **early).draw(7, 20) != rates(ALIKE, **early, **late).draw(7, 20)
+
+
+@pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
+def test_problems_that_came_later_are_drawn_two_steps_later(rows: str) -> None:
+    before, grown = rates(ALIKE[:40], rows), rates(ALIKE[:40], rows)
+    grown.add(ALIKE[40:], step=5)
+    for step in range(1, 7):
+        assert set(grown.draw(step, 40)) == set(before.draw(step, 40)) == set(range(40))
+    assert set(grown.draw(7, 80)) == set(range(80))
+
+
+def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
+    rollouts = [(row, row < 40 or (row < 60 and turn % 2 == 0)) for row in range(80) for turn in range(40)]
+    share = {}
+    for rows in ("pass_rate", "uniform"):
+        drawn = [row for seed in range(200) for row in rates(ALIKE, rows, seed, s1=rollouts).draw(3, 8)]
+        share[rows] = sum(40 <= row < 60 for row in drawn) / len(drawn)
+    assert share["uniform"] == pytest.approx(0.25, abs=0.04)
+    assert 0.9 < share["pass_rate"] < 1  # those never solved are not forgotten
+
+
+def test_what_is_always_solved_is_retired_until_it_is_all_there_is() -> None:
+    solved = [(row, True) for row in range(80) for _ in range(100)]
+    some = rates(ALIKE, s1=[*solved, *[(79, turn % 2 == 0) for turn in range(200)]])
+    assert np.unique([row for step in range(3, 30) for row in some.draw(step, 1)]).tolist() == [79]
+    assert len(set(rates(ALIKE, s1=solved).draw(3, 8))) == 8

@@ -1,0 +1,154 @@
+"""The library of transformations: what is read of a reply, how it is sorted, filled up, stored and used again."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from fakes import FakeBackend
+
+from ladder_lite import transformations
+from ladder_lite.config import VariantSettings, load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.run_dir import write_json
+from ladder_lite.tasks import load_task
+from ladder_lite.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
+
+PROMPT = "task.prompts.transformations='list {count} changes that make it {effect}'"
+TASK = load_task(load_recipe("tiny", [PROMPT]).task)
+
+
+def settings(source: str = "model", most: int = 5) -> VariantSettings:
+    changes = [PROMPT, f"variants.transformations={source}", f"variants.suggestions=[3, {most}]"]
+    return load_recipe("tiny", changes).variants
+
+
+REPLIES: list[tuple[str, list[str | None]]] = [
+    ("1. Lower the exponent\n2. drop a term.", ["lower the exponent", "drop a term"]),
+    ("1) **Lower the exponent**\n2) `Drop` a term", ["lower the exponent", "drop a term"]),
+    ("- swap sine and cosine\n* shift x\n\u2022 scale x", ["swap sine and cosine", "shift x", "scale x"]),
+    ("Here are some:\n\n1. lower the exponent\n\nI hope this helps!", ["lower the exponent"]),  # prose is passed over
+    ("lower the exponent\ndrop a term", ["lower the exponent", "drop a term"]),  # no list, but short lines
+    ("Here are some changes:", [None]),
+    ("1. integrate(x, x)\n2. x**2 = 1\n3. Use \\int x dx", [None, None, None]),
+    ("1. simplify\n2. ", [None]),  # one word says too little; an empty item is none
+    ("1. Is it easier?\n2. 3 + 4", [None, None]),
+    (f"1. {'very ' * 40}long", [None]),
+    (
+        "1. Lower the exponent: for instance one may replace the cube of x by its square, which is easier by one step",
+        ["lower the exponent"],
+    ),
+    ("1. drop\x1b[31m a term", [None]),
+    ("", []),
+]
+
+
+@pytest.mark.parametrize(("reply", "expected"), REPLIES, ids=[f"{reply[:30]!a}" for reply, _ in REPLIES])
+def test_a_reply_is_read_line_by_line(reply: str, expected: list[str | None]) -> None:
+    assert [text for _, text in read_list(reply)] == expected
+
+
+@pytest.mark.parametrize("reply", ["1. a " * 100_000, "\n" * 100_000, "1. \ud800 x", "-" * 100_000, "1. " + "(" * 9999])
+def test_a_hostile_reply_is_read_too(reply: str) -> None:
+    assert all(text is None or len(text) <= 120 for _, text in read_list(reply))
+
+
+def inventive(prompt: str, rng: Random) -> str:
+    """Ten new items, of words that nothing forbids."""
+    effect = prompt.rsplit(" ", 1)[-1]
+    return "\n".join(f"{n}. {effect} change number {rng.randrange(10**8, 10**9)}" for n in range(1, 11))
+
+
+def test_the_model_writes_it_until_it_is_long_enough(tmp_path: Path) -> None:
+    backend = FakeBackend(inventive)
+    summary = write(TASK, backend, settings(), tmp_path, seed=0)
+    library = open_library(settings(), tmp_path)
+    assert (library.source, summary["source"]) == ("model", "model")
+    for effect in EFFECTS:
+        texts = library.of(effect)
+        assert len(texts) == len(set(texts)) == summary["written"][effect] >= transformations.SIZE
+        assert all(text.startswith(effect) for text in texts)
+    assert len(backend.asked) == 3  # one round was enough
+    assert {prompt.rsplit(" ", 1)[-1] for prompt in backend.prompts} == set(EFFECTS)
+    assert len({call.sampling.seed for call in backend.asked}) == 3
+    assert backend.asked[0].sampling.temperature == pytest.approx((0.8, 1.0, 1.2, 1.4))
+    assert summary["tokens"] == sum(len(inventive(prompt, Random(0))) for prompt in backend.prompts)
+
+
+def test_what_repeats_itself_counts_once_and_the_default_fills_up(tmp_path: Path) -> None:
+    replies = {"easier": "1. Drop a term\n2. drop the term.", "equivalent": "1. Reorder it all", "harder": "no idea"}
+    backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])
+    summary = write(TASK, backend, settings(), tmp_path, seed=0)
+    library = open_library(settings(), tmp_path)
+    assert (library.source, summary["source"]) == ("model and default",) * 2
+    assert summary["written"] == {"easier": 1, "equivalent": 1, "harder": 1}
+    assert library.easier == ("drop a term", *DEFAULT.easier)
+    assert library.equivalent == ("reorder it all", *DEFAULT.equivalent)
+    assert len(backend.asked) == 9  # three rounds, then it is left at that
+
+
+def test_one_that_is_given_for_two_effects_goes_where_it_is_given_most(tmp_path: Path) -> None:
+    replies = {
+        "easier": "1. drop a term\n2. turn it round\n3. scale all of it",
+        "equivalent": "1. turn it round\n2. scale all of it\n3. scale all of it",
+        "harder": "1. nest it deeper",
+    }
+    backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])
+    write(TASK, backend, settings(), tmp_path, seed=0)
+    library = open_library(settings(), tmp_path)
+    assert "scale all of it" in library.equivalent
+    assert "scale all of it" not in library.easier
+    assert "turn it round" not in (*library.easier, *library.equivalent, *library.harder)  # says nothing
+
+
+def test_lines_that_are_none_are_on_record(tmp_path: Path) -> None:
+    write(TASK, FakeBackend(lambda prompt, rng: "1. integrate(x, x)\n2. drop a term"), settings(), tmp_path, seed=0)
+    rejected = json.loads((tmp_path / FILE).read_text())["rejected"]
+    assert {row["text"] for row in rejected} == {"1. integrate(x, x)"}
+    assert {row["effect"] for row in rejected} == set(EFFECTS)
+
+
+def test_the_same_seed_writes_the_same_library(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write(TASK, FakeBackend(inventive), settings(), tmp_path / name, seed)
+    texts = [(tmp_path / name / FILE).read_bytes() for name in "abc"]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_default_library_can_serve_every_request() -> None:
+    assert open_library(settings("default"), Path("nowhere")) is DEFAULT
+    for effect in EFFECTS:
+        texts = DEFAULT.of(effect)
+        assert len(texts) == len({text.casefold() for text in texts}) >= 5
+        assert all([text for _, text in read_list(f"1. {line}")] == [line] for line in texts)  # as clean as a model's
+    everything = [text for effect in EFFECTS for text in DEFAULT.of(effect)]
+    assert len(everything) == len(set(everything))
+
+
+def test_lists_of_the_recipe(tmp_path: Path) -> None:
+    library = open_library(settings("{easier: [a, b, c, d, e], equivalent: [f, g, h, i, j]}"), tmp_path)
+    assert library == Library("recipe", tuple("abcde"), tuple("fghij"), ())
+
+
+def test_another_runs_library_is_used_again(tmp_path: Path) -> None:
+    write(TASK, FakeBackend(inventive), settings(), tmp_path, seed=0)
+    own = open_library(settings(), tmp_path)
+    again = open_library(settings(str(tmp_path / FILE)), tmp_path / "elsewhere")
+    assert (again.easier, again.equivalent, again.harder) == (own.easier, own.equivalent, own.harder)
+    assert again.source == str(tmp_path / FILE)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"easier": []}', '{"source": "x", "easier": [1]}'])
+def test_a_library_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "library.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as refused:
+        open_library(settings(str(path)), tmp_path)
+    assert str(refused.value).startswith(f"variants.transformations {path}: no library can be read there (")
+
+
+def test_texts_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / FILE, {"source": "model", "easier": [1], "equivalent": [], "harder": []})
+    with pytest.raises(UserError, match="no library can be read there"):
+        open_library(settings(str(tmp_path / FILE)), tmp_path)
