@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import VariantSettings
+from ladder_lite.equality import Index
 from ladder_lite.live import Bar
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
@@ -105,8 +106,14 @@ class _Trees:
         self.variants = load(folder)
         self._task = task
         self._folder = folder
-        self._known = {task.fingerprint(problem) for problem in (*roots, *self.variants)}
-        self._tests = {task.fingerprint(problem) for problem in test_problems} - self._known
+        self._known: Index[str] = Index()
+        self._tests: Index[str] = Index()
+        for problem in (*roots, *self.variants):
+            self._known.add(task.fingerprints(problem), problem.id)
+        for problem in test_problems:
+            keys = task.fingerprints(problem)
+            if self._known.find(keys) is None:
+                self._tests.add(keys, problem.id)
 
     def level(self, depth: int) -> dict[str, list[Problem]]:
         """The problems of a depth by the id of their root."""
@@ -155,14 +162,14 @@ class _Trees:
         append_jsonl(self._folder / "rounds.jsonl", [row])
 
     def _fault(self, variant: Problem, parent: Problem) -> Rejected | None:
-        fingerprint = self._task.fingerprint(variant)
+        keys = self._task.fingerprints(variant)
         text = str(variant.data["integrand"])
-        if fingerprint in self._tests:
+        if self._tests.find(keys) is not None:
             return Rejected(text, "test_problem")
-        if fingerprint in self._known:
-            equal = fingerprint == self._task.fingerprint(parent)
+        if self._known.find(keys) is not None:
+            equal = not set(keys).isdisjoint(self._task.fingerprints(parent))
             return Rejected(text, "equal_to_parent" if equal else "duplicate")
-        self._known.add(fingerprint)
+        self._known.add(keys, variant.id)
         return None
 
 
