@@ -33,12 +33,12 @@ def fault(data: Data) -> Fault | None:
         function, values = sampled(data)
     except ExpressionError as error:
         return "too_large" if error.reason == "TOO_LARGE" else "unreadable"
-    if function.variable not in function.free:
-        return "not_one_variable"
     try:
         bounds = bounds_of(data)
     except ValueError:
         return "bad_bounds"
+    if bounds is None and function.variable not in function.free:
+        return "not_one_variable"
     if bounds is not None:
         return None if _is_real(function, function.values(_inside(*bounds))) else "undefined"
     return None if _is_real(function, values) or _is_defined(function) else "undefined"

@@ -64,6 +64,23 @@ def read_integrals(text: str, variable: str | None = None) -> list[Piece]:
     )
 
 
+def read_one(text: str) -> Piece:
+    """The one integral that a text is, written out or as a bare integrand, in its own variable."""
+    pieces = list(_written_out(text[:MAX_REPLY_CHARS], None))
+    if not pieces:
+        items = [item for item in _items(text) if len(text) <= MAX_REPLY_CHARS]
+        return _bare(items[0] if items else text, None)
+    piece = pieces[0]
+    before, _, behind = text.partition(piece.text)
+    if len(pieces) > 1 or _OPERATOR_BEFORE.search(before[-40:]) or _OPERATOR_BEHIND.match(behind):
+        return Unread(text)  # a sum of integrals, `.subs(...)`: the piece alone would be another problem
+    return piece
+
+
+_OPERATOR_BEFORE: Final = re.compile(r"[\w)\]}]\s*[-+*/^]\s*$")
+_OPERATOR_BEHIND: Final = re.compile(r"\s*(?:[-+*/^]+\s*(?![CcKk]\b)[\w(\\]|\.\w)")
+
+
 def _written(text: str, integrand: str, name: str, lower: str | None, upper: str | None, variable: str | None) -> Piece:
     """The integral over `name`, in terms of `variable`."""
     text, name = text.strip(), name.strip().removeprefix("\\")
