@@ -233,6 +233,7 @@ class VariantSettings(_Section):
     transformations: Transformations | LibrarySource
     max_new_tokens: Count
     batch_size: Count
+    equal_up_to_factor: bool
     adaptive: Adaptive | None
 
     @field_validator("transformations")

@@ -1,7 +1,10 @@
 """Problems, roots and variants alike, and the problem sets they come from.
 
-for problem in load_problems("tiny", "test"):
-    print(problem.data["integrand"])
+    for problem in load_problems("tiny", "test"):
+        print(problem.data["integrand"])
+
+`python -m ladder_lite.problems clean FILE` makes a set of a list from elsewhere: read, checked, each problem once.
+`python -m ladder_lite.problems fetch ladder-paper` gets the lists that the paper's authors published.
 """
 
 import hashlib
@@ -9,14 +12,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ladder_lite.config import shipped
 from ladder_lite.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    import typer
+    from datasets import Dataset
+
 Requested = Literal["root", "easier", "equivalent", "harder"]
 _DATA_KEYS = ("integrand", "variable", "lower", "upper")
-_ROW_KEYS = (*_DATA_KEYS, "split", "answer")
+_NOTES = ("answer", "id", "technique", "source", "printed", "note")
+_ROW_KEYS = (*_DATA_KEYS, "split", "steps", *_NOTES)
+_COLUMNS = ("id", *_DATA_KEYS, "answer", "technique", "printed", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +75,64 @@ class Problem:
 def load_problems(
     name_or_path: str, split: str, fault: Callable[[Problem], str | None] = lambda _: None
 ) -> list[Problem]:
-    """Read the integrals of a shipped problem set by name, or of a JSON lines file by path.
+    """Read the integrals of a problem set by name, shipped or fetched, or of a JSON lines file by path.
 
-    A row is {"integrand", "variable"?: "x", "lower"?, "upper"?, "split"?: "train"|"test", "answer"?}; one without
-    "split" belongs to every split, "answer" is for people and tests. Raises UserError with file:line, also for a
+    A row is {"integrand", "variable"?: "x", "lower"?, "upper"?, "split"?: "train"|"test"}; one without "split" belongs
+    to every split. Further keys are for people and tests ("answer", "id", "technique", "steps", "source", "note"), but
+    "printed", the statement that a model is shown, is the problem's. Raises UserError with file:line, also for a
     problem that `fault` finds something wrong with.
     """
+    problems: dict[str, Problem] = {}
+    first_line: dict[str, int] = {}
+    for place, number, row in _read_rows(name_or_path, split):
+        data = {key: row.get(key) for key in _DATA_KEYS}
+        if row.get("printed") is not None:  # only then: the ids of the others depend on their data's keys
+            data["printed"] = row["printed"]
+        problem = Problem.root("integration", data)
+        if (wrong := fault(problem)) is not None:
+            raise UserError(f"{place}: {wrong}")
+        if problem.id in problems:
+            raise UserError(f"{place}: the same problem as in line {first_line[problem.id]}; remove one")
+        problems[problem.id], first_line[problem.id] = problem, number
+    return list(problems.values())
+
+
+def dataset(name_or_path: str, split: str) -> "Dataset":
+    """A problem set as `datasets.Dataset`, a row each, for trainers that take one (TRL's).
+
+    Columns, all of text: id, integrand, variable, lower, upper, answer, technique, printed, source; None where a row
+    has no such key. Raises UserError as `load_problems` does.
+    """
+    from datasets import Dataset, Features, Value
+
+    rows = [{key: row.get(key) for key in _COLUMNS} for _, _, row in _read_rows(name_or_path, split)]
+    return Dataset.from_list(rows, features=Features(dict.fromkeys(_COLUMNS, Value("string"))))
+
+
+def held_out_problems() -> dict[str, list[Problem]]:
+    """What no training problem may equal: the test problems of every set at hand, shipped or fetched, by its name.
+
+    A set without splits counts as a whole. Problems that are printed otherwise than they are verified are left out:
+    the closed form alone (x, for an infinite nested radical) gives nothing of them away.
+    """
+    return {
+        name: [problem for problem in load_problems(name, "test") if "printed" not in problem.data]
+        for name in _sets_at_hand()
+    }
+
+
+def _sets_at_hand() -> list[str]:
+    from ladder_lite.paper_sets import NAMES, fetched
+
+    return [*_shipped_sets(), *(name for name in NAMES if fetched(name).exists())]
+
+
+def _shipped_sets() -> list[str]:
+    return sorted(file.stem for file in shipped("benchmarks").glob("*.jsonl"))
+
+
+def _read_rows(name_or_path: str, split: str) -> list[tuple[str, int, dict[str, Any]]]:
+    """The rows of a split with their place (file:line) and line."""
     path = _find_set(name_or_path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -79,47 +140,50 @@ def load_problems(
         raise UserError(f"{path}: no such problem set") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read this problem set: {error}") from error
-    problems: dict[str, Problem] = {}
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _read_row(line, f"{path}:{number}")
-        if row.get("split", split) != split:
-            continue
-        problem = Problem.root("integration", {key: row.get(key) for key in _DATA_KEYS})
-        if (wrong := fault(problem)) is not None:
-            raise UserError(f"{path}:{number}: {wrong}")
-        if problem.id in problems:
-            raise UserError(f"{path}:{number}: the same problem as in line {first_line[problem.id]}; remove one")
-        problems[problem.id], first_line[problem.id] = problem, number
-    if not problems:
+    read = (
+        (f"{path}:{number}", number, _read_row(line, f"{path}:{number}"))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+    rows = [part for part in read if part[2].get("split", split) == split]
+    if not rows:
         raise UserError(f'{path}: holds no problem for the split "{split}"')
-    return list(problems.values())
+    return rows
 
 
 def _find_set(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1:
         return path
-    known = sorted(file.stem for file in shipped("benchmarks").glob("*.jsonl"))
-    if name_or_path not in known:
+    known = _shipped_sets()
+    if name_or_path in known:
+        return shipped("benchmarks") / f"{name_or_path}.jsonl"
+    from ladder_lite.paper_sets import NAMES, fetched  # which reads problems, as this module's callers do
+
+    if name_or_path not in NAMES:
+        known = [*known, *NAMES]
         hint = nearest(name_or_path, known) or "."
         raise UserError(f'unknown problem set "{name_or_path}"{hint} The known ones are {", ".join(known)}')
-    return shipped("benchmarks") / f"{name_or_path}.jsonl"
+    path = fetched(name_or_path)
+    if not path.exists():
+        raise UserError(f"{name_or_path}: not fetched yet; python -m ladder_lite.problems fetch {name_or_path}")
+    return path
 
 
-def _read_row(line: str, place: str) -> dict[str, str | None]:
+def _read_row(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not a JSON object: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f"{place}: not a JSON object: {line[:40]}")
     for key, value in row.items():
         if key not in _ROW_KEYS:
             raise UserError(f'{place}: unknown key "{key}"{nearest(key, _ROW_KEYS)}')
-        if not isinstance(value, str) and not (value is None and key in ("lower", "upper", "answer")):
+        if key == "steps":
+            if type(value) is not int:
+                raise UserError(f'{place}: "steps" must be a whole number, and is {json.dumps(value)[:40]}')
+        elif not isinstance(value, str) and not (value is None and key in ("lower", "upper", *_NOTES)):
             raise UserError(f'{place}: "{key}" must be text, and is {json.dumps(value)[:40]}')
     if not (row.get("integrand") or "").strip():
         raise UserError(f'{place}: "integrand" is missing')
@@ -137,5 +201,46 @@ def _hash(task: str, data: Mapping[str, str | None]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def benchmark_problems() -> dict[str, list[Problem]]:
-    return {}
+# --- Command line ----------------------------------------------------------------------------------------------------
+
+
+def _app() -> "typer.Typer":
+    import typer
+
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode=None, help="Clean lists of problems, fetch published ones."
+    )
+
+    @app.command("clean", help="Keep what is an integral, each once; the last line of stdout is a summary as JSON.")
+    def clean_list(
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, JSON, CSV, or an integral a line.")],
+        out: Annotated[Path | None, typer.Option(help="JSON lines of the problems; else they go to stdout.")] = None,
+        rejected: Annotated[Path | None, typer.Option(help="JSON lines of the others, with reasons.")] = None,
+        up_to_factor: Annotated[bool, typer.Option("--up-to-factor", help="Multiples are duplicates too.")] = False,
+    ) -> None:
+        from ladder_lite.problem_lists import clean
+
+        problems, summary = clean(file, out, rejected, up_to_factor)
+        rows = problems if out is None else []
+        print("\n".join(json.dumps(row) for row in [*rows, summary]))
+
+    @app.command("fetch", help="Download a problem set of the paper's authors into the cache folder.")
+    def fetch_set(name: str = typer.Argument(..., metavar="NAME", help="ladder-paper or mit_train.")) -> None:
+        from ladder_lite.paper_sets import NAMES, fetch
+
+        if name not in NAMES:
+            hint = nearest(name, NAMES) or f"; one of {', '.join(NAMES)}"
+            raise UserError(f'no problem set "{name}" to fetch{hint}')
+        path, counts = fetch(name)
+        print(path)
+        for split, count in counts.items():
+            left_out = ", ".join(f"{n} {reason}" for reason, n in count["rejected"].items()) or "none refused"
+            print(f"{split}: {count['kept']} problems, {count['repeats']} exact repeats left out, {left_out}")
+
+    return app
+
+
+if __name__ == "__main__":
+    from ladder_lite.errors import run
+
+    run(_app())

@@ -23,7 +23,7 @@ from ladder_lite.config import Condition, Recipe, list_recipes, load_recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, show
 from ladder_lite.memory import peak_memory_bytes
-from ladder_lite.problems import Problem, benchmark_problems, load_problems
+from ladder_lite.problems import Problem, held_out_problems, load_problems
 from ladder_lite.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class Experiment:
         from ladder_lite.variants import Writer
 
         library = transformations.open_library(self.recipe.variants, self.run.path / "transformations")
-        held_out = {**benchmark_problems(), self.recipe.task.test: self.tests}
+        held_out = {**held_out_problems(), self.recipe.task.test: self.tests}
         return Writer(self.task, self.backend, self.recipe.variants, library, held_out, self.recipe.seed)
 
     @property

@@ -27,9 +27,10 @@ import typer
 from ladder_lite import errors, transformations
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import Adaptive, Mix, VariantSettings, load_recipe
+from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
 from ladder_lite.live import Bar, Live, draw_tree
-from ladder_lite.problems import Problem, benchmark_problems
+from ladder_lite.problems import Problem, held_out_problems
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
 from ladder_lite.transformations import Library
@@ -182,11 +183,13 @@ class _Tree:
         self.variants = [*given, *load(folder)]
         self._writer = writer
         self._folder = folder
-        task = writer.task
-        self._known = {task.fingerprint(problem): problem.id for problem in (*roots, *self.variants)}
-        self._held_out = {
-            task.fingerprint(problem): name for name, problems in writer.held_out.items() for problem in problems
-        }
+        self._known: Index[str] = Index()
+        self._held_out: Index[str] = Index()
+        for problem in (*roots, *self.variants):
+            self._known.add(self._keys(problem), problem.id)
+        for name, problems in writer.held_out.items():
+            for problem in problems:
+                self._held_out.add(self._keys(problem), name)
 
     @property
     def n_requests(self) -> int:
@@ -241,14 +244,17 @@ class _Tree:
         return kept
 
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
-        fingerprint = self._writer.task.fingerprint(variant)
+        keys = self._keys(variant)
         text = str(variant.data["integrand"])
-        if (earlier := self._known.get(fingerprint)) is not None:
+        if (earlier := self._known.find(keys)) is not None:
             return Rejected(text, "equal_to_parent" if earlier == parent.id else "duplicate", earlier)
-        if (name := self._held_out.get(fingerprint)) is not None:
+        if (name := self._held_out.find(keys)) is not None:
             return Rejected(text, "test_problem", name)
-        self._known[fingerprint] = variant.id
+        self._known.add(keys, variant.id)
         return variant
+
+    def _keys(self, problem: Problem) -> Keys:
+        return self._writer.task.fingerprints(problem, self._writer.settings.equal_up_to_factor)
 
 
 def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> list[tuple[Problem, Effect]]:
@@ -313,7 +319,7 @@ def main(
             with live.stage("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)
         library = transformations.open_library(settings.variants, folder)
-        writer = Writer(task, backend, settings.variants, library, benchmark_problems(), settings.seed)
+        writer = Writer(task, backend, settings.variants, library, held_out_problems(), settings.seed)
         with live.stage("variants", n) as bar:
             tree = grow(writer, [root], folder, bar)
         rates: dict[str, float] = {}

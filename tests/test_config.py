@@ -48,6 +48,7 @@ variants:
   max_new_tokens: 64
   batch_size: 8
   adaptive: {start: 4, every: 5, requests: 8}
+  equal_up_to_factor: false
 grpo:
   rows: pass_rate
   format_reward: 0
@@ -241,19 +242,19 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:37: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:38: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
         ("[1, 2]", "[1, 3]", "small.yaml:26: variants.transformations is"),
         ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:19: conditions.1 is "lader"'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:45: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:46: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:41: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:42: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -268,7 +269,7 @@ def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: s
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:45: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:46: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

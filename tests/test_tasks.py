@@ -8,9 +8,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import sympy
 
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.config import load_recipe, shipped
+from ladder_lite.equality import Index
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task
@@ -41,6 +43,44 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     started = time.process_time()
     work()
     return time.process_time() - started
+
+
+# --- what a user types
+
+
+@pytest.mark.parametrize(
+    ("text", "integrand", "variable", "bounds"),
+    [
+        ("x**2*exp(x)", "x**2*exp(x)", "x", (None, None)),
+        ("integrate(t*sin(t), t)", "t*sin(t)", "t", (None, None)),
+        ("integrate(sqrt(x), (x, 0, pi/2))", "sqrt(x)", "x", ("0", "pi/2")),
+        (r"\int x e^{x} \, dx", "x*e**(x)", "x", (None, None)),
+    ],
+)
+def test_a_typed_integral_is_a_root(
+    task: Task, text: str, integrand: str, variable: str, bounds: tuple[str | None, str | None]
+) -> None:
+    root = task.read(text)
+    assert (root.requested, root.depth, root.parent_id) == ("root", 0, None)
+    data = root.data
+    assert task.fingerprints(root) == task.fingerprints(problem(integrand, variable, *bounds))
+    assert (data["variable"], data["lower"], data["upper"]) == (variable, *bounds)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x*(", "unreadable"),
+        ("integrate(3, x)", "not one variable"),
+        ("1/(x-x)", "undefined"),
+        ("x**99999", "too large"),
+        ("", "un"),
+    ],
+)
+def test_a_typed_text_that_is_no_integral_is_refused(task: Task, text: str, why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        task.read(text)
+    assert str(refused.value).startswith(f'"{text}" is no integral ({why}')
 
 
 # --- grading
@@ -187,54 +227,83 @@ def test_prompts_are_the_recipes(system: str | None) -> None:
     assert task.variant_prompt(asked, equivalent) == [*before, {"role": "user", "content": "Q {t}*t"}]
 
 
+def test_the_whole_integral_is_asked_for() -> None:
+    prompts = SETTINGS.prompts.model_copy(update={"solve": "solve {integral}", "easier": "E {integral}"})
+    task = load_task(SETTINGS.model_copy(update={"prompts": prompts}))
+    definite = problem("t**2", "t", "-oo", "pi/2")
+    printed = Problem.root("integration", {**definite.data, "printed": "the area under a {parabola}"})
+    assert task.prompt(definite)[-1]["content"] == "solve integrate(t**2,(t,-oo,pi/2))"
+    assert task.prompt(printed)[-1]["content"] == "solve the area under a {parabola}"
+    for asked in (definite, printed):
+        assert task.variant_prompt(asked, REQUEST)[-1]["content"] == "E integrate(t**2,(t,-oo,pi/2))"
+    for asked in task.problems("test"):  # what the embedded model was taught
+        assert task.prompt(asked) == load_task(SETTINGS).prompt(asked)
+
+
 # --- reading variants
 
-VARIANTS: list[tuple[str, list[str | tuple[str, str]]]] = [
+# Kept ones by integrand, or by integrand and bounds; rejected ones by text and reason.
+VARIANTS: list[tuple[str, list[str | tuple[str, ...]]]] = [
     ("integrate(x**2, x)", ["x**2"]),
     ("integrate(x*(x+(1))*sin((x)), x)", ["x*(x+(1))*sin((x))"]),
-    ("integrate( log(x, 2) ,\n x )", ["log(x, 2)"]),
-    ("First integrate(x,x), which is easy; then Integral(sin(2*x), x).", ["x", "sin(2*x)"]),
-    ("1. integrate(x, x)\n2. integrate(x**2, x)\n3) integrate(cos(x), x)", ["x", "x**2", "cos(x)"]),
-    ("**integrate (x, x)** = `integrate(2*x,x)`", ["x", "2*x"]),
-    ("integrate(x+, x) and integrate(x, x)", [("x+, x", "unreadable"), "x"]),
+    ("integrate(2*t+x, t) and integrate(t**2, t)", [("integrate(2*t+x, t)", "unreadable"), "x**2"]),
+    ("1. $x^2$\n2. $x e^x\\,dx$", ["x**2", "x*e**x"]),
+    ("integrate(x+, x) and integrate(x, x)", [("integrate(x+, x)", "unreadable"), "x"]),
     ("", [("", "unreadable")]),
     ("x**2", [("x**2", "unreadable")]),
+    ("I need x here. " * 200, [(("I need x here. " * 200)[:2000], "unreadable")]),
     ("reintegrate(x, x)", [("reintegrate(x, x)", "unreadable")]),
     ("integrate(sin(x, x)", [("integrate(sin(x, x)", "unreadable")]),
-    ("integrate((x, x) integrate(x", [("integrate((x, x) integrate(x", "unreadable")]),
-    ("integrate(x**2, (x, 0, 1))", [("x**2, (x, 0, 1)", "unreadable")]),
-    ("integrate(x**2, x, 0, 1)", [("x**2, x, 0, 1", "unreadable")]),
-    ("integrate(x**2)", [("x**2", "unreadable")]),
-    ("integrate(, x)", [(", x", "unreadable")]),
-    ("integrate(x, )", [("x, ", "unreadable")]),
-    ("integrate(x, 2*x)", [("x, 2*x", "unreadable")]),
-    ("integrate(x, 2)", [("x, 2", "unreadable")]),
-    ("integrate(x*y, x)", [("x*y, x", "unreadable")]),
-    ("integrate(f(x), x)", [("f(x), x", "unreadable")]),
-    ("integrate(x; y, x)", [("x; y, x", "unreadable")]),
-    ("integrate(__import__('os').system('true'), x)", [("__import__('os').system('true'), x", "unreadable")]),
-    ("integrate(lambda, lambda)", [("lambda, lambda", "unreadable")]),
-    ("integrate(\ud800\0, x)", [("\ud800\0, x", "unreadable")]),
-    ("integrate(1/0*x, x)", [("1/0*x, x", "unreadable")]),
-    ("integrate(x/0, x)", [("x/0, x", "undefined")]),
-    ("integrate(3*pi, x)", [("3*pi, x", "not_one_variable")]),
-    ("integrate(x, t)", [("x, t", "unreadable")]),
-    ("integrate(2, t)", [("2, t", "not_one_variable")]),
-    ("integrate(1/(x-x), x)", [("1/(x-x), x", "undefined")]),
-    ("integrate(log(0*x), x)", [("log(0*x), x", "undefined")]),
-    ("integrate(sqrt(-1-x**2), x)", [("sqrt(-1-x**2), x", "undefined")]),
-    ("integrate(log(-exp(x)), x)", [("log(-exp(x)), x", "undefined")]),
-    ("integrate(x**99999, x)", [("x**99999, x", "too_large")]),
-    ("integrate(9**9**9*x, x)", [("9**9**9*x, x", "too_large")]),
+    ("integrate(, x)", [("integrate(, x)", "unreadable")]),
+    ("integrate(x*y, x)", [("integrate(x*y, x)", "unreadable")]),
+    ("integrate(f(x), x)", [("integrate(f(x), x)", "unreadable")]),
+    ("integrate(x; y, x)", [("integrate(x; y, x)", "unreadable")]),
+    (
+        "integrate(__import__('os').system('true'), x)",
+        [("integrate(__import__('os').system('true'), x)", "unreadable")],
+    ),
+    ("integrate(\ud800\0, x)", [("integrate(\ud800\0, x)", "unreadable")]),
+    ("integrate(1/0*x, x)", [("integrate(1/0*x, x)", "unreadable")]),
+    ("integrate(x/0, x)", [("integrate(x/0, x)", "undefined")]),
+    ("integrate(3*pi, x)", [("integrate(3*pi, x)", "not_one_variable")]),
+    ("integrate(x, t)", [("integrate(x, t)", "unreadable")]),
+    ("integrate(2, t)", [("integrate(2, t)", "not_one_variable")]),
+    ("- I\n- x", [("I", "not_one_variable"), "x"]),
+    ("integrate(1/(x-x), x)", [("integrate(1/(x-x), x)", "undefined")]),
+    ("integrate(log(0*x), x)", [("integrate(log(0*x), x)", "undefined")]),
+    ("integrate(sqrt(-1-x**2), x)", [("integrate(sqrt(-1-x**2), x)", "undefined")]),
+    ("integrate(log(-exp(x)), x)", [("integrate(log(-exp(x)), x)", "undefined")]),
+    ("integrate(x**99999, x)", [("integrate(x**99999, x)", "too_large")]),
+    ("integrate(9**9**9*x, x)", [("integrate(9**9**9*x, x)", "too_large")]),
+    (f"integrate({'x+' * 5000}x, x)", [(f"integrate({'x+' * 5000}"[:2000], "too_large")]),
     ("integrate(sqrt(x-50), x)", ["sqrt(x-50)"]),  # real beyond the points where functions are compared
     ("integrate(asin(x/9)+log(x+8), x)", ["asin(x/9)+log(x+8)"]),
+    ("integrate(x**2, (x, 0, 1))", [("x**2", "0", "1")]),
+    ("integrate(sqrt(x-50), (x, 51, oo))", [("sqrt(x-50)", "51", "oo")]),
+    ("integrate(exp(-x**2), (x, -oo, oo))", [("exp(-x**2)", "-oo", "oo")]),
+    ("integrate(x/(1+x**4), (x, -∞, 2π))", [("x/(1+x**4)", "-oo", "2*pi")]),
+    ("integrate(t, (t, 1/2, e))", [("x", "1/2", "e")]),
+    ("integrate(sqrt(x-50), (x, 0, 1))", [("integrate(sqrt(x-50), (x, 0, 1))", "undefined")]),
+    ("integrate(log(x), (x, -oo, -1))", [("integrate(log(x), (x, -oo, -1))", "undefined")]),
+    *(
+        (f"integrate(x, (x, {bounds}))", [(f"integrate(x, (x, {bounds}))", "bad_bounds")])
+        for bounds in ("0, x", "0, a", "1, 1", "1/2, 0.5", "0, I", "0, 1/0", "-oo, -oo", "0, ", "0, sqrt(-1)")
+    ),
+    ('{"integrand": "x", "lower": "0"}', [('{"integrand": "x", "lower": "0"}', "bad_bounds")]),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), VARIANTS, ids=[f"{text[:40]!a}" for text, _ in VARIANTS])
-def test_variants_are_read_from_replies(task: Task, text: str, expected: list[str | tuple[str, str]]) -> None:
+def test_variants_are_read_from_replies(task: Task, text: str, expected: list[str | tuple[str, ...]]) -> None:
     parts = read(task, text)
-    found = [(p.text, p.reason) if isinstance(p, Rejected) else p.data["integrand"] for p in parts]
+    found: list[object] = []
+    for part in parts:
+        if isinstance(part, Rejected):
+            found.append((part.text, part.reason))
+        else:
+            assert part.data["variable"] == "x"
+            integrand, lower, upper = part.data["integrand"], part.data["lower"], part.data["upper"]
+            found.append(integrand if lower is None else (integrand, lower, upper))
     assert found == expected
     assert load_task(SETTINGS).parse_variants(text, problem("x**3"), REQUEST) == parts
 
@@ -244,7 +313,7 @@ def test_a_variant_knows_where_it_comes_from(task: Task) -> None:
     (child,) = read(task, "integrate(t**2, t)", root)
     assert isinstance(child, Problem)
     (grandchild,) = read(task, "integrate(u, u)", child)
-    assert child.data == {"integrand": "t**2", "variable": "t", "lower": None, "upper": None}
+    assert child.data == {"integrand": "x**2", "variable": "x", "lower": None, "upper": None}
     assert (child.root_id, child.parent_id, child.depth) == (root.id, root.id, 1)
     assert (child.transforms, child.requested) == (REQUEST.suggestions, REQUEST.effect)
     assert isinstance(grandchild, Problem)
@@ -264,6 +333,17 @@ HOSTILE = {
     "digits": f"integrate({'9' * 3900}*x,x)",
     "a long variable": f"integrate(x,{'x' * 3900})",
     "control characters": "integrate(\x1b[2J\0x,x)" * 1000,
+    "signs": "\\int_" * 10_000,
+    "bounds": "\\int_{" * 5_000 + "}" * 5_000,
+    "differentials": "\\int " + "{dx" * 7_000,
+    "nested signs": "∫ (" * 10_000,
+    "spans": "- " + "\\(" * 10_000,
+    "items": "- x\n" * 100_000,
+    "JSON": '"' + "[" * 1_000_000,
+    "JSON strings": '["' + '","'.join(["x"] * 5000) + '"]',
+    "fences": "```[" * 10_000 + '"',
+    "objects": '{"integrand": ' * 1500,
+    "escapes": "\\*" * 10_000 + "integrate(x, x)",
     "random": "".join(Random(0).choices(["integrate(", ",x)", "(", ")", "x", "+", "\\frac{", "}", "|", "²"], k=8000)),
 }
 
@@ -272,10 +352,10 @@ HOSTILE = {
 def test_hostile_text_is_read_in_bounded_time(task: Task, text: str) -> None:
     parts: list[Problem | Rejected] = []
     assert cpu_seconds(lambda: parts.extend(read(task, text))) < HOSTILE_S
-    assert 1 <= len(parts) <= 2000
+    assert 1 <= len(parts) <= 7000
     for part in parts:
         if isinstance(part, Problem):
-            assert task.fingerprint(part)
+            assert len(set(task.fingerprints(part))) == 2
 
 
 # --- equal problems
@@ -303,6 +383,9 @@ EQUAL = [
     ("exp(9*x)+sin(x)", "sin(x)+exp(8*x)*exp(x)"),
     ("2x^2", "2*x**2"),
     ("1e8+x", "x+10**8"),
+    ("log(x**3)", "3*log(x)"),  # another branch, but real for positive x alone
+    ("log(x**2)*sqrt(x)", "2*log(x)*sqrt(x)"),
+    ("exp(I*x)", "cos(x)+I*sin(x)"),
 ]
 ZEROS = ["x-x", "0*x", "sin(x)**2+cos(x)**2-1", "(x+1)**2-x**2-2*x-1", "exp(x)*exp(-x)-1", "log(exp(x))-x"]
 DIFFERENT = [
@@ -327,32 +410,110 @@ DIFFERENT = [
     ("9*(5*x+8)**8+log(4*x)", "9*(5*x+8)**8+log(4*x)+1/(x**2+81)"),
     ("0*x", "x/1000000"),
     ("x/10**9", "x/10**9+x**2/10**11"),
+    *(
+        (form.format(3), form.format(3.000003))
+        for form in (
+            "{}*x+1",
+            "sin({}*x)",
+            "exp(-{}*x)",
+            "1/(x**2+{})",
+            "log(x+{})",
+            "x**{}",
+            "x*sqrt({}-x)",
+            "x+x**2/{}",
+        )
+    ),
 ]
+MULTIPLES = {("x", "-x"), ("7*exp(9*x)", "6*exp(9*x)"), ("exp(99*x**2)+x", "exp(99*x**2)+2*x")}  # the last is steep
+
+
+def equal(task: Task, one: Problem, other: Problem, up_to_factor: bool = False) -> bool:
+    keys = [set(task.fingerprints(asked, up_to_factor)) for asked in (one, other)]
+    assert [len(pair) for pair in keys] == [2, 2]
+    return not keys[0].isdisjoint(keys[1])
 
 
 @pytest.mark.parametrize(("one", "other"), [*EQUAL, *((ZEROS[0], zero) for zero in ZEROS[1:])])
-def test_equal_functions_share_a_fingerprint(task: Task, one: str, other: str) -> None:
-    assert task.fingerprint(problem(one)) == task.fingerprint(problem(other))
+def test_equal_functions_share_a_key(task: Task, one: str, other: str) -> None:
+    assert equal(task, problem(one), problem(other))
     renamed = re.sub(r"\bx\b", "t", other.replace("2x", "2*x"))
-    assert task.fingerprint(problem(one)) == task.fingerprint(problem(renamed, "t"))
+    assert equal(task, problem(one), problem(renamed, "t"))
+    assert equal(task, problem(one), problem(other), up_to_factor=True)
+    for factor in () if one in ZEROS else ("-3", "1/7", "10**9", "pi"):
+        assert equal(task, problem(one), problem(f"{factor}*({other})"), up_to_factor=True), factor
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_different_functions_have_different_fingerprints(task: Task, one: str, other: str) -> None:
-    assert task.fingerprint(problem(one)) != task.fingerprint(problem(other))
+def test_different_functions_share_no_key(task: Task, one: str, other: str) -> None:
+    assert not equal(task, problem(one), problem(other))
+    if (one, other) not in MULTIPLES:
+        assert not equal(task, problem(one), problem(other), up_to_factor=True)
 
 
-def test_bounds_are_part_of_a_problem(task: Task) -> None:
-    asked = [problem("x"), problem("x", "x", "0", "1"), problem("x", "x", "0", "2"), problem("x", "x", "-1", "1")]
-    assert len({task.fingerprint(one) for one in asked}) == 4
-    assert task.fingerprint(asked[1]) == task.fingerprint(problem("2*x/2", "x", "0", "1"))
+REWRITINGS: list[Callable[[sympy.Expr], sympy.Expr]] = [
+    sympy.expand,
+    sympy.factor,
+    sympy.together,
+    sympy.expand_trig,
+    sympy.powsimp,
+    lambda f: f.rewrite(sympy.exp),
+    lambda f: f.rewrite(sympy.sqrt),
+    lambda f: sympy.expand(f, power_exp=True, mul=False),
+]
 
 
-def test_fingerprints_of_the_shipped_problems(task: Task) -> None:
-    known = {task.fingerprint(problem(row["integrand"])) for row in ROWS}
-    assert len(known) == len(ROWS)
+def test_a_function_that_sympy_rewrites_keeps_a_key(task: Task) -> None:
+    rng = Random(0)
+    atoms = ["x", "(x+3)", "exp(2*x+1)", "sin(x+2)", "cos(2*x)", "sinh(x)", "1/(x+1)", "1/(x**2+4)", "sqrt(x**2+x)"]
+    atoms += ["log(5*x)", "tan(x/2)", "(2*x-5)**3", "exp(-x)*exp(3*x)"]
+    n_rewritten = 0
+    for _ in range(150):
+        n_factors = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
+        text = "+".join("*".join([str(rng.randint(1, 9)), *rng.sample(atoms, n)]) for n in n_factors)
+        f = sympy.sympify(text)
+        g = rng.choice(REWRITINGS)(f)
+        n_rewritten += str(g) != str(f)
+        assert equal(task, problem(text), problem(str(g))), (text, g)
+        assert equal(task, problem(text), problem(str(-3 * g)), up_to_factor=True), (text, g)
+        assert not equal(task, problem(text), problem(str(g + f / 10**6))), (text, g)
+    assert n_rewritten > 75
+
+
+BOUNDS_EQUAL = [
+    (("0", "1/2"), ("0", "0.5")),
+    (("0", "pi/2"), ("0*2", "acos(0)")),
+    (("-oo", "oo"), ("-inf", "∞")),
+    (("1", "E"), ("2-1", "exp(1)")),
+]
+BOUNDS_DIFFERENT = [(None, None), ("0", "1"), ("0", "2"), ("-1", "1"), ("1", "0"), ("0", "oo"), ("-oo", "oo")]
+
+
+def test_bounds_count_by_their_values(task: Task) -> None:
+    for one, other in BOUNDS_EQUAL:
+        assert equal(task, problem("x", "x", *one), problem("2*t/2", "t", *other)), (one, other)
+    asked = [problem("x", "x", lower, upper) for lower, upper in BOUNDS_DIFFERENT]
+    assert len({key for one in asked for key in task.fingerprints(one)}) == 2 * len(asked)
+    assert equal(task, problem("x", "x", "0", "2"), problem("-5*x", "x", "0", "2"), up_to_factor=True)
+    assert not equal(task, problem("x", "x", "0", "2"), problem("-5*x", "x", "0", "1"), up_to_factor=True)
+
+
+def test_keys_of_the_shipped_problems(task: Task) -> None:
+    known = {key for row in ROWS for key in task.fingerprints(problem(row["integrand"]))}
+    assert len(known) == 2 * len(ROWS)
     for row in ROWS:
         f = row["integrand"]
-        assert {task.fingerprint(problem(same)) for same in (f"-(0-({f}))", f"x+({f})-x")} <= known, f
+        for same in (f"-(0-({f}))", f"x+({f})-x"):
+            assert equal(task, problem(f), problem(same)), same
         for changed in (f"{f}+x", f"{f}-sin(x)", f"2*({f})"):
-            assert task.fingerprint(problem(changed)) not in known, f
+            assert known.isdisjoint(task.fingerprints(problem(changed))), f
+
+
+def test_an_index_finds_the_first_of_equal_problems(task: Task) -> None:
+    index: Index[int] = Index()
+    for number, (one, other) in enumerate(EQUAL):
+        assert index.find(task.fingerprints(problem(one))) is None, one
+        index.add(task.fingerprints(problem(one)), number)
+        index.add(task.fingerprints(problem(other)), -1)
+    for number, (one, other) in enumerate(EQUAL):
+        assert index.find(task.fingerprints(problem(one))) == number
+        assert index.find(task.fingerprints(problem(other))) == number

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ladder_lite.config import TaskSettings
+from ladder_lite.equality import Keys
 from ladder_lite.problems import Problem
 from ladder_lite.verify import Grade
 
@@ -68,8 +69,11 @@ class Task(Protocol):
         """Grade a reply; an error in the verifier itself raises, it never scores 0."""
         ...
 
-    def fingerprint(self, problem: Problem) -> str:
-        """A key that is equal for equal problems, however they are written."""
+    def fingerprints(self, problem: Problem, up_to_factor: bool = False) -> Keys:
+        """Two keys, of which equal problems share at least one, however they are written, and different ones none.
+
+        With `up_to_factor`, a problem equals its multiples by a constant.
+        """
         ...
 
 

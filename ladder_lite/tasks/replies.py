@@ -1,0 +1,368 @@
+r"""Integrals in the replies of language models: text -> integrand, variable, bounds.
+
+    read_integrals(r"1. integrate(x**2, x)  2. \int_0^\pi \sin u \, du")
+
+Calls (`integrate(f, x)`, `Integral(f, (x, a, b))`, one cut off at the end of its line), LaTeX, the sign ∫, JSON; and
+bare integrands, but these only as items of a list, strings of JSON or lines of code, and only where no integral is
+written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few passes of linear cost.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ladder_lite.expressions import MAX_CHARS
+from ladder_lite.functions import is_function
+from ladder_lite.spelling import plain
+
+MAX_REPLY_CHARS: Final = 20_000
+"""What is written beyond this is not read."""
+
+_CALL: Final = re.compile(r"\b[iI]ntegra(?:te|l)\}?\s*(?:\\left\s*)?\(")
+_SIGN: Final = re.compile(r"\\int(?![A-Za-z])|∫")
+_BEHIND: Final = " \t`*$.;,\"'\\"  # around a formula, no part of it
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An integral as `text` writes it; the bounds are None for an antiderivative. Nothing says it can be read."""
+
+    text: str
+    integrand: str
+    variable: str
+    lower: str | None = None
+    upper: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A piece of a reply that begins like an integral and is none."""
+
+    text: str
+
+
+Piece = Written | Unread
+
+
+def read_integrals(text: str, variable: str | None = None) -> list[Piece]:
+    """The integrals in a text, in order; never raises, whatever the text.
+
+    With `variable`, integrals over another one are renamed to it; else a bare integrand is one in x. An integrand
+    stays as it was written where that is Python's notation already, else it is `spelling`'s. Pieces that differ in
+    nothing are all returned.
+    """
+    text = re.sub(r"\\([*_^])", r"\1", text[:MAX_REPLY_CHARS])  # Markdown's escapes
+    in_json = list(_in_json(text, variable))
+    if any(not bare for bare, _ in in_json):
+        return [piece for _, piece in in_json]
+    return (
+        list(_written_out(text, variable))
+        or [piece for _, piece in in_json]
+        or [_bare(item, variable) for item in _items(text)]
+    )
+
+
+def read_one(text: str) -> Piece:
+    """The one integral that a text is, written out or as a bare integrand, in its own variable."""
+    pieces = list(_written_out(text[:MAX_REPLY_CHARS], None))
+    if not pieces:
+        items = [item for item in _items(text) if len(text) <= MAX_REPLY_CHARS]
+        return _bare(items[0] if items else text, None)
+    piece = pieces[0]
+    before, _, behind = text.partition(piece.text)
+    if len(pieces) > 1 or _OPERATOR_BEFORE.search(before[-40:]) or _OPERATOR_BEHIND.match(behind):
+        return Unread(text)  # a sum of integrals, `.subs(...)`: the piece alone would be another problem
+    return piece
+
+
+_OPERATOR_BEFORE: Final = re.compile(r"[\w)\]}]\s*[-+*/^]\s*$")
+_OPERATOR_BEHIND: Final = re.compile(r"\s*(?:[-+*/^]+\s*(?![CcKk]\b)[\w(\\]|\.\w)")
+
+
+def _written(text: str, integrand: str, name: str, lower: str | None, upper: str | None, variable: str | None) -> Piece:
+    """The integral over `name`, in terms of `variable`."""
+    text, name = text.strip(), name.strip().removeprefix("\\")
+    if not name.isidentifier() or is_function(name):
+        return Unread(text)
+    integrand = _plain(integrand, name)
+    if variable is None or variable == name:
+        variable = name
+    elif _token(variable).search(integrand):  # a parameter, which renaming would turn into the variable
+        return Unread(text)
+    else:
+        integrand = _token(name).sub(variable, integrand)
+    bounds = [None if bound is None else _plain(bound, variable) for bound in (lower, upper)]
+    return Written(text, integrand, variable, *bounds)
+
+
+def _plain(text: str, name: str) -> str:
+    return plain(text, name).strip() if len(text) <= MAX_CHARS else text
+
+
+def _token(name: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(name)}\b")
+
+
+# --- Integrals that are written out: calls, LaTeX, the sign ----------------------------------------------------------
+
+
+def _written_out(text: str, variable: str | None) -> Iterator[Piece]:
+    starts = sorted([*_CALL.finditer(text), *_SIGN.finditer(text)], key=lambda match: match.start())
+    brackets = _Brackets(text) if starts else None
+    end = 0
+    for match in starts:
+        if brackets is not None and match.start() >= end:
+            read = _call if match[0].endswith("(") else _sign
+            piece, end = read(text, match, brackets, variable)
+            yield piece
+
+
+class _Brackets:
+    """Where each opening bracket is closed; and the end of the line at whose end it is the innermost open one."""
+
+    def __init__(self, text: str) -> None:
+        self.closing: dict[int, int] = {}
+        self.line_end: dict[int, int] = {}
+        opened: list[int] = []
+        for match in re.finditer(r"[(\[{)\]}\n]|\Z", text):
+            if match[0] and match[0] in "([{":
+                opened.append(match.start())
+            elif match[0] in ("", "\n"):
+                if opened:
+                    self.line_end.setdefault(opened[-1], match.start())
+            elif opened:
+                self.closing[opened.pop()] = match.start()
+
+
+def _call(text: str, match: re.Match[str], brackets: _Brackets, variable: str | None) -> tuple[Piece, int]:
+    opening = match.end() - 1
+    cut, end = brackets.line_end.get(opening), brackets.closing.get(opening)
+    if cut is not None:  # not closed on its line: complete but for its bracket?
+        whole = text[match.start() : cut].rstrip(_BEHIND)
+        piece = _of_arguments(whole, text[match.end() : cut].rstrip(_BEHIND), variable)
+        if isinstance(piece, Written):
+            return piece, cut
+    if end is None:
+        line = text[match.start() :].partition("\n")[0]
+        following = _CALL.search(line, match.end() - match.start())
+        return Unread(line[: following.start()] if following else line), match.end()
+    whole = text[match.start() : end + 1]
+    return _of_arguments(whole, text[match.end() : end].removesuffix("\\right"), variable), end + 1
+
+
+def _of_arguments(whole: str, inside: str, variable: str | None) -> Piece:
+    arguments = _split(inside)
+    if len(arguments) != 2:
+        return Unread(whole.strip())
+    integrand, limits = arguments
+    if limits[:1] in ("(", "[") and limits[-1:] in (")", "]"):
+        names = _split(limits[1:-1])
+        if len(names) == 3:
+            return _written(whole, integrand, names[0], names[1], names[2], variable)
+        limits = names[0] if len(names) == 1 else ""
+    return _written(whole, integrand, limits, None, None, variable)
+
+
+def _split(text: str) -> list[str]:
+    """The parts between the commas outside of all brackets."""
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"[(\[{)\]},]", text):
+        if match[0] == ",":
+            if depth == 0:
+                parts.append(text[start : match.start()].strip())
+                start = match.end()
+        else:
+            depth += 1 if match[0] in "([{" else -1
+    return [*parts, text[start:].strip()]
+
+
+_STOP: Final = re.compile(rf"\n|\$|\\\]|\\\)|{_SIGN.pattern}|{_CALL.pattern}")
+_SHORT_BOUND: Final = re.compile(
+    r"[-+\N{MINUS SIGN}]?\s*"
+    r"(?:\\d?frac\s*\d\s*\d|\\(?!d?frac|sqrt)[A-Za-z]+|\d+(?:\.\d+)?|pi|oo|inf(?:ty|inity)?\b|[^\W\d_]|∞)"
+)
+_SMALL: Final = re.compile("([₀-₉₊₋]*)([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]*)")
+_SMALL_DIGITS: Final = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-" * 2)
+_UPRIGHT: Final = r"\\(?:mathrm|text|operatorname|rm)"
+_DIFFERENTIAL: Final = re.compile(
+    rf"(?:(?<![A-Za-z\\])d|{_UPRIGHT}\s*\{{\s*d\s*\}}|\{{\\rm\s+d\}}|\\rm\s+d|"
+    r"\N{DOUBLE-STRUCK ITALIC SMALL D})\s*(\\[A-Za-z]+|[^\W\d_])(?![A-Za-z(])"
+    rf"|{_UPRIGHT}\s*\{{\s*d\s*([^\W\d_])\s*\}}"
+)
+_CLOSE_DIFFERENTIAL: Final = re.compile(r"d([^\W\d_])(?![A-Za-z(])")  # x e^xdx
+
+
+def _sign(text: str, match: re.Match[str], brackets: _Brackets, variable: str | None) -> tuple[Piece, int]:
+    lower, upper, at = _bounds(text, match.end(), brackets)
+    stop = _STOP.search(text, at)
+    end = stop.start() if stop else len(text)
+    region = text[at:end]
+    differential, is_inside = _differential(region)
+    if differential is None:
+        return Unread(text[match.start() : end].strip()), max(end, match.end())
+    before, behind = region[: differential.start()], region[differential.end() :]
+    if is_inside:  # \frac{dx}{x}
+        unit = "1" if before.rstrip()[-1:] in ("{", "(") and behind.lstrip()[:1] in ("}", ")") else ""
+        integrand = before + unit + behind.rstrip(_BEHIND)
+    else:
+        integrand = before.rstrip(" \t\\,;:!*")
+        end = at + differential.end()
+        if not integrand.strip():  # dx/x
+            integrand = "1"
+            if behind.lstrip().startswith("/"):
+                integrand, end = "1" + behind.rstrip(_BEHIND), at + len(region)
+    name = next(group for group in differential.groups() if group)
+    return _written(text[match.start() : end], integrand, name, lower, upper, variable), end
+
+
+def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | None, int]:
+    """Lower and upper bound, in any order, and where they end."""
+    found: dict[str, str] = {}
+    small = _SMALL.match(text, at)
+    if small is not None and small[0]:
+        found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in zip("_^", small.groups(), strict=True)}
+        found = {sign: digits for sign, digits in found.items() if digits}
+        at = small.end()
+    while marker := re.compile(r"\s*(?:\\(?:no)?limits(?![A-Za-z]))?\s*([_^])\s*").match(text, at):
+        bound, end = _bound(text, marker.end(), brackets)
+        if bound is None or marker[1] in found:
+            break
+        found[marker[1]], at = bound, end
+    return found.get("_"), found.get("^"), at
+
+
+def _bound(text: str, at: int, brackets: _Brackets) -> tuple[str | None, int]:
+    start = at
+    if command := re.compile(r"[-+\N{MINUS SIGN}]?\s*\\(?:d?frac|sqrt)\s*(?=\{)").match(text, at):
+        at = command.end()
+    n_groups = 0
+    while text[at : at + 1] in ("{", "(") and at in brackets.closing and (n_groups == 0 or text[at] == "{"):
+        at = brackets.closing[at] + 1
+        n_groups += 1
+        if command is None or n_groups == 2:
+            break
+    if n_groups:
+        bound = text[start:at]
+        return bound[1:-1] if command is None else bound, at
+    short = _SHORT_BOUND.match(text, start)
+    return (short[0], short.end()) if short else (None, at)
+
+
+def _differential(region: str) -> tuple[re.Match[str] | None, bool]:
+    """The first `dx` outside of all brackets, else the first one; and whether it is inside of some."""
+    first: re.Match[str] | None = None
+    for pattern in (_DIFFERENTIAL, _CLOSE_DIFFERENTIAL):
+        depth, at = 0, 0
+        for match in pattern.finditer(region):
+            between = region[at : match.start()]
+            depth += sum(map(between.count, "([{")) - sum(map(between.count, ")]}"))
+            at = match.start()
+            if depth == 0:
+                return match, False
+            first = first or match
+    return first, True
+
+
+# --- Bare integrands: items of lists, lines of code ------------------------------------------------------------------
+
+_ITEM: Final = re.compile(r"\s*(?:\(?\d{1,4}[.):]|[-*+•])\s+(\S.*)")
+_SPANS: Final = (("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+
+
+def _items(text: str) -> Iterator[str]:
+    in_code = False
+    for line in text.split("\n"):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        elif (item := _ITEM.match(line)) is not None:
+            yield item[1]
+        elif in_code and line.strip(" \t[](){},\r") and not line.lstrip().startswith("#"):
+            yield line
+
+
+def _bare(item: str, variable: str | None) -> Piece:
+    content = item.strip()
+    for opening, closing in _SPANS:  # the formula, where words stand beside it
+        start = content.find(opening)
+        end = content.find(closing, start + len(opening)) if start >= 0 else -1
+        if end > start + len(opening):
+            content = content[start + len(opening) : end]
+            break
+    if content.startswith("**") and content.endswith("**"):
+        content = content[2:-2]
+    content = content.strip(" \t\"'").rstrip(_BEHIND)
+    name = variable or "x"
+    if differential := re.search(r"(?<![A-Za-z])d([^\W\d_])$", content):
+        content, name = content[: differential.start()].rstrip(" \t\\,;:!*"), differential[1]
+    return _written(item, content, name, None, None, variable)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+_TEXT_KEYS: Final = ("question", "integral", "problem", "variant", "expression")
+_MAX_JSON_DEPTH: Final = 4
+
+
+def _in_json(text: str, variable: str | None) -> Iterator[tuple[bool, Piece]]:
+    """The integrals of the first JSON value that holds any, each with whether it is a bare integrand."""
+    if '"' not in text:
+        return
+    for candidates in _json_candidates(text):
+        found = [part for value in map(_load, candidates) for part in _of_json(value, variable, _MAX_JSON_DEPTH)]
+        if found:
+            yield from found
+            return
+
+
+def _json_candidates(text: str) -> Iterator[list[str]]:
+    yield [text]
+    yield [block.partition("\n")[2] for block in text.split("```")[1::2]]
+    for opening, closing in ("[]", "{}"):
+        yield [text[text.find(opening) : text.rfind(closing) + 1]]
+    lines = (line.strip().rstrip(",") for line in text.split("\n"))
+    yield [line for line in lines if line[:1] in ("{", "[", '"')]
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _of_json(value: Any, variable: str | None, depth: int) -> Iterator[tuple[bool, Piece]]:
+    if isinstance(value, str):
+        pieces = list(_written_out(value, variable))
+        yield from ((False, piece) for piece in pieces)
+        if not pieces and value.strip():
+            yield True, _bare(value, variable)
+    elif isinstance(value, list) and depth:
+        for item in value:
+            yield from _of_json(item, variable, depth - 1)
+    elif isinstance(value, dict) and depth:
+        if "integrand" in value:
+            yield False, read_fields(value, variable)
+        elif texts := [value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)]:
+            yield from _of_json(texts[0], variable, depth)
+        else:
+            for item in value.values():
+                if isinstance(item, list | dict):
+                    yield from _of_json(item, variable, depth - 1)
+
+
+def read_fields(fields: dict[str, Any], variable: str | None = None) -> Piece:
+    """The integral of an object {"integrand", "variable"?, "lower"?, "upper"?}, numbers as bounds included."""
+    text = json.dumps(fields)
+    integrand, name = fields.get("integrand"), fields.get("variable")
+    if not isinstance(integrand, str) or not isinstance(name, str | None):
+        return Unread(text)
+    bounds: list[str | None] = []
+    for bound in (fields.get("lower"), fields.get("upper")):
+        if isinstance(bound, bool) or not isinstance(bound, str | int | float | None):
+            return Unread(text)
+        bounds.append(bound if isinstance(bound, str | None) else str(bound))
+    if name is None and (pieces := list(_written_out(integrand, variable))):
+        return pieces[0] if len(pieces) == 1 else Unread(text)
+    return _written(text, integrand, name or "x", bounds[0], bounds[1], variable)

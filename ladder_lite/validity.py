@@ -1,0 +1,110 @@
+"""Whether an integral is a problem at all: a real function of one variable, and bounds that are different numbers.
+
+`data` is that of a `Problem`: integrand, variable, lower and upper, all text, the bounds None for an antiderivative.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladder_lite.expressions import Expression, ExpressionError, parse
+from ladder_lite.integrands import IntegrandError, prepare
+
+Data = Mapping[str, str | None]
+Fault = Literal["unreadable", "not_one_variable", "undefined", "too_large", "bad_bounds"]
+
+# Where integrands are looked at: two sets of twelve, both signs and several sizes in each, on no usual zero or pole.
+_SETS: Final = (
+    (-5.23987, -2.71163, -1.27319, -0.41733, -0.13037, 0.08607, 0.36841, 0.61927, 1.43121, 2.21607, 4.17313, 8.30662),
+    (-7.14029, -3.30391, -1.74313, -0.57451, -0.21979, 0.05261, 0.27083, 0.74311, 1.19689, 2.68637, 3.35813, 6.58051),
+)
+POINTS: Final = np.array(_SETS, dtype=np.complex128).ravel()
+_FRACTIONS: Final = np.array([0.0071, 0.0437, 0.1273, 0.2361, 0.3719, 0.4583, 0.5417, 0.6367, 0.7549, 0.8761, 0.9533])
+_INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
+
+
+def fault(data: Data) -> Fault | None:
+    """What is wrong with an integral, None if it is one; of bounded cost, whatever the texts."""
+    try:
+        function, values = sampled(data)
+    except ExpressionError as error:
+        return "too_large" if error.reason == "TOO_LARGE" else "unreadable"
+    try:
+        bounds = bounds_of(data)
+    except ValueError:
+        return "bad_bounds"
+    if bounds is None and function.variable not in function.free:
+        return "not_one_variable"
+    if bounds is not None:
+        return None if _is_real(function, function.values(_inside(*bounds))) else "undefined"
+    return None if _is_real(function, values) or _is_defined(function) else "undefined"
+
+
+def sampled(data: Data) -> tuple[Expression, NDArray[np.complex128]]:
+    """The integrand and its values at `POINTS`; raises ExpressionError."""
+    return _sampled(str(data["integrand"]), data["variable"] or "x")
+
+
+@lru_cache(maxsize=256)
+def _sampled(integrand: str, variable: str) -> tuple[Expression, NDArray[np.complex128]]:
+    function = parse(integrand, variable)
+    return function, function.values(POINTS)
+
+
+def bounds_of(data: Data) -> tuple[float, float] | None:
+    """The bounds as numbers, infinite ones included, None for an antiderivative; ValueError if they are none."""
+    lower, upper = data["lower"], data["upper"]
+    if lower is None and upper is None:
+        return None
+    if lower is None or upper is None:
+        raise ValueError("one bound is missing")
+    bounds = _bound(lower), _bound(upper)
+    if bounds[0] == bounds[1]:
+        raise ValueError("the bounds are equal")
+    return bounds
+
+
+@lru_cache(maxsize=256)
+def _bound(text: str) -> float:
+    bare = text.replace(" ", "")
+    if bare.lstrip("+-") in _INFINITIES:
+        return -math.inf if bare.startswith("-") else math.inf
+    try:
+        expression = parse(text)
+    except ExpressionError as error:
+        raise ValueError(str(error)) from None
+    value = complex(expression.values(np.zeros(1, complex))[0])
+    if expression.free or abs(value.imag) > 1e-15 * abs(value) or not math.isfinite(value.real):
+        raise ValueError("no real number")
+    return value.real
+
+
+def _inside(lower: float, upper: float) -> NDArray[np.complex128]:
+    """Points between the bounds, from close to the one to close to the other."""
+    low, high = min(lower, upper), max(lower, upper)
+    far = 1 / _FRACTIONS - 1
+    if math.isinf(low):
+        points = high - far if math.isfinite(high) else np.concatenate([-far, far])
+    else:
+        points = low + far if math.isinf(high) else low * (1 - _FRACTIONS) + high * _FRACTIONS
+    return points.astype(np.complex128)
+
+
+def _is_real(function: Expression, values: NDArray[np.complex128]) -> bool:
+    """Whether any value is finite, and real where the function does not hold I."""
+    with np.errstate(all="ignore"):
+        real = function.is_complex | (np.abs(values.imag) <= 1e-9 * np.abs(values))
+        return bool((np.isfinite(values) & real).any())
+
+
+def _is_defined(function: Expression) -> bool:
+    """Whether it is finite and real anywhere, by the survey of the line that the verifier makes."""
+    try:
+        prepared = prepare(function.source, function.variable)
+        return prepared.identically_zero or bool(prepared.components)
+    except IntegrandError:
+        return False
