@@ -48,7 +48,8 @@ def _needs_reading(variable: str) -> re.Pattern[str]:
     return re.compile(
         r"[^\w+\-*/(). ,]|\.\s*$"  # other signs than Python's
         r"|\d\s*[A-Za-z_(]|\)\s*[\w(]|\w\s+[\w(]"  # a product without its sign, or `sin x`
-        rf"|\b(?:{names})\s*\(|\b{re.escape(variable)}[A-Za-z]",  # x(x+1), xsin(x)
+        rf"|\b(?:{names})\s*\(|\b{re.escape(variable)}[A-Za-z]"  # x(x+1), xsin(x)
+        rf"|\b[iI]{re.escape(variable)}\b",  # exp(ix)
         re.ASCII,
     )
 
@@ -166,6 +167,8 @@ def _tokens(text: str, variable: str) -> list[str]:
             else:
                 bars += 1
                 tokens += ["Abs", "("]
+        elif token == "j" != variable and tokens and tokens[-1][0].isdigit():  # 1j, as Python writes it
+            tokens.append("I")
         elif token[0].isalpha() and not _is_known(token, variable):
             tokens += _split_name(token, variable)
         else:
@@ -178,10 +181,12 @@ def _is_known(name: str, variable: str) -> bool:
 
 
 def _split_name(name: str, variable: str) -> list[str]:
-    """`xsin` is x sin and `cos3x` is cos 3 x, where the rest is known; any other unknown name stays whole."""
+    """`xsin` is x sin, `cos3x` cos 3 x and `ix` i x, where the rest is known; any other unknown name stays whole."""
     rest = name.removeprefix(variable)
     if rest != name and _is_known(rest, variable):
         return [variable, rest]
+    if name in (f"i{variable}", f"I{variable}"):
+        return ["I", variable]
     function = name.removesuffix(variable)
     digits = function[len(function.rstrip("0123456789")) :]
     function = function.removesuffix(digits)

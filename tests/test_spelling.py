@@ -41,6 +41,8 @@ from ladder_lite.spelling import plain
         (r"-\frac{\sin^{2}{x}}{2}", "-(sin(x)**2/2)"),
         (r"x\operatorname{arctan}(x)", "x*arctan(x)"),
         (r"\tan^{-1}(x)", "atan(x)"),
+        ("exp(ix)-e^{-ix}", "exp(I*x)-e**(-I*x)"),
+        ("exp(1j*x)/2j", "exp(1*I*x)/2*I"),
     ],
 )
 def test_reads_as_people_do(written: str, meant: str) -> None:
@@ -49,6 +51,7 @@ def test_reads_as_people_do(written: str, meant: str) -> None:
 
 def test_the_variable_comes_before_constants_and_functions() -> None:
     assert parse("2e(e+1)", "e").text == "2 * e * (e + 1)"
+    assert parse("2j+j", "j").text == "2 * j + j"
     assert parse("t(t+1)tan(t)", "t").text == "t * (t + 1) * tan(t)"
 
 
