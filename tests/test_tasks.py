@@ -409,6 +409,8 @@ DIFFERENT = [
     ("log(x-20)", "x*log(x-20)"),
     ("9*(5*x+8)**8+log(4*x)", "9*(5*x+8)**8+log(4*x)+1/(x**2+81)"),
     ("0*x", "x/1000000"),
+    ("(x+2)**2016", "(x+2)**2015"),  # a number at a few of the points only
+    ("exp(3*I*x)+exp(-4*I*x)", "exp(4*I*x)+exp(-3*I*x)"),  # each other's conjugates
     ("x/10**9", "x/10**9+x**2/10**11"),
     *(
         (form.format(3), form.format(3.000003))
@@ -424,7 +426,15 @@ DIFFERENT = [
         )
     ),
 ]
-MULTIPLES = {("x", "-x"), ("7*exp(9*x)", "6*exp(9*x)"), ("exp(99*x**2)+x", "exp(99*x**2)+2*x")}  # the last is steep
+
+
+# Multiples, and what is too steep for few values to tell from one.
+MULTIPLES = {
+    ("x", "-x"),
+    ("7*exp(9*x)", "6*exp(9*x)"),
+    ("exp(99*x**2)+x", "exp(99*x**2)+2*x"),
+    ("(x+2)**2016", "(x+2)**2015"),
+}
 
 
 def equal(task: Task, one: Problem, other: Problem, up_to_factor: bool = False) -> bool:
