@@ -97,7 +97,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-_VARIANT_FIELDS = ("integrand", "variable", "persona", "suggestions", "count")
+_VARIANT_FIELDS = ("integral", "integrand", "variable", "persona", "suggestions", "count")
 _PROMPT_FIELDS = {
     "solve": ("integral", "integrand", "variable"),
     "easier": _VARIANT_FIELDS,
@@ -106,14 +106,23 @@ _PROMPT_FIELDS = {
 }
 
 
+class Example(_Section):
+    """A question and its answer, shown to the model as turns of the conversation."""
+
+    user: str
+    assistant: str
+
+
 class Prompts(_Section):
     """Templates in str.format style; `system` is sent as it is, or not at all when null.
 
     `{integral}` is the whole integral as a call, or as the exam prints it; `transformations` is null for a model that
-    cannot write a library of them.
+    cannot write a library of them. The examples, which may be none, stand before each question of their kind.
     """
 
     system: str | None
+    solve_examples: tuple[Example, ...]
+    variant_examples: tuple[Example, ...]
     solve: str
     easier: str
     equivalent: str
@@ -131,7 +140,7 @@ class Prompts(_Section):
             template.format(**dict.fromkeys(fields, ""))
         except (ValueError, LookupError, AttributeError) as error:
             raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
-        if fields[0] not in used and not (info.field_name == "solve" and "integrand" in used):
+        if fields[0] not in used and not ("integral" in fields and "integrand" in used):
             raise ValueError(f"must contain {{{fields[0]}}}")
         return template
 

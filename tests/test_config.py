@@ -30,6 +30,8 @@ task:
   protocol: strict
   prompts:
     system: null
+    solve_examples: []
+    variant_examples: [{user: x, assistant: y}]
     solve: "integrate {integrand} d{variable}"
     easier: "easier {integrand}"
     equivalent: "equivalent {integrand} {persona} {suggestions} {count}"
@@ -193,7 +195,10 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
             "task.prompts.solve='{integrand} {count}'",
             "must use no fields but {integral}, {integrand}, {variable} and double",
         ),
-        ("task.prompts.easier='{integrand.real}'", "must use no fields but {integrand}, {variable}, {persona}, "),
+        (
+            "task.prompts.easier='{integrand.real}'",
+            "must use no fields but {integral}, {integrand}, {variable}, {persona}, ",
+        ),
         ("seed=[", "not valid YAML: expected the node content"),
         ("seed=!!python/object:os.system {}", "seed is {}; must be a valid integer"),
         ("seed=!!binary aGk=", "not valid YAML: tag:yaml.org,2002:binary is not allowed"),
@@ -238,23 +243,23 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:18: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:20: variants.depth is missing; every setting must be given"),
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:38: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:40: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
-        ("[1, 2]", "[1, 3]", "small.yaml:26: variants.transformations is"),
-        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:19: conditions.1 is "lader"'),
+        ("[1, 2]", "[1, 3]", "small.yaml:28: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:21: conditions.1 is "lader"'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:46: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:48: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:42: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:44: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -269,7 +274,7 @@ def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: s
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:46: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:48: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

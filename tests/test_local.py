@@ -1,6 +1,7 @@
 """The model on this machine: the embedded one, in full precision and in 4 bits."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.live import Live
 from ladder_lite.tasks import load_task
+from ladder_lite.transformations import open_library
+from ladder_lite.variants import Writer
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60, batch_size=8, seed=3)
 
@@ -63,6 +66,21 @@ def test_the_seed_decides_and_leaves_the_global_generator_alone(backend: Backend
     assert backend.sample(prompts, 4, SAMPLING) == first
     other = Sampling(1.0, 1.0, 60, 8, seed=4)
     assert backend.sample(prompts, 4, other) != first
+
+
+def test_each_prompt_has_its_own_temperature_in_one_batch(backend: Backend) -> None:
+    prompts = [[{"role": "user", "content": f"solve integrate({n}*x**{n}+sin({n}*x),x)"}] for n in range(2, 8)]
+
+    def texts(*temperatures: float) -> list[str]:
+        own = temperatures if len(temperatures) > 1 else temperatures[0]
+        sampling = replace(SAMPLING, temperature=own)
+        return [completion.text for (completion,) in backend.sample(prompts, 1, sampling)]
+
+    greedy = texts(0.0)
+    assert texts(*[1e-4] * 6) == greedy  # as good as greedy
+    mixed = texts(1e-4, 5.0, 1e-4, 5.0, 1e-4, 5.0)
+    assert mixed[::2] == greedy[::2]
+    assert all(wild != best for wild, best in zip(mixed[1::2], greedy[1::2], strict=True))
 
 
 def test_a_cut_reply_says_so(backend: Backend) -> None:
@@ -121,7 +139,9 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
     model, _ = backend.trainable()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with Live() as live:
-        outcome = ttrl.learn(task, backend, tests[0], recipe, tmp_path, 0, tests, live)
+        library = open_library(recipe.variants, tmp_path)
+        writer = Writer(task, backend, recipe.variants, library, {"tiny": tests}, recipe.seed)
+        outcome = ttrl.learn(writer, tests[0], recipe, tmp_path, live)
     assert outcome.steps >= 1
     assert outcome.problem_id == tests[0].id
     assert (tmp_path / "train" / "metrics.jsonl").exists()

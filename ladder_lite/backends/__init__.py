@@ -3,6 +3,7 @@
 `local.py` holds the one backend there is: a model on this machine.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ class Backend(Protocol):
 
 def load_backend(settings: ModelSettings, seed: int) -> Backend:
     """Load the model that a recipe names, with a fresh adapter initialised from the seed."""
+    # When it is imported, bitsandbytes warns of a kernel that only hurry would want.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ladder_lite.backends.local import LocalBackend
 
     return LocalBackend(settings, seed)

@@ -3,7 +3,6 @@
 The embedded model, a folder and a model of the Hugging Face hub are loaded by the same lines.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ class LocalBackend:
 
     def __init__(self, settings: ModelSettings, seed: int) -> None:
         transformers.utils.logging.set_verbosity_error()
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that only hurry would want
         transformers.utils.logging.disable_progress_bar()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer, model = _load(settings, self._device)

@@ -5,10 +5,11 @@ What the model is told is data of the recipe (`task.prompts`); the terse prompts
 of a chat model take the same path.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.config import TaskSettings
+from ladder_lite.config import Example, TaskSettings
 from ladder_lite.definite import References
 from ladder_lite.equality import Keys, fingerprints
 from ladder_lite.errors import UserError
@@ -47,20 +48,20 @@ class IntegrationTask:
 
     def prompt(self, problem: Problem) -> Messages:
         """Ask for the integral of the problem, as its exam prints it where that differs from what is verified."""
-        asked = problem.data.get("printed") or _call(problem.data)
-        return self._messages(self._settings.prompts.solve, problem, {"integral": asked})
+        prompts = self._settings.prompts
+        fields = _fields(problem.data) | {"integral": problem.data.get("printed") or _call(problem.data)}
+        return self._conversation(prompts.solve.format(**fields), prompts.solve_examples)
 
     def variant_prompt(self, problem: Problem, request: VariantRequest) -> Messages:
         """Ask for variants, with the paper's ingredients: a persona, 3 to 5 suggestions, several at once."""
         prompts = self._settings.prompts
         template = prompts.equivalent if request.effect == "equivalent" else prompts.easier
-        fields = {
-            "integral": _call(problem.data),
+        wish = {
             "persona": request.persona,
             "suggestions": ", ".join(request.suggestions),
             "count": str(request.count),
         }
-        return self._messages(template, problem, fields)
+        return self._conversation(template.format(**_fields(problem.data), **wish), prompts.variant_examples)
 
     def transformations_prompt(self, effect: Effect, count: int) -> Messages:
         """Ask for `count` transformations, in the words of the recipe, which has some where it asks for them."""
@@ -96,14 +97,11 @@ class IntegrationTask:
         """Two keys, of which equal integrals share at least one."""
         return fingerprints(problem.data, up_to_factor)
 
-    def _messages(self, template: str, problem: Problem, fields: dict[str, str]) -> Messages:
-        content = template.format(integrand=problem.data["integrand"], variable=problem.data["variable"], **fields)
-        return self._conversation(content)
-
-    def _conversation(self, content: str) -> Messages:
-        system = self._settings.prompts.system
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        return [*messages, {"role": "user", "content": content}]
+    def _conversation(self, content: str, examples: Sequence[Example] = ()) -> Messages:
+        turns = [("system", system)] if (system := self._settings.prompts.system) is not None else []
+        for example in examples:
+            turns += [("user", example.user), ("assistant", example.assistant)]
+        return [{"role": role, "content": text} for role, text in [*turns, ("user", content)]]
 
 
 def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Problem | Rejected:
@@ -119,6 +117,11 @@ def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Pro
     if (reason := fault(data)) is not None:
         return Rejected(text, reason)
     return Problem.child(parent, data, transforms=request.suggestions, requested=request.effect)
+
+
+def _fields(data: Data) -> dict[str, str]:
+    """What every prompt may tell of an integral."""
+    return {"integral": _call(data), "integrand": str(data["integrand"]), "variable": data["variable"] or "x"}
 
 
 def _call(data: Data) -> str:
