@@ -53,6 +53,10 @@ class Step:
     stop: str | None
 
 
+AfterStep = Callable[[Step, list[Attempt]], bool]
+"""Called with each step and its rollouts; training ends where it returns True."""
+
+
 def train(
     task: Task,
     backend: Backend,
@@ -60,7 +64,7 @@ def train(
     settings: GrpoSettings,
     folder: Path,
     seed: int,
-    after_step: Callable[[Step, list[Attempt]], bool],
+    after_step: AfterStep,
     growth: Growth | None = None,
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
@@ -75,7 +79,7 @@ def train(
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = _Log(task, problems, settings, folder, seed, after_step, growth)
+    log = _Log(problems, growth, settings, seed, task, folder, after_step)
     trainer = _trainer(task, backend, settings, folder, seed, log, first_step=done + 1)
     if checkpoint and log.ended(trainer.args.max_steps):
         trainer._load_from_checkpoint(str(checkpoint))
@@ -91,13 +95,13 @@ class _Log:
 
     def __init__(
         self,
-        task: Task,
         problems: Sequence[Problem],
+        growth: Growth | None,
         settings: GrpoSettings,
-        folder: Path,
         seed: int,
-        after_step: Callable[[Step, list[Attempt]], bool],
-        growth: Growth | None = None,
+        task: Task,
+        folder: Path,
+        after_step: AfterStep,
     ) -> None:
         self.problems = list(problems)
         self.rates = PassRates(problems, settings.rows, seed)

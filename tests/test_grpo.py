@@ -49,7 +49,7 @@ def open_log(
     chosen: GrpoSettings | None = None,
     after_step: Callable[[Step, list[Attempt]], bool] = never,
 ) -> _Log:
-    return _Log(TASK, PROBLEMS, chosen or settings(), folder, 0, after_step)
+    return _Log(PROBLEMS, None, chosen or settings(), 0, TASK, folder, after_step)
 
 
 def do_step(log: _Log, *groups: tuple[int, str, str]) -> bool:

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeBackend
 
-from ladder_lite.recipe import NEEDS, _with_dependents
+from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.live import Live
+from ladder_lite.problems import load_problems
+from ladder_lite.recipe import NEEDS, Experiment, _with_dependents
+from ladder_lite.run_dir import RunDir
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
 FEW_STEPS = (
@@ -152,3 +158,56 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         train = Path("conditions/ladder/train") / file
         noise = ("seconds", "verify_seconds")
         assert _rows(cut / train, *noise) == _rows(whole / train, *noise)
+
+
+# --- problems selected from a pool
+
+POOL = [f"{n}*x" for n in range(2, 8)]
+
+
+class Model(FakeBackend):
+    """Solves what it is told to, and nothing else."""
+
+    def __init__(self, solved: set[str]) -> None:
+        answers = {f"{n}*x": f"<answer>{n}*x**2/2</answer>" for n in range(2, 8)}
+        super().__init__(lambda prompt, rng: next((answers[text] for text in solved if f"({text}," in prompt), "no"))
+
+
+def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2) -> Experiment:
+    pool = folder / "pool.jsonl"
+    pool.write_text("".join(json.dumps({"integrand": text}) + "\n" for text in POOL))
+    select = f"task.select={{samples: 3, train: {train}, test: {test}}}"
+    recipe = load_recipe("tiny", [f"task.train={pool}", f"task.test={pool}", select])
+    run = RunDir.open(folder / "run", recipe)
+    experiment = Experiment(recipe, run, Live())
+    experiment.__dict__["backend"] = model  # instead of loading one
+    return experiment
+
+
+def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
+    experiment = selecting(tmp_path, Model({"2*x", "5*x"}), train=1, test=2)
+    roots, tests = experiment.roots, experiment.tests
+    assert (len(roots), len(tests)) == (1, 2)
+    chosen = [str(problem.data["integrand"]) for problem in (*roots, *tests)]
+    assert len(set(chosen)) == 3
+    assert set(chosen) <= {"3*x", "4*x", "6*x", "7*x"}
+    done = json.loads((tmp_path / "run/select/done.json").read_text())
+    assert (done["pool"], done["failed"]) == (6, 4)
+    assert done["pass@1"]["value"] == pytest.approx(1 / 3)
+    assert len(_rows(tmp_path / "run/select/attempts.jsonl")) == 18
+    split = load_problems(str(tmp_path / "run/select/problems.jsonl"), "test")  # a set like any other
+    assert split == tests
+
+
+def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
+    experiment = selecting(tmp_path, Model({"2*x"}))
+    tests = experiment.tests
+    experiment.run.close()
+    again = selecting(tmp_path, Model(set()))
+    assert again.tests == tests
+
+
+def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:
+    experiment = selecting(tmp_path, Model(set(POOL[:4])))
+    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all of 3 tries, and 3 are wanted"):
+        _ = experiment.roots
