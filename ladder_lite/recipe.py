@@ -197,7 +197,7 @@ class Experiment:
                 attempts = evaluate.evaluate(
                     self.task, self.backend, self.tests, self.recipe.eval, stage.path, self.recipe.seed, bar
                 )
-            return evaluate.summarize(attempts, self.recipe.eval.k) | {"seconds": time.monotonic() - started}
+            return self._summarize(attempts) | {"seconds": time.monotonic() - started}
 
         self._do(f"conditions/{condition}/eval", [self.recipe.eval.model_dump(), _ids(self.tests)], work)
 
@@ -229,7 +229,6 @@ class Experiment:
 
     def answer_after_ttrl(self) -> None:
         """Accuracy after TTRL: its own answers to the problems it tried, LADDER's to all others."""
-        from ladder_lite import evaluate
         from ladder_lite.attempts import Attempt
 
         def work(stage: Stage) -> dict[str, Any]:
@@ -241,7 +240,7 @@ class Experiment:
             ]
             truncate_jsonl(stage.path / "attempts.jsonl", lambda row: False)
             append_jsonl(stage.path / "attempts.jsonl", rows)
-            return evaluate.summarize(map(Attempt.from_row, rows), self.recipe.eval.k) | {"seconds": 0.0}
+            return self._summarize([Attempt.from_row(row) for row in rows]) | {"seconds": 0.0}
 
         self._do("conditions/ladder_ttrl/eval", [self.recipe.eval.model_dump()], work)
 
@@ -328,6 +327,17 @@ class Experiment:
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
         self.live.say(f"{verdict}: {show(str(problem.data['integrand']))}")
         return outcome.to_row()
+
+    def _summarize(self, attempts: "Sequence[Attempt]") -> dict[str, Any]:
+        """Accuracy of all attempts; and apart, that on problems shown otherwise than they are verified."""
+        from ladder_lite import evaluate
+
+        summary = evaluate.summarize(attempts, self.recipe.eval.k)
+        printed = {problem.id for problem in self.tests if "printed" in problem.data}
+        if printed:
+            shown = [attempt for attempt in attempts if attempt.problem_id in printed]
+            summary["printed"] = evaluate.summarize(shown, self.recipe.eval.k)
+        return summary
 
     def _unsolved(self, condition: Condition) -> list[Problem]:
         rows = read_jsonl(self.run.path / f"conditions/{condition}/eval/attempts.jsonl")

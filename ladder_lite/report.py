@@ -117,6 +117,7 @@ def _measure(run: Path, recipe: Recipe) -> dict[str, Any]:
         if evaluated := work[-1]:
             conditions[name] = {
                 **{key: evaluated[key] for key in (*_pass_keys(evaluated), "n_problems")},
+                **({"printed": evaluated["printed"]} if "printed" in evaluated else {}),
                 "steps": sum(summary.get("steps", 0) for summary in work),
                 "seconds": sum(summary.get("seconds", 0.0) for summary in work),
             }
@@ -205,6 +206,7 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
         "",
         *PAPER_NOTES,
         "",
+        *_describe_printed(report),
         *(f"- `{name}`: {_MEANING[name]}" for name in recipe.conditions),
         "",
     ]
@@ -217,6 +219,15 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
             "",
         ]
     return lines
+
+
+def _describe_printed(report: Mapping[str, Any]) -> list[str]:
+    apart = {name: entry["printed"] for name, entry in report["conditions"].items() if "printed" in entry}
+    if not apart:
+        return []
+    rates = ", ".join(f"`{name}` {percent(entry['pass@1']['value'])}" for name, entry in apart.items())
+    n_problems = max(entry["n_problems"] for entry in apart.values())
+    return [f"Of these, {n_problems} are shown as the exam prints them and verified by a closed form: {rates}.", ""]
 
 
 def _describe_variants(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]:

@@ -17,7 +17,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.live import plain
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
-from ladder_lite.run_dir import append_jsonl, write_json
+from ladder_lite.run_dir import append_jsonl, truncate_jsonl, write_json
 
 KEYS = ["recipe", "seed", "model", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
@@ -170,6 +170,50 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
     assert "7.0 GiB" in text
     for name in re.findall(r"!\[[^]]*\]\(([^)`]*)\)\n", text):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> None:
+    done = run / "variants/done.json"
+    write_json(
+        done, json.loads(done.read_text()) | {"library": "default", "held_out_sets": {"tiny": 100, "mit_bee": 18}}
+    )
+    train = run / "conditions/ladder/train"
+    truncate_jsonl(train / "metrics.jsonl", lambda row: False)
+    append_jsonl(train / "metrics.jsonl", [{"step": n, "groups_without_signal": n / 4} for n in (1, 2)])
+    states = ["retired"] * 3 + ["stuck"] * 2 + ["drawn"] * 4
+    append_jsonl(train / "pass_rates.jsonl", [{"state": state, "tries": n % 3} for n, state in enumerate(states)])
+    row = {"text": HOSTILE, "reason": "test_problem", "equal_to": "mit_bee", "parent_id": "p", "depth": 1, "round": 5}
+    append_jsonl(train / "variants/rejected.jsonl", [row])
+    append_jsonl(train / "variants/rounds.jsonl", [{"round": 5, "requests": 8, "n_tokens": 77, "seconds": 1.0}])
+    write_report(run)
+    text = (run / "report.md").read_text()
+    assert "suggestions from the default library of transformations, which is hand-written" in text
+    assert "with the problems of these sets: `tiny` (100), `mit_bee` (18)." in text
+    assert "left out for that: 2:" in text
+    assert "(`mit_bee`)\n" in text
+    assert "(77 tokens)" in text
+    assert "| test problem | 2 |" in text
+    assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 3 were never tried" in text
+    assert "Groups without signal: 38 %." in text
+
+
+@pytest.mark.parametrize(
+    ("library", "said"), [("model", "that it wrote itself."), ("a/library.json", "`a/library.json`")]
+)
+def test_report_md_names_the_library(run: Path, library: str, said: str) -> None:
+    done = run / "variants/done.json"
+    write_json(done, json.loads(done.read_text()) | {"library": library})
+    write_report(run)
+    assert said in (run / "report.md").read_text()
+
+
+def test_problems_shown_as_they_are_printed_are_scored_apart(run: Path) -> None:
+    done = run / "conditions/ladder/eval/done.json"
+    printed = {"n_problems": 2, "pass@1": share(0.5)}
+    write_json(done, json.loads(done.read_text()) | {"printed": printed})
+    assert write_report(run)["conditions"]["ladder"]["printed"] == printed
+    text = (run / "report.md").read_text()
+    assert "Of these, 2 are shown as the exam prints them and verified by a closed form: `ladder` 50 %." in text
 
 
 def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
