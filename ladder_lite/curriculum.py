@@ -83,6 +83,7 @@ class PassRates:
         self._tokens: list[Counter[str]] = []
         self._added_at: list[int] = []
         self._seen: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])  # by (step, row): right and tries
+        self._unverifiable: dict[int, int] = {}  # the step at which a row turned out to be so
         self.add(problems, step=0)
 
     def add(self, problems: Sequence[Problem], step: int) -> None:
@@ -92,8 +93,11 @@ class PassRates:
             self._tokens.append(Counter("0" if token.isdigit() else token for token in _TOKEN.findall(text)))
             self._added_at.append(step)
 
-    def observe(self, step: int, row: int, correct: bool) -> None:
-        """Take in one rollout of a step."""
+    def observe(self, step: int, row: int, correct: bool | None) -> None:
+        """Take in one rollout of a step, None where the problem itself cannot be verified: it is not drawn again."""
+        if correct is None:
+            self._unverifiable.setdefault(row, step)
+            return
         counts = self._seen[step, row]
         counts[0] += correct
         counts[1] += 1
@@ -104,11 +108,12 @@ class PassRates:
 
     def stuck(self, step: int) -> list[int]:
         """The rows that the model never solves, as far as the rollouts up to a step tell."""
-        return np.flatnonzero(self._beliefs(step).stuck).tolist()
+        return np.flatnonzero(self._beliefs(step).stuck & ~self._is_unverifiable(step)).tolist()
 
     def frontier(self, step: int) -> list[int]:
         """The rows that the model sometimes solves: those that teach most after a step."""
-        return np.flatnonzero(self._beliefs(step).signal > self.FRONTIER).tolist()
+        at_frontier = self._beliefs(step).signal > self.FRONTIER
+        return np.flatnonzero(at_frontier & ~self._is_unverifiable(step)).tolist()
 
     def draw(self, step: int, count: int) -> list[int]:
         """The rows that step number `step` trains on.
@@ -134,6 +139,8 @@ class PassRates:
                 tries[row] += n
                 solved[row] += right
         beliefs = self._beliefs(step)
+        states = np.where(beliefs.retired, "retired", np.where(beliefs.stuck, "stuck", "drawn"))
+        states = np.where(self._is_unverifiable(step), "unverifiable", states)
         low, high = (np.asarray(beta.ppf(q, beliefs.right, beliefs.wrong)) for q in (0.025, 0.975))
         return [
             {
@@ -142,7 +149,7 @@ class PassRates:
                 "pass_rate": float(beliefs.mean[row]),
                 "low": float(low[row]),
                 "high": float(high[row]),
-                "state": "retired" if beliefs.retired[row] else "stuck" if beliefs.stuck[row] else "drawn",
+                "state": str(states[row]),
                 "added_at": self._added_at[row],
             }
             for row in range(len(self._tokens))
@@ -152,7 +159,13 @@ class PassRates:
         beliefs = self._beliefs(step)
         weights = beliefs.signal**self.SHARPNESS
         weights = weights + self.EXPLORATION * weights.mean()
-        return weights if beliefs.retired.all() else np.where(beliefs.retired, 0.0, weights)
+        idle = beliefs.retired | self._is_unverifiable(step)
+        return weights if idle.all() else np.where(idle, 0.0, weights)
+
+    def _is_unverifiable(self, step: int) -> NDArray[np.bool_]:
+        found = np.zeros(len(self._tokens), dtype=bool)
+        found[[row for row, when in self._unverifiable.items() if when <= step]] = True
+        return found
 
     def _beliefs(self, step: int) -> _Beliefs:
         n_rows = len(self._tokens)

@@ -186,8 +186,7 @@ class _Log:
         self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
-        if attempt.grade.reward is not None:
-            self.rates.observe(step, row, attempt.correct)
+        self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
 
     @property
     def _group_size(self) -> int:

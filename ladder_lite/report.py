@@ -291,7 +291,8 @@ def _describe_pass_rates(run: Path, recipe: Recipe) -> list[str]:
     return [
         f"Measured difficulty after training (tree {kind}, rows drawn {_ROWS[recipe.grpo.rows]}): of {len(rates)} "
         f"problems, {states['retired']} are always solved and retired, {states['stuck']} are never solved, "
-        f"{sum(row['tries'] == 0 for row in rates)} were never tried. Groups without signal: {percent(without)}.",
+        f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried. "
+        f"Groups without signal: {percent(without)}.",
         "",
     ]
 

@@ -70,8 +70,7 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
         for number in range((depth - 1) * MAX_ROUNDS, depth * MAX_ROUNDS):
             if number not in tree.rounds:
                 rng = Random(f"{writer.seed}/variants/{number}")
-                wishes = _missing(tree, depth, wanted, settings.mix, rng)
-                tree.ask(number, depth, _draw_requests(writer, tree, wishes, rng), rng)
+                tree.ask(number, depth, _missing(tree, depth, wanted, settings.mix, rng), rng)
             bar.set(min(len(tree.variants), per_root * len(roots)))
     return tree.variants
 
@@ -119,7 +118,7 @@ class Growth:
             "easier": self._in_turn(stuck if settings.mix.easier else (), children, rng),
             "equivalent": self._in_turn(frontier if settings.mix.equivalent else (), children, rng),
         }
-        wishes: list[tuple[Problem, Effect]] = []
+        wishes: list[_Wish] = []
         for _ in range(self._n_requests):
             effects: list[Effect] = ["easier", "equivalent"]
             if rng.random() >= settings.mix.easier:
@@ -128,7 +127,7 @@ class Growth:
                 if (parent := next(turns[effect], None)) is not None:
                     wishes.append((parent, effect))
                     break
-        return tree.ask(step, None, _draw_requests(self._writer, tree, wishes, rng), rng) if wishes else []
+        return tree.ask(step, None, wishes, rng) if wishes else []
 
     def _in_turn(
         self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
@@ -165,6 +164,9 @@ def count(folder: Path) -> dict[str, Any]:
     }
 
 
+_Wish = tuple[Problem, Effect]
+
+
 class _Asked(NamedTuple):
     parent: Problem
     request: VariantRequest
@@ -191,11 +193,6 @@ class _Tree:
             for problem in problems:
                 self._held_out.add(self._keys(problem), name)
 
-    @property
-    def n_requests(self) -> int:
-        """Requests made so far."""
-        return sum(row["requests"] for row in self.rounds.values())
-
     def level(self, depth: int) -> dict[str, list[Problem]]:
         """The problems of a depth by the id of their root."""
         level: dict[str, list[Problem]] = defaultdict(list)
@@ -211,9 +208,10 @@ class _Tree:
         per_prompt = self._writer.settings.per_prompt
         return max(sum(row["kept"] for row in rows) / requests, _LEAST_YIELD * per_prompt) if requests else per_prompt
 
-    def ask(self, number: int, depth: int | None, asked: Sequence[_Asked], rng: Random) -> list[Problem]:
+    def ask(self, number: int, depth: int | None, wishes: Sequence[_Wish], rng: Random) -> list[Problem]:
         """Do a round of requests and keep what it brings; its row in `rounds.jsonl`, written last, makes it count."""
         started = time.monotonic()
+        asked = self._draw_requests(wishes, rng)
         task, settings = self._writer.task, self._writer.settings
         prompts = [task.variant_prompt(parent, request) for parent, request, _ in asked]
         temperatures = tuple(temperature for *_, temperature in asked)
@@ -243,6 +241,21 @@ class _Tree:
         append_jsonl(self._folder / "rounds.jsonl", [self.rounds[number]])
         return kept
 
+    def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Asked]:
+        """A request for each wish; the persona rotates when the temperatures have gone round."""
+        settings, library = self._writer.settings, self._writer.library
+        lowest, highest = settings.temperature
+        n_before = sum(row["requests"] for row in self.rounds.values())
+        asked = []
+        for number, (parent, effect) in enumerate(wishes, start=n_before):
+            turn, step = divmod(number, N_TEMPERATURES)
+            n_suggestions = min(len(library.of(effect)), rng.randint(*settings.suggestions))
+            suggestions = tuple(rng.sample(library.of(effect), n_suggestions))
+            persona = settings.personas[turn % len(settings.personas)]
+            request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
+            asked.append(_Asked(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
+        return asked
+
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
         keys = self._keys(variant)
         text = str(variant.data["integrand"])
@@ -257,7 +270,7 @@ class _Tree:
         return self._writer.task.fingerprints(problem, self._writer.settings.equal_up_to_factor)
 
 
-def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> list[tuple[Problem, Effect]]:
+def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> list[_Wish]:
     """A parent and an effect for each request that should bring every root to `wanted` variants."""
     parents = tree.level(depth - 1)
     sizes = Counter(variant.root_id for variant in tree.variants)
@@ -268,21 +281,6 @@ def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> lis
         if parents[root.id]
         for _ in range(ceil((wanted - sizes[root.id]) / per_request))
     ]
-
-
-def _draw_requests(writer: Writer, tree: _Tree, wishes: Sequence[tuple[Problem, Effect]], rng: Random) -> list[_Asked]:
-    """A request for each parent and effect; the persona rotates when the temperatures have gone round."""
-    settings = writer.settings
-    lowest, highest = settings.temperature
-    asked = []
-    for number, (parent, effect) in enumerate(wishes, start=tree.n_requests):
-        turn, step = divmod(number, N_TEMPERATURES)
-        library = writer.library.of(effect)
-        suggestions = tuple(rng.sample(library, min(len(library), rng.randint(*settings.suggestions))))
-        persona = settings.personas[turn % len(settings.personas)]
-        request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
-        asked.append(_Asked(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
-    return asked
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:

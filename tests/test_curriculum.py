@@ -144,3 +144,16 @@ def test_what_is_always_solved_is_retired_until_it_is_all_there_is() -> None:
     some = rates(ALIKE, s1=[*solved, *[(79, turn % 2 == 0) for turn in range(200)]])
     assert np.unique([row for step in range(3, 30) for row in some.draw(step, 1)]).tolist() == [79]
     assert len(set(rates(ALIKE, s1=solved).draw(3, 8))) == 8
+
+
+def test_what_cannot_be_verified_is_not_drawn_again() -> None:
+    found = rates(ALIKE[:10], s1=[(0, True), (0, False)] * 8)
+    found.observe(1, 1, None)
+    assert 1 in found.draw(2, 10)  # asked for before that was known
+    assert sorted(found.draw(3, 9)) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert 1 not in found.frontier(1)
+    assert [row["state"] for row in found.table(1)][:3] == ["drawn", "unverifiable", "drawn"]
+    nothing = rates(ALIKE[:2])
+    nothing.observe(1, 0, None)
+    nothing.observe(1, 1, None)
+    assert sorted(nothing.draw(3, 2)) == [0, 1]  # there is nothing else

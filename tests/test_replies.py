@@ -34,7 +34,8 @@ REPLIES: list[tuple[str, Expected]] = [
     ("integrate(sin(x, x)", [None]),
     ("integrate((x, x) integrate(x, x)", [None, "x"]),
     # what no call of SymPy is
-    ("integrate(x**2, x, 0, 1)", [None]),
+    ("integrate(x**2, x, 0, 1)", [("x**2", "0", "1")]),
+    ("integrate(x**2, x, 0, 1, 2)", [None]),
     ("integrate(x**2)", [None]),
     ("integrate(x, )", [None]),
     ("integrate(x, 2*x)", [None]),

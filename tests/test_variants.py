@@ -186,7 +186,7 @@ ROOT, OTHER, TEST = root("x**2+sin(x)"), root("exp(x)"), root("cos(3*x)+x")
 REPLIES: list[tuple[str, list[str], list[str]]] = [  # reply, kept, reasons in order
     ("Nothing comes to mind.", [], ["unreadable"]),
     ("integrate(x**2, (x, 0, 1))", ["x**2"], []),
-    ("integrate(x**2, x, 0, 1)", [], ["unreadable"]),
+    ("integrate(x**2, x, 0, 1, 2)", [], ["unreadable"]),
     ("integrate(3, x)", [], ["not_one_variable"]),
     ("integrate(1/(x-x), x)", [], ["undefined"]),
     ("integrate(x**99999, x)", [], ["too_large"]),

@@ -2,9 +2,10 @@ r"""Integrals in the replies of language models: text -> integrand, variable, bo
 
     read_integrals(r"1. integrate(x**2, x)  2. \int_0^\pi \sin u \, du")
 
-Calls (`integrate(f, x)`, `Integral(f, (x, a, b))`, one cut off at the end of its line), LaTeX, the sign ∫, JSON; and
-bare integrands, but these only as items of a list, strings of JSON or lines of code, and only where no integral is
-written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few passes of linear cost.
+Calls (`integrate(f, x)`, `Integral(f, (x, a, b))`, `integrate(f, x, a, b)`, one cut off at the end of its line), LaTeX,
+the sign ∫, JSON; and bare integrands, but these only as items of a list, strings of JSON or lines of code, and only
+where no integral is written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few
+passes of linear cost.
 """
 
 import json
@@ -154,6 +155,9 @@ def _call(text: str, match: re.Match[str], brackets: _Brackets, variable: str | 
 
 def _of_arguments(whole: str, inside: str, variable: str | None) -> Piece:
     arguments = _split(inside)
+    if len(arguments) == 4:  # integrate(f, x, a, b), which SymPy would refuse and everybody understands
+        integrand, name, lower, upper = arguments
+        return _written(whole, integrand, name, lower, upper, variable)
     if len(arguments) != 2:
         return Unread(whole.strip())
     integrand, limits = arguments
