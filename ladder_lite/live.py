@@ -68,26 +68,6 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def draw_tree(problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> Tree:
-    """A root (the first) and its variants as an indented tree, each with what was asked for and its pass rate."""
-    root, *variants = problems
-    nodes = {root.id: Tree(_problem_line(root, pass_rates), guide_style="dim", highlight=False)}
-    for variant in variants:  # parents come before their children
-        nodes[variant.id] = nodes[variant.parent_id or root.id].add(_problem_line(variant, pass_rates))
-    return nodes[root.id]
-
-
-def _problem_line(problem: Problem, pass_rates: Mapping[str, float]) -> Text:
-    line = Text(plain(str(problem.data["integrand"])))
-    if problem.data["lower"] is not None:
-        line.append(plain(f" from {problem.data['lower']} to {problem.data['upper']}"))
-    if problem.parent_id is not None:
-        line.append(f"  {problem.requested}", style="dim")
-    if (rate := pass_rates.get(problem.id)) is not None:
-        line.append(f"  {percent(rate)}", style="green" if rate > 0.5 else "yellow" if rate else "red")
-    return line
-
-
 class Bar:
     """Progress of one stage; `Live.stage` makes it."""
 
@@ -223,6 +203,25 @@ class Live:
     def print(self, renderable: RenderableType) -> None:
         """Print a table or another of rich's renderables above the bars."""
         self.console.print(renderable)
+
+    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
+        """Print a root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
+        root, *variants = problems
+        tree = Tree(self._problem_line(root, pass_rates), guide_style="dim")
+        nodes = {root.id: tree}
+        for variant in variants:  # parents come before their children
+            nodes[variant.id] = nodes[variant.parent_id or root.id].add(self._problem_line(variant, pass_rates))
+        self.console.print(tree)
+
+    def _problem_line(self, problem: Problem, pass_rates: Mapping[str, float]) -> Text:
+        data = problem.data
+        bounds = "" if data["lower"] is None else f" from {data['lower']} to {data['upper']}"
+        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}")))
+        if problem.parent_id is not None:
+            line.append(f"  {problem.requested}", style="dim")
+        if (rate := pass_rates.get(problem.id)) is not None:
+            line.append(f"  {percent(rate)}", style="green" if rate > 0.5 else "yellow" if rate else "red")
+        return line
 
     def _line(self, text: str) -> None:
         self.console.print(Text(self._encodable(text)), soft_wrap=self._screen is None)

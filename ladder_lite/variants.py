@@ -29,7 +29,7 @@ from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import Adaptive, Mix, VariantSettings, load_recipe
 from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
-from ladder_lite.live import Bar, Live, draw_tree
+from ladder_lite.live import Bar, Live
 from ladder_lite.problems import Problem, held_out_problems
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
@@ -327,7 +327,7 @@ def main(
             for problem in (root, *tree):
                 own = [attempt.correct for attempt in attempts if attempt.problem_id == problem.id]
                 rates[problem.id] = sum(own) / len(own)
-        live.print(draw_tree([root, *tree], rates))
+        live.print_tree([root, *tree], rates)
         counts = count(folder)
     per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
     reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))

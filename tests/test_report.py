@@ -193,9 +193,7 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     assert "(`mit_bee`)\n" in text
     assert "(77 tokens)" in text
     assert "| test problem | 2 |" in text
-    assert (
-        "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
-    )
+    assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
     assert "Groups without signal: 38 %." in text
 
 

@@ -1,6 +1,8 @@
 """The variant tree: what is asked for, what is kept, and going on after a kill."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -421,3 +423,49 @@ def test_what_is_grown_is_compared_with_everything_before(tmp_path: Path) -> Non
     growth, tree, _ = growing(tmp_path, lambda prompt, rng: f"integrate({tree[0].data['integrand']}, x)")
     assert growth.grow(5, ROOTS, []) == []
     assert {row["equal_to"] for row in read_jsonl(tmp_path / "grown" / "rejected.jsonl")} == {tree[0].id}
+
+
+# --- the command line
+
+
+def run_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ladder_lite.variants", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
+    done = run_command("integrate(x*exp(3*x), x)", "--n", "6", "--tries", "2", "--out", "tree", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tree = variants.load(tmp_path / "tree")
+    assert len(tree) >= 6
+    lines = done.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("x*exp(3*x)  "))
+    shown = [line.strip("│├└─ ") for line in lines[start + 1 : -1]]
+    assert sorted(line.split("  ")[0] for line in shown) == sorted(str(variant.data["integrand"]) for variant in tree)
+    assert all(re.fullmatch(r".*  (easier|equivalent)  (0|50|100) %", line) for line in shown)
+    assert lines[-1].startswith(f"kept {len(tree)} (")
+
+    again = run_command("x", "--out", "tree", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "error: --out tree: this folder is not empty; name a new one\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x*("], 'error: "x*(" is no integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
+        (["x", "--recipe", "tyni"], 'error: unknown recipe "tyni"; did you mean tiny? '),
+        (
+            ["x", "--n", "0"],
+            "error: Invalid value for '--n': ",
+        ),
+        (
+            ["x", "variants.deth=1"],
+            'error: override "variants.deth=1": unknown setting variants.deth; did you mean depth?',
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
