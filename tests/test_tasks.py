@@ -11,7 +11,7 @@ import pytest
 import sympy
 
 from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.config import load_recipe, shipped
+from ladder_lite.config import list_recipes, load_recipe, shipped
 from ladder_lite.equality import Index
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
@@ -527,3 +527,32 @@ def test_an_index_finds_the_first_of_equal_problems(task: Task) -> None:
     for number, (one, other) in enumerate(EQUAL):
         assert index.find(task.fingerprints(problem(one))) == number
         assert index.find(task.fingerprints(problem(other))) == number
+
+
+# --- examples
+
+
+def test_examples_stand_before_questions_of_their_kind() -> None:
+    settings = load_recipe("smollm").task
+    chat = load_task(settings)
+    asked = chat.prompt(problem("x**2", lower="0", upper="1"))
+    assert [turn["role"] for turn in asked] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert [turn["content"] for turn in asked[1:5:2]] == [example.user for example in settings.prompts.solve_examples]
+    assert asked[-1]["content"] == "Solve integrate(x**2,(x,0,1))."
+    wanted = chat.variant_prompt(problem("x**2"), REQUEST)
+    assert [turn["content"] for turn in wanted[2:5:2]] == [one.assistant for one in settings.prompts.variant_examples]
+    assert wanted[-1]["content"] == "integrate(x**2,x), changed by euler: halve, drop-one, low-powers"
+
+
+def test_the_examples_of_a_recipe_are_right() -> None:
+    for name, _ in list_recipes():
+        settings = load_recipe(name).task
+        known = load_task(settings)
+        for example in settings.prompts.solve_examples:
+            asked = re.search(r"integrate\(.*\)", example.user)
+            assert asked
+            assert known.grade(known.read(asked[0]), example.assistant).reward == 1, example
+        for example in settings.prompts.variant_examples:
+            read_back = known.parse_variants(example.assistant, problem("x"), REQUEST)
+            assert len(read_back) == example.assistant.count("\n") + 1
+            assert all(isinstance(part, Problem) for part in read_back), example
