@@ -69,10 +69,10 @@ def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
     return bounds
 
 
-# What the training loop sets itself; steps and rollouts would no longer match with the last two.
+# What the training loop sets itself; with the last four, steps, rollouts and rows would no longer match.
 _OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "report_to", "logging_steps", "logging_strategy"} | {
     *("save_strategy", "save_total_limit", "disable_tqdm", "ignore_data_skip", "dataloader_num_workers"),
-    *("num_iterations", "steps_per_generation"),
+    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns"),
 }
 
 
@@ -244,6 +244,13 @@ class VariantSettings(_Section):
     batch_size: Count
     equal_up_to_factor: bool
     adaptive: Adaptive | None
+
+    @field_validator("adaptive")
+    @classmethod
+    def _has_room_to_grow(cls, adaptive: Adaptive | None, info: ValidationInfo) -> Adaptive | None:
+        if adaptive is not None and adaptive.start > info.data.get("per_root", adaptive.start):
+            raise ValueError(f"must have a start of at most variants.per_root, which is {info.data['per_root']}")
+        return adaptive
 
     @field_validator("transformations")
     @classmethod

@@ -7,6 +7,7 @@ always solves are retired; those it never solves are named, so that the tree can
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -44,10 +45,6 @@ class _Beliefs(NamedTuple):
     @property
     def retired(self) -> NDArray[np.bool_]:
         return (self.mean > PassRates.RETIRED) & (self.tries >= PassRates.ENOUGH_TRIES)
-
-    @property
-    def stuck(self) -> NDArray[np.bool_]:
-        return self.mean < PassRates.STUCK
 
 
 class PassRates:
@@ -103,12 +100,12 @@ class PassRates:
         counts[1] += 1
 
     def estimate(self, step: int) -> Floats:
-        """Mean pass rates, one per row, as they should be after a step, by the rollouts up to it."""
+        """Mean pass rates of the rows there are after a step, by the rollouts up to it."""
         return self._beliefs(step).mean
 
     def stuck(self, step: int) -> list[int]:
-        """The rows that the model never solves, as far as the rollouts up to a step tell."""
-        return np.flatnonzero(self._beliefs(step).stuck & ~self._is_unverifiable(step)).tolist()
+        """The rows that the model is not expected to solve after a step, by their own rollouts or by their kind."""
+        return np.flatnonzero((self.estimate(step) < self.STUCK) & ~self._is_unverifiable(step)).tolist()
 
     def frontier(self, step: int) -> list[int]:
         """The rows that the model sometimes solves: those that teach most after a step."""
@@ -123,8 +120,7 @@ class PassRates:
         """
         rng = np.random.default_rng([self._seed, step])
         known = max(0, step - 2)
-        weights = np.ones(len(self._tokens)) if self._uniform else self._weights(known)
-        weights = np.where(np.array(self._added_at) <= known, weights, 0.0)
+        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known)
         rows: list[int] = []
         while len(rows) < count:  # each row once before any comes twice
             once = min(count - len(rows), int(np.count_nonzero(weights)))
@@ -132,14 +128,18 @@ class PassRates:
         return rows
 
     def table(self, step: int) -> list[dict[str, Any]]:
-        """Per row, after a step: its tries and how many were right, its pass rate with a 95 % interval, its state."""
+        """Per row, after a step: its tries and how many were right, its pass rate with a 95 % interval, its state.
+
+        The state is "drawn", "retired" (always solved), "stuck" (tried and never solved) or "unverifiable".
+        """
         tries, solved = Counter[int](), Counter[int]()
         for (when, row), (right, n) in self._seen.items():
             if when <= step:
                 tries[row] += n
                 solved[row] += right
         beliefs = self._beliefs(step)
-        states = np.where(beliefs.retired, "retired", np.where(beliefs.stuck, "stuck", "drawn"))
+        stuck = (beliefs.mean < self.STUCK) & (beliefs.tries >= self.ENOUGH_TRIES)
+        states = np.where(beliefs.retired, "retired", np.where(stuck, "stuck", "drawn"))
         states = np.where(self._is_unverifiable(step), "unverifiable", states)
         low, high = (np.asarray(beta.ppf(q, beliefs.right, beliefs.wrong)) for q in (0.025, 0.975))
         return [
@@ -152,8 +152,12 @@ class PassRates:
                 "state": str(states[row]),
                 "added_at": self._added_at[row],
             }
-            for row in range(len(self._tokens))
+            for row in range(self._n_rows(step))
         ]
+
+    def _n_rows(self, step: int) -> int:
+        """The rows there are after a step: a training that goes on after a kill must not see later ones either."""
+        return bisect_right(self._added_at, step)
 
     def _weights(self, step: int) -> Floats:
         beliefs = self._beliefs(step)
@@ -163,28 +167,30 @@ class PassRates:
         return weights if idle.all() else np.where(idle, 0.0, weights)
 
     def _is_unverifiable(self, step: int) -> NDArray[np.bool_]:
-        found = np.zeros(len(self._tokens), dtype=bool)
+        found = np.zeros(self._n_rows(step), dtype=bool)
         found[[row for row, when in self._unverifiable.items() if when <= step]] = True
         return found
 
     def _beliefs(self, step: int) -> _Beliefs:
-        n_rows = len(self._tokens)
+        n_rows = self._n_rows(step)
         seen = [(when, row, *counts) for (when, row), counts in self._seen.items() if when <= step]
         when, rows, right, tries = np.array(seen, dtype=float).reshape(-1, 4).T
         rows = rows.astype(int)
         age = step - when
         weight = tries * 0.5 ** (age / self.HALF_LIFE)
         share = right / tries
-        prior, gain = self._regress(rows, age, weight, share)
+        prior, gain = self._regress(self._tokens[:n_rows], rows, age, weight, share)
         now = expit(logit(np.clip(share, 0.02, 0.98)) + gain * age)  # what these rollouts would come to by now
         own = np.bincount(rows, weight, n_rows).astype(float)
         own_right = np.bincount(rows, weight * now, n_rows)
         return _Beliefs(own_right + self.PRIOR_WEIGHT * prior, own - own_right + self.PRIOR_WEIGHT * (1 - prior), own)
 
-    def _regress(self, rows: NDArray[np.intp], age: Floats, weight: Floats, share: Floats) -> tuple[Floats, float]:
-        """Pass rates of all rows now (0.5 while nothing was seen), and the logits gained per step."""
-        words = sorted(set().union(*self._tokens))
-        counts = np.array([[tokens[word] for word in words] for tokens in self._tokens], dtype=float)
+    def _regress(
+        self, problems: Sequence[Counter[str]], rows: NDArray[np.intp], age: Floats, weight: Floats, share: Floats
+    ) -> tuple[Floats, float]:
+        """Pass rates of the problems now (0.5 while nothing was seen), and the logits gained per step."""
+        words = sorted(set().union(*problems))
+        counts = np.array([[tokens[word] for word in words] for tokens in problems], dtype=float)
         counts = np.column_stack([counts, counts.sum(axis=1)])
         counts /= np.sqrt((counts**2).mean(axis=0))
         # Time is counted from the middle of what was seen, in half-lives: where all is of one age the ridge then finds

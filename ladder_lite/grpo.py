@@ -168,7 +168,9 @@ class _Log:
         elif self._on_plateau([*self.steps, step]):
             step = replace(step, stop="plateau")
         self.steps.append(step)
-        if self._growth and step.stop is None and step.step % self._growth.every == 0:
+        # What grows now is drawn two steps later at the earliest.
+        in_time = step.stop is None and step.step <= int(self._settings.trl["max_steps"]) - 2
+        if self._growth and in_time and step.step % self._growth.every == 0:
             stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
             frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
             self._add(self._growth.grow(step.step, stuck, frontier), step.step)

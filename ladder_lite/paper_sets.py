@@ -70,9 +70,9 @@ def _download(url: str, sha256: str, folder: Path) -> str:
     try:
         file = pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=url.rpartition("/")[2], path=folder)
         return Path(file).read_text(encoding="utf-8")
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: no folder to keep it in; set LADDER_LITE_CACHE to one you may write to") from error
     except OSError as error:
-        if isinstance(error, PermissionError):
-            raise
         reason = error.strerror or type(error).__name__
         raise UserError(f"{url}: cannot be downloaded ({reason}); try again with a connection") from error
     except ValueError as error:  # a hash that differs, or text that is no UTF-8

@@ -12,17 +12,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from errno import EISDIR
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ladder_lite.equality import Index, fingerprints
 from ladder_lite.errors import UserError
 from ladder_lite.run_dir import append_jsonl
-from ladder_lite.tasks.replies import Piece, Unread, read_fields, read_one
+from ladder_lite.tasks.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
 from ladder_lite.validity import Data, fault
 
-TEXT_KEYS: Final = ("question", "integral", "problem", "variant")
 _MAX_ENTRY_CHARS: Final = 20_000
 _MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text
 
@@ -44,6 +42,9 @@ def clean(
     "duplicate_of": line for duplicates; both are written all or nothing. Raises UserError for a file that is no list.
     """
     started = time.perf_counter()
+    targets = [target.resolve() for target in (path, out, rejected) if target is not None]
+    if len(set(targets)) < len(targets):
+        raise UserError(f"{path}: the list, --out and --rejected must be different files")
     kept: list[Data] = []
     refused: list[dict[str, Any]] = []
     index: Index[int] = Index()
@@ -90,7 +91,7 @@ def _piece(value: Any) -> Piece:
     if isinstance(value, str):
         return read_one(value)
     if isinstance(value, dict):
-        if "integrand" in value:
+        if value.get("integrand") is not None:
             return read_fields(value)
         for key in TEXT_KEYS:
             if isinstance(value.get(key), str):
@@ -100,14 +101,14 @@ def _piece(value: Any) -> Piece:
 
 def write_rows(path: Path, rows: list[Any]) -> None:
     """Write JSON lines, all or nothing; raises UserError where the path names no file."""
-    temporary = path.with_name(f"{path.name or 'rows'}.tmp")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder); name a file")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, "is a folder")
         temporary.write_bytes(b"")
-    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name a file") from error
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name a file in a folder") from error
     append_jsonl(temporary, rows)
     temporary.replace(path)
 
@@ -121,8 +122,10 @@ def read_entries(path: Path) -> Iterator[Entry]:
         raw = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; name a list of integrals") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path}: {error.strerror}; name a file in it") from error
+    except PermissionError:
+        raise
+    except OSError as error:  # a folder, a name too long
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
         raise UserError(f"{path}: not text but a binary file; give JSON lines, JSON, CSV or text in UTF-8")
     # What is no UTF-8 stays in its place as half characters, which no formula has: that line is then unreadable.
@@ -193,20 +196,23 @@ def _records(text: str, names: list[str], delimiter: str) -> Iterator[Entry]:
             yield Entry(line, fields if "integrand" in fields or "question" in fields else delimiter.join(cells))
 
 
-_NO_ENTRY: Final = re.compile(r"\s*(?:#.*|(?:\w+(?::[^=]*)?\s*=\s*)?[\[\](){},;\s]*)")
-_QUOTED: Final = re.compile(r"""\s*[\[(]?\s*[rbu]?(["'])(.*)\1\s*[\])]?\s*,?\s*(?:#.*)?""")
+# Of lines without blanks around them. Each run of blanks belongs to one place of a pattern: no line takes long.
+_NO_ENTRY: Final = re.compile(r"#.*|(?:\w+(?::[^=]*)?(?<!\s)\s*=\s*)?[\[\](){},;\s]*")
+_QUOTED: Final = re.compile(r"""(?:[\[(]\s*)?[rbu]?(["'])(.*)\1\s*(?:[\])]\s*)?(?:,\s*)?(?:#.*)?""")
 
 
 def _plain(text: str) -> Iterator[Entry]:
     """A line each; quotes and a comma around it are those of a list of strings in Python."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not _NO_ENTRY.fullmatch(line):
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if len(line) > _MAX_ENTRY_CHARS:
+            yield Entry(number, line)
+        elif not _NO_ENTRY.fullmatch(line):
             quoted = _QUOTED.fullmatch(line)
-            yield Entry(number, quoted[2] if quoted else line.strip())
+            yield Entry(number, quoted[2] if quoted else line)
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else as_text(value)
     if isinstance(value, Mapping):
         text = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), text)
     return text[:_MAX_SHOWN_CHARS]

@@ -9,7 +9,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -115,10 +115,12 @@ def held_out_problems() -> dict[str, list[Problem]]:
     A set without splits counts as a whole. Problems that are printed otherwise than they are verified are left out:
     the closed form alone (x, for an infinite nested radical) gives nothing of them away.
     """
-    return {
-        name: [problem for problem in load_problems(name, "test") if "printed" not in problem.data]
-        for name in _sets_at_hand()
-    }
+    return {name: without_printed(load_problems(name, "test")) for name in _sets_at_hand()}
+
+
+def without_printed(problems: Sequence[Problem]) -> list[Problem]:
+    """Those of the problems that a model is shown as they are verified."""
+    return [problem for problem in problems if "printed" not in problem.data]
 
 
 def _sets_at_hand() -> list[str]:

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -23,7 +24,7 @@ from ladder_lite.config import Condition, Recipe, list_recipes, load_recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, show
 from ladder_lite.memory import peak_memory_bytes
-from ladder_lite.problems import Problem, held_out_problems, load_problems
+from ladder_lite.problems import Problem, held_out_problems, load_problems, without_printed
 from ladder_lite.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "conditions/ladder_ttrl/eval": ("conditions/ladder_ttrl/problems",),
 }
 """The stages of a run, each with those whose results it starts from."""
+
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 SHOWN_ANSWERS = 2
 """Sampled answers printed each time the test problems are looked at."""
@@ -97,9 +100,9 @@ class Experiment:
 
         settings = self.recipe.task.select
         assert settings is not None
+        pool = list({problem.id: problem for split in SPLITS for problem in self.task.problems(split)}.values())
 
         def work(stage: Stage) -> dict[str, Any]:
-            pool = self.task.problems("train")
             self.backend.restore(self.fresh_adapter)
             sampling = self.recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
             with self.live.stage("select", len(pool)) as bar:
@@ -121,7 +124,7 @@ class Experiment:
             append_jsonl(stage.path / "problems.jsonl", rows)
             return {"pool": len(pool), "failed": len(failed), **evaluate.summarize(attempts, 1)}
 
-        self._do("select", [self.recipe.eval.model_dump()], work)
+        self._do("select", [self.recipe.eval.model_dump(), _ids(pool)], work)
 
     def write_transformations(self) -> None:
         """The library of transformations, written by the model where the recipe says so."""
@@ -148,11 +151,17 @@ class Experiment:
                 self.backend.restore(self.fresh_adapter)
                 variants.grow(self.writer, self.roots, stage.path, bar)
             held_out = {name: len(problems) for name, problems in self.writer.held_out.items()}
-            return {**variants.count(stage.path), "library": self.writer.library.source, "held_out_sets": held_out}
+            return {
+                **variants.count(stage.path),
+                "library": self.writer.library.source,
+                "held_out_sets": held_out,
+                "tests_among_roots": [str(test.data["integrand"]) for test in self._in_both(self.roots)],
+            }
 
         self.write_transformations()
         # Fetching another benchmark later does not make a tree stale, so only this run's tests are inputs.
-        stage = self._do("variants", [self.recipe.variants.model_dump(), _ids(self.roots), _ids(self.tests)], work)
+        inputs = [self.recipe.variants.model_dump(), asdict(self.writer.library), _ids(self.roots), _ids(self.tests)]
+        stage = self._do("variants", inputs, work)
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
@@ -177,10 +186,13 @@ class Experiment:
                     self.task, self.backend, problems, settings, stage.path, self.recipe.seed, after_step, growth
                 )
             self.backend.save(stage.path / "adapter")
-            seconds = sum(step.seconds for step in steps)
-            grown = variants.count(stage.path / "variants")["kept"]
-            stopped = steps[-1].stop or "max_steps"
-            return {"steps": len(steps), "seconds": seconds, "stopped": stopped, "grown": grown}
+            grown = variants.count(stage.path / "variants")
+            return {
+                "steps": len(steps),
+                "seconds": sum(step.seconds for step in steps) + grown["seconds"],
+                "stopped": steps[-1].stop or "max_steps",
+                "grown": grown["kept"],
+            }
 
         growing = [self.recipe.variants.model_dump()] if adaptive else []
         inputs = [self.recipe.grpo.model_dump(), _ids(problems), *growing, *self._looks]
@@ -255,8 +267,14 @@ class Experiment:
 
     @cached_property
     def roots(self) -> list[Problem]:
-        """The training problems."""
-        return self._problems("train")
+        """The training problems; UserError where the test holds no others."""
+        roots = self._problems("train")
+        if len(self._in_both(roots)) == len(self.tests):
+            raise UserError(
+                f"task.test {self.recipe.task.test}: every test problem is a training problem too; give the set "
+                "splits, name another one, or let task.select draw from it"
+            )
+        return roots
 
     @cached_property
     def tests(self) -> list[Problem]:
@@ -280,7 +298,7 @@ class Experiment:
         from ladder_lite.variants import Writer
 
         library = transformations.open_library(self.recipe.variants, self.run.path / "transformations")
-        held_out = {**held_out_problems(), self.recipe.task.test: self.tests}
+        held_out = {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
         return Writer(self.task, self.backend, self.recipe.variants, library, held_out, self.recipe.seed)
 
     @property
@@ -295,10 +313,18 @@ class Experiment:
         if stage.done is None:
             self.worked = True
             stage.begin()
-            summary = work(stage) | {"peak_memory_bytes": peak_memory_bytes()}
+            stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
             _remove_checkpoints(stage)
-            stage.finish(summary)
         return stage
+
+    def _in_both(self, roots: Sequence[Problem]) -> list[Problem]:
+        """The test problems that equal a training problem."""
+        from ladder_lite.equality import Index
+
+        index: Index[str] = Index()
+        for root in roots:
+            index.add(self.task.fingerprints(root), root.id)
+        return [test for test in self.tests if index.find(self.task.fingerprints(test)) is not None]
 
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:
@@ -322,8 +348,8 @@ class Experiment:
         stage.begin()
         self._restore("ladder")
         outcome = ttrl.learn(self.writer, problem, self.recipe, stage.path, self.live)
-        _remove_checkpoints(stage)
         stage.finish(outcome.to_row())
+        _remove_checkpoints(stage)
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
         self.live.say(f"{verdict}: {show(str(problem.data['integrand']))}")
         return outcome.to_row()

@@ -273,6 +273,12 @@ def _describe_held_out(run: Path, done: Mapping[str, Any]) -> list[str]:
         f"and left out for that: {len(found)}{'.' if not found else ':'}",
         "",
     ]
+    if shared := done.get("tests_among_roots"):
+        listed = ", ".join(_code(text) for text in shared[:_N_LISTED])
+        lines[:0] = [
+            f"Test problems that are training problems too, by the sets themselves: {listed}.",
+            "",
+        ]
     lines += [f"- {_code(row['text'], 120)} ({_code(row['equal_to'])})" for row in found[:_N_LISTED]]
     if len(found) > _N_LISTED:
         lines.append(f"- and {len(found) - _N_LISTED} more, in `variants/rejected.jsonl`")

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -106,10 +106,19 @@ def open_library(settings: VariantSettings, folder: Path) -> Library:
     if isinstance(chosen, Transformations):
         return Library("recipe", chosen.easier, chosen.equivalent, ())
     if chosen == "default":
-        return DEFAULT
-    path = folder / FILE if chosen == "model" else Path(chosen)
-    library = _read(path)
-    return library if chosen == "model" else Library(str(path), library.easier, library.equivalent, library.harder)
+        library = DEFAULT
+    elif chosen == "model":
+        library = _read(folder / FILE)
+    else:
+        library = replace(_read(Path(chosen)), source=chosen)
+    effects: tuple[Effect, ...] = ("easier", "equivalent")
+    for effect in effects:
+        if getattr(settings.mix, effect) and len(library.of(effect)) < settings.suggestions[1]:
+            raise UserError(
+                f"variants.transformations {chosen}: has {len(library.of(effect))} {effect} ones, and "
+                f"variants.suggestions asks for up to {settings.suggestions[1]}; lower it or name a longer library"
+            )
+    return library
 
 
 def write(task: Task, backend: Backend, settings: VariantSettings, folder: Path, seed: int) -> dict[str, Any]:
@@ -202,9 +211,9 @@ def _fill(own: list[str], effect: Effect) -> list[str]:
 def _read(path: Path) -> Library:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        lists = [tuple(row[effect]) for effect in EFFECTS]
-        if not all(isinstance(text, str) for texts in lists for text in texts):
-            raise TypeError("transformations must be texts")
-        return Library(str(row["source"]), *lists)
+        lists = [row[effect] for effect in EFFECTS]
+        if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
+            raise TypeError("each effect must be a list of texts")
+        return Library(str(row["source"]), *map(tuple, lists))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"variants.transformations {path}: no library can be read there ({error})") from error

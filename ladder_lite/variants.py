@@ -95,10 +95,13 @@ class Growth:
         self._variants = variants
         self._n_requests = settings.requests
         self._folder = folder
-        self._tree = _Tree(writer, roots, variants, folder)
+        self._tree: _Tree
 
     def rewind(self, step: int) -> list[tuple[int, Problem]]:
-        """Forget what was grown after a step; returns what is left, each with the step it was grown after."""
+        """Forget what was grown after a step; returns what is left, each with the step it was grown after.
+
+        Comes before the first `grow`, which goes on from there.
+        """
         truncate_jsonl(self._folder / "rounds.jsonl", lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
         return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / "problems.jsonl")]
@@ -304,9 +307,9 @@ def main(
     from ladder_lite.backends import load_backend
     from ladder_lite.tasks import load_task
 
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise UserError(f"--out {out}: this folder is not empty; name a new one")
-    settings = load_recipe(recipe, [*(overrides or ()), f"variants.per_root={n}", "variants.adaptive=null"])
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out}: no empty folder; name a new one")
+    settings = load_recipe(recipe, ["variants.adaptive=null", f"variants.per_root={n}", *(overrides or ())])
     task = load_task(settings.task)
     root = task.read(integral)
     with Live() as live, TemporaryDirectory() as scratch:

@@ -102,6 +102,15 @@ def test_a_dumped_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> 
     assert load_recipe(str(tmp_path / "dumped.yaml")) == recipe
 
 
+@pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
+@pytest.mark.parametrize("change", ["variants.adaptive=null", "grpo.plateau=null", "ttrl.problems=0"])
+@pytest.mark.parametrize("smoke", [False, True])
+def test_a_changed_recipe_reads_back_equal(tmp_path: Path, name: str, change: str, smoke: bool) -> None:
+    recipe = load_recipe(name, [change], smoke=smoke)
+    (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / "dumped.yaml")) == recipe
+
+
 def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_recipe(str(recipe_file)).seed = 4
@@ -186,6 +195,10 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("smoke=3", "smoke is 3; must be a mapping of settings"),
         ("variants.transformations=own", "must be model, default, the path of a library.json, or lists"),
         ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; every setting must be given"),
+        (
+            "variants.adaptive={start: 11, every: 5, requests: 8}",
+            "must have a start of at most variants.per_root, which is 10",
+        ),
         ("variants.adaptive=3", "variants.adaptive is 3; must be a mapping of settings"),
         ("task.prompts.transformations='name {count}'", "must contain {effect}"),
         ("task.select.samples=0", "task.select.samples is 0; must be greater than 0"),
@@ -222,6 +235,7 @@ def test_a_pool_is_one_set(recipe_file: Path) -> None:
     [
         ("grpo.trl.seed=3", "must leave out seed: the training loop sets it"),
         ("ttrl.trl.num_iterations=2", "must leave out num_iterations: the training loop sets it"),
+        ("grpo.trl.remove_unused_columns=true", "must leave out remove_unused_columns: the training loop sets it"),
         ("grpo.trl.num_generations=3", "must have a batch (per_device_train_batch_size) that num_generations divides"),
         ("grpo.trl.max_steps=0", "must set max_steps"),
         ("variants.transformations=model", "transformations: model while task.prompts.transformations is null"),

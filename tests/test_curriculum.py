@@ -74,6 +74,9 @@ def test_states() -> None:
     seen = [(row, row < 20) for row in range(40) for _ in range(32)] + [(40, turn % 2 == 0) for turn in range(64)]
     found = rates([problem(f"{n}*x") if n % 2 else problem(f"{n}*x**3") for n in range(10, 90)], s1=seen)
     states = [row["state"] for row in found.table(1)]
+    unseen_kind = rates(KINDS, s1=[(row, row < 4) for row in (0, 1, 2, 3, 4, 5, 6) for _ in range(100)])
+    assert 7 in unseen_kind.stuck(1)  # expected to be: it may get children
+    assert unseen_kind.table(1)[7]["state"] == "drawn"  # and was never tried
     assert states[40] == "drawn"
     assert set(states[41:]) == {"drawn"}  # never tried: neither retired nor stuck
     assert set(states[:20]) <= {"retired", "drawn"}
@@ -127,6 +130,21 @@ def test_problems_that_came_later_are_drawn_two_steps_later(rows: str) -> None:
     for step in range(1, 7):
         assert set(grown.draw(step, 40)) == set(before.draw(step, 40)) == set(range(40))
     assert set(grown.draw(7, 80)) == set(range(80))
+
+
+@pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
+def test_what_came_later_changes_no_earlier_draw(rows: str) -> None:
+    """A training that goes on after a kill has later problems at hand when it draws."""
+    seen = {"s1": [(row, row % 3 == 0) for row in range(40) for _ in range(4)], "s4": [(3, True)] * 8}
+    for seed in range(20):
+        before, after = rates(ALIKE[:40], rows, seed, **seen), rates(ALIKE[:40], rows, seed, **seen)
+        after.add(LONG, step=5)
+        after.observe(6, 40, True)
+        after.observe(6, 41, None)
+        for step in range(1, 7):
+            assert after.draw(step, 8) == before.draw(step, 8)
+        assert after.estimate(4).tolist() == before.estimate(4).tolist()
+        assert len(after.table(4)) == 40
 
 
 def test_rows_that_are_sometimes_right_are_drawn_most() -> None:

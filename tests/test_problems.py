@@ -137,6 +137,47 @@ def test_every_shipped_set_loads(path: Path) -> None:
         assert len(problems) == sum(row.get("split", split) == split for row in rows)
 
 
+@pytest.mark.parametrize(
+    "line", [" " * 9000 + "x", '""' + " " * 9000 + "x", "a" * 9000 + " " * 9000, "a:" + " " * 9000]
+)
+def test_no_line_takes_long(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list.txt").write_text(f"{line}\nx**2\n")
+    started = time.process_time()
+    kept, _ = clean(tmp_path / "list.txt")
+    assert {"integrand": "x**2", "variable": "x", "lower": None, "upper": None} in kept
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("out", "rejected", "message"),
+    [
+        (".", None, "cannot be written (it is a folder); name a file"),
+        ("a", "a", "the list, --out and --rejected must be different files"),
+        ("list.txt", None, "the list, --out and --rejected must be different files"),
+        ("list.txt/x", None, "name a file in a folder"),
+    ],
+)
+def test_a_target_that_will_not_do_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, rejected: str | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("x**2\n")
+    with pytest.raises(UserError) as refused:
+        clean(Path("list.txt"), Path(out), Path(rejected) if rejected else None)
+    assert message in str(refused.value)
+    assert Path("list.txt").read_text() == "x**2\n"
+
+
+def test_a_list_whose_name_is_too_long_is_named() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        clean(Path("x" * 300))
+
+
+def test_a_question_stands_in_for_an_integrand_that_is_null(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('[{"question": "integrate(x**2, x)", "integrand": null}]')
+    assert [data["integrand"] for data in clean(tmp_path / "list.json")[0]] == ["x**2"]
+
+
 def test_what_no_variant_may_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
     sets = held_out_problems()
@@ -305,7 +346,7 @@ def test_folders_in_place_of_files(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("x\n")
     for files in ((tmp_path,), (path, tmp_path), (path, path / "out.jsonl"), (path, None, tmp_path)):
-        with pytest.raises(UserError, match="name a file"):
+        with pytest.raises(UserError, match="name a "):
             clean(*files)
     assert [entry.name for entry in tmp_path.iterdir()] == ["list.txt"]
 

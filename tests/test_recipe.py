@@ -173,9 +173,12 @@ class Model(FakeBackend):
         super().__init__(lambda prompt, rng: next((answers[text] for text in solved if f"({text}," in prompt), "no"))
 
 
-def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2) -> Experiment:
+def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, splits: bool = False) -> Experiment:
     pool = folder / "pool.jsonl"
-    pool.write_text("".join(json.dumps({"integrand": text}) + "\n" for text in POOL))
+    rows = [{"integrand": text} for text in POOL]
+    if splits:
+        rows = [row | {"split": split} for row, split in zip(rows, ["train", "test"] * 3, strict=True)]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     select = f"task.select={{samples: 3, train: {train}, test: {test}}}"
     recipe = load_recipe("tiny", [f"task.train={pool}", f"task.test={pool}", select])
     run = RunDir.open(folder / "run", recipe)
@@ -205,6 +208,32 @@ def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
     experiment.run.close()
     again = selecting(tmp_path, Model(set()))
     assert again.tests == tests
+
+
+def test_both_splits_of_a_set_are_the_pool(tmp_path: Path) -> None:
+    experiment = selecting(tmp_path, Model(set()), train=2, test=4, splits=True)
+    assert len({problem.id for problem in (*experiment.roots, *experiment.tests)}) == 6
+
+
+def test_a_pool_that_changed_is_selected_from_anew(tmp_path: Path) -> None:
+    experiment = selecting(tmp_path, Model(set()))
+    assert len(experiment.tests) == 2
+    experiment.run.close()
+    POOL_FILE = tmp_path / "pool.jsonl"
+    again = selecting(tmp_path, Model(set()))
+    POOL_FILE.write_text(POOL_FILE.read_text() + json.dumps({"integrand": "9*x"}) + "\n")
+    with pytest.raises(UserError, match="select"):
+        _ = again.tests
+
+
+def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"integrand": "2*x"}\n')
+    (tmp_path / "other.jsonl").write_text('{"integrand": "x+x"}\n')
+    sets = [f"task.train={tmp_path / 'one.jsonl'}", f"task.test={tmp_path / 'other.jsonl'}"]
+    recipe = load_recipe("tiny", sets)
+    experiment = Experiment(recipe, RunDir.open(tmp_path / "run", recipe), Live())
+    with pytest.raises(UserError, match="every test problem is a training problem too"):
+        _ = experiment.roots
 
 
 def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:

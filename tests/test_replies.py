@@ -1,6 +1,7 @@
 r"""What is read from replies as models write them; `tests/test_tasks.py` holds the hostile ones."""
 
 import json
+import time
 
 import pytest
 
@@ -129,6 +130,14 @@ def test_read(reply: str, expected: Expected) -> None:
 def test_without_a_parent_the_variable_stays() -> None:
     read = [read_integrals(text)[0] for text in ("integrate(t**2, t)", "- x**2", "∫ u dx", "1. t dt")]
     assert [not isinstance(piece, Unread) and piece.variable for piece in read] == ["t", "x", "x", "t"]
+
+
+def test_blanks_and_depth_cost_little() -> None:
+    nested = '{"integrand": "x", "a": ' + "[" * 990 + "]" * 990 + "}"
+    for text in ("\\int" + " " * 15_000 + "x", "\\int\\limits" + " " * 15_000 + "x", nested):
+        started = time.process_time()
+        read_integrals(text)
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("text", ["integrate(x*exp( x ), x)", "∫_0^1 x dx", "integrate(x, x, 0, 1)", "integrate(x, x"])

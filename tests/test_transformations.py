@@ -138,6 +138,11 @@ def test_another_runs_library_is_used_again(tmp_path: Path) -> None:
     assert again.source == str(tmp_path / FILE)
 
 
+def test_a_library_too_short_for_the_requests_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"default: has 12 equivalent ones, and variants.suggestions asks for up to 15"):
+        open_library(settings("default", most=15), tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"easier": []}', '{"source": "x", "easier": [1]}'])
 def test_a_library_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "library.json"
@@ -149,6 +154,7 @@ def test_a_library_that_cannot_be_read_is_named(tmp_path: Path, content: str | N
 
 
 def test_texts_that_are_no_texts_are_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / FILE, {"source": "model", "easier": [1], "equivalent": [], "harder": []})
-    with pytest.raises(UserError, match="no library can be read there"):
-        open_library(settings(str(tmp_path / FILE)), tmp_path)
+    for easier in ([1], "drop a term"):
+        write_json(tmp_path / FILE, {"source": "model", "easier": easier, "equivalent": [], "harder": []})
+        with pytest.raises(UserError, match="no library can be read there"):
+            open_library(settings(str(tmp_path / FILE)), tmp_path)

@@ -221,6 +221,9 @@ def _sign(text: str, match: re.Match[str], brackets: _Brackets, variable: str | 
     return _written(text[match.start() : end], integrand, name, lower, upper, variable), end
 
 
+_MARKER: Final = re.compile(r"\s*(?:\\(?:no)?limits(?![A-Za-z])\s*)?([_^])\s*")
+
+
 def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | None, int]:
     """Lower and upper bound, in any order, and where they end."""
     found: dict[str, str] = {}
@@ -229,7 +232,7 @@ def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | 
         found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in zip("_^", small.groups(), strict=True)}
         found = {sign: digits for sign, digits in found.items() if digits}
         at = small.end()
-    while marker := re.compile(r"\s*(?:\\(?:no)?limits(?![A-Za-z]))?\s*([_^])\s*").match(text, at):
+    while marker := _MARKER.match(text, at):
         bound, end = _bound(text, marker.end(), brackets)
         if bound is None or marker[1] in found:
             break
@@ -305,7 +308,9 @@ def _bare(item: str, variable: str | None) -> Piece:
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
-_TEXT_KEYS: Final = ("question", "integral", "problem", "variant", "expression")
+TEXT_KEYS: Final = ("question", "integral", "problem", "variant", "expression")
+"""Where an object holds an integral as text; else its integrand stands in "integrand"."""
+
 _MAX_JSON_DEPTH: Final = 4
 
 
@@ -336,6 +341,14 @@ def _load(text: str) -> Any:
         return None
 
 
+def as_text(value: Any) -> str:
+    """A value that was read from JSON as JSON again; what is nested too deeply for that is only named."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "(nested too deeply)"
+
+
 def _of_json(value: Any, variable: str | None, depth: int) -> Iterator[tuple[bool, Piece]]:
     if isinstance(value, str):
         pieces = list(_written_out(value, variable))
@@ -348,7 +361,7 @@ def _of_json(value: Any, variable: str | None, depth: int) -> Iterator[tuple[boo
     elif isinstance(value, dict) and depth:
         if "integrand" in value:
             yield False, read_fields(value, variable)
-        elif texts := [value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)]:
+        elif texts := [value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)]:
             yield from _of_json(texts[0], variable, depth)
         else:
             for item in value.values():
@@ -358,7 +371,7 @@ def _of_json(value: Any, variable: str | None, depth: int) -> Iterator[tuple[boo
 
 def read_fields(fields: dict[str, Any], variable: str | None = None) -> Piece:
     """The integral of an object {"integrand", "variable"?, "lower"?, "upper"?}, numbers as bounds included."""
-    text = json.dumps(fields)
+    text = as_text(fields)
     integrand, name = fields.get("integrand"), fields.get("variable")
     if not isinstance(integrand, str) or not isinstance(name, str | None):
         return Unread(text)
