@@ -4,8 +4,9 @@
     python benchmarks/adaptive.py --runs FOLDER    # finished or half-finished runs in FOLDER/ARM-s0, ... go on
 
 The arms are compared at equal generated tokens: those of the variants written before and during training and those of
-all rollouts. `static` is the paper's way: the whole tree before training, rows drawn uniformly. `pass_rate` draws the
-rows of that tree by measured pass rate; `adaptive` starts with a smaller tree that grows during training as well.
+all rollouts; seconds are of the same, without the looks at the tests. `static` is the paper's way: the whole tree before
+training, rows drawn uniformly. `pass_rate` draws the rows of that tree by measured pass rate; `adaptive` starts with a
+smaller tree that grows during training as well.
 Writes benchmarks/results/adaptive.json and adaptive.png.
 """
 
@@ -61,22 +62,25 @@ def _measure(run: Path) -> dict[str, Any]:
     """The curve of a run over generated tokens, its groups without signal step by step, and its final accuracy."""
     train = run / "conditions/ladder/train"
     steps = _rows(train / "metrics.jsonl")
-    grown = {row["round"]: row["n_tokens"] for row in _rows(train / "variants/rounds.jsonl")}
-    spent = sum(row["n_tokens"] for row in _rows(run / "variants/rounds.jsonl"))
-    tokens = {0: spent}
-    for step in steps:
-        spent += step["n_tokens"] + grown.get(step["step"], 0)
-        tokens[step["step"]] = spent
+    grown = {row["round"]: row for row in _rows(train / "variants/rounds.jsonl")}
+    tree = _rows(run / "variants/rounds.jsonl")
+    tokens = {0: sum(row["n_tokens"] for row in tree)}
+    seconds = {0: sum(row["seconds"] for row in tree)}
+    for before, step in enumerate(steps):
+        growth = grown.get(step["step"], {"n_tokens": 0, "seconds": 0.0})
+        tokens[step["step"]] = tokens[before] + step["n_tokens"] + growth["n_tokens"]
+        seconds[step["step"]] = seconds[before] + step["seconds"] + growth["seconds"]
     report = json.loads((run / "report.json").read_text())
     return {
         "pass@1": report["conditions"]["ladder"]["pass@1"]["value"],
         "pass@10": report["conditions"]["ladder"]["pass@10"]["value"],
         "variants": report["variants"]["kept"] + len(_rows(train / "variants/problems.jsonl")),
-        "tokens_of_variants": tokens[0] + sum(grown.values()),
-        "seconds": sum(step["seconds"] for step in steps),
+        "tokens_of_variants": tokens[0] + sum(row["n_tokens"] for row in grown.values()),
+        "seconds": seconds[len(steps)],
         "curve": [
-            {"step": row["step"], "tokens": tokens[row["step"]], "pass@1": row["pass@1"], "seconds": row["seconds"]}
+            {"step": at, "tokens": tokens[at], "pass@1": row["pass@1"], "seconds": round(seconds[at], 1)}
             for row in _rows(train / "curve.jsonl")
+            for at in [row["step"]]
         ],
         "signal": [[tokens[step["step"]], step["groups_without_signal"]] for step in steps],
     }

@@ -13,6 +13,7 @@ adapter. Writes benchmarks/results/variants-RECIPE.json.
 import json
 import platform
 from collections import Counter
+from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -106,19 +107,26 @@ def _write(
 
 
 def _measure(run: Path, tries: int) -> dict[str, Any]:
-    """How many variants of a run are solved more often than their parents, by what was asked for."""
+    """How many variants of a run are solved more often than their parents, by what was asked for.
+
+    The answers are those of the run's LADDER adapter, which was trained on these variants: to the base model nearly all
+    of them are alike, namely out of reach.
+    """
     recipe = load_recipe(str(run / "recipe.resolved.yaml"))
     task, backend = load_task(recipe.task), load_backend(recipe.model, recipe.seed)
     backend.load(run / "conditions/ladder/train/adapter")
-    tree = variants.load(run / "variants")
+    tree = [*variants.load(run / "variants"), *variants.load(run / "conditions/ladder/train/variants")]
     problems = {problem.id: problem for problem in (*task.problems("train"), *tree)}
     attempts = sample(task, backend, list(problems.values()), recipe.eval, tries, recipe.seed)
     right = _count_right(attempts)
     verdicts: dict[str, Counter[str]] = {}
+    noise = 2 * sqrt(tries / 2)  # two standard deviations, at most, of the difference of two counts
     for variant in tree:
-        own, parent = right[variant.id], right[variant.parent_id or ""]
-        verdict = "easier" if own > parent else "harder" if own < parent else "as hard"
+        difference = right[variant.id] - right[variant.parent_id or ""]
+        verdict = "easier" if difference > 0 else "harder" if difference < 0 else "as hard"
         verdicts.setdefault(variant.requested, Counter())[verdict] += 1
+        if abs(difference) > noise:
+            verdicts[variant.requested][f"surely {verdict}"] += 1
     return {
         "tries": tries,
         "variants": len(tree),
@@ -126,6 +134,7 @@ def _measure(run: Path, tries: int) -> dict[str, Any]:
         "pass_rate_of_variants": _rate(tree, right, tries),
         "by_request": {request: dict(counts) for request, counts in verdicts.items()},
         "easier_share": sum(counts["easier"] for counts in verdicts.values()) / len(tree),
+        "surely_easier_share": sum(counts["surely easier"] for counts in verdicts.values()) / len(tree),
     }
 
 
