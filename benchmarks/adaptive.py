@@ -4,9 +4,9 @@
     python benchmarks/adaptive.py --runs FOLDER    # finished or half-finished runs in FOLDER/ARM-s0, ... go on
 
 The arms are compared at equal generated tokens: those of the variants written before and during training and those of
-all rollouts; seconds are of the same, without the looks at the tests. `static` is the paper's way: the whole tree before
-training, rows drawn uniformly. `pass_rate` draws the rows of that tree by measured pass rate; `adaptive` starts with a
-smaller tree that grows during training as well.
+all rollouts; seconds are of the same, without the looks at the tests. `static` is the paper's way: the whole tree
+before training, rows drawn uniformly. `pass_rate` draws the rows of that tree by measured pass rate; `adaptive` starts
+with a smaller tree that grows during training as well.
 Writes benchmarks/results/adaptive.json and adaptive.png.
 """
 
