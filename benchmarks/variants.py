@@ -26,7 +26,7 @@ from ladder_lite.attempts import Attempt
 from ladder_lite.backends import Backend, load_backend
 from ladder_lite.config import Recipe, load_recipe
 from ladder_lite.evaluate import sample
-from ladder_lite.live import Live
+from ladder_lite.live import Bar, Live
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import Task, load_task
 from ladder_lite.transformations import open_library
@@ -66,8 +66,8 @@ def main(
         figures["arms"] = {arm: Counter() for arm in ARMS}
         for seed in map(int, seeds.split(",")):
             for arm, parts in ARMS.items():
-                with live.stage(f"seed {seed}, {arm}", roots * per_root):
-                    figures["arms"][arm].update(_write(settings, task, backend, parts, roots, seed))
+                with live.stage(f"seed {seed}, {arm}", roots * per_root) as bar:
+                    figures["arms"][arm].update(_write(settings, task, backend, parts, roots, seed, bar))
         if run is not None:
             with live.stage("pass rates", None):
                 figures["easier"] = _measure(run, tries)
@@ -80,7 +80,7 @@ def main(
 
 
 def _write(
-    settings: Recipe, task: Task, backend: Backend, parts: tuple[str, ...], roots: int, seed: int
+    settings: Recipe, task: Task, backend: Backend, parts: tuple[str, ...], roots: int, seed: int, bar: Bar
 ) -> dict[str, int]:
     """Counts of a tree of one level that is written with some of the paper's parts."""
     changed: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def _write(
         middle = sum(settings.variants.temperature) / 2
         changed["temperature"] = (middle, middle)
     chosen = settings.variants.model_copy(update=changed)
-    with TemporaryDirectory() as scratch, Live() as live, live.stage("", None) as bar:
+    with TemporaryDirectory() as scratch:
         writer = variants.Writer(task, backend, chosen, open_library(chosen, Path(scratch)), {}, seed)
         variants.grow(writer, task.problems("train")[:roots], Path(scratch), bar)
         counts = variants.count(Path(scratch))
