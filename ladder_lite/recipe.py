@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ladder_lite.backends import Adapter, Backend
     from ladder_lite.grpo import Step
     from ladder_lite.tasks import Task
+    from ladder_lite.transformations import Library
     from ladder_lite.variants import Writer
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -153,14 +154,14 @@ class Experiment:
             held_out = {name: len(problems) for name, problems in self.writer.held_out.items()}
             return {
                 **variants.count(stage.path),
-                "library": self.writer.library.source,
+                "library": self.library.source,
                 "held_out_sets": held_out,
                 "tests_among_roots": [str(test.data["integrand"]) for test in self._in_both(self.roots)],
             }
 
         self.write_transformations()
         # Fetching another benchmark later does not make a tree stale, so only this run's tests are inputs.
-        inputs = [self.recipe.variants.model_dump(), asdict(self.writer.library), _ids(self.roots), _ids(self.tests)]
+        inputs = [self.recipe.variants.model_dump(), asdict(self.library), _ids(self.roots), _ids(self.tests)]
         stage = self._do("variants", inputs, work)
         tree = variants.load(stage.path)
         if not tree:
@@ -292,14 +293,19 @@ class Experiment:
         return backend
 
     @cached_property
+    def library(self) -> "Library":
+        """The transformations that requests for variants suggest; those of the model once it wrote them."""
+        from ladder_lite.transformations import open_library
+
+        return open_library(self.recipe.variants, self.run.path / "transformations")
+
+    @cached_property
     def writer(self) -> "Writer":
         """What trees of variants are written with."""
-        from ladder_lite import transformations
         from ladder_lite.variants import Writer
 
-        library = transformations.open_library(self.recipe.variants, self.run.path / "transformations")
         held_out = {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
-        return Writer(self.task, self.backend, self.recipe.variants, library, held_out, self.recipe.seed)
+        return Writer(self.task, self.backend, self.recipe.variants, self.library, held_out, self.recipe.seed)
 
     @property
     def _looks(self) -> list[Any]:

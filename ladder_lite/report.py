@@ -247,8 +247,8 @@ def _describe_variants(report: Mapping[str, Any], run: Path, recipe: Recipe) -> 
     ]
     if grown["requests"]:
         lines += [
-            f"While training ran, {grown['kept']} more were kept of those written below problems that the model never "
-            f"solved ({grown['tokens']} tokens).",
+            f"While training ran, {grown['kept']} more were kept: easier ones of problems that were too hard, and "
+            f"equivalent ones of problems at the frontier ({grown['tokens']} tokens).",
             "",
         ]
     lines += [*_row("depth in the tree", "kept"), *_row("---", "---:")]

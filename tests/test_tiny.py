@@ -83,7 +83,9 @@ def test_the_recipe_asks_as_the_corpus_taught(effect: str) -> None:
     recipe = load_recipe("tiny")
     assert set(recipe.variants.personas) == set(corpus.PERSONAS)
     assert list(getattr(recipe.variants.transformations, effect)) == list(corpus.TRANSFORMATIONS[effect])
-    assert recipe.task.prompts.solve.replace("{variable}", "x") == corpus.SOLVE
+    problem = load_problems("tiny", "test")[0]
+    (turn,) = load_task(recipe.task).prompt(problem)
+    assert turn["content"] == corpus.SOLVE.format(integrand=problem.data["integrand"])
     fields = {"persona": "euler", "suggestions": "reorder", "integrand": "x"}
     asked = getattr(recipe.task.prompts, effect).format(**fields, variable="x", count=1)
     assert asked == corpus.VARIANT.format(effect=effect, **fields)
