@@ -1,362 +1,35 @@
-"""Recipes: a YAML file and `key=value` overrides become one frozen, fully checked `Recipe`.
+"""Recipes: a YAML file, a profile of it and `key=value` overrides become one frozen, fully checked `Recipe`.
 
     recipe = load_recipe("tiny", ["eval.samples=20", "grpo.trl.learning_rate=1e-4"])
 
-Every setting is required, an unknown one is an error, and each error names the key, where it was written and what
-is allowed there. Settings that TRL and peft already name keep those names: `grpo.trl` and `ttrl.trl` hold settings
-of trl.GRPOConfig, `model.lora` of peft.LoraConfig. They are checked against trl_settings.json, so that reading a
-recipe imports neither; `python tests/test_config.py` writes that file anew from the installed libraries.
+An unknown setting is an error as a missing one is, and each error names the key, where it was written and what is
+allowed there. The settings themselves are described in `ladder_lite.settings`.
 """
 
 import copy
 import json
 import re
-import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
-from pydantic.annotated_handlers import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
-from pydantic_core.core_schema import ValidationInfo
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.marked_yaml import Places, read_yaml
+from ladder_lite.settings import LibrarySettings, Recipe
 
-EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
-Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
-_Number = TypeVar("_Number", int, float)
 
-
-class _LibrarySettings:
-    """Field metadata: a mapping of settings under the names and types a library gives them."""
-
-    def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
-        path = Path(__file__).with_name("trl_settings.json")
-        self.types: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))[owner]
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        fields = {
-            name: core_schema.typed_dict_field(
-                core_schema.union_schema(
-                    [_JSON_TYPES[type_] for type_ in types],
-                    custom_error_type="setting_type",
-                    custom_error_message="must be " + " or ".join(types),
-                ),
-                required=False,
-            )
-            for name, types in self.types.items()
-        }
-        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
-
-
-_JSON_TYPES: dict[str, CoreSchema] = {
-    "bool": core_schema.bool_schema(strict=True),
-    "int": core_schema.int_schema(strict=True),
-    "float": core_schema.float_schema(strict=True, allow_inf_nan=False),
-    "str": core_schema.str_schema(strict=True),
-    "list": core_schema.list_schema(strict=True),
-    "dict": core_schema.dict_schema(strict=True),
-    "null": core_schema.none_schema(),
-}
-
-
-def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("must be [lowest, highest]")
-    return bounds
-
-
-# What the training loop sets itself; with the last four, steps, rollouts and rows would no longer match.
-_OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "report_to", "logging_steps", "logging_strategy"} | {
-    *("save_strategy", "save_total_limit", "disable_tqdm", "ignore_data_skip", "dataloader_num_workers"),
-    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns"),
-}
-
-
-def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted(_OURS.intersection(trl)):
-        raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
-    return trl
-
-
-Count = Annotated[int, Field(gt=0)]
-Depth = Annotated[int, Field(ge=1, le=5)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
-TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
-GrpoConfigSettings = Annotated[dict[str, Any], _LibrarySettings("GRPOConfig"), AfterValidator(_not_ours)]
-LoraConfigSettings = Annotated[dict[str, Any], _LibrarySettings("LoraConfig")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-_VARIANT_FIELDS = ("integral", "integrand", "variable", "persona", "suggestions", "count")
-_PROMPT_FIELDS = {
-    "solve": ("integral", "integrand", "variable"),
-    "easier": _VARIANT_FIELDS,
-    "equivalent": _VARIANT_FIELDS,
-    "transformations": ("effect", "count"),
-}
-
-
-class Example(_Section):
-    """A question and its answer, shown to the model as turns of the conversation."""
-
-    user: str
-    assistant: str
-
-
-class Prompts(_Section):
-    """Templates in str.format style; `system` is sent as it is, or not at all when null.
-
-    `{integral}` is the whole integral as a call, or as the exam prints it; `transformations` is null for a model that
-    cannot write a library of them. The examples, which may be none, stand before each question of their kind.
-    """
-
-    system: str | None
-    solve_examples: tuple[Example, ...]
-    variant_examples: tuple[Example, ...]
-    solve: str
-    easier: str
-    equivalent: str
-    transformations: str | None
-
-    @field_validator("solve", "easier", "equivalent", "transformations")
-    @classmethod
-    def _only_known_fields(cls, template: str | None, info: ValidationInfo) -> str | None:
-        if template is None:
-            return None
-        fields = _PROMPT_FIELDS[info.field_name or ""]
-        listing = ", ".join(f"{{{field}}}" for field in fields)
-        try:
-            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-            template.format(**dict.fromkeys(fields, ""))
-        except (ValueError, LookupError, AttributeError) as error:
-            raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
-        if fields[0] not in used and not ("integral" in fields and "integrand" in used):
-            raise ValueError(f"must contain {{{fields[0]}}}")
-        return template
-
-
-class Select(_Section):
-    """Which problems of a pool an experiment is about: those that the base model fails in all of `samples` tries.
-
-    `train` and `test` are how many are drawn of them for each split.
-    """
-
-    samples: Count
-    train: Count
-    test: Count
-
-
-class TaskSettings(_Section):
-    """What is to be learned: the problem sets, how answers are verified, what the model is asked.
-
-    With `select`, `train` and `test` name the same set, the pool that both splits are drawn from.
-    """
-
-    name: Literal["integration"]
-    train: str
-    test: str
-    select: Select | None
-    protocol: Literal["strict", "paper"]
-    prompts: Prompts
-
-    @field_validator("select")
-    @classmethod
-    def _from_one_pool(cls, select: Select | None, info: ValidationInfo) -> Select | None:
-        if select is not None and info.data.get("train") != info.data.get("test"):
-            raise ValueError("must be null unless task.train and task.test name the same set, the pool")
-        return select
-
-
-class ModelSettings(_Section):
-    """The base model and the adapter trained on it."""
-
-    id: str
-    backend: Literal["transformers"]
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
-    load_in_4bit: bool
-    lora: LoraConfigSettings
-
-
-class Mix(_Section):
-    """Shares of the requests that ask for easier and for equivalent variants."""
-
-    easier: Fraction
-    equivalent: Fraction
-
-    @field_validator("equivalent")
-    @classmethod
-    def _sums_to_one(cls, equivalent: float, info: ValidationInfo) -> float:
-        if "easier" in info.data and abs(info.data["easier"] + equivalent - 1) > 1e-6:
-            raise ValueError(f"must be 1 - easier, and easier is {info.data['easier']:g}")
-        return equivalent
-
-
-class Transformations(_Section):
-    """The library of changes to an integral, by effect, from which each request suggests some."""
-
-    easier: tuple[str, ...]
-    equivalent: tuple[str, ...]
-
-
-def _known_source(source: str) -> str:
-    if source not in ("model", "default") and not source.endswith(".json"):
-        raise ValueError("must be model, default, the path of a library.json, or lists")
-    return source
-
-
-LibrarySource = Annotated[str, AfterValidator(_known_source)]
-
-
-class Adaptive(_Section):
-    """A tree that begins with `start` variants a root, and grows while training runs.
-
-    After every `every` steps, `requests` requests go to problems that the model never solves, until there are
-    `per_root` variants for each root.
-    """
-
-    start: Count
-    every: Count
-    requests: Count
-
-
-class VariantSettings(_Section):
-    """The variant tree of each root problem; `adaptive: null` is the paper's, grown before training."""
-
-    per_root: Count
-    depth: Depth
-    per_prompt: Count
-    suggestions: CountRange
-    mix: Mix
-    temperature: TemperatureRange
-    personas: Annotated[tuple[str, ...], Field(min_length=1)]
-    transformations: Transformations | LibrarySource
-    max_new_tokens: Count
-    batch_size: Count
-    equal_up_to_factor: bool
-    adaptive: Adaptive | None
-
-    @field_validator("adaptive")
-    @classmethod
-    def _has_room_to_grow(cls, adaptive: Adaptive | None, info: ValidationInfo) -> Adaptive | None:
-        if adaptive is not None and adaptive.start > info.data.get("per_root", adaptive.start):
-            raise ValueError(f"must have a start of at most variants.per_root, which is {info.data['per_root']}")
-        return adaptive
-
-    @field_validator("transformations")
-    @classmethod
-    def _enough_to_suggest(cls, library: Transformations | str, info: ValidationInfo) -> Transformations | str:
-        if isinstance(library, Transformations) and "suggestions" in info.data and "mix" in info.data:
-            needed = info.data["suggestions"][1]
-            for kind in ("easier", "equivalent"):
-                if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
-                    raise ValueError(f"{kind} must list at least {needed}, the most that variants.suggestions asks for")
-        return library
-
-
-class Plateau(_Section):
-    """Training ends early once fewer than `min_signal` of the groups of `patience` steps had unequal rewards."""
-
-    patience: Count
-    min_signal: Fraction
-
-
-class GrpoSettings(_Section):
-    """GRPO: how rows are drawn, the format reward, when to look at the test problems, TRL's own settings."""
-
-    rows: Literal["pass_rate", "uniform"]
-    format_reward: NonNegative
-    eval_every: Count
-    plateau: Plateau | None
-    trl: GrpoConfigSettings
-
-    @field_validator("trl")
-    @classmethod
-    def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
-        needed = {"max_steps", "num_generations", "per_device_train_batch_size"}
-        if missing := sorted(needed - {name for name, value in trl.items() if value}):
-            raise ValueError(f"must set {', '.join(missing)}")
-        completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
-        if completions % trl["num_generations"]:
-            raise ValueError("must have a batch (per_device_train_batch_size) that num_generations divides")
-        return trl
-
-
-class EvalSettings(_Section):
-    """Sampling of answers to the test problems."""
-
-    samples: Count
-    k: Count
-    temperature: NonNegative
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    max_new_tokens: Count
-    batch_size: Count
-
-    @field_validator("k")
-    @classmethod
-    def _within_samples(cls, k: int, info: ValidationInfo) -> int:
-        if k > info.data.get("samples", k):
-            raise ValueError(f"must be at most eval.samples, which is {info.data['samples']}")
-        return k
-
-
-class TtrlSettings(_Section):
-    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl."""
-
-    problems: Annotated[int, Field(ge=0)] | Literal["all"]
-    per_root: Count
-    depth: Depth
-    max_steps: Count
-    samples_per_step: Count
-    trl: GrpoConfigSettings
-
-
-class Recipe(_Section):
-    """One experiment, complete. The run folder holds it as it was resolved."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
-    description: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
-    task: TaskSettings
-    model: ModelSettings
-    conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
-    variants: VariantSettings
-    grpo: GrpoSettings
-    eval: EvalSettings
-    ttrl: TtrlSettings
-    smoke: dict[str, JsonValue]
-
-    @field_validator("variants")
-    @classmethod
-    def _library_can_be_asked_for(cls, variants: VariantSettings, info: ValidationInfo) -> VariantSettings:
-        task = info.data.get("task")
-        if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
-            raise ValueError("must not have transformations: model while task.prompts.transformations is null")
-        return variants
-
-    @field_validator("conditions")
-    @classmethod
-    def _unique(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
-        if len(set(conditions)) < len(conditions):
-            raise ValueError("must not name a condition twice")
-        return conditions
-
-
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False, profile: str | None = None
+) -> Recipe:
     """Read a shipped recipe by name, or a YAML file by path, and check it.
 
-    `overrides` are "a.b.c=VALUE", VALUE read as YAML; they come after the recipe's own `smoke` section, which is
-    applied when `smoke` is set and checked in any case. Raises UserError: one line with the key, its place (file:line
-    or the override), and what is allowed.
+    `overrides` are "a.b.c=VALUE", VALUE read as YAML; they come after the recipe's own `profiles` section of that name
+    and after its `smoke` section, which is applied when `smoke` is set. All of these sections are checked in any case.
+    Raises UserError: one line with the key, its place (file:line or the override), and what is allowed.
     """
     path = _find_recipe(name_or_path)
     shown = _shown(path)
@@ -369,12 +42,24 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), smoke: bool = 
     tree, places = read_yaml(text, shown)
     if not isinstance(tree, dict):
         raise UserError(f"{shown}: a recipe is a mapping of settings, this file has none")
-    changes = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    smoke_changes = []
-    if isinstance(tree.get("smoke"), dict):
-        smoke_changes = [(places["smoke", key], key, value) for key, value in tree["smoke"].items()]
-    _resolve(tree, places, smoke_changes)
-    return _resolve(tree, places, [*smoke_changes, *changes] if smoke else changes)
+    profiles = tree["profiles"] if isinstance(tree.get("profiles"), dict) else {}
+    if profile is not None and profile not in profiles:
+        known = f"it has {', '.join(profiles)}" if profiles else "it has none"
+        raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
+    smoked = _section(tree, places, "smoke")
+    for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
+        _resolve(tree, places, changes)
+    chosen = _section(profiles, places, profile, "profiles") if profile else []
+    own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
+    return _resolve(tree, places, [*chosen, *(smoked if smoke else []), *own])
+
+
+def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> list[tuple[str, str, Any]]:
+    """The changes (place, dotted key, value) that a section of a recipe holds; none where it is no mapping."""
+    section = tree.get(name)
+    if not isinstance(section, dict):
+        return []
+    return [(places[(*above, name, key)], key, value) for key, value in section.items()]
 
 
 def list_recipes() -> list[tuple[str, str]]:
@@ -503,5 +188,5 @@ def _known_settings(section: type[BaseModel], above: tuple[str, ...]) -> Iterato
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 yield from _known_settings(kind, path)
         for mark in field.metadata:
-            if isinstance(mark, _LibrarySettings):
+            if isinstance(mark, LibrarySettings):
                 yield from ((*path, setting) for setting in mark.types)

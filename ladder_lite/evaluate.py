@@ -8,10 +8,10 @@ from typing import Any
 
 from ladder_lite.attempts import Attempt
 from ladder_lite.backends import Backend, Sampling
-from ladder_lite.config import EvalSettings
 from ladder_lite.live import Bar
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.settings import EvalSettings
 from ladder_lite.tasks import Task
 
 CHUNK = 50

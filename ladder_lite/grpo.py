@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
-from ladder_lite.config import GrpoSettings
 from ladder_lite.curriculum import PassRates
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import Task
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ladder_lite import errors
-from ladder_lite.config import Condition, Recipe, list_recipes, load_recipe
+from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, show
 from ladder_lite.memory import peak_memory_bytes
 from ladder_lite.problems import Problem, held_out_problems, load_problems, without_printed
 from ladder_lite.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.settings import Condition, Recipe
 
 if TYPE_CHECKING:
     from ladder_lite.attempts import Attempt
@@ -465,6 +466,9 @@ def main(
         str | None, typer.Option(metavar="CONDITION", help="Run one condition, with what it needs.")
     ] = None,
     redo: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Do a stage and those after it anew.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A named set of changes that the recipe holds.")
+    ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in about a minute.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
@@ -479,13 +483,14 @@ def main(
         return
     if name is None:
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
-    recipe = load_recipe(name, overrides or (), smoke=smoke)
+    recipe = load_recipe(name, overrides or (), smoke, profile)
     if only is not None and only not in recipe.conditions:
         hint = nearest(only, recipe.conditions)
         raise UserError(f"--only {only}: no such condition{hint}; {recipe.name} has {', '.join(recipe.conditions)}")
     if only is not None and redo:
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
-    path = run_dir or Path("runs") / f"{recipe.name}-s{recipe.seed}{'-smoke' if smoke else ''}"
+    suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
+    path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
     with Live() as live:
         try:
             from ladder_lite import report

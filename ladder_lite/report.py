@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_lite import errors, variants
-from ladder_lite.config import EMBEDDED, Recipe, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.figures import draw_accuracy
 from ladder_lite.live import clock_time, percent, plain
 from ladder_lite.problems import load_problems
 from ladder_lite.run_dir import read_jsonl, write_json
+from ladder_lite.settings import EMBEDDED, Recipe
 
 PAPER: Mapping[str, str] = {"base": "1 %", "rl_without_variants": "<= 3 %", "ladder": "82 %", "ladder_ttrl": "90 %*"}
 """pass@1 by condition in Simonds and Yoshiyama, arXiv 2503.00735 v3; `PAPER_NOTES` says of what."""

@@ -26,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ladder_lite.config import Recipe, dump_recipe, load_recipe
+from ladder_lite.config import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.settings import Recipe
 
 _RECIPE, _VERSIONS, _LOCK = "recipe.resolved.yaml", "versions.json", "run.lock"
 _PACKAGES = (
@@ -279,10 +280,10 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """Name the first setting that differs, with both values; `smoke` and `description` decide nothing."""
+    """Name the first setting that differs, with both values; `smoke`, `profiles` and `description` decide nothing."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
-            if not key and name in ("smoke", "description"):
+            if not key and name in ("smoke", "profiles", "description"):
                 continue
             below = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
             if below is not None:

@@ -15,9 +15,9 @@ from random import Random
 from typing import Any
 
 from ladder_lite.backends import Backend, Sampling
-from ladder_lite.config import Transformations, VariantSettings
 from ladder_lite.errors import UserError
 from ladder_lite.run_dir import write_json
+from ladder_lite.settings import Transformations, VariantSettings
 from ladder_lite.tasks import Effect, Task
 
 EFFECTS: tuple[Effect, ...] = ("easier", "equivalent", "harder")

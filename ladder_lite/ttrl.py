@@ -11,10 +11,10 @@ from typing import Any
 
 from ladder_lite import evaluate, grpo, variants
 from ladder_lite.attempts import Attempt
-from ladder_lite.config import Recipe
 from ladder_lite.live import Live
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.settings import Recipe
 
 
 @dataclass(frozen=True, slots=True)

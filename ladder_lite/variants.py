@@ -26,12 +26,13 @@ import typer
 
 from ladder_lite import errors, transformations
 from ladder_lite.backends import Backend, Sampling
-from ladder_lite.config import Adaptive, Mix, VariantSettings, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
 from ladder_lite.live import Bar, Live
 from ladder_lite.problems import Problem, held_out_problems
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.settings import Adaptive, Mix, VariantSettings
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
 from ladder_lite.transformations import Library
 

@@ -28,6 +28,7 @@ task:
   test: tiny
   select: null
   protocol: strict
+  stop: ["</answer>"]
   prompts:
     system: null
     solve_examples: []
@@ -36,7 +37,15 @@ task:
     easier: "easier {integrand}"
     equivalent: "equivalent {integrand} {persona} {suggestions} {count}"
     transformations: null
-model: {id: tiny, backend: transformers, dtype: float32, load_in_4bit: false, lora: {r: 8, target_modules: all-linear}}
+model:
+  id: tiny
+  mirror: null
+  backend: transformers
+  dtype: float32
+  load_in_4bit: false
+  fast_inference: false
+  max_prompt_length: 64
+  lora: {r: 8, target_modules: all-linear}
 conditions: [base, ladder]
 variants:
   per_root: 10
@@ -64,6 +73,8 @@ grpo:
     per_device_train_batch_size: 8
 eval: {samples: 10, k: 5, temperature: 1.0, top_p: 1.0, max_new_tokens: 64, batch_size: 8}
 ttrl: {problems: all, per_root: 5, depth: 2, max_steps: 20, samples_per_step: 8, trl: {}}
+profiles:
+  small: {eval.k: 3, eval.samples: 8}
 smoke:
   grpo.trl.max_steps: 2
   eval.samples: 6
@@ -257,23 +268,23 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:20: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:29: variants.depth is missing; every setting must be given"),
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:40: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:49: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
-        ("[1, 2]", "[1, 3]", "small.yaml:28: variants.transformations is"),
-        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:21: conditions.1 is "lader"'),
+        ("[1, 2]", "[1, 3]", "small.yaml:37: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:30: conditions.1 is "lader"'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:48: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:59: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:44: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:53: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -286,9 +297,24 @@ def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: s
     assert refusal("small.yaml").startswith(message)
 
 
+def test_a_profile_comes_before_smoke_and_overrides(recipe_file: Path) -> None:
+    profiled = load_recipe(str(recipe_file), profile="small")
+    assert (profiled.eval.k, profiled.eval.samples) == (3, 8)
+    both = load_recipe(str(recipe_file), ["eval.k=2"], smoke=True, profile="small")
+    assert (both.eval.k, both.eval.samples) == (2, 6)
+
+
+def test_profiles_are_checked_without_being_named(recipe_file: Path) -> None:
+    with pytest.raises(UserError, match=r"small.yaml: no profile smal; did you mean small\?; it has small"):
+        load_recipe(str(recipe_file), profile="smal")
+    recipe_file.write_text(recipe_file.read_text().replace("eval.samples: 8", "eval.samples: 2"))
+    with pytest.raises(UserError, match=r"eval\.k is 3; must be at most eval.samples, which is 2"):
+        load_recipe(str(recipe_file))
+
+
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:48: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:59: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

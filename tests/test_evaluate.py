@@ -11,10 +11,11 @@ from scipy.stats import binomtest
 from ladder_lite import evaluate
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Sampling
-from ladder_lite.config import EvalSettings, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.evaluate import pass_at_k, summarize, wilson_interval
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl
+from ladder_lite.settings import EvalSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.verify import Grade, Reason
 

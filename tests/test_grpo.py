@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.config import GrpoSettings, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.curriculum import PassRates
 from ladder_lite.grpo import Step, _last_checkpoint, _Log
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl, truncate_jsonl
+from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.verify import Reason
 

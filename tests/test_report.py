@@ -12,12 +12,13 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
 
-from ladder_lite.config import Recipe, dump_recipe, load_recipe
+from ladder_lite.config import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.live import plain
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.run_dir import append_jsonl, truncate_jsonl, write_json
+from ladder_lite.settings import Recipe
 
 KEYS = ["recipe", "seed", "model", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config import Recipe, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.run_dir import (
     RunDir,
@@ -21,6 +21,7 @@ from ladder_lite.run_dir import (
     versions,
     write_json,
 )
+from ladder_lite.settings import Recipe
 
 HOLD = """
 import sys, time

@@ -8,9 +8,10 @@ import pytest
 from fakes import FakeBackend
 
 from ladder_lite import transformations
-from ladder_lite.config import VariantSettings, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.run_dir import write_json
+from ladder_lite.settings import VariantSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
 

@@ -17,9 +17,10 @@ from fakes import FakeBackend, Script, silent_bar
 
 from ladder_lite import variants
 from ladder_lite.backends import Backend
-from ladder_lite.config import VariantSettings, load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.settings import VariantSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.transformations import open_library
 from ladder_lite.variants import Growth, Writer

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ladder_lite.attempts import Completion
-from ladder_lite.config import ModelSettings
+from ladder_lite.settings import ModelSettings
 from ladder_lite.tasks import Messages
 
 if TYPE_CHECKING:  # importing this package must not import torch

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Sampling
-from ladder_lite.config import EMBEDDED, ModelSettings
 from ladder_lite.errors import UserError
+from ladder_lite.settings import EMBEDDED, ModelSettings
 from ladder_lite.tasks import Messages
 
 

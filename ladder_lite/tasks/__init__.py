@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ladder_lite.config import TaskSettings
 from ladder_lite.equality import Keys
 from ladder_lite.problems import Problem
+from ladder_lite.settings import TaskSettings
 from ladder_lite.verify import Grade
 
 Messages = list[dict[str, str]]

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.config import Example, TaskSettings
 from ladder_lite.definite import References
 from ladder_lite.equality import Keys, fingerprints
 from ladder_lite.errors import UserError
 from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.problem_lists import read_problem
 from ladder_lite.problems import Problem, load_problems
+from ladder_lite.settings import Example, TaskSettings
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.tasks.replies import Piece, Unread, read_integrals
 from ladder_lite.validity import Data, bounds_of, fault
