@@ -224,7 +224,6 @@ def _trainer(
         use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
-        report_to="none",
         logging_steps=1,
         logging_strategy="steps",
         save_strategy="steps",
