@@ -51,7 +51,9 @@ def sample(
     task: Task, backend: Backend, problems: Sequence[Problem], settings: EvalSettings, n: int, seed: int
 ) -> list[Attempt]:
     """`n` graded attempts at each problem, sampled as the settings say."""
-    sampling = Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.batch_size, seed)
+    sampling = Sampling(
+        settings.temperature, settings.top_p, settings.max_new_tokens, settings.batch_size, seed, task.stop
+    )
     replies = backend.sample([task.prompt(problem) for problem in problems], n, sampling)
     return [
         Attempt(problem.id, index, completion, task.grade(problem, completion.text))

@@ -11,10 +11,9 @@ numbers as one that was not.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
@@ -23,15 +22,9 @@ from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import Task
+from ladder_lite.trainer import build
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
-
-if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
-    from trl import GRPOTrainer
-
-
-_MAX_ROWS = 1_000_000
-"""More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class Step:
     verify_seconds: float
     loss: float
     learning_rate: float
-    entropy: float
+    entropy: float | None
     stop: str | None
 
 
@@ -79,8 +72,8 @@ def train(
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = _Log(problems, growth, settings, seed, task, folder, after_step)
-    trainer = _trainer(task, backend, settings, folder, seed, log, first_step=done + 1)
+    log = Log(problems, growth, settings, seed, task, folder, after_step)
+    trainer = build(task, backend, settings, folder, seed, log, int(settings.trl["per_device_train_batch_size"]), False)
     if checkpoint and log.ended(trainer.args.max_steps):
         trainer._load_from_checkpoint(str(checkpoint))
     else:
@@ -90,7 +83,7 @@ def train(
     return log.steps
 
 
-class _Log:
+class Log:
     """The reward function's and the trainer's common memory: rollouts, pass rates and steps, on disk and at hand."""
 
     def __init__(
@@ -160,7 +153,7 @@ class _Log:
             verify_seconds=self._verify_seconds,
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            entropy=logs["entropy"],
+            entropy=logs.get("entropy"),  # Unsloth does not compute it
             stop=None,
         )
         if self._after_step(step, self._rollouts):
@@ -206,86 +199,6 @@ class _Log:
             return False
         recent = steps[-plateau.patience :]
         return sum(1 - step.groups_without_signal for step in recent) / plateau.patience < plateau.min_signal
-
-
-def _trainer(
-    task: Task, backend: Backend, settings: GrpoSettings, folder: Path, seed: int, log: _Log, first_step: int
-) -> "GRPOTrainer":
-    import torch
-    from datasets import Dataset
-    from torch.utils.data import Sampler
-    from transformers import PrinterCallback, TrainerCallback, set_seed
-    from trl import GRPOConfig, GRPOTrainer
-
-    model, tokenizer = backend.trainable()
-    config = GRPOConfig(
-        output_dir=str(folder / "checkpoints"),
-        seed=seed,
-        use_cpu=model.device.type == "cpu",
-        bf16=model.dtype == torch.bfloat16,
-        fp16=model.dtype == torch.float16,
-        logging_steps=1,
-        logging_strategy="steps",
-        save_strategy="steps",
-        save_total_limit=2,  # the one being written may be torn by a kill, the one before it is whole
-        disable_tqdm=True,
-        ignore_data_skip=True,  # the sampler below starts at the right step by itself
-        dataloader_num_workers=0,
-        num_iterations=1,
-        **settings.trl,
-    )
-    backend.check([task.prompt(problem) for problem in log.problems])
-
-    def ask(rows: list[dict[str, int]]) -> list[dict[str, Any]]:
-        """A prompt is made when its row is drawn, for the tree may have grown since."""
-        return [{"prompt": task.prompt(log.problems[row["row"]]), **row} for row in rows]
-
-    class Rows(Sampler[int]):
-        """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
-
-        def __len__(self) -> int:
-            n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
-            return n_rows
-
-        def __iter__(self) -> Iterator[int]:
-            n_prompts = config.generation_batch_size // config.num_generations
-            for step in range(first_step, config.max_steps + 1):
-                rows = [row for row in log.rates.draw(step, n_prompts) for _ in range(config.num_generations)]
-                for _ in range(config.steps_per_generation):
-                    yield from rows
-
-    class Trainer(GRPOTrainer):
-        def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
-            return Rows()
-
-    class Steps(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            set_seed((seed * 1_000_003 + state.global_step) % 2**32)
-            log.begin_step()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
-            if "loss" in logs and log.end_step(logs):
-                control.should_training_stop = True
-
-    def reward(completions: list[Any], completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float | None]:
-        ended = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-        replies = [
-            Completion(messages[0]["content"], len(ids), truncated=not ids or ids[-1] not in ended)
-            for messages, ids in zip(completions, completion_ids, strict=True)
-        ]
-        return log.grade(row, replies)
-
-    trainer = Trainer(
-        model=model,
-        reward_funcs=reward,
-        args=config,
-        train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
-        processing_class=tokenizer,
-        callbacks=[Steps()],
-    )
-    trainer.data_collator = ask
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -289,7 +289,7 @@ class Experiment:
         from ladder_lite.backends import load_backend
 
         with self.live.stage(f"load {self.recipe.model.id}", None):
-            backend = load_backend(self.recipe.model, self.recipe.seed)
+            backend = load_backend(self.recipe)
         self.fresh_adapter = backend.snapshot()
         return backend
 

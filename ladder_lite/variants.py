@@ -263,6 +263,8 @@ class _Tree:
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
         keys = self._keys(variant)
         text = str(variant.data["integrand"])
+        if not self._writer.backend.fits(self._writer.task.prompt(variant)):
+            return Rejected(text, "prompt_too_long")
         if (earlier := self._known.find(keys)) is not None:
             return Rejected(text, "equal_to_parent" if earlier == parent.id else "duplicate", earlier)
         if (name := self._held_out.find(keys)) is not None:
@@ -316,7 +318,7 @@ def main(
     with Live() as live, TemporaryDirectory() as scratch:
         folder = out or Path(scratch)
         with live.stage(f"load {settings.model.id}", None):
-            backend = load_backend(settings.model, settings.seed)
+            backend = load_backend(settings)
         if settings.variants.transformations == "model":
             with live.stage("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)

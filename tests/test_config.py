@@ -352,20 +352,28 @@ def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> N
     assert listed == installed_settings(), "TRL or peft has changed: python tests/test_config.py writes the list anew"
 
 
-def installed_settings() -> dict[str, dict[str, list[str]]]:
+def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
     """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
     import peft
     import trl
 
     return {
         owner.__name__: {
-            field.name: sorted(kinds(hints[field.name]))
+            field.name: {"types": sorted(kinds(hints[field.name])), "default": default(field)}
             for field in dataclasses.fields(owner)
-            if kinds(hints[field.name]) - {"null"}
+            if field.init and kinds(hints[field.name]) - {"null"}
         }
         for owner in (trl.GRPOConfig, peft.LoraConfig)
         for hints in (typing.get_type_hints(owner),)
     }
+
+
+def default(field: "dataclasses.Field[Any]") -> Any:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    value = None if value is dataclasses.MISSING else value
+    return value.value if isinstance(value, Enum) else value
 
 
 def kinds(hint: Any) -> set[str]:

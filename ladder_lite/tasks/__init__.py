@@ -41,6 +41,11 @@ class Rejected:
 class Task(Protocol):
     """A family of problems with a verifier."""
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts of which the first one ends a reply to a problem."""
+        ...
+
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split, in the order of their file."""
         ...

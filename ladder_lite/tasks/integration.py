@@ -32,6 +32,11 @@ class IntegrationTask:
         self._settings = settings
         self._references = References(references)
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """As the recipe has them, `</answer>` for most models."""
+        return self._settings.stop
+
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split; UserError names the line of a problem that cannot be read as an integral."""
         source = self._settings.train if split == "train" else self._settings.test
