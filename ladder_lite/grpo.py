@@ -6,7 +6,11 @@ that the tree may grow between steps below problems that are too hard (`variants
 
 Everything random in a step follows from the seed and the step's number, and what earlier steps saw is read back from
 `attempts.jsonl`. A run that was killed goes on from its last complete checkpoint and, on a CPU, ends with the same
-numbers as one that was not.
+numbers as one that was not. So does one that a `Deadline` stopped: the step it stops after is saved. A step that
+diverges is undone, see `ladder_lite.divergence`.
+
+With `beta` above 0, KL is measured against the adapter as it is when training begins: a fresh one, which equals the
+base model, and LADDER's for TTRL.
 """
 
 import json
@@ -16,9 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import divergence
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
 from ladder_lite.curriculum import PassRates
+from ladder_lite.deadline import Deadline
+from ladder_lite.divergence import Diverged
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.settings import GrpoSettings
@@ -38,7 +45,8 @@ _MAX_ROWS = 1_000_000
 class Step:
     """One optimizer step, counted from 1: a row of `metrics.jsonl`. Rewards are means over the step's rollouts.
 
-    `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
+    `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
+    without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
     """
 
     step: int
@@ -51,6 +59,8 @@ class Step:
     learning_rate: float
     entropy: float
     stop: str | None
+    grad_norm: float | None = None
+    kl: float | None = None
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -66,28 +76,57 @@ def train(
     seed: int,
     after_step: AfterStep,
     growth: Growth | None = None,
+    deadline: Deadline | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
 
     `after_step` is called with each step and its rollouts and may end training by returning True; `growth` adds
-    problems between steps. The folder receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade),
-    `pass_rates.jsonl` (what is known of each problem at the end) and `checkpoints/`. Called again with the same
-    arguments after a kill, training goes on from the last complete checkpoint; rows of the logs that came after it
-    (those of the caller's `curve.jsonl` included) are dropped. Returns all steps, the first one first.
+    problems between steps; `say` is told of a training that diverged and goes on. The folder receives `metrics.jsonl`,
+    `attempts.jsonl` (every rollout with its grade), `pass_rates.jsonl` (what is known of each problem at the end),
+    `rollbacks.jsonl` where a step diverged, and `checkpoints/`. Called again with the same arguments after a kill,
+    training goes on from the last complete checkpoint; rows of the logs that came after it (those of the caller's
+    `curve.jsonl` included) are dropped. Returns all steps, the first one first.
+
+    OutOfTime where the deadline comes before the end, with the last step saved; UserError where training diverges
+    a second time.
     """
-    checkpoint = _last_checkpoint(folder / "checkpoints")
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    from ladder_lite.backends import adapter
+
+    deadline = deadline or Deadline.never()
+    start = backend.snapshot()
+    model, _ = backend.trainable()
+    while True:
+        checkpoint = _last_checkpoint(folder / "checkpoints")
+        done = _number(checkpoint) if checkpoint else 0
+        _cut_logs(folder, done)
+        log = _Log(problems, growth, settings, seed, task, folder, after_step)
+        with adapter.without_reference_after(model):
+            trainer = _trainer(task, backend, settings, folder, seed, log, deadline, first_step=done + 1)
+            trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)
+            if trainer.beta:
+                adapter.set_reference(model)
+            try:
+                if checkpoint and log.ended(trainer.args.max_steps):
+                    trainer._load_from_checkpoint(str(checkpoint))
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except Diverged as diverged:
+                complete = [_number(path) for path in _complete_checkpoints(folder / "checkpoints")]
+                say(str(divergence.roll_back(folder, complete, diverged, trainer.args.learning_rate)))
+                backend.restore(start)  # what the next round's reference is copied from
+                continue
+            finally:
+                trainer.accelerator.free_memory()
+        if not log.ended(trainer.args.max_steps):
+            raise deadline.out_of_time()
+        log.write_pass_rates()
+        return log.steps
+
+
+def _cut_logs(folder: Path, done: int) -> None:
     for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = _Log(problems, growth, settings, seed, task, folder, after_step)
-    trainer = _trainer(task, backend, settings, folder, seed, log, first_step=done + 1)
-    if checkpoint and log.ended(trainer.args.max_steps):
-        trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.accelerator.free_memory()
-    log.write_pass_rates()
-    return log.steps
 
 
 class _Log:
@@ -146,6 +185,14 @@ class _Log:
         self._rewards += rewards
         return rewards
 
+    def check_step(self, logs: dict[str, float], *, clipped_at: float, skipped: bool, finite: bool) -> None:
+        """Raise Diverged where the step that ends went wrong; nothing of it has been noted down but its rollouts."""
+        recent = [(step.loss, step.grad_norm) for step in self.steps]
+        loss, norm = logs["loss"], logs["grad_norm"]
+        divergence.check_step(
+            len(self.steps) + 1, loss, norm, recent, clipped_at=clipped_at, skipped=skipped, finite=finite
+        )
+
     def end_step(self, logs: dict[str, float]) -> bool:
         """Note the step down and say whether training ends with it."""
         size = self._group_size
@@ -162,6 +209,8 @@ class _Log:
             learning_rate=logs["learning_rate"],
             entropy=logs["entropy"],
             stop=None,
+            grad_norm=logs.get("grad_norm"),
+            kl=logs.get("kl"),
         )
         if self._after_step(step, self._rollouts):
             step = replace(step, stop="asked")
@@ -209,13 +258,22 @@ class _Log:
 
 
 def _trainer(
-    task: Task, backend: Backend, settings: GrpoSettings, folder: Path, seed: int, log: _Log, first_step: int
+    task: Task,
+    backend: Backend,
+    settings: GrpoSettings,
+    folder: Path,
+    seed: int,
+    log: _Log,
+    deadline: Deadline,
+    first_step: int,
 ) -> "GRPOTrainer":
     import torch
     from datasets import Dataset
     from torch.utils.data import Sampler
     from transformers import PrinterCallback, TrainerCallback, set_seed
     from trl import GRPOConfig, GRPOTrainer
+
+    from ladder_lite.backends import adapter
 
     model, tokenizer = backend.trainable()
     config = GRPOConfig(
@@ -226,6 +284,7 @@ def _trainer(
         fp16=model.dtype == torch.float16,
         logging_steps=1,
         logging_strategy="steps",
+        logging_nan_inf_filter=False,  # it would log a loss that is no number as that of the step before
         save_strategy="steps",
         save_total_limit=2,  # the one being written may be torn by a kill, the one before it is whole
         disable_tqdm=True,
@@ -258,14 +317,41 @@ def _trainer(
         def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
             return Rows()
 
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """Save the adapter alone.
+
+            The tokenizer and the arguments are at hand when training is resumed, and megabytes. A frozen copy of the
+            adapter beside it would even keep the adapter from being loaded: transformers then reads subfolders only.
+            """
+            model.save_pretrained(output_dir or config.output_dir, selected_adapters=[adapter.TRAINED])
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Write none: checkpoints are for resuming."""
+
     class Steps(TrainerCallback):
+        began_at = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
+            divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
+            self.began_at = deadline.now()
+
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             set_seed((seed * 1_000_003 + state.global_step) % 2**32)
             log.begin_step()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
-            if "loss" in logs and log.end_step(logs):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **at_hand: Any) -> None:  # noqa: ARG002
+            """Comes before the step's checkpoint is saved, and only a step that went well gets one."""
+            if "loss" not in logs:
+                return
+            skipped = at_hand["optimizer"].step_was_skipped
+            log.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
+            if log.end_step(logs):
                 control.should_training_stop = True
+            now = deadline.now()
+            deadline.note("step", now - self.began_at)
+            self.began_at = now
+            if not deadline.allows(deadline.expected_s("step")) and not log.ended(args.max_steps):
+                control.should_save = control.should_training_stop = True
 
     def reward(completions: list[Any], completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float | None]:
         ended = {tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -288,8 +374,16 @@ def _trainer(
     return trainer
 
 
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    return next(reversed(_complete_checkpoints(folder)), None)
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were written to their end, in order: the trainer's state is the last of their files."""
 
     def complete(checkpoint: Path) -> bool:
         try:
@@ -298,5 +392,4 @@ def _last_checkpoint(folder: Path) -> Path | None:
             return False
         return True
 
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((checkpoint for checkpoint in reversed(checkpoints) if complete(checkpoint)), None)
+    return sorted(filter(complete, folder.glob("checkpoint-*")), key=_number)
