@@ -103,6 +103,7 @@ def set_learning_rate(optimizer: Any, scheduler: Any, rate: float) -> None:
         group["initial_lr"] *= times
         group["lr"] *= times
     scheduler.base_lrs = [base * times for base in scheduler.base_lrs]
+    scheduler._last_lr = [last * times for last in scheduler._last_lr]  # what the next step is logged with
 
 
 def roll_back(folder: Path, checkpoints: Sequence[int], diverged: Diverged, planned: float) -> Rollback:

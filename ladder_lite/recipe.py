@@ -340,7 +340,7 @@ class Experiment:
         return [self.recipe.eval.model_dump(), _ids(self.tests)]
 
     def _do(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
-        """Do a stage unless it is done, and mark it done with its summary; what raises, OutOfTime too, marks nothing."""
+        """Do a stage unless it is done, and mark it done with its summary; what raises, as OutOfTime, does not."""
         base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
         stage = self.run.stage(name, [base, inputs])
         if stage.done is None:
