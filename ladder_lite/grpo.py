@@ -6,18 +6,27 @@ that the tree may grow between steps below problems that are too hard (`variants
 
 Everything random in a step follows from the seed and the step's number, and what earlier steps saw is read back from
 `attempts.jsonl`. A run that was killed goes on from its last complete checkpoint and, on a CPU, ends with the same
-numbers as one that was not.
+numbers as one that was not. So does one that a `Deadline` stopped: the step it stops after is saved. A step that
+diverges is undone, see `ladder_lite.divergence`.
+
+With `beta` above 0, KL is measured against the adapter as it is when training begins: a fresh one, which equals the
+base model, and LADDER's for TTRL.
 """
 
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ladder_lite import divergence
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
 from ladder_lite.curriculum import PassRates
+from ladder_lite.deadline import Deadline
+from ladder_lite.divergence import Diverged
+from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.settings import GrpoSettings
@@ -31,7 +40,8 @@ from ladder_lite.verify import Grade, Reason
 class Step:
     """One optimizer step, counted from 1: a row of `metrics.jsonl`. Rewards are means over the step's rollouts.
 
-    `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
+    `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
+    without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
     """
 
     step: int
@@ -44,6 +54,8 @@ class Step:
     learning_rate: float
     entropy: float | None
     stop: str | None
+    grad_norm: float | None = None
+    kl: float | None = None
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -59,28 +71,84 @@ def train(
     seed: int,
     after_step: AfterStep,
     growth: Growth | None = None,
+    deadline: Deadline | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
 
     `after_step` is called with each step and its rollouts and may end training by returning True; `growth` adds
-    problems between steps. The folder receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade),
-    `pass_rates.jsonl` (what is known of each problem at the end) and `checkpoints/`. Called again with the same
+    problems between steps; `say` is told when training goes back, after it diverged or ran out of memory. The folder
+    receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade), `pass_rates.jsonl` (what is known of each
+    problem at the end), `rollbacks.jsonl` where a step diverged, and `checkpoints/`. Called again with the same
     arguments after a kill, training goes on from the last complete checkpoint; rows of the logs that came after it
     (those of the caller's `curve.jsonl` included) are dropped. Returns all steps, the first one first.
+
+    OutOfTime where the deadline comes before the end, with the last step saved; UserError where training diverges a
+    second time, and where memory does not suffice for a single completion.
     """
-    checkpoint = _last_checkpoint(folder / "checkpoints")
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
-        truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = Log(problems, growth, settings, seed, task, folder, after_step)
-    trainer = build(task, backend, settings, folder, seed, log, int(settings.trl["per_device_train_batch_size"]), False)
-    if checkpoint and log.ended(trainer.args.max_steps):
-        trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.accelerator.free_memory()
+    import torch
+
+    from ladder_lite.backends import adapter
+
+    deadline = deadline or Deadline.never()
+    start = backend.snapshot()
+    model, _ = backend.trainable()
+    micro_batch = int(settings.trl["per_device_train_batch_size"])
+    while True:
+        checkpoint = _last_checkpoint(folder / "checkpoints")
+        _cut_logs(folder, _number(checkpoint) if checkpoint else 0)
+        log = Log(problems, growth, settings, seed, task, folder, after_step)
+        with adapter.without_reference_after(model):
+            probe_first = _has_to_probe(backend)
+            trainer = build(task, backend, settings, folder, seed, log, deadline, micro_batch, probe_first)
+            trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)
+            if trainer.beta:
+                adapter.set_reference(model)
+            try:
+                if checkpoint and log.ended(trainer.args.max_steps):
+                    trainer._load_from_checkpoint(str(checkpoint))
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                break
+            except Diverged as diverged:
+                complete = [_number(path) for path in _complete_checkpoints(folder / "checkpoints")]
+                say(str(divergence.roll_back(folder, complete, diverged, trainer.args.learning_rate)))
+            except torch.OutOfMemoryError as error:
+                smaller = _smaller_micro_batch(settings, micro_batch)
+                if smaller is None:
+                    raise UserError(
+                        f"out of memory: not even one completion at a time can be trained on ({error}); "
+                        "lower grpo.trl.max_completion_length or model.max_prompt_length, or take a smaller model"
+                    ) from error
+                say(f"out of memory: going on with a micro-batch of {smaller} instead of {micro_batch}")
+                micro_batch = smaller
+            finally:
+                trainer.accelerator.free_memory()
+        backend.restore(start)  # what the next round's reference is copied from
+        del trainer
+        gc.collect()  # a trainer holds itself in circles, and the memory of the failed step
+        torch.cuda.empty_cache()
+    if not log.ended(trainer.args.max_steps):
+        raise deadline.out_of_time()
     log.write_pass_rates()
     return log.steps
+
+
+def _has_to_probe(backend: Backend) -> bool:
+    """On a GPU memory may not suffice; on a CPU the probe would cost a step and tell nothing."""
+    model, _ = backend.trainable()
+    return bool(model.device.type == "cuda")
+
+
+def _smaller_micro_batch(settings: GrpoSettings, micro_batch: int) -> int | None:
+    """The next smaller one that divides the completions of a step."""
+    completions = settings.completions_per_step
+    return next((size for size in range(micro_batch // 2, 0, -1) if completions % size == 0), None)
+
+
+def _cut_logs(folder: Path, done: int) -> None:
+    for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
+        truncate_jsonl(folder / name, lambda row: row["step"] <= done)
 
 
 class Log:
@@ -139,6 +207,14 @@ class Log:
         self._rewards += rewards
         return rewards
 
+    def check_step(self, logs: dict[str, float], *, clipped_at: float, skipped: bool, finite: bool) -> None:
+        """Raise Diverged where the step that ends went wrong; nothing of it has been noted down but its rollouts."""
+        recent = [(step.loss, step.grad_norm) for step in self.steps]
+        loss, norm = logs["loss"], logs["grad_norm"]
+        divergence.check_step(
+            len(self.steps) + 1, loss, norm, recent, clipped_at=clipped_at, skipped=skipped, finite=finite
+        )
+
     def end_step(self, logs: dict[str, float]) -> bool:
         """Note the step down and say whether training ends with it."""
         size = self._group_size
@@ -155,6 +231,8 @@ class Log:
             learning_rate=logs["learning_rate"],
             entropy=logs.get("entropy"),  # Unsloth does not compute it
             stop=None,
+            grad_norm=logs.get("grad_norm"),
+            kl=logs.get("kl"),
         )
         if self._after_step(step, self._rollouts):
             step = replace(step, stop="asked")
@@ -201,8 +279,16 @@ class Log:
         return sum(1 - step.groups_without_signal for step in recent) / plateau.patience < plateau.min_signal
 
 
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    return next(reversed(_complete_checkpoints(folder)), None)
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were written to their end, in order: the trainer's state is the last of their files."""
 
     def complete(checkpoint: Path) -> bool:
         try:
@@ -211,5 +297,4 @@ def _last_checkpoint(folder: Path) -> Path | None:
             return False
         return True
 
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((checkpoint for checkpoint in reversed(checkpoints) if complete(checkpoint)), None)
+    return sorted(filter(complete, folder.glob("checkpoint-*")), key=_number)

@@ -72,9 +72,16 @@ def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
 
 # What the training loop sets itself (ladder_lite.trainer): with other values, steps, rollouts and rows would not match.
 _OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "disable_tqdm"} | {
-    *("save_strategy", "save_total_limit", "ignore_data_skip", "dataloader_num_workers", "num_iterations"),
+    *(
+        "logging_nan_inf_filter",
+        "save_strategy",
+        "save_total_limit",
+        "ignore_data_skip",
+        "dataloader_num_workers",
+        "num_iterations",
+    ),
     *("steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
-    *("repetition_penalty", "generation_kwargs", "use_vllm"),
+    *("repetition_penalty", "generation_kwargs", "use_vllm", "dataloader_num_workers"),
 }
 
 
@@ -290,6 +297,11 @@ class GrpoSettings(_Section):
     eval_every: Count
     plateau: Plateau | None
     trl: GrpoConfigSettings
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions that one optimizer step learns from, in however many portions."""
+        return int(self.trl["per_device_train_batch_size"] * self.trl.get("gradient_accumulation_steps", 1))
 
     @field_validator("trl")
     @classmethod

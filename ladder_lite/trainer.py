@@ -12,8 +12,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import divergence
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
+from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError
 from ladder_lite.settings import GrpoSettings, grpo_config_defaults
 from ladder_lite.tasks import Task
@@ -49,6 +51,7 @@ def build(
     folder: Path,
     seed: int,
     log: "Log",
+    deadline: Deadline,
     micro_batch: int,
     probe_first: bool,
 ) -> "GRPOTrainer":
@@ -61,6 +64,8 @@ def build(
     from torch.utils.data import Sampler
     from transformers import PrinterCallback, TrainerCallback, set_seed
     from trl import GRPOTrainer
+
+    from ladder_lite.backends import adapter
 
     model, tokenizer = backend.trainable()
     wanted = _wanted(settings, folder, seed, model, micro_batch)
@@ -94,18 +99,43 @@ def build(
         def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
             return Rows()
 
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """Save the adapter alone.
+
+            The tokenizer and the arguments are at hand when training is resumed, and megabytes. A frozen copy of the
+            adapter beside it would even keep the adapter from being loaded: transformers then reads subfolders only.
+            """
+            model.save_pretrained(output_dir or config.output_dir, selected_adapters=[adapter.TRAINED])
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Write none: checkpoints are for resuming."""
+
     class Steps(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        began_at = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
+            divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
             if probe_first:
                 probe()
+            self.began_at = deadline.now()
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             set_seed(step_seed(state.global_step))
             log.begin_step()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
-            if "loss" in logs and log.end_step(logs):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **at_hand: Any) -> None:  # noqa: ARG002
+            """Comes before the step's checkpoint is saved, and only a step that went well gets one."""
+            if "loss" not in logs:
+                return
+            skipped = at_hand["optimizer"].step_was_skipped
+            log.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
+            if log.end_step(logs):
                 control.should_training_stop = True
+            now = deadline.now()
+            deadline.note("step", now - self.began_at)
+            self.began_at = now
+            if not deadline.allows(deadline.expected_s("step")) and not log.ended(args.max_steps):
+                control.should_save = control.should_training_stop = True
 
     def roll_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """Generation as evaluation has it: sorted by length, as many at once as fit, each ended by a stop text."""
@@ -150,6 +180,7 @@ def build(
             n = config.num_generations * -(-micro_batch // config.num_generations)
             batch = trainer._generate_and_score_completions(ask([{"row": 0}] * n))
             part = {name: value[:micro_batch] if _is_column(value, n) else value for name, value in batch.items()}
+            trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps  # as each step does
             trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, part))
         finally:
             probing = False
@@ -176,7 +207,6 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, model: Any, micro_b
     import torch
 
     trl = settings.trl
-    completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
     return grpo_config_defaults() | {
         "report_to": "none",
         **trl,
@@ -186,9 +216,10 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, model: Any, micro_b
         "bf16": model.dtype == torch.bfloat16,
         "fp16": model.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": completions // micro_batch,
+        "gradient_accumulation_steps": settings.completions_per_step // micro_batch,
         "logging_steps": 1,
         "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,  # it would log a loss that is no number as that of the step before
         "save_strategy": "steps",
         "save_total_limit": 2,  # the one being written may be torn by a kill, the one before it is whole
         "disable_tqdm": True,

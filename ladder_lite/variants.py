@@ -27,6 +27,7 @@ import typer
 from ladder_lite import errors, transformations
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline
 from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
 from ladder_lite.live import Bar, Live
@@ -47,7 +48,7 @@ _LEAST_YIELD = 0.1
 
 
 class Writer(NamedTuple):
-    """What every tree of a run is written with. `held_out` are test problems by the name of their set."""
+    """What every tree of a run is written with, and until when. `held_out` are test problems by their set's name."""
 
     task: Task
     backend: Backend
@@ -55,6 +56,7 @@ class Writer(NamedTuple):
     library: Library
     held_out: Mapping[str, Sequence[Problem]]
     seed: int
+    deadline: Deadline | None = None
 
 
 def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> list[Problem]:
@@ -62,7 +64,9 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
 
     The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl` and `rounds.jsonl` (a row for each
     finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees.
+    OutOfTime before a round that would not be done in time.
     """
+    deadline = writer.deadline or Deadline.never()
     settings = writer.settings
     per_root = settings.adaptive.start if settings.adaptive else settings.per_root
     tree = _Tree(writer, roots, [], folder)
@@ -71,7 +75,9 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
         for number in range((depth - 1) * MAX_ROUNDS, depth * MAX_ROUNDS):
             if number not in tree.rounds:
                 rng = Random(f"{writer.seed}/variants/{number}")
-                tree.ask(number, depth, _missing(tree, depth, wanted, settings.mix, rng), rng)
+                wishes = _missing(tree, depth, wanted, settings.mix, rng)
+                with deadline.piece("variants", max(1, len(wishes))):
+                    tree.ask(number, depth, wishes, rng)
             bar.set(min(len(tree.variants), per_root * len(roots)))
     return tree.variants
 
