@@ -11,7 +11,8 @@ micro-batch, H the hidden size, I the intermediate size, Q and K the widths of q
 
 Peaks come one after the other, so a prediction is what stays plus the largest moment: for training the loss or one
 layer's backward pass, for generation reading the prompts or writing the last token. The reference's scores (beta > 0)
-are computed in the same micro-batches without gradients and need less.
+are computed in the same micro-batches without gradients and need less. Unsloth would size the reference's batches by
+itself, to most of what is free, unless `unsloth_grpo_mini_batch` is set. Its vLLM (`fast_inference`) is not predicted.
 """
 
 import sys
@@ -79,19 +80,24 @@ class Setup:
     context_bytes: int = CUDA_CONTEXT_BYTES
 
     @staticmethod
-    def of(shape: Shape, model: ModelSettings, trl: Mapping[str, Any], loader: Loader, dtype: str = "auto") -> "Setup":
+    def of(
+        shape: Shape, model: ModelSettings, trl: Mapping[str, Any] | None, loader: Loader, dtype: str = "auto"
+    ) -> "Setup":
         """The setup of a recipe's `model` and `grpo.trl` sections; `dtype` is the one that the backend chose.
 
-        Settings that the recipe leaves out have the values that TRL gives them.
+        Without `trl` the model only generates: no optimizer, no reference. Settings that the recipe leaves out have the
+        values that TRL gives them.
         """
-        batch = int(trl["per_device_train_batch_size"])
+        trains = trl is not None
+        trl = trl or {}
+        batch = int(trl.get("per_device_train_batch_size") or 8)
         return Setup(
             shape=shape,
             loader=loader,
             dtype_bytes=_DTYPE_BYTES[model.dtype if dtype == "auto" else dtype],
             load_in_4bit=model.load_in_4bit,
             lora_weights=shape.lora_weights(int(model.lora.get("r", 8)), model.lora.get("target_modules")),
-            optimizer_bytes=_OPTIMIZER_BYTES.get(str(trl.get("optim")), 8),
+            optimizer_bytes=_OPTIMIZER_BYTES.get(str(trl.get("optim")), 8) if trains else 0,
             reference=bool(trl.get("beta", 0.0)),
             gradient_checkpointing=bool(trl.get("gradient_checkpointing", True)),
             max_prompt_length=model.max_prompt_length,
@@ -129,7 +135,7 @@ def plan(setup: Setup, free_bytes: int) -> Plan | None:
     """
     micro_batch = next((n for n in micro_batches(setup) if total(train_parts(setup, n)) <= free_bytes), None)
     lengths = setup.max_prompt_length, setup.max_completion_length
-    chunk = generation_batch(setup, free_bytes, *lengths, at_most=setup.completions_per_step)
+    chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
     if micro_batch is None or chunk == 0:
         return None
     return Plan(
@@ -137,7 +143,7 @@ def plan(setup: Setup, free_bytes: int) -> Plan | None:
         setup.completions_per_step // micro_batch,
         chunk,
         train_parts(setup, micro_batch),
-        generate_parts(setup, chunk, *lengths),
+        generate_parts(setup, chunk, *lengths, setup.top_p),
     )
 
 
@@ -147,11 +153,13 @@ def micro_batches(setup: Setup) -> list[int]:
     return [size for size in sizes if setup.completions_per_step % size == 0]
 
 
-def generation_batch(setup: Setup, free_bytes: int, prompt_length: int, new_tokens: int, at_most: int) -> int:
+def generation_batch(
+    setup: Setup, free_bytes: int, prompt_length: int, new_tokens: int, at_most: int, top_p: float = 1.0
+) -> int:
     """The most sequences, `at_most` of them, that can be generated at once; 0 where not even one fits."""
 
     def needed_bytes(sequences: int) -> int:
-        return total(generate_parts(setup, sequences, prompt_length, new_tokens))
+        return total(generate_parts(setup, sequences, prompt_length, new_tokens, top_p))
 
     return bisect_left(range(1, at_most + 1), free_bytes + 1, key=needed_bytes)
 
@@ -168,7 +176,7 @@ def train_parts(setup: Setup, micro_batch: int) -> Parts:
     return _with_overheads(setup, stays, max(moments, key=total))
 
 
-def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens: int) -> Parts:
+def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float = 1.0) -> Parts:
     """Peak of generating `sequences` replies at once between two steps of training, in bytes by part.
 
     Gradients are gone by then; the optimizer's state is not.
@@ -178,7 +186,7 @@ def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens:
         stays["lora_16bit_copy"] = setup.dtype_bytes * setup.lora_weights
     moments = (
         _prefill_moment(setup, sequences, prompt_length),
-        _decode_moment(setup, sequences, prompt_length, new_tokens),
+        _decode_moment(setup, sequences, prompt_length, new_tokens, top_p),
     )
     return _with_overheads(setup, stays, max(moments, key=total))
 
@@ -259,7 +267,7 @@ def _layer_backward(setup: Setup) -> int:
     """Bytes a token that one layer's backward pass holds besides: the gradients under way.
 
     Unsloth: those of the layer's output, its recomputed output, and of gate times up; the others go in place.
-    transformers: as measured on a CPU.
+    transformers: fitted to the peaks of a small model on a CPU.
     """
     shape = setup.shape
     if setup.loader == "unsloth":
@@ -315,7 +323,7 @@ def _prefill_moment(setup: Setup, sequences: int, prompt_length: int) -> Parts:
     }
 
 
-def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens: int) -> Parts:
+def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float) -> Parts:
     """Writing the last token: the whole cache, one layer's attention over it, and the logits that are sampled from.
 
     Unsloth's cache grows by 512 tokens at a time and comes with a row of attention weights a head; its attention over
@@ -334,7 +342,7 @@ def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens:
     return {
         "kv_cache": sequences * cache,
         "attention": sequences * length * attention,
-        "logits": sequences * shape.vocab_size * _sampling_bytes(setup),
+        "logits": sequences * shape.vocab_size * _sampling_bytes(setup, top_p),
     }
 
 
@@ -343,11 +351,13 @@ def _kv_bytes(setup: Setup) -> int:
     return 2 * setup.residual_bytes * setup.shape.kv_width
 
 
-def _sampling_bytes(setup: Setup) -> int:
-    """Bytes of one logit while a token is drawn: as it comes, in 32 bits, divided by the temperature, as probability,
-    and torch.multinomial's copy; with top_p also sorted, with its 64-bit index, and two sums over it.
+def _sampling_bytes(setup: Setup, top_p: float) -> int:
+    """Bytes of one logit while a token is drawn (transformers' GenerationMixin._sample).
+
+    As it comes, in 32 bits, divided by the temperature, as a probability, and torch.multinomial's copy; with top_p also
+    sorted, its 64-bit place, softmax and sum over it, and two masks.
     """
-    return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if setup.top_p < 1 else 0)
+    return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if top_p < 1 else 0)
 
 
 def peak_memory_bytes() -> int:

@@ -8,6 +8,7 @@ that neither torch nor a network is needed.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,10 +151,10 @@ def _from_file(path: Path) -> Shape:
 
 
 def _from_hub(model_id: str) -> Shape:
-    from huggingface_hub import hf_hub_download, logging
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    logging.set_verbosity_error()  # five retries, each with its reason
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five retries, each with its reason
     try:
         path = hf_hub_download(model_id, "config.json")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
