@@ -93,7 +93,7 @@ def train(
     deadline = deadline or Deadline.never()
     start = backend.snapshot()
     model, _ = backend.trainable()
-    micro_batch = int(settings.trl["per_device_train_batch_size"])
+    micro_batch = backend.micro_batch(settings)
     while True:
         checkpoint = _last_checkpoint(folder / "checkpoints")
         _cut_logs(folder, _number(checkpoint) if checkpoint else 0)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from ladder_lite import divergence, errors
+from ladder_lite import divergence, dry_run, errors
 from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError, nearest
@@ -518,9 +518,15 @@ def main(
     list_: Annotated[
         bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
     ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what memory, steps and tokens it would take.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for programs.")] = False,
 ) -> None:
     """Run a recipe: its conditions one after the other, then the report. Run it again to go on where it was."""
     deadline = Deadline.never() if budget is None else Deadline.after(budget)
+    if json_ and not dry:
+        raise UserError("--json says how --dry-run prints; give both, or read report.json of the run folder")
     if list_ and run_dir is not None and not (run_dir / "recipe.resolved.yaml").exists():
         raise UserError(f"{run_dir}: not a run folder; name one, such as runs/tiny-s0")
     if list_:
@@ -537,7 +543,13 @@ def main(
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
     path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
+    if json_:
+        typer.echo(json.dumps(dry_run.outlook(recipe, path), indent=2))
+        return
     with Live() as live:
+        if dry:
+            live.print(dry_run.render(dry_run.outlook(recipe, path)))
+            return
         try:
             from ladder_lite import report
 

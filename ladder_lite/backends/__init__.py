@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ladder_lite.attempts import Completion
-from ladder_lite.settings import Recipe
+from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.tasks import Messages
 
 if TYPE_CHECKING:  # importing this package must not import torch
@@ -72,6 +72,10 @@ class Backend(Protocol):
 
     def fits(self, prompt: Messages) -> bool:
         """Whether the prompt is short enough to be trained on."""
+        ...
+
+    def micro_batch(self, settings: GrpoSettings) -> int:
+        """How many completions to train on at a time, at most the recipe's; UserError where none would fit."""
         ...
 
     def trainable(self) -> tuple[Any, Any]:

@@ -21,7 +21,9 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling
 from ladder_lite.backends.loading import Loader, load
 from ladder_lite.errors import UserError
-from ladder_lite.settings import Recipe
+from ladder_lite.memory import GIB, Setup, generation_batch, plan
+from ladder_lite.settings import GrpoSettings, Recipe
+from ladder_lite.shape import Shape
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -39,6 +41,14 @@ class LocalBackend:
             settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
         )
         self._model.eval()
+        self._setup = Setup.of(
+            Shape.from_config(self._model.config.to_dict(), settings.id),
+            settings,
+            recipe.grpo.trl,
+            loader=self._loader,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            context_bytes=0,
+        )
         self._check_padding()
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -55,14 +65,23 @@ class LocalBackend:
         waiting = sorted(range(len(prompts)), key=lambda at: len(encoded[at]))
         rollouts: dict[int, Rollout] = {}
         devices = [self._device] if self._device.type == "cuda" else []
-        size = sampling.batch_size
+        size = self._generation_batch(max(map(len, encoded), default=0), sampling)
         with torch.random.fork_rng(devices), self._for_inference():
             torch.manual_seed(sampling.seed)
             while waiting:
                 batch = waiting[:size]
                 own = sampling.temperature
                 temperature = [own[at] for at in batch] if isinstance(own, tuple) else own
-                replies = self._generate([encoded[at] for at in batch], sampling, temperature)
+                try:
+                    replies = list(self._generate([encoded[at] for at in batch], sampling, temperature))
+                except torch.OutOfMemoryError as error:
+                    if size == 1:
+                        raise UserError(
+                            f"out of memory: not even one reply of {sampling.max_new_tokens} tokens can be generated; "
+                            "take a smaller model, or lower grpo.trl.max_completion_length and eval.max_new_tokens"
+                        ) from error
+                    size //= 2
+                    continue
                 rollouts |= dict(zip(batch, replies, strict=True))
                 waiting = waiting[len(batch) :]
         return [rollouts[at] for at in range(len(prompts))]
@@ -79,6 +98,24 @@ class LocalBackend:
     def fits(self, prompt: Messages) -> bool:
         """Whether the prompt has at most `model.max_prompt_length` tokens."""
         return len(self._encode(prompt)) <= self.max_prompt_length
+
+    def micro_batch(self, settings: GrpoSettings) -> int:
+        """How many completions to train on at a time: on a CPU the recipe's, on a GPU as many of them as should fit."""
+        if self._device.type == "cpu":
+            return int(settings.trl["per_device_train_batch_size"])
+        setup = replace(
+            self._setup,
+            completions_per_step=settings.completions_per_step,
+            largest_micro_batch=int(settings.trl["per_device_train_batch_size"]),
+        )
+        free_bytes = self._memory_bytes()
+        chosen = plan(setup, free_bytes)
+        if chosen is None:
+            raise UserError(
+                f"the {free_bytes / GIB:.1f} GiB of GPU memory that are free do not suffice, not even for one completion "
+                "at a time; --dry-run shows what takes them"
+            )
+        return chosen.micro_batch
 
     def trainable(self) -> tuple[Any, Any]:
         """The peft model and its tokenizer."""
@@ -120,6 +157,25 @@ class LocalBackend:
             start, end = encoding.offset_mapping[encoding.input_ids.index(unknown)]
             raise UserError(f"the model has no word for {text[start:end]!r} in the prompt {prompt[-1]['content']!r}")
         return list(encoding.input_ids)
+
+    def _generation_batch(self, prompt_length: int, sampling: Sampling) -> int:
+        """How many replies to generate at once: as many as the caller allows and memory should hold."""
+        if self._device.type == "cpu":
+            return sampling.batch_size
+        fits = generation_batch(
+            self._setup,
+            self._memory_bytes(),
+            prompt_length,
+            sampling.max_new_tokens,
+            sampling.batch_size,
+            sampling.top_p,
+        )
+        return max(1, fits)
+
+    def _memory_bytes(self) -> int:
+        """GPU memory that this process has or can have, without its CUDA context."""
+        free_bytes, _ = torch.cuda.mem_get_info(self._device)
+        return int(free_bytes + torch.cuda.memory_reserved(self._device))
 
     @contextmanager
     def _for_inference(self) -> Iterator[None]:
