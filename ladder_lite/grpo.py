@@ -86,7 +86,7 @@ def train(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.free_memory()
-    if "ref" in trainer.model.peft_config:  # TRL's copy of the weights it began with, for the KL term of `grpo.trl.beta`
+    if "ref" in trainer.model.peft_config:  # TRL's copy of the weights training began with, which KL is measured from
         trainer.model.delete_adapter("ref")  # the next training makes one of its own
     log.write_pass_rates()
     return log.steps

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import transformers
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Sampling
+from ladder_lite.backends.gguf import as_folder
 from ladder_lite.errors import UserError
 from ladder_lite.settings import EMBEDDED, ModelSettings
 from ladder_lite.tasks import Messages
@@ -140,6 +142,8 @@ class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
 
 def _load(settings: ModelSettings, device: torch.device) -> tuple[Any, Any]:
     source = str(Path(__file__).parents[1] / "tiny") if settings.id == EMBEDDED else settings.id
+    if source.endswith(".gguf"):
+        source = str(as_folder(Path(source)))
     dtype = _dtype(settings, device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if settings.load_in_4bit:
@@ -162,6 +166,10 @@ def _load(settings: ModelSettings, device: torch.device) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     if settings.load_in_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for module in model.modules():
+            # On some CPUs, bitsandbytes packs the weights when it first generates, and gradients no longer pass them.
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     return tokenizer, model
 
 
