@@ -169,7 +169,8 @@ class TaskSettings(_Section):
     """What is to be learned: the problem sets, how answers are verified, what the model is asked.
 
     With `select`, `train` and `test` name the same set, the pool that both splits are drawn from. A reply to a problem
-    ends with the first of the `stop` texts, in training as in evaluation.
+    ends with the first of the `stop` texts, in training as in evaluation. `thinking` is for models whose chat template
+    opens `<think>`: a reply then begins with thoughts, and nothing is read of it before `</think>`.
     """
 
     name: Literal["integration"]
@@ -178,6 +179,7 @@ class TaskSettings(_Section):
     select: Select | None
     protocol: Literal["strict", "paper"]
     stop: tuple[Annotated[str, Field(min_length=1)], ...]
+    thinking: bool
     prompts: Prompts
 
     @field_validator("select")

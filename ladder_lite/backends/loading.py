@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ladder_lite.backends.gguf import as_folder
 from ladder_lite.errors import UserError
 from ladder_lite.settings import EMBEDDED, ModelSettings
 
@@ -20,6 +21,10 @@ Loader = Literal["unsloth", "transformers"]
 
 _UNSLOTH_CAPABILITY = (7, 0)
 """The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""
+
+
+_PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "<|endoftext|>", "<unk>")
+"""Tokens that say nothing, in order of preference: the first three stand for padding in Llama 3 and Qwen 2."""
 
 
 class Loaded(NamedTuple):
@@ -81,8 +86,7 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
             model, tokenizer = _with_unsloth(settings, dtype, seed, max_length)
         else:
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _choose_padding(tokenizer)
     tokenizer.padding_side = "left"
     for weight in model.parameters():
         if weight.requires_grad:  # in 16 bits, small steps of training would be rounded away
@@ -101,6 +105,7 @@ def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
 
 def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torch.device, seed: int) -> tuple[Any, Any]:
     import transformers
+    from bitsandbytes.nn.modules import Linear4bit
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     transformers.utils.logging.set_verbosity_error()
@@ -119,6 +124,10 @@ def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torc
     if settings.load_in_4bit:
         # Freezes the base and computes its norms in float32. Checkpointing is TRL's to switch on.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for module in model.modules():
+            # On some CPUs, bitsandbytes packs the weights when it first generates, and gradients no longer pass them.
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     transformers.set_seed(seed)  # the adapter's first matrices are random
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora)), tokenizer
 
@@ -141,8 +150,19 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
     return model, tokenizer
 
 
+def _choose_padding(tokenizer: Any) -> None:
+    """A padding token that is no end of turn: Unsloth's trainer takes every one for padding, and never trains on it."""
+    if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return
+    vocabulary = tokenizer.get_vocab()
+    spare = [token for token in _PADDING if token in vocabulary and token != tokenizer.eos_token]
+    tokenizer.pad_token = spare[0] if spare else tokenizer.eos_token
+
+
 def _source(settings: ModelSettings) -> str:
-    return str(Path(__file__).parents[1] / "tiny") if settings.id == EMBEDDED else settings.id
+    if settings.id == EMBEDDED:
+        return str(Path(__file__).parents[1] / "tiny")
+    return str(as_folder(Path(settings.id))) if settings.id.endswith(".gguf") else settings.id
 
 
 @contextmanager

@@ -112,8 +112,8 @@ class LocalBackend:
         chosen = plan(setup, free_bytes)
         if chosen is None:
             raise UserError(
-                f"the {free_bytes / GIB:.1f} GiB of GPU memory that are free do not suffice, not even for one completion "
-                "at a time; --dry-run shows what takes them"
+                f"the {free_bytes / GIB:.1f} GiB of free GPU memory do not suffice, not even for one completion at a "
+                "time; --dry-run shows what takes them"
             )
         return chosen.micro_batch
 

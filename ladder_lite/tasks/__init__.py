@@ -66,6 +66,10 @@ class Task(Protocol):
         """What the model is asked for a list of transformations that have an effect."""
         ...
 
+    def said(self, text: str) -> str:
+        """The part of a reply that is meant to be read: all but the thoughts of a reasoning model."""
+        ...
+
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """The variants in a reply to `request`, in order; never raises, whatever the text."""
         ...
