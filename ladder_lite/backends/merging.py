@@ -1,0 +1,199 @@
+"""An adapter merged into its base model, checked against the two apart; and GGUF files, which Unsloth writes.
+
+An adapter that was trained on 4-bit weights is merged into the 16-bit ones (32 on a CPU): merged into the 4-bit ones,
+the sum would be rounded to four bits again. The merged model is therefore not quite the one that was trained, which
+saw weights rounded to NF4, and answers a little differently; by how much is measured.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladder_lite.backends import load_backend
+from ladder_lite.backends.loading import load_tokenizer, unsloth_obstacle
+from ladder_lite.errors import UserError
+from ladder_lite.settings import Recipe
+from ladder_lite.tasks import Messages
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""How far merging may move a logit, as a share of the largest: three times what rounding the sums of each layer's
+weights does to models of 16 layers with random adapters (2e-6 to 8e-6, 2e-3 to 1e-2, 2e-2 to 7e-2), or more."""
+
+Logits = list[torch.Tensor]
+"""Of each prompt, (tokens, vocabulary), float32, on the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The largest differences of a logit, over all tokens of the prompts.
+
+    `difference` is that of the written model to base and adapter in the same type, `effect` that of the adapter to
+    none at all, `quantized` that of the written model to the 4-bit model that was trained, None where none was.
+    """
+
+    dtype: str
+    largest: float
+    tolerance: float
+    difference: float
+    effect: float
+    quantized: float | None
+
+
+def save_tokenizer(recipe: Recipe, folder: Path) -> None:
+    """Write the base model's tokenizer and chat template."""
+    load_tokenizer(recipe.model).save_pretrained(folder)
+
+
+def save_merged(
+    recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path, make_room: Callable[[int], None]
+) -> Comparison:
+    """Write base and adapter as one model of plain safetensors with its tokenizer, and read it again.
+
+    `make_room` is told how many bytes will be written, before they are. UserError where what was read does not answer
+    the prompts as base and adapter do.
+    """
+    with _fitting():
+        quantized = _answers(recipe, adapter, prompts) if recipe.model.load_in_4bit else None
+        return _save_merged(recipe, adapter, prompts, folder, make_room, quantized)
+
+
+def _save_merged(
+    recipe: Recipe,
+    adapter: Path,
+    prompts: Sequence[Messages],
+    folder: Path,
+    make_room: Callable[[int], None],
+    quantized: Logits | None,
+) -> Comparison:
+    model, tokenizer = _load(recipe, adapter, load_in_4bit=False)
+    dtype, device = model.dtype, model.device
+    expected = _logits(model, tokenizer, prompts)
+    with model.disable_adapter():
+        untrained = _logits(model, tokenizer, prompts)
+    make_room(sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" not in name))
+    model.merge_and_unload().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    del model
+    _forget()
+    found = _read_logits(folder, dtype, device, prompts)
+    largest = max(float(logits.abs().max()) for logits in expected)
+    comparison = Comparison(
+        dtype=str(dtype).removeprefix("torch."),
+        largest=largest,
+        tolerance=_TOLERANCE[dtype] * largest,
+        difference=_difference(found, expected),
+        effect=_difference(untrained, expected),
+        quantized=None if quantized is None else _difference(found, quantized),
+    )
+    if not comparison.difference <= comparison.tolerance:  # NaN too is a difference
+        raise UserError(
+            f"{adapter}: the merged model's logits differ by up to {comparison.difference:.3g} from those of base and "
+            f"adapter, where {comparison.dtype} explains {comparison.tolerance:.3g}; nothing was written, "
+            "--format adapter exports the adapter as it is"
+        )
+    return comparison
+
+
+def save_gguf(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[Path]:
+    """Write base and adapter as GGUF files, with Unsloth's exporter and the llama.cpp that it fetches.
+
+    Returns the files in `folder`, an Ollama Modelfile among them where Unsloth knows the chat template. It merges into
+    the 16-bit weights of the hub, whatever type the model was trained in, and needs about five bytes a parameter of
+    disk meanwhile, which it checks itself. UserError where Unsloth cannot run or fails.
+    """
+    if (obstacle := unsloth_obstacle()) is not None:
+        raise UserError(
+            f"--format gguf: Unsloth writes these files, and {obstacle}; "
+            "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
+        )
+    settings = recipe.model.model_copy(update={"backend": "unsloth", "fast_inference": False})
+    backend = load_backend(recipe.model_copy(update={"model": settings}))
+    backend.load(adapter)
+    model, tokenizer = backend.trainable()
+    try:
+        written = model.save_pretrained_gguf(
+            str(folder / "merged"), tokenizer=tokenizer, quantization_method=quantization
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"--format gguf: Unsloth could not write it ({str(error).strip().splitlines()[0]}); "
+            "--format merged does without llama.cpp"
+        ) from error
+    # They lie beside the folder that it was given; on Kaggle, where /kaggle/working is small, even on another disk.
+    modelfile = written["modelfile_location"]
+    sources = [Path(path) for path in [*written["gguf_files"], *([modelfile] if modelfile else [])]]
+    files = [Path(shutil.move(source, folder / source.name)) for source in sources]
+    shutil.rmtree(folder / "merged", ignore_errors=True)
+    shutil.rmtree(folder / "merged_gguf", ignore_errors=True)
+    return files
+
+
+def _load(recipe: Recipe, adapter: Path, load_in_4bit: bool) -> tuple[Any, Any]:
+    """The peft model and its tokenizer, by transformers: Unsloth patches classes that are read with plainly later."""
+    plain = {"backend": "transformers", "fast_inference": False, "load_in_4bit": load_in_4bit}
+    backend = load_backend(recipe.model_copy(update={"model": recipe.model.model_copy(update=plain)}))
+    backend.load(adapter)
+    return backend.trainable()
+
+
+def _answers(recipe: Recipe, adapter: Path, prompts: Sequence[Messages]) -> Logits:
+    """Those of the 4-bit model."""
+    model, tokenizer = _load(recipe, adapter, load_in_4bit=True)
+    logits = _logits(model, tokenizer, prompts)
+    del model
+    _forget()
+    return logits
+
+
+def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts: Sequence[Messages]) -> Logits:
+    """Those of the written model, read as any user would."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": device}, attn_implementation="sdpa"
+    )
+    logits = _logits(model, AutoTokenizer.from_pretrained(folder), prompts)
+    del model
+    _forget()
+    return logits
+
+
+def _logits(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> Logits:
+    model.eval()
+    logits = []
+    for prompt in prompts:  # one at a time: nothing is padded
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
+        logits.append(output.logits[0].float().cpu())
+    return logits
+
+
+def _difference(found: Logits, expected: Logits) -> float:
+    return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """A card too small for the unquantized model as one line: it was trained in a quarter of the memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "--format merged: the unquantized model does not fit on this GPU; CUDA_VISIBLE_DEVICES= merges it on the "
+            "CPU, and --format adapter loads no model at all"
+        ) from error
+
+
+def _forget() -> None:
+    """Give the memory of what was just deleted back, for the next model to have room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,425 @@
+"""Exports of a run: an adapter on the embedded model, with random weights, through every format."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from ladder_lite import export as module
+from ladder_lite.config import dump_recipe, load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.export import QUANTIZATIONS, export, push
+from ladder_lite.run_dir import write_json
+
+# The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
+GGUF_PARAMETERS: dict[str, Any] = {
+    "save_directory": inspect.Parameter.empty,
+    "tokenizer": None,
+    "quantization_method": "fast_quantized",
+    "first_conversion": None,
+    "push_to_hub": False,
+    "token": None,
+    "private": None,
+    "is_main_process": True,
+    "state_dict": None,
+    "save_function": None,
+    "max_shard_size": "5GB",
+    "safe_serialization": True,
+    "variant": None,
+    "save_peft_format": True,
+    "tags": None,
+    "temporary_location": "_unsloth_temporary_saved_buffers",
+    "maximum_memory_usage": 0.85,
+    "save_method": None,
+    "imatrix_file": None,
+    "merge_is_disposable": True,
+}
+REPORT = {
+    "conditions": {
+        "base": {"pass@1": {"value": 0.01, "low": 0.0, "high": 0.05}, "n_problems": 100},
+        "ladder": {"pass@1": {"value": 0.82, "low": 0.73, "high": 0.88}, "n_problems": 100},
+    }
+}
+
+
+def _make_run(run: Path, *overrides: str, scale: float = 0.05) -> Path:
+    """A run folder whose LADDER training left an adapter of random weights."""
+    import torch
+
+    from ladder_lite.backends import load_backend
+
+    recipe = load_recipe("tiny", overrides)
+    run.mkdir()
+    (run / "recipe.resolved.yaml").write_text(dump_recipe(recipe))
+    backend = load_backend(recipe)
+    model, _ = backend.trainable()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, scale)
+    train = run / "conditions" / "ladder" / "train"
+    backend.save(train / "adapter")
+    write_json(train / "done.json", {})
+    write_json(run / "report.json", REPORT)
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _make_run(tmp_path_factory.mktemp("runs") / "tiny-s0")
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "tiny-s0"))
+
+
+def _logits(model: Any, tokenizer: Any) -> Any:
+    import torch
+
+    prompt = [{"role": "user", "content": "solve integrate(x**2+sin(3*x),x)"}]
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    with torch.no_grad():
+        return model.eval()(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
+
+
+def _base() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    import ladder_lite.tiny
+
+    return AutoModelForCausalLM.from_pretrained(Path(ladder_lite.tiny.__file__).parent, dtype="float32")
+
+
+def test_an_adapter_is_loaded_by_peft(run: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    out = tmp_path / "out"
+    assert export(run, "adapter", "ladder", out, "q4_k_m") == []
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    base = _logits(_base(), tokenizer)
+    found = _logits(PeftModel.from_pretrained(_base(), out), tokenizer)
+    expected = _logits(PeftModel.from_pretrained(_base(), run / "conditions/ladder/train/adapter"), tokenizer)
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, base, atol=0.1)
+    assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny")
+
+
+def test_a_merged_model_is_loaded_by_transformers(run: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "out"
+    (line,) = export(run, "merged", "ladder", out, "q4_k_m")
+    assert line.startswith("checked on 4 prompts in float32: logits differ from base and adapter by at most")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    assert not hasattr(merged, "peft_config")
+    adapted = PeftModel.from_pretrained(_base(), run / "conditions/ladder/train/adapter")
+    assert torch.allclose(_logits(merged, tokenizer), _logits(adapted, tokenizer), atol=1e-3)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_four_bit_training_merges_into_full_weights(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run = _make_run(tmp_path / "run", "model.load_in_4bit=true")
+    out = tmp_path / "out"
+    checked, note = export(run, "merged", "ladder", out, "q4_k_m")
+    assert "float32" in checked
+    assert "trained on 4-bit weights and merged into float32 ones" in note
+    assert float(note.rsplit(" ", 1)[1]) > 0.01  # NF4 rounds more than any merging
+    assert not hasattr(AutoModelForCausalLM.from_pretrained(out).config, "quantization_config")
+    assert "trained on 4-bit (NF4) weights" in (out / "README.md").read_text()
+
+
+def test_half_precision_is_merged_within_its_tolerance(tmp_path: Path) -> None:
+    run = _make_run(tmp_path / "run", "model.dtype=bfloat16")
+    (line,) = export(run, "merged", "ladder", tmp_path / "out", "q4_k_m")
+    assert "in bfloat16" in line
+
+
+def test_an_adapter_that_rounding_swallows_is_told(tmp_path: Path) -> None:
+    run = _make_run(tmp_path / "run", "model.dtype=bfloat16", scale=1e-5)
+    _, note = export(run, "merged", "ladder", tmp_path / "out", "q4_k_m")
+    assert "merging loses a part of it" in note
+
+
+@pytest.mark.parametrize("fault", ["not merged", "not a number"])
+def test_a_merge_that_does_not_match_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    real = PeftModel.__getattr__
+
+    def tampered(model: Any) -> Any:
+        base = model.get_base_model()
+        plain = model.base_model.unload() if fault == "not merged" else model.base_model.merge_and_unload()
+        if fault == "not a number":
+            with torch.no_grad():
+                next(base.parameters()).fill_(float("nan"))
+        return plain
+
+    def getattr_(model: Any, name: str) -> Any:
+        return (lambda: tampered(model)) if name == "merge_and_unload" else real(model, name)
+
+    monkeypatch.setattr(PeftModel, "__getattr__", getattr_)
+    with pytest.raises(UserError, match=r"merged model's logits differ by up to .* nothing was written"):
+        export(run, "merged", "ladder", tmp_path / "exports" / "out", "q4_k_m")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize("format_", ["adapter", "merged"])
+def test_a_full_disk_is_seen_before_anything_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: module.Format
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    with pytest.raises(UserError, match=r"exports: .* GiB are needed and 0\.06 are free; .* --out"):
+        export(run, format_, "ladder", tmp_path / "exports" / "out", "q4_k_m")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_a_card_too_small_for_the_merged_model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ladder_lite.backends import merging
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(merging, "load_backend", refuse)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES= merges it on the CPU"):
+        export(run, "merged", "ladder", tmp_path / "out", "q4_k_m")
+
+
+class FakeUnslothModel:
+    """What Unsloth's model does when it is exported: files beside the folder that it is given."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.error = error
+
+    def save_pretrained_gguf(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind, default=value) for name, value in GGUF_PARAMETERS.items()]
+        call = inspect.Signature(parameters).bind(*args, **kwargs).arguments
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+        merged, beside = Path(call["save_directory"]), Path(f"{call['save_directory']}_gguf")
+        for folder in (merged, beside):
+            folder.mkdir()
+        (merged / "model.safetensors").write_text("16 bits")
+        (beside / "tiny.Q4_K_M.gguf").write_text("GGUF")
+        (beside / "Modelfile").write_text("FROM tiny.Q4_K_M.gguf")
+        return {"gguf_files": [str(beside / "tiny.Q4_K_M.gguf")], "modelfile_location": str(beside / "Modelfile")}
+
+
+def _with_unsloth(monkeypatch: pytest.MonkeyPatch, model: FakeUnslothModel) -> list[Any]:
+    from ladder_lite.backends import merging
+
+    loaded: list[Any] = []
+
+    def load(recipe: Any) -> Any:
+        loaded.append(recipe.model.backend)
+        return SimpleNamespace(load=loaded.append, trainable=lambda: (model, "a tokenizer"))
+
+    monkeypatch.setattr(merging, "unsloth_obstacle", lambda: None)
+    monkeypatch.setattr(merging, "load_backend", load)
+    return loaded
+
+
+def test_gguf_is_written_by_unsloth(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = FakeUnslothModel(), tmp_path / "out"
+    loaded = _with_unsloth(monkeypatch, model)
+    lines = export(run, "gguf", "ladder", out, "q8_0")
+    assert loaded == ["unsloth", run / "conditions/ladder/train/adapter"]
+    (call,) = model.calls
+    assert (call["tokenizer"], call["quantization_method"]) == ("a tokenizer", "q8_0")
+    assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "README.md", "recipe.yaml", "tiny.Q4_K_M.gguf"]
+    assert [line.split(":")[0] for line in lines] == ["tiny.Q4_K_M.gguf", "Modelfile"]
+
+
+def test_gguf_that_fails_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_unsloth(monkeypatch, FakeUnslothModel(RuntimeError("Unsloth: GGUF conversion failed: no cmake\nmore")))
+    with pytest.raises(UserError, match=r"\(Unsloth: GGUF conversion failed: no cmake\); --format merged"):
+        export(run, "gguf", "ladder", tmp_path / "exports" / "out", "q4_k_m")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_gguf_without_unsloth_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="needs a GPU, and PyTorch sees none; --format merged"):
+        export(run, "gguf", "ladder", tmp_path / "out", "q4_k_m")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("unsloth") is None, reason="Unsloth is not installed")
+def test_the_installed_unsloth_takes_what_it_is_given() -> None:
+    spec = importlib.util.find_spec("unsloth")  # not imported: that needs a GPU
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse((Path(spec.origin).parent / "save.py").read_text(encoding="utf-8"))
+    (function,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "unsloth_save_pretrained_gguf"
+    )
+    assert [argument.arg for argument in function.args.args] == ["self", *GGUF_PARAMETERS]
+    (allowed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALLOWED_QUANTS"
+    )
+    assert set(QUANTIZATIONS) == set(allowed) - {"not_quantized", "fast_quantized", "quantized"}  # other names of some
+
+
+def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(UserError, match="already there"):
+        export(run, "adapter", "ladder", out, "q4_k_m")
+    (out / "mine").unlink()
+    export(run, "adapter", "ladder", out, "q4_k_m")  # an empty folder is a fine one
+    assert (out / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("ladder_ttrl", "taken back problem by problem"),
+        ("base", "no such trained condition"),
+        ("lader", "did you mean ladder?"),
+        ("rl_without_variants", "this training is not done"),
+    ],
+)
+def test_conditions_without_an_adapter(run: Path, tmp_path: Path, condition: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        export(run, "adapter", condition, tmp_path / "out", "q4_k_m")
+    assert message in str(raised.value)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        export(tmp_path, "adapter", "ladder", tmp_path / "out", "q4_k_m")
+
+
+def test_a_damaged_adapter(run: Path, tmp_path: Path) -> None:
+    (run / "conditions/ladder/train/adapter/adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: missing"):
+        export(run, "adapter", "ladder", tmp_path / "out", "q4_k_m")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "format_", "expected"),
+    [
+        ("meta-llama/Llama-3.2-3B-Instruct", "adapter", {"base_model": True, "library": "peft"}),
+        ("embedded", "merged", {"base_model": False, "library": "transformers"}),
+    ],
+)
+def test_the_card_says_what_it_is(run: Path, model_id: str, format_: module.Format, expected: dict[str, Any]) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(module._card(run, load_recipe("tiny", [f"model.id={model_id}"]), "ladder", format_))
+    assert card.data.base_model == (model_id if expected["base_model"] else None)
+    assert card.data.library_name == expected["library"]
+    assert "82.0% (95 % interval 73.0% to 88.0%)" in card.text
+    assert "pass@1 of the base model on 100 test problems of `tiny`: 1.0%" in card.text
+    (run / "report.json").unlink()
+    assert "pass@1" not in module._card(run, load_recipe("tiny"), "ladder", format_)
+
+
+class FakeHub:
+    """The hub's client, which records what it is asked, or fails."""
+
+    calls: list[tuple[str, dict[str, Any]]] = []  # noqa: RUF012
+    error: Exception | None = None
+
+    def create_repo(self, repo_id: str, **options: object) -> str:
+        if self.error is not None:
+            raise self.error
+        self.calls.append((repo_id, options))
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, **options: object) -> None:
+        self.calls.append(("upload", options))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
+    monkeypatch.setattr(FakeHub, "calls", [])
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    return FakeHub
+
+
+def test_a_push_is_private(hub: type[FakeHub], tmp_path: Path) -> None:
+    assert push(tmp_path, "me/mine") == "https://huggingface.co/me/mine"
+    (repo, created), (_, uploaded) = hub.calls
+    assert (repo, created) == ("me/mine", {"private": True, "exist_ok": True})
+    assert (uploaded["repo_id"], uploaded["folder_path"]) == ("me/mine", tmp_path)
+
+
+def test_our_calls_are_those_of_the_hub(hub: type[FakeHub], tmp_path: Path) -> None:
+    from huggingface_hub.hf_api import HfApi
+
+    push(tmp_path, "me/mine")
+    (repo, created), (_, uploaded) = hub.calls
+    inspect.signature(HfApi.create_repo).bind(None, repo, **created)
+    inspect.signature(HfApi.upload_folder).bind(None, **uploaded)
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("Name or service not known"), ConnectionError("offline mode is enabled")]
+)
+def test_a_hub_out_of_reach(
+    hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(hub, "error", error)
+    with pytest.raises(UserError, match=rf"did not take it \({error}\); .* is complete, `hf upload me/mine"):
+        push(tmp_path, "me/mine")
+
+
+def _command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ladder_lite.export", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "merge"], "did you mean merged?"),
+        (["--format", "gguf", "--quantization", "q4_m"], "did you mean q4_"),
+        (["--format", "adapter", "--push", "me/mine"], "no token for the hub"),
+        (["--format", "adapter", "--push", "me/mi ne"], "no name of a repository"),
+    ],
+)
+def test_wrong_usage_is_one_line(run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = _command(run, *arguments, HF_HOME=str(tmp_path), HF_TOKEN="")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (run / "export").exists()
+
+
+def test_the_command(run: Path) -> None:
+    result = _command(run, "--format", "adapter")
+    assert (result.returncode, result.stderr) == (0, "")
+    out = run / "export" / "ladder-adapter"
+    assert result.stdout == f"written: {out}\n"
+    config = json.loads((out / "adapter_config.json").read_bytes())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", None)

@@ -1,0 +1,316 @@
+"""Checks at the start of a run: on this machine they pass, and each fault is one line with its remedy."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ladder_lite import preflight as module
+from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.preflight import Check, demand, on_hub, preflight
+from ladder_lite.settings import Recipe
+
+GIB = 2**30
+TORCH_2_9 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return load_recipe("tiny", overrides)
+
+
+def _named(checks: Sequence[Check], name: str) -> Check:
+    return next(check for check in checks if check.name.startswith(name))
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A GPU that only says what it is: its work is done on the CPU."""
+    card = SimpleNamespace(capability=(7, 5), free=14 * GIB, architectures=TORCH_2_9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card.capability >= (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card.capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: card.architectures)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.free, 15 * GIB))
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    real = torch.device
+    monkeypatch.setattr(torch, "device", lambda name: real("cpu"))
+    return card
+
+
+def test_this_machine_passes(tmp_path: Path) -> None:
+    checks = preflight(_recipe("model.load_in_4bit=true"), tmp_path / "runs" / "new", GIB, 10**6, 10**6)
+    assert [check.name for check in checks] == [
+        "versions",
+        "loader",
+        "matrix product (cpu, float32)",
+        "4-bit product (cpu, float32)",
+        "folder for checkpoints",
+        "disk for checkpoints",
+    ]
+    assert [check for check in checks if not check.ok or check.remedy] == []
+    demand(checks)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("card")
+def test_a_card_is_looked_at(tmp_path: Path) -> None:
+    checks = preflight(_recipe("model.dtype=float16"), tmp_path, GIB)
+    assert [check.name for check in checks][2:6] == [
+        "PyTorch's build",
+        "compute capability",
+        "matrix product (cpu, float16)",
+        "GPU memory",
+    ]
+    demand(checks)
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((7, 5), TORCH_2_9, True),
+        ((8, 9), TORCH_2_9, True),  # sm_86 runs on any newer card of its generation
+        ((6, 0), TORCH_2_9, False),  # Kaggle's P100
+        ((7, 0), ["sm_75", "compute_75"], False),
+        ((12, 1), ["sm_120"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),  # PTX is compiled for newer cards
+        ((12, 0), ["sm_90", "compute_90a"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_100a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((8, 0), ["gfx90a"], False),
+    ],
+)
+def test_a_build_without_code_for_the_card(
+    card: SimpleNamespace, tmp_path: Path, capability: tuple[int, int], architectures: list[str], runs: bool
+) -> None:
+    card.capability, card.architectures = capability, architectures
+    check = _named(preflight(_recipe(), tmp_path), "PyTorch's build")
+    assert check.ok == runs
+    assert runs or architectures[0] in check.detail
+
+
+@pytest.mark.usefixtures("card")
+def test_a_card_on_which_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_(*_: object) -> None:
+        raise getattr(torch, "AcceleratorError", RuntimeError)(  # a class of its own from torch 2.8 on
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be ..."
+        )
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", raise_)
+    checks = preflight(_recipe(), tmp_path)
+    with pytest.raises(UserError, match=r"matrix product .*no kernel image .*device\); choose another accelerator"):
+        demand(checks)
+
+
+def test_a_full_card_is_told_from_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", raise_)
+    assert "nvidia-smi" in _named(preflight(_recipe(), tmp_path), "matrix product").remedy
+
+
+@pytest.mark.parametrize("wrong", [0.0, float("nan")])
+def test_a_wrong_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    real = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor,
+        "__matmul__",
+        lambda left, right: real(left, right) * (1 if left.dtype == torch.float64 else wrong),
+    )
+    assert "wrong by" in _named(preflight(_recipe(), tmp_path), "matrix product").detail
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_right_products_in_every_type(tmp_path: Path, dtype: str) -> None:
+    checks = preflight(_recipe(f"model.dtype={dtype}", "model.load_in_4bit=true"), tmp_path)
+    assert _named(checks, f"matrix product (cpu, {dtype})").ok
+    assert _named(checks, f"4-bit product (cpu, {dtype})").ok
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudart.so.13: no such file"), RuntimeError("no CUDA library")])
+def test_a_broken_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    import bitsandbytes
+
+    def raise_(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bitsandbytes, "matmul_4bit", raise_)
+    check = _named(preflight(_recipe("model.load_in_4bit=true"), tmp_path), "4-bit product")
+    assert (check.ok, str(error) in check.detail) == (False, True)
+    assert "load_in_4bit=false" in check.remedy
+
+
+def test_too_little_memory(card: SimpleNamespace, tmp_path: Path) -> None:
+    card.free = 5 * GIB
+    with pytest.raises(UserError, match=r"GPU memory: 5\.0 of 15\.0 GiB are free, the run needs 7\.3; close"):
+        demand(preflight(_recipe(), tmp_path, int(7.3 * GIB)))
+
+
+@pytest.mark.parametrize(("capability", "ok"), [((7, 5), False), ((8, 0), True)])
+def test_bfloat16_needs_a_card_that_has_it(
+    card: SimpleNamespace, tmp_path: Path, capability: tuple[int, int], ok: bool
+) -> None:
+    card.capability = capability
+    check = _named(preflight(_recipe("model.dtype=bfloat16"), tmp_path), "compute capability")
+    assert (check.ok, check.remedy) == (ok, "" if ok else "set model.dtype=auto")
+
+
+@pytest.mark.parametrize(("capability", "why"), [((6, 0), "7.0"), ((7, 5), "not installed")])
+def test_unsloth_where_it_cannot_run(
+    card: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    why: str,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    card.capability = capability
+    check = _named(preflight(_recipe("model.backend=unsloth"), tmp_path), "loader")
+    assert (check.ok, why in check.detail) == (False, True)
+    auto = _named(preflight(_recipe("model.backend=auto"), tmp_path), "loader")
+    assert (auto.ok, why in auto.detail) == (True, True)
+
+
+def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:
+    code = (
+        "import sys, builtins\n"
+        "sys.modules['torch'] = None\n"  # importing it raises ImportError
+        "from pathlib import Path\n"
+        "from ladder_lite.config import load_recipe\n"
+        "from ladder_lite.preflight import preflight\n"
+        "for check in preflight(load_recipe('tiny'), Path(sys.argv[1])): print(check.name, check.ok)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "versions True",
+        "loader False",
+        "folder for checkpoints True",
+        "disk for checkpoints True",
+    ]
+
+
+def _requirements(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pyyaml>=999", r"versions: pyyaml .* is not >=999; pip install 'pyyaml>=999'$"),
+        ("no-such-package>=1", r"versions: no-such-package is not installed; pip install 'no-such-package>=1'$"),
+    ],
+)
+def test_versions_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
+    _requirements(monkeypatch, "numpy>=1", line)
+    with pytest.raises(UserError, match=message):
+        demand(preflight(_recipe(), tmp_path))
+
+
+def test_a_build_of_torch_for_a_card_is_in_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _requirements(monkeypatch, "torch>=2.6,<2.14", "unsloth>=1; extra == 'gpu'", "mypy<0; extra == 'dev'")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.10.0rc1+cu128")
+    check = _named(preflight(_recipe(), tmp_path), "versions")
+    assert (check.ok, check.detail) == (True, "1 packages, each within its range")
+
+
+def test_the_ranges_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)  # a checkout that was never installed
+    plain = {requirement.name for requirement in module._requirements(False)}
+    gpu = {requirement.name for requirement in module._requirements(True)}
+    assert {"torch", "trl", "bitsandbytes"} <= plain
+    assert gpu - plain == {"unsloth", "unsloth_zoo"}
+
+
+def test_an_installation_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _requirements(monkeypatch)
+    check = _named(preflight(_recipe(), tmp_path), "versions")
+    assert (check.ok, "metadata is missing" in check.detail) == (False, True)
+
+
+def _free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=n_bytes))
+
+
+def test_a_disk_too_small_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _free(monkeypatch, GIB)
+    demand(preflight(_recipe(), tmp_path, adapter_bytes=40 * 2**20))  # 0.25 GiB, and 13 adapters
+    with pytest.raises(UserError, match=r"disk for checkpoints: 1\.0 GiB are free .* 1\.5 are needed; free some space"):
+        demand(preflight(_recipe(), tmp_path, adapter_bytes=100 * 2**20))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub; returns the folder of the model's files in it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--someone--model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    return repo / "snapshots" / "abc"
+
+
+def test_a_model_that_must_be_downloaded_needs_room(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _free(monkeypatch, 2 * GIB)
+    recipe = _recipe("model.id=someone/model")
+    with pytest.raises(UserError, match=r"disk for checkpoints and the model: .* 3\.2 are needed; .* or set HF_HOME"):
+        demand(preflight(recipe, tmp_path, download_bytes=3 * GIB))
+    shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (cache / "model.safetensors.index.json").write_text(json.dumps(shards))
+    (cache / "model-1.safetensors").touch()
+    assert not all(check.ok for check in preflight(recipe, tmp_path, download_bytes=3 * GIB))  # half of it is there
+    (cache / "model-2.safetensors").touch()
+    demand(preflight(recipe, tmp_path, download_bytes=3 * GIB))
+
+
+def test_a_model_of_one_file_that_is_cached(cache: Path, tmp_path: Path) -> None:
+    (cache / "model.safetensors").touch()
+    names = [check.name for check in preflight(_recipe("model.id=someone/model"), tmp_path, download_bytes=GIB)]
+    assert names[-2:] == ["folder for checkpoints", "disk for checkpoints"]
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"Read-only file system\); choose another --run-dir"):
+        demand(preflight(_recipe(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_id", "expected"),
+    [
+        ("meta-llama/Llama-3.2-3B-Instruct", True),
+        ("embedded", False),
+        ("gpt2", True),
+        ("../llama", False),
+        ("/models/llama", False),
+        ("models/llama.gguf", False),
+        ("./models/llama", False),
+    ],
+)
+def test_ids_of_the_hub(model_id: str, expected: bool) -> None:
+    assert on_hub(model_id) == expected
+
+
+def test_a_local_folder_is_no_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert on_hub("models/mine")
+    monkeypatch.chdir(tmp_path)
+    assert not on_hub("models/mine")
