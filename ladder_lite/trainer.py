@@ -68,7 +68,7 @@ def build(
     from ladder_lite.backends import adapter
 
     model, tokenizer = backend.trainable()
-    wanted = _wanted(settings, folder, seed, model, micro_batch)
+    wanted = _wanted(settings, folder, seed, backend, micro_batch)
     config = _config(wanted)
     backend.check([task.prompt(problem) for problem in log.problems])
     first_step = len(log.steps) + 1
@@ -202,7 +202,7 @@ def build(
     return trainer
 
 
-def _wanted(settings: GrpoSettings, folder: Path, seed: int, model: Any, micro_batch: int) -> dict[str, Any]:
+def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, micro_batch: int) -> dict[str, Any]:
     """The value of every setting of GRPOConfig: the loop's, else the recipe's, else TRL's default on record."""
     import torch
 
@@ -212,9 +212,9 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, model: Any, micro_b
         **trl,
         "output_dir": str(folder / "checkpoints"),
         "seed": seed,
-        "use_cpu": model.device.type == "cpu",
-        "bf16": model.dtype == torch.bfloat16,
-        "fp16": model.dtype == torch.float16,
+        "use_cpu": backend.trainable()[0].device.type == "cpu",
+        "bf16": backend.dtype == torch.bfloat16,
+        "fp16": backend.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": settings.completions_per_step // micro_batch,
         "logging_steps": 1,

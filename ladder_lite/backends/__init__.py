@@ -15,16 +15,19 @@ from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.tasks import Messages
 
 if TYPE_CHECKING:  # importing this package must not import torch
-    from torch import Tensor
+    import torch
 
-_TELEMETRY = (
-    "DO_NOT_TRACK",  # what several libraries agree on, vLLM among them
-    "HF_HUB_DISABLE_TELEMETRY",  # the hub's, and that of the libraries that call it
-    "UNSLOTH_DISABLE_STATISTICS",
-    "VLLM_NO_USAGE_STATS",
-)
+_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "0",  # transformers' trainer would spread itself over all cards
+    "DO_NOT_TRACK": "1",  # what several libraries agree on, vLLM among them
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # the hub's, and that of the libraries that call it
+    "UNSLOTH_DISABLE_STATISTICS": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rollouts of many lengths would leave gaps in the memory
+    "TOKENIZERS_PARALLELISM": "false",  # or it warns of every process that is forked
+}
 
-Adapter = dict[str, "Tensor"]
+Adapter = dict[str, "torch.Tensor"]
 """The trained weights of an adapter by parameter name, on the CPU."""
 
 
@@ -54,8 +57,9 @@ class Rollout(NamedTuple):
 
 
 class Backend(Protocol):
-    """One model with one trainable adapter; training prompts have at most `max_prompt_length` tokens."""
+    """One model, computed in `dtype`, with one adapter; training prompts have `max_prompt_length` tokens at most."""
 
+    dtype: "torch.dtype"
     max_prompt_length: int
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
@@ -101,7 +105,7 @@ class Backend(Protocol):
 
 def load_backend(recipe: Recipe) -> Backend:
     """Load the model that a recipe names, with a fresh adapter initialised from the recipe's seed."""
-    switch_telemetry_off()
+    prepare_environment()
     # When it is imported, bitsandbytes warns of a kernel that only hurry would want.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ladder_lite.backends.loading import choose_loader, import_unsloth
@@ -114,7 +118,7 @@ def load_backend(recipe: Recipe) -> Backend:
     return LocalBackend(recipe, loader)
 
 
-def switch_telemetry_off() -> None:
-    """Tell the libraries to send no statistics, before they are imported; a user's own setting stays."""
-    for variable in _TELEMETRY:
-        os.environ.setdefault(variable, "1")
+def prepare_environment() -> None:
+    """Tell the libraries, before they are imported, what they read from the environment; a user's own settings stay."""
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)

@@ -28,11 +28,12 @@ _PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "
 
 
 class Loaded(NamedTuple):
-    """A peft model with one adapter named "default", its tokenizer, and who loaded it."""
+    """A peft model with one adapter named "default", its tokenizer, who loaded it, and the type it computes in."""
 
     model: Any
     tokenizer: Any
     loader: Loader
+    dtype: torch.dtype
 
 
 def choose_loader(settings: ModelSettings) -> Loader:
@@ -91,7 +92,15 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
     for weight in model.parameters():
         if weight.requires_grad:  # in 16 bits, small steps of training would be rounded away
             weight.data = weight.data.float()
-    return Loaded(model, tokenizer, loader)
+    return Loaded(model, tokenizer, loader, dtype)
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The model's tokenizer alone; UserError where it cannot be had."""
+    import transformers
+
+    with _explained(settings):
+        return transformers.AutoTokenizer.from_pretrained(_source(settings))
 
 
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
@@ -118,9 +127,8 @@ def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torc
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    source = _source(settings)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+    tokenizer = load_tokenizer(settings)
+    model = transformers.AutoModelForCausalLM.from_pretrained(_source(settings), **options)
     if settings.load_in_4bit:
         # Freezes the base and computes its norms in float32. Checkpointing is TRL's to switch on.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

@@ -37,7 +37,7 @@ class LocalBackend:
         settings = recipe.model
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.max_prompt_length = settings.max_prompt_length
-        self._model, self._tokenizer, self._loader = load(
+        self._model, self._tokenizer, self._loader, self.dtype = load(
             settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
         )
         self._model.eval()
@@ -46,7 +46,7 @@ class LocalBackend:
             settings,
             recipe.grpo.trl,
             loader=self._loader,
-            dtype=str(self._model.dtype).removeprefix("torch."),
+            dtype=str(self.dtype).removeprefix("torch."),
             context_bytes=0,
         )
         self._check_padding()
@@ -239,7 +239,7 @@ class LocalBackend:
         together = self._next_logits(prompts)
         alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])
         error = float((together - alone).abs().max() / alone.abs().max())
-        if not error <= _TOLERANCE[self._model.dtype]:
+        if not error <= _TOLERANCE[self.dtype]:
             raise UserError(
                 f"model.id: this model's next token depends on padding (logits move by {error:.1%}); "
                 "another version of transformers, or of unsloth, may not have this fault"
