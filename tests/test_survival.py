@@ -32,7 +32,7 @@ BATCH = 16
 
 @pytest.fixture(scope="module")
 def loaded() -> Backend:
-    return load_backend(load_recipe("tiny").model, seed=0)
+    return load_backend(load_recipe("tiny"))
 
 
 @pytest.fixture
