@@ -55,7 +55,7 @@ def main(
 ) -> None:
     changes = ["variants.adaptive=null", "variants.depth=1", f"variants.per_root={per_root}", "task.select=null"]
     settings = load_recipe(recipe, [*changes, *(overrides or ())])
-    task, backend = load_task(settings.task), load_backend(settings.model, settings.seed)
+    task, backend = load_task(settings.task), load_backend(settings)
     figures: dict[str, Any] = {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "recipe": settings.name,
@@ -114,7 +114,7 @@ def _measure(run: Path, tries: int) -> dict[str, Any]:
     of them are alike, namely out of reach.
     """
     recipe = load_recipe(str(run / "recipe.resolved.yaml"))
-    task, backend = load_task(recipe.task), load_backend(recipe.model, recipe.seed)
+    task, backend = load_task(recipe.task), load_backend(recipe)
     backend.load(run / "conditions/ladder/train/adapter")
     tree = [*variants.load(run / "variants"), *variants.load(run / "conditions/ladder/train/variants")]
     problems = {problem.id: problem for problem in (*task.problems("train"), *tree)}

@@ -8,6 +8,7 @@ allowed there. The settings themselves are described in `ladder_lite.settings`.
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,15 @@ def shipped(folder: Literal["recipes", "benchmarks"]) -> Path:
         if candidate.is_dir():
             return candidate
     raise UserError(f"{package}: the shipped {folder} are missing from this installation; install ladder_lite anew")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched or converted once: LADDER_LITE_CACHE, or the user's cache folder."""
+    if folder := os.environ.get("LADDER_LITE_CACHE"):
+        return Path(folder)
+    import pooch
+
+    return Path(pooch.os_cache("ladder_lite"))
 
 
 def _recipe_names() -> list[str]:

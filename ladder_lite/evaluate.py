@@ -8,6 +8,7 @@ from typing import Any
 
 from ladder_lite.attempts import Attempt
 from ladder_lite.backends import Backend, Sampling
+from ladder_lite.deadline import Deadline
 from ladder_lite.live import Bar
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
@@ -28,8 +29,13 @@ def evaluate(
     folder: Path,
     seed: int,
     bar: Bar,
+    deadline: Deadline | None = None,
 ) -> list[Attempt]:
-    """Sample `settings.samples` answers to each problem and grade them; `attempts.jsonl` holds what is done so far."""
+    """Sample `settings.samples` answers to each problem and grade them; `attempts.jsonl` holds what is done so far.
+
+    OutOfTime before a chunk of problems that would not be done in time.
+    """
+    deadline = deadline or Deadline.never()
     path = folder / "attempts.jsonl"
     chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
     # A kill can leave a part of a chunk behind: sampled anew as a whole, it comes out as it would have.
@@ -40,8 +46,9 @@ def evaluate(
     attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
     for number, chunk in enumerate(chunks):
         if chunk not in complete:
-            new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + number * CHUNK)
-            append_jsonl(path, [attempt.to_row() for attempt in new])
+            with deadline.piece("evaluation", len(chunk) * settings.samples):
+                new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + number * CHUNK)
+                append_jsonl(path, [attempt.to_row() for attempt in new])
             attempts += new
         bar.set(number * CHUNK + len(chunk))
     return attempts
@@ -51,7 +58,9 @@ def sample(
     task: Task, backend: Backend, problems: Sequence[Problem], settings: EvalSettings, n: int, seed: int
 ) -> list[Attempt]:
     """`n` graded attempts at each problem, sampled as the settings say."""
-    sampling = Sampling(settings.temperature, settings.top_p, settings.max_new_tokens, settings.batch_size, seed)
+    sampling = Sampling(
+        settings.temperature, settings.top_p, settings.max_new_tokens, settings.batch_size, seed, task.stop
+    )
     replies = backend.sample([task.prompt(problem) for problem in problems], n, sampling)
     return [
         Attempt(problem.id, index, completion, task.grade(problem, completion.text))

@@ -6,39 +6,42 @@ that the tree may grow between steps below problems that are too hard (`variants
 
 Everything random in a step follows from the seed and the step's number, and what earlier steps saw is read back from
 `attempts.jsonl`. A run that was killed goes on from its last complete checkpoint and, on a CPU, ends with the same
-numbers as one that was not.
+numbers as one that was not. So does one that a `Deadline` stopped: the step it stops after is saved. A step that
+diverges is undone, see `ladder_lite.divergence`.
+
+With `beta` above 0, KL is measured against the adapter as it is when training begins: a fresh one, which equals the
+base model, and LADDER's for TTRL.
 """
 
+import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from ladder_lite import divergence
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Backend
 from ladder_lite.curriculum import PassRates
+from ladder_lite.deadline import Deadline
+from ladder_lite.divergence import Diverged
+from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import Task
+from ladder_lite.trainer import build
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
-
-if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
-    from trl import GRPOTrainer
-
-
-_MAX_ROWS = 1_000_000
-"""More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step, counted from 1: a row of `metrics.jsonl`. Rewards are means over the step's rollouts.
 
-    `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
+    `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
+    without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
     """
 
     step: int
@@ -49,8 +52,10 @@ class Step:
     verify_seconds: float
     loss: float
     learning_rate: float
-    entropy: float
+    entropy: float | None
     stop: str | None
+    grad_norm: float | None = None
+    kl: float | None = None
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -66,31 +71,87 @@ def train(
     seed: int,
     after_step: AfterStep,
     growth: Growth | None = None,
+    deadline: Deadline | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
 
     `after_step` is called with each step and its rollouts and may end training by returning True; `growth` adds
-    problems between steps. The folder receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade),
-    `pass_rates.jsonl` (what is known of each problem at the end) and `checkpoints/`. Called again with the same
+    problems between steps; `say` is told when training goes back, after it diverged or ran out of memory. The folder
+    receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade), `pass_rates.jsonl` (what is known of each
+    problem at the end), `rollbacks.jsonl` where a step diverged, and `checkpoints/`. Called again with the same
     arguments after a kill, training goes on from the last complete checkpoint; rows of the logs that came after it
     (those of the caller's `curve.jsonl` included) are dropped. Returns all steps, the first one first.
+
+    OutOfTime where the deadline comes before the end, with the last step saved; UserError where training diverges a
+    second time, and where memory does not suffice for a single completion.
     """
-    checkpoint = _last_checkpoint(folder / "checkpoints")
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
-        truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-    log = _Log(problems, growth, settings, seed, task, folder, after_step)
-    trainer = _trainer(task, backend, settings, folder, seed, log, first_step=done + 1)
-    if checkpoint and log.ended(trainer.args.max_steps):
-        trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.accelerator.free_memory()
+    import torch
+
+    from ladder_lite.backends import adapter
+
+    deadline = deadline or Deadline.never()
+    start = backend.snapshot()
+    model, _ = backend.trainable()
+    micro_batch = backend.micro_batch(settings)
+    while True:
+        checkpoint = _last_checkpoint(folder / "checkpoints")
+        _cut_logs(folder, _number(checkpoint) if checkpoint else 0)
+        log = Log(problems, growth, settings, seed, task, folder, after_step)
+        with adapter.without_reference_after(model):
+            probe_first = _has_to_probe(backend)
+            trainer = build(task, backend, settings, folder, seed, log, deadline, micro_batch, probe_first)
+            trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)
+            if trainer.beta:
+                adapter.set_reference(model)
+            try:
+                if checkpoint and log.ended(trainer.args.max_steps):
+                    trainer._load_from_checkpoint(str(checkpoint))
+                else:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                break
+            except Diverged as diverged:
+                complete = [_number(path) for path in _complete_checkpoints(folder / "checkpoints")]
+                say(str(divergence.roll_back(folder, complete, diverged, trainer.args.learning_rate)))
+            except torch.OutOfMemoryError as error:
+                smaller = _smaller_micro_batch(settings, micro_batch)
+                if smaller is None:
+                    raise UserError(
+                        f"out of memory: not even one completion at a time can be trained on ({error}); "
+                        "lower grpo.trl.max_completion_length or model.max_prompt_length, or take a smaller model"
+                    ) from error
+                say(f"out of memory: going on with a micro-batch of {smaller} instead of {micro_batch}")
+                micro_batch = smaller
+            finally:
+                trainer.accelerator.free_memory()
+        backend.restore(start)  # what the next round's reference is copied from
+        del trainer
+        gc.collect()  # a trainer holds itself in circles, and the memory of the failed step
+        torch.cuda.empty_cache()
+    if not log.ended(trainer.args.max_steps):
+        raise deadline.out_of_time()
     log.write_pass_rates()
     return log.steps
 
 
-class _Log:
+def _has_to_probe(backend: Backend) -> bool:
+    """On a GPU memory may not suffice; on a CPU the probe would cost a step and tell nothing."""
+    model, _ = backend.trainable()
+    return bool(model.device.type == "cuda")
+
+
+def _smaller_micro_batch(settings: GrpoSettings, micro_batch: int) -> int | None:
+    """The next smaller one that divides the completions of a step."""
+    completions = settings.completions_per_step
+    return next((size for size in range(micro_batch // 2, 0, -1) if completions % size == 0), None)
+
+
+def _cut_logs(folder: Path, done: int) -> None:
+    for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
+        truncate_jsonl(folder / name, lambda row: row["step"] <= done)
+
+
+class Log:
     """The reward function's and the trainer's common memory: rollouts, pass rates and steps, on disk and at hand."""
 
     def __init__(
@@ -146,6 +207,14 @@ class _Log:
         self._rewards += rewards
         return rewards
 
+    def check_step(self, logs: dict[str, float], *, clipped_at: float, skipped: bool, finite: bool) -> None:
+        """Raise Diverged where the step that ends went wrong; nothing of it has been noted down but its rollouts."""
+        recent = [(step.loss, step.grad_norm) for step in self.steps]
+        loss, norm = logs["loss"], logs["grad_norm"]
+        divergence.check_step(
+            len(self.steps) + 1, loss, norm, recent, clipped_at=clipped_at, skipped=skipped, finite=finite
+        )
+
     def end_step(self, logs: dict[str, float]) -> bool:
         """Note the step down and say whether training ends with it."""
         size = self._group_size
@@ -160,8 +229,10 @@ class _Log:
             verify_seconds=self._verify_seconds,
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            entropy=logs["entropy"],
+            entropy=logs.get("entropy"),  # Unsloth does not compute it
             stop=None,
+            grad_norm=logs.get("grad_norm"),
+            kl=logs.get("kl"),
         )
         if self._after_step(step, self._rollouts):
             step = replace(step, stop="asked")
@@ -208,88 +279,16 @@ class _Log:
         return sum(1 - step.groups_without_signal for step in recent) / plateau.patience < plateau.min_signal
 
 
-def _trainer(
-    task: Task, backend: Backend, settings: GrpoSettings, folder: Path, seed: int, log: _Log, first_step: int
-) -> "GRPOTrainer":
-    import torch
-    from datasets import Dataset
-    from torch.utils.data import Sampler
-    from transformers import PrinterCallback, TrainerCallback, set_seed
-    from trl import GRPOConfig, GRPOTrainer
-
-    model, tokenizer = backend.trainable()
-    config = GRPOConfig(
-        output_dir=str(folder / "checkpoints"),
-        seed=seed,
-        use_cpu=model.device.type == "cpu",
-        bf16=model.dtype == torch.bfloat16,
-        fp16=model.dtype == torch.float16,
-        logging_steps=1,
-        logging_strategy="steps",
-        save_strategy="steps",
-        save_total_limit=2,  # the one being written may be torn by a kill, the one before it is whole
-        disable_tqdm=True,
-        ignore_data_skip=True,  # the sampler below starts at the right step by itself
-        dataloader_num_workers=0,
-        num_iterations=1,
-        **settings.trl,
-    )
-    backend.check([task.prompt(problem) for problem in log.problems])
-
-    def ask(rows: list[dict[str, int]]) -> list[dict[str, Any]]:
-        """A prompt is made when its row is drawn, for the tree may have grown since."""
-        return [{"prompt": task.prompt(log.problems[row["row"]]), **row} for row in rows]
-
-    class Rows(Sampler[int]):
-        """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
-
-        def __len__(self) -> int:
-            n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
-            return n_rows
-
-        def __iter__(self) -> Iterator[int]:
-            n_prompts = config.generation_batch_size // config.num_generations
-            for step in range(first_step, config.max_steps + 1):
-                rows = [row for row in log.rates.draw(step, n_prompts) for _ in range(config.num_generations)]
-                for _ in range(config.steps_per_generation):
-                    yield from rows
-
-    class Trainer(GRPOTrainer):
-        def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
-            return Rows()
-
-    class Steps(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            set_seed((seed * 1_000_003 + state.global_step) % 2**32)
-            log.begin_step()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
-            if "loss" in logs and log.end_step(logs):
-                control.should_training_stop = True
-
-    def reward(completions: list[Any], completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float | None]:
-        ended = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-        replies = [
-            Completion(messages[0]["content"], len(ids), truncated=not ids or ids[-1] not in ended)
-            for messages, ids in zip(completions, completion_ids, strict=True)
-        ]
-        return log.grade(row, replies)
-
-    trainer = Trainer(
-        model=model,
-        reward_funcs=reward,
-        args=config,
-        train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
-        processing_class=tokenizer,
-        callbacks=[Steps()],
-    )
-    trainer.data_collator = ask
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    return next(reversed(_complete_checkpoints(folder)), None)
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were written to their end, in order: the trainer's state is the last of their files."""
 
     def complete(checkpoint: Path) -> bool:
         try:
@@ -298,5 +297,4 @@ def _last_checkpoint(folder: Path) -> Path | None:
             return False
         return True
 
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((checkpoint for checkpoint in reversed(checkpoints) if complete(checkpoint)), None)
+    return sorted(filter(complete, folder.glob("checkpoint-*")), key=_number)

@@ -7,11 +7,11 @@ The folder is that of `LADDER_LITE_CACHE`, or the user's cache folder.
 
 import ast
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from ladder_lite.config import cache_folder
 from ladder_lite.errors import UserError
 from ladder_lite.problem_lists import read_problem, write_rows
 
@@ -38,12 +38,7 @@ NAMES: Final = tuple(_SETS)
 
 def fetched(name: str) -> Path:
     """Where the set of that name lies once it is fetched."""
-    folder = os.environ.get("LADDER_LITE_CACHE")
-    if not folder:
-        import pooch
-
-        folder = str(pooch.os_cache("ladder_lite"))
-    return Path(folder) / f"{name}.jsonl"
+    return cache_folder() / f"{name}.jsonl"
 
 
 def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:

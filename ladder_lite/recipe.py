@@ -2,9 +2,11 @@
 
     python -m ladder_lite.recipe tiny
     python -m ladder_lite.recipe tiny seed=1 --run-dir runs/second
+    python -m ladder_lite.recipe tiny --budget 9h
 
-Run the same command again after a kill, a crash or Ctrl-C and it goes on where it was. The loop of the paper is
-`Experiment.ladder` (variants -> GRPO -> evaluation) and `Experiment.ladder_ttrl` (the same for single test problems).
+Run the same command again after a kill, a crash, Ctrl-C or the end of the budget and it goes on where it was. The
+loop of the paper is `Experiment.ladder` (variants -> GRPO -> evaluation) and `Experiment.ladder_ttrl` (the same for
+single test problems).
 """
 
 import json
@@ -19,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from ladder_lite import errors
+from ladder_lite import divergence, dry_run, errors
 from ladder_lite.config import list_recipes, load_recipe
+from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, show
 from ladder_lite.memory import peak_memory_bytes
@@ -59,10 +62,11 @@ SHOWN_ANSWERS = 2
 class Experiment:
     """A recipe at work in its run folder. Every method is a condition or a stage; a stage that is done is skipped."""
 
-    def __init__(self, recipe: Recipe, run: RunDir, live: Live) -> None:
+    def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
         self.run = run
         self.live = live
+        self.deadline = deadline or Deadline.never()
         self.worked = False
         self.fresh_adapter: Adapter = {}  # as the seed makes it: the model then answers as the base model does
 
@@ -108,7 +112,9 @@ class Experiment:
             self.backend.restore(self.fresh_adapter)
             sampling = self.recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
             with self.live.stage("select", len(pool)) as bar:
-                attempts = evaluate.evaluate(self.task, self.backend, pool, sampling, stage.path, self.recipe.seed, bar)
+                attempts = evaluate.evaluate(
+                    self.task, self.backend, pool, sampling, stage.path, self.recipe.seed, bar, self.deadline
+                )
             dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
             failed = [problem for problem in pool if problem.id not in dropped]
             wanted = settings.train + settings.test
@@ -185,7 +191,16 @@ class Experiment:
             with self.live.stage(f"train {condition}", int(settings.trl["max_steps"])) as bar:
                 after_step = self._watch(stage.path, bar)
                 steps = grpo.train(
-                    self.task, self.backend, problems, settings, stage.path, self.recipe.seed, after_step, growth
+                    self.task,
+                    self.backend,
+                    problems,
+                    settings,
+                    stage.path,
+                    self.recipe.seed,
+                    after_step,
+                    growth,
+                    self.deadline,
+                    self.live.say,
                 )
             self.backend.save(stage.path / "adapter")
             grown = variants.count(stage.path / "variants")
@@ -194,6 +209,7 @@ class Experiment:
                 "seconds": sum(step.seconds for step in steps) + grown["seconds"],
                 "stopped": steps[-1].stop or "max_steps",
                 "grown": grown["kept"],
+                "rollbacks": len(divergence.load(stage.path)),
             }
 
         growing = [self.recipe.variants.model_dump()] if adaptive else []
@@ -209,7 +225,14 @@ class Experiment:
             started = time.monotonic()
             with self.live.stage(f"evaluate {condition}", len(self.tests)) as bar:
                 attempts = evaluate.evaluate(
-                    self.task, self.backend, self.tests, self.recipe.eval, stage.path, self.recipe.seed, bar
+                    self.task,
+                    self.backend,
+                    self.tests,
+                    self.recipe.eval,
+                    stage.path,
+                    self.recipe.seed,
+                    bar,
+                    self.deadline,
                 )
             return self._summarize(attempts) | {"seconds": time.monotonic() - started}
 
@@ -236,6 +259,7 @@ class Experiment:
                 "problems": [problem.id for problem in chosen],
                 "steps": sum(outcome["steps"] for outcome in outcomes),
                 "seconds": sum(outcome["seconds"] for outcome in outcomes),
+                "rollbacks": sum(len(divergence.load(stage.path / problem.id / "train")) for problem in chosen),
             }
 
         inputs = [self.recipe.ttrl.model_dump(), self.recipe.variants.model_dump(), self.recipe.grpo.model_dump()]
@@ -289,7 +313,7 @@ class Experiment:
         from ladder_lite.backends import load_backend
 
         with self.live.stage(f"load {self.recipe.model.id}", None):
-            backend = load_backend(self.recipe.model, self.recipe.seed)
+            backend = load_backend(self.recipe)
         self.fresh_adapter = backend.snapshot()
         return backend
 
@@ -306,7 +330,9 @@ class Experiment:
         from ladder_lite.variants import Writer
 
         held_out = {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
-        return Writer(self.task, self.backend, self.recipe.variants, self.library, held_out, self.recipe.seed)
+        return Writer(
+            self.task, self.backend, self.recipe.variants, self.library, held_out, self.recipe.seed, self.deadline
+        )
 
     @property
     def _looks(self) -> list[Any]:
@@ -314,10 +340,11 @@ class Experiment:
         return [self.recipe.eval.model_dump(), _ids(self.tests)]
 
     def _do(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
-        """Do a stage unless it is done, and mark it done with its summary."""
+        """Do a stage unless it is done, and mark it done with its summary; what raises, as OutOfTime, does not."""
         base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
         stage = self.run.stage(name, [base, inputs])
         if stage.done is None:
+            self.deadline.check()
             self.worked = True
             stage.begin()
             stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
@@ -352,6 +379,7 @@ class Experiment:
         stage = self.run.stage(f"{above.name}/{problem.id}", above.digest)
         if (done := stage.done) is not None:
             return done
+        self.deadline.check()
         stage.begin()
         self._restore("ladder")
         outcome = ttrl.learn(self.writer, problem, self.recipe, stage.path, self.live)
@@ -398,7 +426,8 @@ class Experiment:
             return False
 
         if not read_jsonl(folder / "curve.jsonl"):
-            look_at_tests(0, 0.0)
+            with self.deadline.piece("evaluation", len(self.tests)):
+                look_at_tests(0, 0.0)
         return after_step
 
 
@@ -421,18 +450,30 @@ CONDITIONS: dict[Condition, Callable[[Experiment], None]] = {
 
 
 def run_recipe(
-    recipe: Recipe, path: Path, live: Live, only: Condition | None = None, redo: Sequence[str] = ()
+    recipe: Recipe,
+    path: Path,
+    live: Live,
+    only: Condition | None = None,
+    redo: Sequence[str] = (),
+    deadline: Deadline | None = None,
 ) -> dict[str, Any]:
-    """Run a recipe's conditions in their order, or one of them, and write the report; returns the report."""
+    """Run a recipe's conditions in their order, or one of them, and write the report; returns the report.
+
+    OutOfTime where the deadline comes first; the report is then written of what is there.
+    """
     from ladder_lite import report
 
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
         for name in reversed(_with_dependents(redo)):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
-        experiment = Experiment(recipe, run, live)
-        for condition in recipe.conditions:
-            if only in (None, condition):
-                CONDITIONS[condition](experiment)
+        experiment = Experiment(recipe, run, live, deadline)
+        try:
+            for condition in recipe.conditions:
+                if only in (None, condition):
+                    CONDITIONS[condition](experiment)
+        except OutOfTime:
+            report.write_report(run.path)
+            raise
         finished = run.path / "report.json"
         if not experiment.worked and finished.exists():
             live.say("everything is done already; --redo STAGE does a stage anew")
@@ -469,12 +510,23 @@ def main(
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="A named set of changes that the recipe holds.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop in time with all saved, exit code 0: 9h, 1h30m, 90m, 5400s."),
+    ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in about a minute.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
     ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what memory, steps and tokens it would take.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for programs.")] = False,
 ) -> None:
     """Run a recipe: its conditions one after the other, then the report. Run it again to go on where it was."""
+    deadline = Deadline.never() if budget is None else Deadline.after(budget)
+    if json_ and not dry:
+        raise UserError("--json says how --dry-run prints; give both, or read report.json of the run folder")
     if list_ and run_dir is not None and not (run_dir / "recipe.resolved.yaml").exists():
         raise UserError(f"{run_dir}: not a run folder; name one, such as runs/tiny-s0")
     if list_:
@@ -491,13 +543,23 @@ def main(
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
     path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
+    if json_:
+        typer.echo(json.dumps(dry_run.outlook(recipe, path), indent=2))
+        return
     with Live() as live:
+        if dry:
+            live.print(dry_run.render(dry_run.outlook(recipe, path)))
+            return
         try:
             from ladder_lite import report
 
-            result = run_recipe(recipe, path, live, only, redo or ())
+            result = run_recipe(recipe, path, live, only, redo or (), deadline)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; run the same command again to go on where it was") from None
+        except OutOfTime as stop:
+            live.say(f"report of what is there: {path / 'report.md'}")
+            live.say(str(stop))
+            return
         live.print(report.summary_table(result))
         live.say(f"report: {path / 'report.md'}")
 

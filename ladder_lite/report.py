@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ladder_lite import errors, variants
+from ladder_lite import divergence, errors, variants
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.figures import draw_accuracy
@@ -170,6 +170,7 @@ def _describe(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]
     else:
         lines += [f"Model: {_code(recipe.model.id)}.", ""]
     lines += _describe_conditions(report, run, recipe)
+    lines += _describe_rollbacks(run)
     lines += _describe_variants(report, run, recipe)
     lines += _describe_ttrl(report, run, recipe, statements)
     lines += _describe_samples(run, recipe, statements)
@@ -220,6 +221,13 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
             "",
         ]
     return lines
+
+
+def _describe_rollbacks(run: Path) -> list[str]:
+    """Say which trainings diverged and went on at a lower rate: they are not quite what the recipe says."""
+    folders = sorted(path.parent for path in run.rglob(divergence.FILE))
+    lines = [f"- `{folder.relative_to(run)}`: {row}" for folder in folders for row in divergence.load(folder)]
+    return ["Trainings that diverged, each undone and gone on with once:", "", *lines, ""] if lines else []
 
 
 def _describe_printed(report: Mapping[str, Any]) -> list[str]:

@@ -20,12 +20,23 @@ Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
 _Number = TypeVar("_Number", int, float)
 
 
+def _on_record() -> dict[str, dict[str, dict[str, Any]]]:
+    """The settings of TRL and peft as this package was written for: by class, by name, types and default."""
+    path = Path(__file__).with_name("trl_settings.json")
+    record: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def grpo_config_defaults() -> dict[str, Any]:
+    """TRL's default of every setting of GRPOConfig, as it was when the list was made."""
+    return {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
+
+
 class LibrarySettings:
     """Field metadata: a mapping of settings under the names and types a library gives them."""
 
     def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
-        path = Path(__file__).with_name("trl_settings.json")
-        self.types: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))[owner]
+        self.types: dict[str, list[str]] = {name: field["types"] for name, field in _on_record()[owner].items()}
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         fields = {
@@ -59,10 +70,18 @@ def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
     return bounds
 
 
-# What the training loop sets itself; with the last four, steps, rollouts and rows would no longer match.
-_OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy"} | {
-    *("save_strategy", "save_total_limit", "disable_tqdm", "ignore_data_skip", "dataloader_num_workers"),
-    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns"),
+# What the training loop sets itself (ladder_lite.trainer): with other values, steps, rollouts and rows would not match.
+_OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "disable_tqdm"} | {
+    *(
+        "logging_nan_inf_filter",
+        "save_strategy",
+        "save_total_limit",
+        "ignore_data_skip",
+        "dataloader_num_workers",
+        "num_iterations",
+    ),
+    *("steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
+    *("repetition_penalty", "generation_kwargs", "use_vllm", "dataloader_num_workers"),
 }
 
 
@@ -150,7 +169,8 @@ class TaskSettings(_Section):
     """What is to be learned: the problem sets, how answers are verified, what the model is asked.
 
     With `select`, `train` and `test` name the same set, the pool that both splits are drawn from. A reply to a problem
-    ends with the first of the `stop` texts, in training as in evaluation.
+    ends with the first of the `stop` texts, in training as in evaluation. `thinking` is for models whose chat template
+    opens `<think>`: a reply then begins with thoughts, and nothing is read of it before `</think>`.
     """
 
     name: Literal["integration"]
@@ -159,6 +179,7 @@ class TaskSettings(_Section):
     select: Select | None
     protocol: Literal["strict", "paper"]
     stop: tuple[Annotated[str, Field(min_length=1)], ...]
+    thinking: bool
     prompts: Prompts
 
     @field_validator("select")
@@ -278,6 +299,11 @@ class GrpoSettings(_Section):
     eval_every: Count
     plateau: Plateau | None
     trl: GrpoConfigSettings
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions that one optimizer step learns from, in however many portions."""
+        return int(self.trl["per_device_train_batch_size"] * self.trl.get("gradient_accumulation_steps", 1))
 
     @field_validator("trl")
     @classmethod

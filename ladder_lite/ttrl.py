@@ -41,7 +41,8 @@ def learn(writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Pat
 
     After each step `samples_per_step` answers to the problem itself are sampled; the first right one ends training.
     The folder is laid out like a run's: `variants/`, `train/` with a `curve.jsonl`, and `eval/` with `eval.samples`
-    attempts of the model as it is when training ends.
+    attempts of the model as it is when training ends. KL, where `beta` asks for it, is measured against the adapter
+    that the backend held at first. OutOfTime where the writer's deadline comes first; called again, it goes on.
     """
     settings, seed = recipe.ttrl, recipe.seed
     task, backend = writer.task, writer.backend
@@ -69,9 +70,19 @@ def learn(writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Pat
                 return bool(right)
 
             training = recipe.grpo.model_copy(update={"trl": trl})
-            steps = grpo.train(task, backend, tree, training, folder / "train", seed, try_problem)
+            steps = grpo.train(
+                task,
+                backend,
+                tree,
+                training,
+                folder / "train",
+                seed,
+                try_problem,
+                deadline=writer.deadline,
+                say=live.say,
+            )
     with live.stage("its answers", 1) as bar:
-        evaluate.evaluate(task, backend, [problem], recipe.eval, folder / "eval", seed, bar)
+        evaluate.evaluate(task, backend, [problem], recipe.eval, folder / "eval", seed, bar, writer.deadline)
     backend.restore(before)
     solved = [row for row in read_jsonl(curve) if row["answer"] is not None]
     return Outcome(

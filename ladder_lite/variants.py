@@ -27,6 +27,7 @@ import typer
 from ladder_lite import errors, transformations
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline
 from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
 from ladder_lite.live import Bar, Live
@@ -47,7 +48,7 @@ _LEAST_YIELD = 0.1
 
 
 class Writer(NamedTuple):
-    """What every tree of a run is written with. `held_out` are test problems by the name of their set."""
+    """What every tree of a run is written with, and until when. `held_out` are test problems by their set's name."""
 
     task: Task
     backend: Backend
@@ -55,6 +56,7 @@ class Writer(NamedTuple):
     library: Library
     held_out: Mapping[str, Sequence[Problem]]
     seed: int
+    deadline: Deadline | None = None
 
 
 def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> list[Problem]:
@@ -62,7 +64,9 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
 
     The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl` and `rounds.jsonl` (a row for each
     finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees.
+    OutOfTime before a round that would not be done in time.
     """
+    deadline = writer.deadline or Deadline.never()
     settings = writer.settings
     per_root = settings.adaptive.start if settings.adaptive else settings.per_root
     tree = _Tree(writer, roots, [], folder)
@@ -71,7 +75,9 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
         for number in range((depth - 1) * MAX_ROUNDS, depth * MAX_ROUNDS):
             if number not in tree.rounds:
                 rng = Random(f"{writer.seed}/variants/{number}")
-                tree.ask(number, depth, _missing(tree, depth, wanted, settings.mix, rng), rng)
+                wishes = _missing(tree, depth, wanted, settings.mix, rng)
+                with deadline.piece("variants", max(1, len(wishes))):
+                    tree.ask(number, depth, wishes, rng)
             bar.set(min(len(tree.variants), per_root * len(roots)))
     return tree.variants
 
@@ -263,6 +269,8 @@ class _Tree:
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
         keys = self._keys(variant)
         text = str(variant.data["integrand"])
+        if not self._writer.backend.fits(self._writer.task.prompt(variant)):
+            return Rejected(text, "prompt_too_long")
         if (earlier := self._known.find(keys)) is not None:
             return Rejected(text, "equal_to_parent" if earlier == parent.id else "duplicate", earlier)
         if (name := self._held_out.find(keys)) is not None:
@@ -316,7 +324,7 @@ def main(
     with Live() as live, TemporaryDirectory() as scratch:
         folder = out or Path(scratch)
         with live.stage(f"load {settings.model.id}", None):
-            backend = load_backend(settings.model, settings.seed)
+            backend = load_backend(settings)
         if settings.variants.transformations == "model":
             with live.stage("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)

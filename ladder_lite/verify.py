@@ -45,6 +45,7 @@ from ladder_lite.definite import References, wrong_value
 from ladder_lite.expressions import ExpressionError, parse
 from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.quadrature import Integral
+from ladder_lite.thinking import said
 
 if TYPE_CHECKING:
     import typer
@@ -133,9 +134,10 @@ def _reference(
 def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any) -> list[float | None]:
     """Rewards of completions (texts, or TRL's messages); the answer is what the last <answer> tags hold, or all of it.
 
-    `columns` may hold lists `variable`, `lower` and `upper`; others are ignored. None: the problem is unverifiable.
+    Thoughts up to a `</think>` are not read. `columns` may hold lists `variable`, `lower` and `upper`; others are
+    ignored. None: the problem is unverifiable.
     """
-    texts = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
+    texts = [said(c if isinstance(c, str) else str(c[-1]["content"])) for c in completions]
     answers = [text.rpartition("<answer>")[2].partition("</answer>")[0] for text in texts]
     names = [name for name in ("variable", "lower", "upper") if columns.get(name) is not None]
     rows = [{name: columns[name][i] for name in names} for i in range(len(answers))]

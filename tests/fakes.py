@@ -49,6 +49,9 @@ class FakeBackend:
             for place, prompt in enumerate(prompts)
         ]
 
+    def fits(self, prompt: Messages) -> bool:
+        return len(prompt[-1]["content"]) < 2_000
+
     def snapshot(self) -> dict[str, int]:
         return dict(self.weights)
 

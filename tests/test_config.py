@@ -29,6 +29,7 @@ task:
   select: null
   protocol: strict
   stop: ["</answer>"]
+  thinking: false
   prompts:
     system: null
     solve_examples: []
@@ -268,23 +269,23 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:29: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:30: variants.depth is missing; every setting must be given"),
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:49: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:50: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
-        ("[1, 2]", "[1, 3]", "small.yaml:37: variants.transformations is"),
-        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:30: conditions.1 is "lader"'),
+        ("[1, 2]", "[1, 3]", "small.yaml:38: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:31: conditions.1 is "lader"'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:59: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:60: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:53: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:54: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -314,7 +315,7 @@ def test_profiles_are_checked_without_being_named(recipe_file: Path) -> None:
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:59: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:60: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:
@@ -352,20 +353,28 @@ def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> N
     assert listed == installed_settings(), "TRL or peft has changed: python tests/test_config.py writes the list anew"
 
 
-def installed_settings() -> dict[str, dict[str, list[str]]]:
+def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
     """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
     import peft
     import trl
 
     return {
         owner.__name__: {
-            field.name: sorted(kinds(hints[field.name]))
+            field.name: {"types": sorted(kinds(hints[field.name])), "default": default(field)}
             for field in dataclasses.fields(owner)
-            if kinds(hints[field.name]) - {"null"}
+            if field.init and kinds(hints[field.name]) - {"null"}
         }
         for owner in (trl.GRPOConfig, peft.LoraConfig)
         for hints in (typing.get_type_hints(owner),)
     }
+
+
+def default(field: "dataclasses.Field[Any]") -> Any:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    value = None if value is dataclasses.MISSING else value
+    return value.value if isinstance(value, Enum) else value
 
 
 def kinds(hint: Any) -> set[str]:

@@ -155,7 +155,7 @@ def test_sampling_is_the_settings(tmp_path: Path) -> None:
     _, backend = run(answer, tmp_path)
     assert [(len(call.prompts), call.n) for call in backend.asked] == [(3, 3), (3, 3), (1, 3)]
     seeds = [call.sampling.seed for call in backend.asked]
-    assert [call.sampling for call in backend.asked] == [Sampling(0.7, 0.9, 17, 5, seed) for seed in seeds]
+    assert [call.sampling for call in backend.asked] == [Sampling(0.7, 0.9, 17, 5, seed, TASK.stop) for seed in seeds]
     other = [call.sampling.seed for call in run(answer, tmp_path / "other", seed=1)[1].asked]
     assert len({*seeds, *other}) == 6
 

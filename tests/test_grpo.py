@@ -13,7 +13,7 @@ import pytest
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.config import load_recipe
 from ladder_lite.curriculum import PassRates
-from ladder_lite.grpo import Step, _last_checkpoint, _Log
+from ladder_lite.grpo import Log, Step, _last_checkpoint
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl, truncate_jsonl
 from ladder_lite.settings import GrpoSettings
@@ -49,11 +49,11 @@ def open_log(
     folder: Path,
     chosen: GrpoSettings | None = None,
     after_step: Callable[[Step, list[Attempt]], bool] = never,
-) -> _Log:
-    return _Log(PROBLEMS, None, chosen or settings(), 0, TASK, folder, after_step)
+) -> Log:
+    return Log(PROBLEMS, None, chosen or settings(), 0, TASK, folder, after_step)
 
 
-def do_step(log: _Log, *groups: tuple[int, str, str]) -> bool:
+def do_step(log: Log, *groups: tuple[int, str, str]) -> bool:
     """One step of groups (row, reply, reply), graded in one go."""
     log.begin_step()
     rows = [row for row, *_ in groups for _ in range(2)]

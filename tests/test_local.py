@@ -19,7 +19,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60, batch_size=8,
 
 @pytest.fixture(scope="module")
 def loaded() -> Backend:
-    return load_backend(load_recipe("tiny").model, seed=0)
+    return load_backend(load_recipe("tiny"))
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_four_bit_weights_train(tmp_path: Path) -> None:
     from ladder_lite import grpo
 
     recipe = load_recipe("tiny", ["model.load_in_4bit=true", "grpo.trl.max_steps=2", "grpo.rows=uniform"])
-    task, backend = load_task(recipe.task), load_backend(recipe.model, 0)
+    task, backend = load_task(recipe.task), load_backend(recipe)
     before = backend.snapshot()
     steps = grpo.train(task, backend, task.problems("train"), recipe.grpo, tmp_path, 0, lambda *_: False)
     assert [step.step for step in steps] == [1, 2]

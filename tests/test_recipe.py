@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from fakes import FakeBackend
 
 from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
 from ladder_lite.live import Live
 from ladder_lite.problems import load_problems
-from ladder_lite.recipe import NEEDS, Experiment, _with_dependents
+from ladder_lite.recipe import NEEDS, Experiment, _with_dependents, run_recipe
 from ladder_lite.run_dir import RunDir
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
@@ -135,9 +137,14 @@ def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
     assert [line.split() for line in result.stdout.splitlines()] == [[stage, "done"] for stage in stages]
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [(), ("grpo.trl.per_device_train_batch_size=8", "grpo.trl.gradient_accumulation_steps=2", "grpo.trl.beta=0.05")],
+    ids=["as it is", "two micro-batches and KL"],
+)
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[str, ...]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    arguments = ["tiny", *FEW_STEPS, "--only", "ladder", "--run-dir"]
+    arguments = ["tiny", *FEW_STEPS, *more, "--only", "ladder", "--run-dir"]
     assert _run(*arguments, whole).returncode == 0
 
     metrics = cut / "conditions/ladder/train/metrics.jsonl"
@@ -158,6 +165,49 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
         train = Path("conditions/ladder/train") / file
         noise = ("seconds", "verify_seconds")
         assert _rows(cut / train, *noise) == _rows(whole / train, *noise)
+
+
+# --- a budget
+
+
+@pytest.mark.parametrize("budget", ["9 hours", "tomorrow", "0h"])
+def test_a_budget_that_cannot_be_read(budget: str, tmp_path: Path) -> None:
+    result = _run("tiny", "--budget", budget, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"--budget {budget}: not a time" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_that_is_used_up_is_no_mistake(tmp_path: Path) -> None:
+    result = _run("tiny", "--smoke", "--budget", "0.001s", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    last = result.stdout.strip().splitlines()[-1]
+    assert last == "budget of 0.001s used: everything is saved; run the same command again to go on"
+    run = tmp_path / "runs" / "tiny-s0-smoke"
+    assert "not finished" in (run / "report.md").read_text()
+    assert not list(run.rglob("done.json"))
+
+
+def test_a_run_in_many_budgets_ends_with_the_numbers_of_one(smoke_run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", smoke=True)
+    stages: list[str] = []
+    report: dict[str, Any] = {}
+    while not report:
+        ticks = count()
+        deadline = Deadline.after("40s", lambda ticks=ticks: float(next(ticks)))  # a second each time it is looked at
+        try:
+            report = run_recipe(recipe, tmp_path / "cut", Live(), deadline=deadline)
+        except OutOfTime:
+            begun = {path.parent for path in (tmp_path / "cut").rglob("begun.json")}
+            stages += [str(path.relative_to(tmp_path / "cut")) for path in begun if not (path / "done.json").exists()]
+            assert (tmp_path / "cut/report.md").exists()
+    assert len(set(stages)) >= 3  # it was stopped within different stages
+    whole = smoke_run / "runs" / "tiny-s0-smoke"
+    files = {path.relative_to(whole) for path in whole.rglob("*.jsonl")}
+    assert files == {path.relative_to(tmp_path / "cut") for path in (tmp_path / "cut").rglob("*.jsonl")}
+    for file in files:
+        noise = ("seconds", "verify_seconds")
+        assert _rows(tmp_path / "cut" / file, *noise) == _rows(whole / file, *noise), file
 
 
 # --- problems selected from a pool

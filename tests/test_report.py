@@ -294,6 +294,18 @@ def test_progress_of_an_unfinished_training_is_told(run: Path) -> None:
     assert "| `ladder` | not finished, 60 steps done |" in (run / "report.md").read_text()
 
 
+def test_a_training_that_diverged_is_told(run: Path) -> None:
+    write_report(run)
+    assert "diverged" not in (run / "report.md").read_text()
+    row = {"step": 12, "reason": "its loss is no number", "back_to": 10, "learning_rate": 0.002}
+    append_jsonl(run / "conditions/ladder/train/rollbacks.jsonl", [row])
+    write_report(run)
+    assert (
+        "- `conditions/ladder/train`: training diverged at step 12 (its loss is no number): back to the checkpoint of "
+        "step 10 and on at half the learning rate, 0.002\n"
+    ) in (run / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [

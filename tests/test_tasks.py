@@ -19,6 +19,7 @@ from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task
 from ladder_lite.verify import Reason
 
 SETTINGS = load_recipe("tiny", ["task.protocol=strict"]).task
+THINKING = load_task(SETTINGS.model_copy(update={"thinking": True}))
 REQUEST = VariantRequest("easier", "euler", ("halve", "drop-one", "low-powers"), 2)
 ROWS = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
 HOSTILE_S = 10.0
@@ -137,6 +138,38 @@ def test_a_reply_is_graded_by_its_last_answer(task: Task, reply: str, reason: Re
     assert load_task(SETTINGS).grade(problem("x*sin(x)"), reply) == grade
     attempt = Attempt("id", 2, Completion(reply, 7, truncated=True), grade)
     assert Attempt.from_row(json.loads(json.dumps({"step": 3, **attempt.to_row()}))) == attempt
+
+
+RIGHT, SLIP = "<answer>sin(x)-x*cos(x)</answer>", "<answer>cos(x)</answer>"
+THOUGHTS = [  # a reply; its grade where the prompt opened <think>, and where it did not
+    (f"by parts.\n</think>\n\nSo: {RIGHT}", Reason.CORRECT, Reason.CORRECT),
+    (f"<think>\nby parts.\n</think>\n{RIGHT}", Reason.CORRECT, Reason.CORRECT),
+    (f"{RIGHT}? Yes.</think> {SLIP}", Reason.WRONG, Reason.WRONG),
+    (f"{SLIP}? No.</think> {RIGHT}", Reason.CORRECT, Reason.CORRECT),
+    (f"<think>{RIGHT}</think> It is found.", Reason.NO_ANSWER, Reason.NO_ANSWER),
+    (f"{RIGHT} is what I would answer, but", Reason.NO_ANSWER, Reason.CORRECT),  # cut off in its thoughts
+    (f"<think>{RIGHT} is what I would answer, but", Reason.NO_ANSWER, Reason.NO_ANSWER),
+    (f"<think></think>{RIGHT}", Reason.CORRECT, Reason.CORRECT),
+    (f"a</think>{SLIP}<think>b</think>{RIGHT}", Reason.CORRECT, Reason.CORRECT),
+    (f"a</think>{RIGHT}<think>or {SLIP}", Reason.CORRECT, Reason.CORRECT),
+    ("<answer>", Reason.NO_ANSWER, Reason.NO_ANSWER),
+]
+
+
+@pytest.mark.parametrize(("reply", "opened", "not_opened"), THOUGHTS)
+def test_what_a_model_thinks_is_no_answer(task: Task, reply: str, opened: Reason, not_opened: Reason) -> None:
+    assert THINKING.grade(problem("x*sin(x)"), reply).reason is opened
+    assert task.grade(problem("x*sin(x)"), reply).reason is not_opened
+
+
+def test_variants_are_not_read_from_thoughts(task: Task) -> None:
+    root, thoughts = problem("x**3"), "Perhaps integrate(x**7, x)?\n1. integrate(x**6, x)\n"
+    for reply in (f"{thoughts}</think>\n1. integrate(x**2, x)", f"<think>{thoughts}</think>\n1. integrate(x**2, x)"):
+        for reader in (task, THINKING):
+            (variant,) = reader.parse_variants(reply, root, REQUEST)
+            assert isinstance(variant, Problem)
+            assert variant.data["integrand"] == "x**2"
+    assert THINKING.parse_variants(thoughts, root, REQUEST) == [Rejected(thoughts, "unreadable")]
 
 
 @pytest.mark.parametrize("integrand", ["1/(x-x)", "sqrt(-1-x**2)", "x*(", "y*x"])

@@ -76,6 +76,13 @@ def test_the_model_writes_it_until_it_is_long_enough(tmp_path: Path) -> None:
     assert summary["tokens"] == sum(len(inventive(prompt, Random(0))) for prompt in backend.prompts)
 
 
+def test_thoughts_are_no_transformations(tmp_path: Path) -> None:
+    backend = FakeBackend(lambda prompt, rng: f"1. think of\n</think>\n{inventive(prompt, rng)}")
+    task = load_task(load_recipe("tiny", [PROMPT, "task.thinking=true"]).task)
+    assert write(task, backend, settings(), tmp_path, seed=0)["source"] == "model"
+    assert "think of" not in (tmp_path / FILE).read_text()
+
+
 def test_what_repeats_itself_counts_once_and_the_default_fills_up(tmp_path: Path) -> None:
     replies = {"easier": "1. Drop a term\n2. drop the term.", "equivalent": "1. Reorder it all", "harder": "no idea"}
     backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])

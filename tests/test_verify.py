@@ -312,16 +312,17 @@ def test_reward_function_reads_texts_and_messages() -> None:
         [{"role": "assistant", "content": "x**3"}],
         "1/3",
         "x",
+        "<think><answer>x**2</answer>?</think> <answer>x**2/2</answer>",
     ]
     rewards = reward(
         completions,
-        ["x", "x", "t**2", "y"],
-        variable=["x", "x", "t", "x"],
-        lower=[None, None, "0", None],
-        upper=[None, None, "1", None],
-        prompts=["?"] * 4,
+        ["x", "x", "t**2", "y", "x"],
+        variable=["x", "x", "t", "x", "x"],
+        lower=[None, None, "0", None, None],
+        upper=[None, None, "1", None, None],
+        prompts=["?"] * 5,
     )
-    assert rewards == [1.0, 0.0, 1.0, None]
+    assert rewards == [1.0, 0.0, 1.0, None, 1.0]
 
 
 def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -> None:

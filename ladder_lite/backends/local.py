@@ -1,65 +1,121 @@
-"""A model on this machine: transformers, a peft LoRA adapter, and 4-bit NF4 weights through bitsandbytes if asked for.
+"""A model on this machine: sampling from it, and its LoRA adapter as training and TTRL need it.
 
-The embedded model, a folder and a model of the Hugging Face hub are loaded by the same lines.
+How it is loaded, by Unsloth or by transformers and peft, is `loading`'s; the embedded model, a folder and a model of
+the Hugging Face hub are sampled by the same lines.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ladder_lite.attempts import Completion
-from ladder_lite.backends import Adapter, Sampling
+from ladder_lite.backends import Adapter, Rollout, Sampling
+from ladder_lite.backends.loading import Loader, load
 from ladder_lite.errors import UserError
-from ladder_lite.settings import EMBEDDED, ModelSettings
+from ladder_lite.memory import GIB, Setup, generation_batch, plan
+from ladder_lite.settings import GrpoSettings, Recipe
+from ladder_lite.shape import Shape
 from ladder_lite.tasks import Messages
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""How far a prompt's logits may move, as a share of the largest, when it is padded: rounding errors of the type."""
 
 
 class LocalBackend:
     """A causal language model with one LoRA adapter, on the GPU where there is one and on the CPU elsewhere."""
 
-    def __init__(self, settings: ModelSettings, seed: int) -> None:
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+    def __init__(self, recipe: Recipe, loader: Loader) -> None:
+        settings = recipe.model
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._tokenizer, model = _load(settings, self._device)
-        transformers.set_seed(seed)  # the adapter's first matrices are random
-        self._model: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora))
-        if settings.load_in_4bit:  # as TRL would when training begins: the adapter keeps one type throughout
-            for _, weight in self._adapter_weights():
-                weight.data = weight.data.to(torch.bfloat16)
+        self.max_prompt_length = settings.max_prompt_length
+        self._model, self._tokenizer, self._loader = load(
+            settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
+        )
         self._model.eval()
+        self._setup = Setup.of(
+            Shape.from_config(self._model.config.to_dict(), settings.id),
+            settings,
+            recipe.grpo.trl,
+            loader=self._loader,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            context_bytes=0,
+        )
+        self._check_padding()
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of like length are generated together."""
+        own = sampling.temperature
+        repeated = tuple(each for each in own for _ in range(n)) if isinstance(own, tuple) else own
+        sampling = replace(sampling, temperature=repeated)
+        rollouts = self.roll_out([prompt for prompt in prompts for _ in range(n)], sampling)
+        return [[rollout.completion for rollout in rollouts[at : at + n]] for at in range(0, len(rollouts), n)]
+
+    def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
+        """Sample one reply to each prompt, with the tokens of both."""
         encoded = [self._encode(prompt) for prompt in prompts]
-        order = sorted((len(ids), at) for at, ids in enumerate(encoded))
-        jobs = [at for _, at in order for _ in range(n)]
-        replies: list[list[Completion]] = [[] for _ in prompts]
+        waiting = sorted(range(len(prompts)), key=lambda at: len(encoded[at]))
+        rollouts: dict[int, Rollout] = {}
         devices = [self._device] if self._device.type == "cuda" else []
-        was_training = self._model.training
-        self._model.eval()
-        with torch.random.fork_rng(devices), torch.no_grad():
+        size = self._generation_batch(max(map(len, encoded), default=0), sampling)
+        with torch.random.fork_rng(devices), self._for_inference():
             torch.manual_seed(sampling.seed)
-            for start in range(0, len(jobs), sampling.batch_size):
-                batch = jobs[start : start + sampling.batch_size]
+            while waiting:
+                batch = waiting[:size]
                 own = sampling.temperature
                 temperature = [own[at] for at in batch] if isinstance(own, tuple) else own
-                generated = self._generate([encoded[at] for at in batch], sampling, temperature)
-                for at, completion in zip(batch, generated, strict=True):
-                    replies[at].append(completion)
-        self._model.train(was_training)
-        return replies
+                try:
+                    replies = list(self._generate([encoded[at] for at in batch], sampling, temperature))
+                except torch.OutOfMemoryError as error:
+                    if size == 1:
+                        raise UserError(
+                            f"out of memory: not even one reply of {sampling.max_new_tokens} tokens can be generated; "
+                            "take a smaller model, or lower grpo.trl.max_completion_length and eval.max_new_tokens"
+                        ) from error
+                    size //= 2
+                    continue
+                rollouts |= dict(zip(batch, replies, strict=True))
+                waiting = waiting[len(batch) :]
+        return [rollouts[at] for at in range(len(prompts))]
 
     def check(self, prompts: Sequence[Messages]) -> None:
-        """Encode every prompt; UserError names the first word that is not in the vocabulary."""
+        """UserError for a prompt that is too long, or has a word that is not in the vocabulary."""
         for prompt in prompts:
-            self._encode(prompt)
+            if not self.fits(prompt):
+                raise UserError(
+                    f"the prompt {prompt[-1]['content'][:80]!r} is longer than model.max_prompt_length, "
+                    f"{self.max_prompt_length} tokens; raise it or leave this problem out"
+                )
+
+    def fits(self, prompt: Messages) -> bool:
+        """Whether the prompt has at most `model.max_prompt_length` tokens."""
+        return len(self._encode(prompt)) <= self.max_prompt_length
+
+    def micro_batch(self, settings: GrpoSettings) -> int:
+        """How many completions to train on at a time: on a CPU the recipe's, on a GPU as many of them as should fit."""
+        if self._device.type == "cpu":
+            return int(settings.trl["per_device_train_batch_size"])
+        setup = replace(
+            self._setup,
+            completions_per_step=settings.completions_per_step,
+            largest_micro_batch=int(settings.trl["per_device_train_batch_size"]),
+        )
+        free_bytes = self._memory_bytes()
+        chosen = plan(setup, free_bytes)
+        if chosen is None:
+            raise UserError(
+                f"the {free_bytes / GIB:.1f} GiB of free GPU memory do not suffice, not even for one completion at a "
+                "time; --dry-run shows what takes them"
+            )
+        return chosen.micro_batch
 
     def trainable(self) -> tuple[Any, Any]:
         """The peft model and its tokenizer."""
@@ -102,11 +158,49 @@ class LocalBackend:
             raise UserError(f"the model has no word for {text[start:end]!r} in the prompt {prompt[-1]['content']!r}")
         return list(encoding.input_ids)
 
+    def _generation_batch(self, prompt_length: int, sampling: Sampling) -> int:
+        """How many replies to generate at once: as many as the caller allows and memory should hold."""
+        if self._device.type == "cpu":
+            return sampling.batch_size
+        fits = generation_batch(
+            self._setup,
+            self._memory_bytes(),
+            prompt_length,
+            sampling.max_new_tokens,
+            sampling.batch_size,
+            sampling.top_p,
+        )
+        return max(1, fits)
+
+    def _memory_bytes(self) -> int:
+        """GPU memory that this process has or can have, without its CUDA context."""
+        free_bytes, _ = torch.cuda.mem_get_info(self._device)
+        return int(free_bytes + torch.cuda.memory_reserved(self._device))
+
+    @contextmanager
+    def _for_inference(self) -> Iterator[None]:
+        """The model as generation wants it, and afterwards as it was."""
+        was_training = self._model.training
+        self._set_training(False)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._set_training(was_training)
+
+    def _set_training(self, training: bool) -> None:
+        if self._loader == "unsloth":  # it has kernels of its own for either, and its checkpointing to switch
+            from unsloth import FastLanguageModel
+
+            (FastLanguageModel.for_training if training else FastLanguageModel.for_inference)(self._model)
+        else:
+            self._model.train(training)
+
     def _generate(
         self, prompts: list[list[int]], sampling: Sampling, temperature: float | list[float]
-    ) -> Iterator[Completion]:
+    ) -> Iterator[Rollout]:
         tokenizer = self._tokenizer
-        inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        inputs = self._pad(prompts).to(self._device)
         greedy = temperature == 0
         processors = []
         if isinstance(temperature, list):
@@ -119,13 +213,60 @@ class LocalBackend:
             top_k=None if greedy else 0,  # transformers' own default would cut the distribution at 50 tokens
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
         )
-        output = self._model.generate(**inputs, generation_config=settings, logits_processor=processors)
-        for row in output[:, inputs.input_ids.shape[1] :].tolist():
-            ended = tokenizer.eos_token_id in row
-            tokens = row[: row.index(tokenizer.eos_token_id)] if ended else row
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            yield Completion(text, len(tokens) + ended, truncated=not ended)
+        stopping = [_StopTexts(tokenizer, sampling.stop, inputs.input_ids.shape[1])] if sampling.stop else []
+        output = self._model.generate(
+            **inputs, generation_config=settings, logits_processor=processors, stopping_criteria=stopping
+        )
+        for prompt, row in zip(prompts, output[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
+            yield self._rollout(prompt, row, sampling.stop)
+
+    def _rollout(self, prompt: list[int], row: list[int], stop: tuple[str, ...]) -> Rollout:
+        """What of a row of the output is the reply: all before the padding, with its end of turn where it has one."""
+        end, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        at = next((at for at, token in enumerate(row) if token in (end, pad)), len(row))
+        text = self._tokenizer.decode(row[:at], skip_special_tokens=True)
+        stopped = any(word in text for word in stop)
+        # Where padding is done with the end of turn, what follows a stop text is padding.
+        ended = not stopped and row[at : at + 1] == [end]
+        tokens = row[: at + ended]
+        return Rollout(prompt, tokens, Completion(text, len(tokens), truncated=not (stopped or ended)))
+
+    def _check_padding(self) -> None:
+        """UserError if padding changes what the model says next: then every batch would be wrong, and none fail."""
+        prompts = [self._tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
+        together = self._next_logits(prompts)
+        alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])
+        error = float((together - alone).abs().max() / alone.abs().max())
+        if not error <= _TOLERANCE[self._model.dtype]:
+            raise UserError(
+                f"model.id: this model's next token depends on padding (logits move by {error:.1%}); "
+                "another version of transformers, or of unsloth, may not have this fault"
+            )
+
+    def _pad(self, prompts: list[list[int]]) -> Any:
+        # The side is given anew: trainers set the tokenizer's own to the right.
+        return self._tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+
+    def _next_logits(self, prompts: list[list[int]]) -> torch.Tensor:
+        inputs = self._pad(prompts).to(self._device)
+        with self._for_inference():
+            output = self._model.generate(
+                **inputs,
+                max_new_tokens=1,
+                do_sample=False,
+                pad_token_id=self._tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
+
+
+def _longest_reply(recipe: Recipe) -> int:
+    training = recipe.grpo.trl | recipe.ttrl.trl
+    return max(int(training["max_completion_length"]), recipe.eval.max_new_tokens, recipe.variants.max_new_tokens)
 
 
 class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
@@ -138,36 +279,24 @@ class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
         return scores / self._temperatures
 
 
-def _load(settings: ModelSettings, device: torch.device) -> tuple[Any, Any]:
-    source = str(Path(__file__).parents[1] / "tiny") if settings.id == EMBEDDED else settings.id
-    dtype = _dtype(settings, device)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if settings.load_in_4bit:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left")
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, device_map={"": device}, **options)
-    except (OSError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model.id {settings.id}: cannot load this model ({reason}); "
-            f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"'
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if settings.load_in_4bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return tokenizer, model
+class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
+    """Ends each row whose reply holds a stop text; transformers' `stop_strings` fails on word-level vocabularies."""
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...], start: int) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+        self._may_end = _tokens_with(tokenizer, "".join(word[-1] for word in stop))
+        self._longest = max(len(word) for word in stop) + 4  # in tokens too; some of them decode to nothing
+
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        ended = self._may_end.to(input_ids.device)[input_ids[:, -1]]
+        for row in ended.nonzero().flatten().tolist():
+            tail = input_ids[row, self._start :][-self._longest :]
+            ended[row] = any(word in self._tokenizer.decode(tail) for word in self._stop)
+        return ended
 
 
-def _dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
-    if settings.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+@functools.cache
+def _tokens_with(tokenizer: Any, letters: str) -> torch.Tensor:
+    """For each token, whether its text holds one of the letters: only such a token can complete a stop text."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return torch.tensor([any(letter in text for letter in letters) for text in texts])

@@ -41,6 +41,11 @@ class Rejected:
 class Task(Protocol):
     """A family of problems with a verifier."""
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts of which the first one ends a reply to a problem."""
+        ...
+
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split, in the order of their file."""
         ...
@@ -59,6 +64,10 @@ class Task(Protocol):
 
     def transformations_prompt(self, effect: Effect, count: int) -> Messages:
         """What the model is asked for a list of transformations that have an effect."""
+        ...
+
+    def said(self, text: str) -> str:
+        """The part of a reply that is meant to be read: all but the thoughts of a reasoning model."""
         ...
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:

@@ -18,6 +18,7 @@ from ladder_lite.problems import Problem, load_problems
 from ladder_lite.settings import Example, TaskSettings
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.tasks.replies import Piece, Unread, read_integrals
+from ladder_lite.thinking import said
 from ladder_lite.validity import Data, bounds_of, fault
 from ladder_lite.verify import Grade, Reason, verify
 
@@ -31,6 +32,11 @@ class IntegrationTask:
     def __init__(self, settings: TaskSettings, references: Path | None = None) -> None:
         self._settings = settings
         self._references = References(references)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """As the recipe has them, `</answer>` for most models."""
+        return self._settings.stop
 
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split; UserError names the line of a problem that cannot be read as an integral."""
@@ -69,16 +75,20 @@ class IntegrationTask:
         assert template is not None
         return self._conversation(template.format(effect=effect, count=count))
 
+    def said(self, text: str) -> str:
+        """A reply without the thoughts that a reasoning model begins with."""
+        return said(text, self._settings.thinking)
+
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Read every integral of a reply; one without any is rejected as a whole."""
-        pieces = read_integrals(text, parent.data["variable"] or "x")
+        pieces = read_integrals(self.said(text), parent.data["variable"] or "x")
         if not pieces:
             return [Rejected(text[:_MAX_REJECTED_CHARS], "unreadable")]
         return [_read_variant(piece, parent, request) for piece in pieces]
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Verify the last `<answer>` of a reply."""
-        before, end, _ = text.rpartition("</answer>")
+        before, end, _ = self.said(text).rpartition("</answer>")
         _, start, answer = before.rpartition("<answer>")
         if not (start and end):
             return Grade(0.0, Reason.NO_ANSWER, None)

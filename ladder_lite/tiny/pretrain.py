@@ -169,7 +169,7 @@ def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
     from ladder_lite.tasks import load_task
 
     recipe = load_recipe("tiny", [f"model.id={folder.resolve()}"])
-    task, backend = load_task(recipe.task), load_backend(recipe.model, recipe.seed)
+    task, backend = load_task(recipe.task), load_backend(recipe)
     rng = Random("score")
     scores = {}
     for n_terms in (1, 2, 3, 5, 7):

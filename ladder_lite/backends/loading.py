@@ -1,0 +1,190 @@
+"""Which loader a model gets, and loading it: base weights, a LoRA adapter on them, the tokenizer.
+
+Unsloth where it is installed and a GPU carries it, else transformers, peft and bitsandbytes, on any machine. Both end
+in the same thing: a peft model whose base is frozen in one dtype (or in 4-bit NF4) and whose adapter is float32.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from ladder_lite.backends.gguf import as_folder
+from ladder_lite.errors import UserError
+from ladder_lite.settings import EMBEDDED, ModelSettings
+
+Loader = Literal["unsloth", "transformers"]
+
+_UNSLOTH_CAPABILITY = (7, 0)
+"""The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""
+
+
+_PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "<|endoftext|>", "<unk>")
+"""Tokens that say nothing, in order of preference: the first three stand for padding in Llama 3 and Qwen 2."""
+
+
+class Loaded(NamedTuple):
+    """A peft model with one adapter named "default", its tokenizer, and who loaded it."""
+
+    model: Any
+    tokenizer: Any
+    loader: Loader
+
+
+def choose_loader(settings: ModelSettings) -> Loader:
+    """What `model.backend` comes to on this machine; UserError where it names Unsloth and Unsloth cannot run."""
+    if settings.backend == "transformers":
+        return "transformers"
+    obstacle = unsloth_obstacle()
+    if obstacle is None:
+        return "unsloth"
+    if settings.backend == "unsloth":
+        raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
+    if settings.fast_inference:
+        raise UserError(f"model.fast_inference needs Unsloth: {obstacle}; set model.fast_inference=false")
+    return "transformers"
+
+
+def unsloth_obstacle() -> str | None:
+    """Why Unsloth cannot run here, None where it can."""
+    if not torch.cuda.is_available():
+        return "it needs a GPU, and PyTorch sees none"
+    capability = torch.cuda.get_device_capability()
+    if capability < _UNSLOTH_CAPABILITY:
+        have = ".".join(map(str, capability))
+        return f"it needs compute capability 7.0, and this {torch.cuda.get_device_name()} has {have}"
+    if importlib.util.find_spec("unsloth") is None:
+        return "it is not installed (pip install 'ladder_lite[gpu]')"
+    return None
+
+
+def import_unsloth() -> None:
+    """Import Unsloth, silently; UserError where it is broken on this machine."""
+    with redirect_stdout(StringIO()):  # a banner, and what it patched
+        try:
+            import unsloth  # noqa: F401
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"model.backend unsloth: it cannot be imported ({reason}); model.backend=transformers runs without it"
+            ) from error
+
+
+def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: int, max_length: int) -> Loaded:
+    """Load the model with a fresh adapter whose random half follows from the seed.
+
+    `max_length` is the most tokens of prompt and reply together, which Unsloth wants to know beforehand. UserError
+    names the way out where the model cannot be had: a wrong id, no network, a licence to accept.
+    """
+    dtype = choose_dtype(settings, device)
+    with _explained(settings):
+        if loader == "unsloth":
+            model, tokenizer = _with_unsloth(settings, dtype, seed, max_length)
+        else:
+            model, tokenizer = _with_transformers(settings, dtype, device, seed)
+    _choose_padding(tokenizer)
+    tokenizer.padding_side = "left"
+    for weight in model.parameters():
+        if weight.requires_grad:  # in 16 bits, small steps of training would be rounded away
+            weight.data = weight.data.float()
+    return Loaded(model, tokenizer, loader)
+
+
+def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    """The one type that weights are computed with: bfloat16 where the GPU has it, float16 on older ones, float32."""
+    if settings.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torch.device, seed: int) -> tuple[Any, Any]:
+    import transformers
+    from bitsandbytes.nn.modules import Linear4bit
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
+    if settings.load_in_4bit:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    source = _source(settings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+    if settings.load_in_4bit:
+        # Freezes the base and computes its norms in float32. Checkpointing is TRL's to switch on.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for module in model.modules():
+            # On some CPUs, bitsandbytes packs the weights when it first generates, and gradients no longer pass them.
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+    transformers.set_seed(seed)  # the adapter's first matrices are random
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora)), tokenizer
+
+
+def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_length: int) -> tuple[Any, Any]:
+    with redirect_stdout(StringIO()):  # a banner of twelve lines
+        from unsloth import FastLanguageModel
+
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            _source(settings),
+            max_seq_length=max_length,
+            dtype=dtype,
+            load_in_4bit=settings.load_in_4bit,
+            fast_inference=settings.fast_inference,
+            max_lora_rank=int(settings.lora.get("r", 8)),
+        )
+        model = FastLanguageModel.get_peft_model(
+            model, use_gradient_checkpointing="unsloth", random_state=seed, **settings.lora
+        )
+    return model, tokenizer
+
+
+def _choose_padding(tokenizer: Any) -> None:
+    """A padding token that is no end of turn: Unsloth's trainer takes every one for padding, and never trains on it."""
+    if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return
+    vocabulary = tokenizer.get_vocab()
+    spare = [token for token in _PADDING if token in vocabulary and token != tokenizer.eos_token]
+    tokenizer.pad_token = spare[0] if spare else tokenizer.eos_token
+
+
+def _source(settings: ModelSettings) -> str:
+    if settings.id == EMBEDDED:
+        return str(Path(__file__).parents[1] / "tiny")
+    return str(as_folder(Path(settings.id))) if settings.id.endswith(".gguf") else settings.id
+
+
+@contextmanager
+def _explained(settings: ModelSettings) -> Iterator[None]:
+    """What hub and files can refuse, as one line with the remedy."""
+    from huggingface_hub.errors import GatedRepoError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        copy = f", or take an ungated copy: model.id={settings.mirror}" if settings.mirror else ""
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+            causes.append(cause)
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            raise UserError(
+                f"model.id {settings.id}: its licence must be accepted first: do so at "
+                f"https://huggingface.co/{settings.id}, then log in with `hf auth login` or set HF_TOKEN{copy}"
+            ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model.id {settings.id}: cannot load this model ({reason}); "
+            f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"{copy}'
+        ) from error

@@ -1,0 +1,265 @@
+"""What a recipe would take, before anything is loaded: GPU memory by card, batches, steps, tokens, time left.
+
+    python -m ladder_lite.recipe llama3b --dry-run
+    python -m ladder_lite.recipe llama3b --dry-run --json
+
+Needs no GPU, no torch, and for the models of the shipped recipes no network. The run folder is only looked at.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from ladder_lite.errors import UserError
+from ladder_lite.live import clock_time
+from ladder_lite.memory import (
+    CARDS,
+    GIB,
+    Loader,
+    Parts,
+    Setup,
+    generate_parts,
+    generation_batch,
+    plan,
+    read_shape,
+    total,
+    train_parts,
+)
+from ladder_lite.problems import load_problems
+from ladder_lite.run_dir import read_jsonl
+from ladder_lite.settings import Recipe
+
+_SHOWN_PARTS = 2
+
+
+def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """What the recipe would take, as the JSON object of `--dry-run --json`; `run` is its run folder, there or not.
+
+    Counts of problems are None where a set has not been fetched yet, and so is what depends on them. `tokens` are
+    upper bounds, but for those of variants: they are counted as if no variant were rejected and asked for again.
+    """
+    shape = read_shape(recipe.model.id)
+    loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
+    trainings = [recipe.grpo.trl]
+    if "ladder_ttrl" in recipe.conditions:
+        trainings.append(recipe.grpo.trl | recipe.ttrl.trl)
+    setups = [Setup.of(shape, recipe.model, trl, loader) for trl in trainings]
+    setup = max(setups, key=lambda setup: total(train_parts(setup, 1)))
+    counts = _Counts.of(recipe)
+    steps = _steps(recipe, counts)
+    return {
+        "recipe": recipe.name,
+        "model": recipe.model.id,
+        "parameters": shape.parameters,
+        "loader": loader,
+        "steps": _sum(steps),
+        "steps_by_condition": steps,
+        "completions_per_step": setup.completions_per_step,
+        "num_generations": recipe.grpo.trl["num_generations"],
+        "max_prompt_length": setup.max_prompt_length,
+        "max_completion_length": setup.max_completion_length,
+        "tokens": _tokens(recipe, counts, steps),
+        "seconds_left": _seconds_left(recipe, counts, run),
+        "cards": [_card(recipe, setup, card_gb, gib) for card_gb, gib in CARDS.items()],
+    }
+
+
+def render(outlook: dict[str, Any]) -> RenderableType:
+    """The outlook as a table and some lines."""
+    title = f"{outlook['recipe']}: {outlook['model']}, {outlook['parameters'] / 1e6:,.0f} million weights"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("card", "GiB", "micro-batch", "rollouts", "generate", "train"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("largest parts of training")
+    for card in outlook["cards"]:
+        peaks = card["predicted_peak_bytes"]
+        table.add_row(
+            f"{card['card_gb']} GB",
+            f"{card['gib']:.1f}",
+            f"{card['micro_batch']} x {card['accumulation']}" if card["fits"] else "too small",
+            f"{card['generation_batch']}" if card["fits"] else "-",
+            _gib(peaks["generate"]),
+            _gib(peaks["train"]),
+            ", ".join(f"{name} {size / GIB:.1f}" for name, size in _largest(card["parts"])),
+        )
+    return Group(table, *_lines(outlook))
+
+
+def _lines(outlook: dict[str, Any]) -> list[str]:
+    tokens, left = outlook["tokens"], outlook["seconds_left"]
+    by_condition = ", ".join(f"{name} {_count(steps)}" for name, steps in outlook["steps_by_condition"].items())
+    purposes = ", ".join(f"{name} {_count(number)}" for name, number in tokens.items() if name != "total")
+    return [
+        "GiB: what such a card leaves, and the peaks predicted; where it is too small, those of the smallest batches. "
+        "Rollouts are what is generated at once.",
+        f"Never changed: groups of {outlook['num_generations']}, {outlook['completions_per_step']} completions a step, "
+        f"up to {outlook['max_prompt_length']} + {outlook['max_completion_length']} tokens each.",
+        f"Steps: at most {_count(outlook['steps'])} ({by_condition or 'no condition trains'}).",
+        f"Tokens: at most about {_count(tokens['total'])} ({purposes}); most replies end earlier.",
+        "Time left: known once two steps have been measured."
+        if left is None
+        else f"Time left: at most {clock_time(left)} of training, at the pace so far; evaluation comes on top.",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Problems of a recipe's splits; None where a set is not at hand."""
+
+    train: int | None
+    test: int | None
+    pool: int | None
+
+    @staticmethod
+    def of(recipe: Recipe) -> "_Counts":
+        train, test = _problems(recipe.task.train, "train"), _problems(recipe.task.test, "test")
+        select = recipe.task.select
+        if select is None:
+            return _Counts(None if train is None else len(train), None if test is None else len(test), 0)
+        return _Counts(select.train, select.test, None if train is None or test is None else len(train | test))
+
+    def learned(self, recipe: Recipe) -> int | None:
+        """Test problems that TTRL learns, at most."""
+        wanted = recipe.ttrl.problems
+        if wanted == "all":
+            return self.test
+        return wanted if self.test is None else min(wanted, self.test)
+
+
+def _problems(name: str, split: str) -> set[str] | None:
+    try:
+        return {problem.id for problem in load_problems(name, split)}
+    except UserError:  # not fetched yet, or written by a stage of the run; the run itself says so
+        return None
+
+
+def _steps(recipe: Recipe, counts: _Counts) -> dict[str, int | None]:
+    """Optimizer steps of each condition that trains, at most; TTRL comes after LADDER, whether asked for or not."""
+    max_steps = int(recipe.grpo.trl["max_steps"])
+    steps: dict[str, int | None] = {}
+    if "rl_without_variants" in recipe.conditions:
+        steps["rl_without_variants"] = max_steps
+    if {"ladder", "ladder_ttrl"}.intersection(recipe.conditions):
+        steps["ladder"] = max_steps
+    if "ladder_ttrl" in recipe.conditions:
+        steps["ladder_ttrl"] = _times(counts.learned(recipe), recipe.ttrl.max_steps)
+    return steps
+
+
+def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> dict[str, int | None]:
+    """Generated tokens by purpose."""
+    trl, variants = recipe.grpo.trl, recipe.variants
+    completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
+    learned = counts.learned(recipe) if "ladder_ttrl" in steps else 0
+    trained = {name: number for name, number in steps.items() if name != "ladder_ttrl"}
+    looks = sum(1 + number // recipe.grpo.eval_every for number in trained.values() if number is not None)
+    evaluated = [condition for condition in recipe.conditions if condition != "ladder_ttrl"]
+    if "ladder" in steps and "ladder" not in evaluated:
+        evaluated.append("ladder")
+    # Of each test problem: samples after each condition, one at each look; of each learned one: samples, and its tries.
+    answers = _times(counts.test, len(evaluated) * recipe.eval.samples + looks)
+    tries = recipe.eval.samples + recipe.ttrl.max_steps * recipe.ttrl.samples_per_step
+    chosen = _times(counts.pool, recipe.task.select.samples if recipe.task.select else 0)
+    ttrl = recipe.ttrl.trl.get("max_completion_length", trl.get("max_completion_length"))
+    written = _sum(
+        {
+            "ladder": _times(counts.train, variants.per_root) if "ladder" in steps else 0,
+            "ladder_ttrl": _times(learned, recipe.ttrl.per_root),
+        }
+    )
+    tokens = {
+        "training": _sum(
+            {
+                "first": _times(_sum(trained), completions * int(trl.get("max_completion_length") or 256)),
+                "ttrl": _times(steps.get("ladder_ttrl", 0), completions * int(ttrl or 256)),
+            }
+        ),
+        "evaluation": _times(
+            _sum({"answers": answers, "tries": _times(learned, tries), "select": chosen}), recipe.eval.max_new_tokens
+        ),
+        "variants": _times(written, variants.max_new_tokens / variants.per_prompt),
+    }
+    return tokens | {"total": _sum(tokens)}
+
+
+def _seconds_left(recipe: Recipe, counts: _Counts, run: Path) -> float | None:
+    """Seconds that the steps left would take at the median pace of those measured; None below two of these."""
+    seconds: list[float] = []
+    left: dict[str, int | None] = {}
+
+    def look(folder: Path, max_steps: int) -> int:
+        rows = read_jsonl(folder / "metrics.jsonl")
+        seconds.extend(row["seconds"] for row in rows)
+        return 0 if (folder / "done.json").exists() else max(0, max_steps - len(rows))
+
+    steps = _steps(recipe, counts)
+    for name in ("rl_without_variants", "ladder"):
+        if name in steps:
+            left[name] = look(run / "conditions" / name / "train", int(recipe.grpo.trl["max_steps"]))
+    if "ladder_ttrl" in steps:
+        tried = run / "conditions/ladder_ttrl/problems"
+        begun = [
+            look(folder / "train", 0 if (folder / "done.json").exists() else recipe.ttrl.max_steps)
+            for folder in sorted(tried.glob("*/"))
+        ]
+        learned = 0 if (tried / "done.json").exists() else counts.learned(recipe)
+        left["ladder_ttrl"] = (
+            None if learned is None else sum(begun) + max(0, learned - len(begun)) * recipe.ttrl.max_steps
+        )
+    steps_left = _sum(left)
+    return None if len(seconds) < 2 or steps_left is None else steps_left * median(seconds)
+
+
+def _card(recipe: Recipe, setup: Setup, card_gb: int, gib: float) -> dict[str, Any]:
+    """What would be done on a card; the peaks of the smallest batches where nothing fits."""
+    free_bytes, prompt = int(gib * GIB), setup.max_prompt_length
+    chosen = plan(setup, free_bytes)
+    evaluation, variants = recipe.eval, recipe.variants
+    eval_batch = generation_batch(
+        setup, free_bytes, prompt, evaluation.max_new_tokens, evaluation.batch_size, evaluation.top_p
+    )
+    variants_batch = generation_batch(setup, free_bytes, prompt, variants.max_new_tokens, variants.batch_size)
+    fits = chosen is not None and eval_batch > 0 and variants_batch > 0
+    train = chosen.train if chosen else train_parts(setup, 1)
+    generate = chosen.generate if chosen else generate_parts(setup, 1, prompt, setup.max_completion_length, setup.top_p)
+    return {
+        "card_gb": card_gb,
+        "gib": gib,
+        "fits": fits,
+        "micro_batch": chosen.micro_batch if chosen else None,
+        "accumulation": chosen.accumulation if chosen else None,
+        "num_generations": recipe.grpo.trl["num_generations"],
+        "max_completion_length": setup.max_completion_length,
+        "generation_batch": chosen.generation_batch if chosen else None,
+        "eval_batch": eval_batch or None,
+        "variants_batch": variants_batch or None,
+        "predicted_peak_bytes": {"generate": total(generate), "train": total(train)},
+        "parts": train,
+        "generate_parts": generate,
+    }
+
+
+def _times(number: int | None, factor: float) -> int | None:
+    return None if number is None else int(number * factor)
+
+
+def _sum(numbers: dict[str, int | None]) -> int | None:
+    known = [number for number in numbers.values() if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def _count(number: int | None) -> str:
+    return "unknown (a problem set is not fetched)" if number is None else f"{number:,}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def _largest(parts: Parts) -> list[tuple[str, int]]:
+    return sorted(parts.items(), key=lambda part: -part[1])[:_SHOWN_PARTS]

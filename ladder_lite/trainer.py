@@ -1,0 +1,282 @@
+"""TRL's GRPOTrainer as `ladder_lite.grpo` uses it: our rows, our sampling, our rewards, and settings that are checked.
+
+TRL's defaults change between versions and Unsloth rewrites some of them, given values included. So every setting of
+GRPOConfig is given a value (the recipe's, the loop's, or the default that trl_settings.json has on record), and what
+the trainer holds when both libraries are done with it is compared with that.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ladder_lite import divergence
+from ladder_lite.attempts import Completion
+from ladder_lite.backends import Backend, Sampling
+from ladder_lite.deadline import Deadline
+from ladder_lite.errors import UserError
+from ladder_lite.settings import GrpoSettings, grpo_config_defaults
+from ladder_lite.tasks import Task
+
+if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
+    from trl import GRPOConfig, GRPOTrainer
+
+    from ladder_lite.grpo import Log
+
+_MAX_ROWS = 1_000_000
+"""More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""
+
+_DERIVED = {
+    *("accelerator_config", "dataloader_pin_memory", "debug", "disable_tqdm", "generation_batch_size", "report_to"),
+    *("output_dir", "steps_per_generation"),
+}
+"""Settings that GRPOConfig itself writes in another form than it was given."""
+
+_HELD = {
+    name: name
+    for name in (
+        *("beta", "importance_sampling_level", "loss_type", "mask_truncated_completions", "max_completion_length"),
+        *("num_generations", "num_iterations", "scale_rewards", "temperature", "top_k", "top_p", "use_vllm"),
+    )
+} | {"epsilon": "epsilon_low"}
+"""Settings that the trainer copies from its config, under the name it gives the copy."""
+
+
+def build(
+    task: Task,
+    backend: Backend,
+    settings: GrpoSettings,
+    folder: Path,
+    seed: int,
+    log: "Log",
+    deadline: Deadline,
+    micro_batch: int,
+    probe_first: bool,
+) -> "GRPOTrainer":
+    """A trainer whose next step is the one after `log.steps`; UserError where it would not train as the recipe says.
+
+    `micro_batch` completions are trained on at a time; how many a step has, in all, is the recipe's alone. With
+    `probe_first`, the longest micro-batch there can be goes through the model before the first step.
+    """
+    from datasets import Dataset
+    from torch.utils.data import Sampler
+    from transformers import PrinterCallback, TrainerCallback, set_seed
+    from trl import GRPOTrainer
+
+    from ladder_lite.backends import adapter
+
+    model, tokenizer = backend.trainable()
+    wanted = _wanted(settings, folder, seed, model, micro_batch)
+    config = _config(wanted)
+    backend.check([task.prompt(problem) for problem in log.problems])
+    first_step = len(log.steps) + 1
+    probing = False
+
+    def step_seed(step: int) -> int:
+        return (seed * 1_000_003 + step) % 2**32
+
+    def ask(rows: list[dict[str, int]]) -> list[dict[str, Any]]:
+        """A prompt is made when its row is drawn, for the tree may have grown since."""
+        return [{"prompt": task.prompt(log.problems[row["row"]]), **row} for row in rows]
+
+    class Rows(Sampler[int]):
+        """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
+
+        def __len__(self) -> int:
+            n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
+            return n_rows
+
+        def __iter__(self) -> Iterator[int]:
+            n_prompts = config.generation_batch_size // config.num_generations
+            for step in range(first_step, config.max_steps + 1):
+                rows = [row for row in log.rates.draw(step, n_prompts) for _ in range(config.num_generations)]
+                for _ in range(config.steps_per_generation):
+                    yield from rows
+
+    class Trainer(GRPOTrainer):
+        def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
+            return Rows()
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """Save the adapter alone.
+
+            The tokenizer and the arguments are at hand when training is resumed, and megabytes. A frozen copy of the
+            adapter beside it would even keep the adapter from being loaded: transformers then reads subfolders only.
+            """
+            model.save_pretrained(output_dir or config.output_dir, selected_adapters=[adapter.TRAINED])
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Write none: checkpoints are for resuming."""
+
+    class Steps(TrainerCallback):
+        began_at = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
+            divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
+            if probe_first:
+                probe()
+            self.began_at = deadline.now()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            set_seed(step_seed(state.global_step))
+            log.begin_step()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **at_hand: Any) -> None:  # noqa: ARG002
+            """Comes before the step's checkpoint is saved, and only a step that went well gets one."""
+            if "loss" not in logs:
+                return
+            skipped = at_hand["optimizer"].step_was_skipped
+            log.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
+            if log.end_step(logs):
+                control.should_training_stop = True
+            now = deadline.now()
+            deadline.note("step", now - self.began_at)
+            self.began_at = now
+            if not deadline.allows(deadline.expected_s("step")) and not log.ended(args.max_steps):
+                control.should_save = control.should_training_stop = True
+
+    def roll_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        """Generation as evaluation has it: sorted by length, as many at once as fit, each ended by a stop text."""
+        if probing:
+            return _longest(backend.max_prompt_length, config.max_completion_length, len(prompts), tokenizer)
+        sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_completion_length,
+            batch_size=len(prompts),
+            seed=step_seed(trainer.state.global_step),
+            stop=task.stop,
+        )
+        rollouts = backend.roll_out(prompts, sampling)
+        truncated = [rollout.completion.truncated for rollout in rollouts]
+        # TRL's own way takes for truncated what a stop text ended.
+        cut = truncated if settings.trl.get("mask_truncated_completions") else [False] * len(truncated)
+        return {
+            "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
+            "completion_ids": [rollout.completion_ids for rollout in rollouts],
+            "logprobs": None,
+            "env_mask": [[int(not c)] * len(r.completion_ids) for c, r in zip(cut, rollouts, strict=True)],
+            "truncated": truncated,
+        }
+
+    def reward(
+        completions: list[Any], completion_ids: list[list[int]], row: list[int], truncated: list[bool], **_: Any
+    ) -> list[float | None]:
+        if probing:
+            return [0.0] * len(completions)
+        replies = [
+            Completion(messages[0]["content"], len(ids), cut)
+            for messages, ids, cut in zip(completions, completion_ids, truncated, strict=True)
+        ]
+        return log.grade(row, replies)
+
+    def probe() -> None:
+        """A forward and a backward pass of a micro-batch as long as can be: what does not fit fails now, not later."""
+        nonlocal probing
+        probing = True
+        try:
+            n = config.num_generations * -(-micro_batch // config.num_generations)
+            batch = trainer._generate_and_score_completions(ask([{"row": 0}] * n))
+            part = {name: value[:micro_batch] if _is_column(value, n) else value for name, value in batch.items()}
+            trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps  # as each step does
+            trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, part))
+        finally:
+            probing = False
+            trainer.model_wrapped.zero_grad(set_to_none=True)
+            trainer._metrics["train"].clear()
+
+    trainer = Trainer(
+        model=model,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
+        processing_class=tokenizer,
+        callbacks=[Steps()],
+        rollout_func=roll_out,
+    )
+    trainer.data_collator = ask
+    trainer.remove_callback(PrinterCallback)
+    _demand(trainer, wanted)
+    return trainer
+
+
+def _wanted(settings: GrpoSettings, folder: Path, seed: int, model: Any, micro_batch: int) -> dict[str, Any]:
+    """The value of every setting of GRPOConfig: the loop's, else the recipe's, else TRL's default on record."""
+    import torch
+
+    trl = settings.trl
+    return grpo_config_defaults() | {
+        "report_to": "none",
+        **trl,
+        "output_dir": str(folder / "checkpoints"),
+        "seed": seed,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.dtype == torch.bfloat16,
+        "fp16": model.dtype == torch.float16,
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": settings.completions_per_step // micro_batch,
+        "logging_steps": 1,
+        "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,  # it would log a loss that is no number as that of the step before
+        "save_strategy": "steps",
+        "save_total_limit": 2,  # the one being written may be torn by a kill, the one before it is whole
+        "disable_tqdm": True,
+        "ignore_data_skip": True,  # the sampler starts at the right step by itself
+        "dataloader_num_workers": 0,
+        "num_iterations": 1,
+        "remove_unused_columns": False,
+        "mask_truncated_completions": False,  # done with the rollouts
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "generation_kwargs": None,
+        "use_vllm": False,
+    }
+
+
+def _config(wanted: dict[str, Any]) -> "GRPOConfig":
+    from trl import GRPOConfig
+
+    known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
+    config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
+    for name in known & wanted.keys() - _DERIVED:
+        if _plain(getattr(config, name)) != wanted[name]:  # Unsloth's constructor overrules what it disagrees with
+            setattr(config, name, wanted[name])
+    return config
+
+
+def _demand(trainer: "GRPOTrainer", wanted: dict[str, Any]) -> None:
+    """UserError where the trainer, after all patches, holds another value than the recipe or the loop gave it."""
+    held = [(name, trainer, own) for name, own in _HELD.items()]
+    held += [(name, trainer.args, name) for name in wanted if hasattr(trainer.args, name) and name not in _DERIVED]
+    for name, holder, own in held:
+        value = _plain(getattr(holder, own))
+        if value != wanted[name]:
+            raise UserError(
+                f"grpo.trl.{name} is {json.dumps(wanted[name])}, and the trainer holds {value!r}: the installed TRL or "
+                f"Unsloth changes it; set it to that in the recipe, or use model.backend=transformers"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _is_column(value: Any, n: int) -> bool:
+    """Whether this entry of a batch has a row for each of the n completions."""
+    return getattr(value, "ndim", 0) > 0 and len(value) == n
+
+
+def _longest(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:
+    """Rollouts of the greatest length there can be, of any word that is neither padding nor an end."""
+    special = {tokenizer.pad_token_id, tokenizer.eos_token_id}
+    word = next(token for token in range(len(tokenizer)) if token not in special)
+    return {
+        "prompt_ids": [[word] * prompt_length] * n,
+        "completion_ids": [[word] * completion_length] * n,
+        "logprobs": None,
+        "env_mask": [[1] * completion_length] * n,
+        "truncated": [True] * n,
+    }

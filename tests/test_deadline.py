@@ -1,0 +1,116 @@
+"""A budget: how it is written, and what is still begun when it runs out."""
+
+import pytest
+
+from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.errors import UserError
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+BUDGETS = [
+    ("9h", 32400),
+    ("90m", 5400),
+    ("1h30m", 5400),
+    ("5400s", 5400),
+    ("1h30m5s", 5405),
+    (" 2H ", 7200),
+    ("0.5h", 1800),
+    ("1.5m", 90),
+]
+
+
+@pytest.mark.parametrize(("text", "seconds"), BUDGETS)
+def test_a_budget_is_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+    clock = Clock()
+    deadline = Deadline.after(text, clock)
+    reserve = min(60.0, seconds * 0.02)
+    clock.seconds = 100 + seconds - reserve - 0.01
+    deadline.check()
+    clock.seconds += 0.02
+    with pytest.raises(OutOfTime, match=f"budget of {text.strip()} used: everything is saved; run the same command"):
+        deadline.check()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9", "h", "9 hours", "30m1h", "-1h", "1e3s", "0h", "0s", "nan", "infh", "1:30", "٣h"]
+)
+def test_what_is_no_budget_gets_one_line_with_the_remedy(text: str) -> None:
+    with pytest.raises(UserError, match=r"--budget .*: not a time; give hours, minutes or seconds, such as 9h"):
+        Deadline.after(text)
+
+
+def test_what_would_not_end_in_time_is_not_begun() -> None:
+    clock = Clock()
+    deadline = Deadline.after("1000s", clock)  # 20 s of it are kept
+    deadline.check(980)
+    assert not deadline.allows(981)
+    clock.seconds += 500
+    deadline.check(480)
+    with pytest.raises(OutOfTime):
+        deadline.check(481)
+
+
+def test_without_a_budget_everything_is_begun() -> None:
+    deadline = Deadline.never()
+    deadline.check(1e12)
+    with deadline.piece("step"):
+        pass
+    assert deadline.allows(1e12)
+
+
+def test_a_piece_is_expected_to_take_as_long_as_the_slowest_of_the_last() -> None:
+    clock = Clock()
+    deadline = Deadline.after("1h", clock)
+    assert deadline.expected_s("chunk") == 0
+    for seconds in (5, 40, 10):
+        with deadline.piece("chunk", size=10):
+            clock.seconds += seconds
+    assert deadline.expected_s("chunk", size=10) == pytest.approx(40)
+    assert deadline.expected_s("chunk", size=5) == pytest.approx(20)
+    assert deadline.expected_s("round") == 0
+    for _ in range(20):
+        deadline.note("chunk", 1, size=10)
+    assert deadline.expected_s("chunk", size=10) == pytest.approx(1)
+
+
+def test_the_piece_that_would_be_cut_is_refused_and_the_one_that_fits_is_done() -> None:
+    clock = Clock()
+    deadline = Deadline.after("100s", clock)
+    done = 0
+
+    def work() -> None:
+        nonlocal done
+        for _ in range(10):
+            with deadline.piece("chunk"):
+                clock.seconds += 30
+                done += 1
+
+    with pytest.raises(OutOfTime):
+        work()
+    assert done == 3  # 90 of the 98 seconds
+    with deadline.piece("small"):  # nothing is known of it, and there is time left
+        done += 1
+    assert done == 4
+
+
+def test_a_piece_that_fails_is_no_measure() -> None:
+    clock = Clock()
+    deadline = Deadline.after("1h", clock)
+
+    def fail() -> None:
+        with deadline.piece("chunk"):
+            clock.seconds += 50
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert deadline.expected_s("chunk") == 0

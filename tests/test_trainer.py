@@ -1,0 +1,200 @@
+"""The trainer: that it holds what the recipe says whatever the libraries think, and trains the same in any portions."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+
+from ladder_lite import grpo, trainer
+from ladder_lite.backends import Backend, load_backend
+from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline
+from ladder_lite.errors import UserError
+from ladder_lite.problems import Problem
+from ladder_lite.settings import GrpoSettings, grpo_config_defaults
+from ladder_lite.tasks import load_task
+from ladder_lite.tasks.integration import IntegrationTask
+from ladder_lite.verify import Grade, Reason
+
+RECIPE = load_recipe(
+    "tiny",
+    [
+        "grpo.rows=uniform",
+        "grpo.trl.max_steps=1",
+        "grpo.trl.per_device_train_batch_size=8",
+        "grpo.trl.num_generations=4",
+        "grpo.trl.max_completion_length=40",
+    ],
+)
+PROBLEMS = [
+    Problem.root("integration", {"integrand": f"cos({n}*x)", "variable": "x", "lower": None, "upper": None})
+    for n in range(2, 8)
+]
+
+
+class ByLetters(IntegrationTask):
+    """Groups have signal: a reply is right by its letters, whatever it says."""
+
+    def grade(self, _problem: Problem, text: str) -> Grade:
+        even = sum(text.encode()) % 2 == 0
+        return Grade(float(even), Reason.CORRECT if even else Reason.WRONG, text)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    return load_backend(RECIPE)
+
+
+def settings(**trl_settings: Any) -> GrpoSettings:
+    return RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | trl_settings})
+
+
+def train(backend: Backend, folder: Path, chosen: GrpoSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train from the weights that the backend has, put them back, and return the trained ones."""
+    before = backend.snapshot()
+    grpo.train(ByLetters(RECIPE.task), backend, PROBLEMS, chosen, folder, 0, lambda *_: False, say=say)
+    after = backend.snapshot()
+    backend.restore(before)
+    return after
+
+
+def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrainer":
+    log = grpo.Log(PROBLEMS, None, chosen, 0, load_task(RECIPE.task), folder, lambda *_: False)
+    return trainer.build(
+        load_task(RECIPE.task), backend, chosen, folder, 0, log, Deadline.never(), 8, probe_first=False
+    )
+
+
+# --- settings
+
+
+def test_every_setting_of_the_installed_trl_has_its_default_on_record() -> None:
+    fields = {field.name for field in dataclasses.fields(trl.GRPOConfig) if field.init}
+    assert fields - grpo_config_defaults().keys() == {"parallelism_config"}  # an object, for several GPUs
+    assert grpo_config_defaults().keys() <= fields
+
+
+def test_the_settings_that_trl_rewrites_are_the_ones_known(tmp_path: Path) -> None:
+    given = grpo_config_defaults() | {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
+    config = trl.GRPOConfig(**given)
+    rewritten = {name for name, value in given.items() if trainer._plain(getattr(config, name)) != value}
+    assert rewritten <= trainer._DERIVED
+
+
+def test_what_a_patched_config_overrules_is_set_back(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Patched(trl.GRPOConfig):
+        def __post_init__(self) -> None:  # as Unsloth's does with loss_type dr_grpo
+            super().__post_init__()
+            self.scale_rewards = "none"
+
+    monkeypatch.setattr(trl, "GRPOConfig", Patched)
+    built = build(backend, tmp_path, settings())
+    assert (built.args.scale_rewards, built.scale_rewards) == ("group", "group")
+
+
+@pytest.mark.parametrize(("name", "attribute"), [("beta", "beta"), ("epsilon", "epsilon_low")])
+def test_what_a_patched_trainer_overrules_stops_the_run(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, attribute: str
+) -> None:
+    class Patched(trl.GRPOTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            setattr(self, attribute, 0.125)
+
+    monkeypatch.setattr(trl, "GRPOTrainer", Patched)
+    with pytest.raises(UserError, match=rf"grpo\.trl\.{name} is 0\.\d, and the trainer holds 0\.125"):
+        build(backend, tmp_path, settings())
+
+
+# --- steps
+
+
+def test_a_step_is_the_same_in_smaller_portions(backend: Backend, tmp_path: Path) -> None:
+    whole = train(backend, tmp_path / "whole", settings())
+    portions = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    parts = train(backend, tmp_path / "parts", portions)
+    before = backend.snapshot()
+    moved = max(float((whole[name] - before[name]).abs().max()) for name in before)
+    apart = max(float((whole[name] - parts[name]).abs().max()) for name in before)
+    assert moved > 0
+    assert apart < 0.05 * moved
+
+
+def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = train(backend, tmp_path / "plain", settings())
+    probed: list[int] = []
+    longest = trainer._longest
+
+    def note(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:
+        probed.append(prompt_length + completion_length)
+        return longest(prompt_length, completion_length, n, tokenizer)
+
+    monkeypatch.setattr(trainer, "_longest", note)
+    monkeypatch.setattr(grpo, "_has_to_probe", lambda _backend: True)
+    after = train(backend, tmp_path / "probed", settings())
+    assert probed == [RECIPE.model.max_prompt_length + 40]
+    assert all(weight.equal(plain[name]) for name, weight in after.items())
+    logs = [(tmp_path / folder / "attempts.jsonl").read_text() for folder in ("plain", "probed")]
+    assert logs[0] == logs[1]
+
+
+def test_truncated_replies_teach_nothing_where_they_are_masked(backend: Backend, tmp_path: Path) -> None:
+    before = backend.snapshot()
+    short = {"max_completion_length": 3}  # no answer ends so soon
+    taught = train(backend, tmp_path / "taught", settings(**short))
+    masked = train(backend, tmp_path / "masked", settings(**short, mask_truncated_completions=True))
+    assert any(not weight.equal(before[name]) for name, weight in taught.items())
+    assert all(weight.equal(before[name]) for name, weight in masked.items())
+
+
+def test_what_a_stop_text_ended_is_not_masked(backend: Backend, tmp_path: Path) -> None:
+    plain = train(backend, tmp_path / "plain", settings(max_completion_length=120))
+    masked = train(backend, tmp_path / "masked", settings(max_completion_length=120, mask_truncated_completions=True))
+    assert '"truncated": true' not in (tmp_path / "plain" / "attempts.jsonl").read_text()
+    assert all(weight.equal(plain[name]) for name, weight in masked.items())
+
+
+# --- memory that does not suffice
+
+
+def out_of_memory_above(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's trainer fails on micro-batches of more than `largest`, as on a GPU that is full."""
+    import torch
+
+    compute_loss = trl.GRPOTrainer.compute_loss
+
+    def fail(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        if len(inputs["completion_ids"]) > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute_loss(self, model, inputs, **kwargs)
+
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", fail)
+
+
+def test_out_of_memory_halves_the_micro_batch(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portions = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    expected = train(backend, tmp_path / "parts", portions)
+    out_of_memory_above(2, monkeypatch)
+    said: list[str] = []
+    found = train(backend, tmp_path / "found", settings(), said.append)
+    assert all(weight.equal(expected[name]) for name, weight in found.items())
+    assert said == [
+        "out of memory: going on with a micro-batch of 4 instead of 8",
+        "out of memory: going on with a micro-batch of 2 instead of 4",
+    ]
+    assert len((tmp_path / "found" / "attempts.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_single_completion_that_does_not_fit_is_refused(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory_above(0, monkeypatch)
+    with pytest.raises(UserError, match=r"not even one completion .* lower grpo.trl.max_completion_length"):
+        train(backend, tmp_path, settings())
