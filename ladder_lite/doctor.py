@@ -26,6 +26,7 @@ import typer
 
 from ladder_lite import __version__, config, errors
 from ladder_lite.errors import UserError
+from ladder_lite.memory import GIB
 from ladder_lite.preflight import Check, preflight
 from ladder_lite.run_dir import versions
 from ladder_lite.settings import Recipe
@@ -49,7 +50,6 @@ _HIDDEN_VARIABLES = (  # the proxies' and the endpoint's addresses can hold pass
 _WIDTH = 80
 _MAX_ENTRY = 480
 """Characters kept of an entry: a path list or an error can be pages long."""
-_GIB = 2**30
 
 
 def examine(online: bool = False) -> dict[str, Any]:
@@ -215,9 +215,9 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
-        "memory_total_gib": round(memory.total / _GIB, 1),
-        "memory_available_gib": round(memory.available / _GIB, 1),
-        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / _GIB, 1),
+        "memory_total_gib": round(memory.total / GIB, 1),
+        "memory_available_gib": round(memory.available / GIB, 1),
+        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / GIB, 1),
     }
 
 
