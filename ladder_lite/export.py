@@ -217,7 +217,10 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
         f"- licence: that of {model} goes for what is made of it",
     ]
     if recipe.model.load_in_4bit and format_ != "adapter":
-        lines.append("- trained on 4-bit (NF4) weights and merged into the unquantized ones: a little another model")
+        lines.append(
+            "- trained, and measured, on 4-bit (NF4) weights; merged into the unquantized ones, it answers a little "
+            "differently"
+        )
     return "\n".join(lines) + "\n"
 
 

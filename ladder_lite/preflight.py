@@ -1,9 +1,10 @@
 """Checks before a run loads its model: what would end in an error after minutes or hours is one line at once.
 
-    demand(preflight(recipe, Path("runs/llama3b-s0"), needed_bytes=predicted))
+    demand(preflight(recipe, Path("runs/llama3b-s0"), **predict(recipe)))
 
 A check that does not apply is left out rather than passed: without a GPU there is none of GPU memory. Nothing is
-downloaded and nothing is asked of the network. `python -m ladder_lite.doctor` prints the same checks.
+downloaded, but for the config of a model that no shipped recipe has. `python -m ladder_lite.doctor` prints the checks
+too.
 """
 
 import importlib
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.errors import UserError
+from ladder_lite.memory import GIB, Setup, generate_parts, micro_batches, total, train_parts
 from ladder_lite.settings import EMBEDDED, ModelSettings, Recipe
+from ladder_lite.shape import read_shape
 
 if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
 
-_GIB = 2**30
 _CHECKPOINTS = 3
 """Checkpoints on the disk at once: the two that are kept and the one being written."""
 _CHECKPOINT_ADAPTERS = 3
@@ -74,6 +76,27 @@ def preflight(
         folders["the model"], needs["the model"] = Path(HF_HUB_CACHE), download_bytes
     checks += [_check_writable(purpose, folder) for purpose, folder in folders.items()]
     return checks + _check_disks(folders, needs)
+
+
+def predict(recipe: Recipe) -> dict[str, int]:
+    """What a run needs at least, under the names of `preflight`'s arguments; nothing for a model of unknown shape.
+
+    GPU memory is that of the smallest micro-batch and of one reply at a time: batches are made to fit later.
+    """
+    from ladder_lite.backends.loading import choose_loader
+
+    try:
+        shape = read_shape(recipe.model.id)
+    except UserError:  # another family of models, or none at all: loading it says so
+        return {}
+    setup = Setup.of(shape, recipe.model, recipe.grpo.trl, choose_loader(recipe.model), context_bytes=0)
+    lengths = setup.max_prompt_length, setup.max_completion_length
+    training = total(train_parts(setup, micro_batches(setup)[-1]))
+    return {
+        "needed_bytes": max(training, total(generate_parts(setup, 1, *lengths, setup.top_p))),
+        "adapter_bytes": 4 * setup.lora_weights,
+        "download_bytes": 2 * shape.parameters,
+    }
 
 
 def demand(checks: Sequence[Check]) -> None:
@@ -247,7 +270,7 @@ def _check_memory(needed: int) -> Check:
     import torch
 
     free, total = torch.cuda.mem_get_info()
-    detail = f"{_gib(free)} of {_gib(total)} GiB are free, the run needs {_gib(needed)}"
+    detail = f"{_gib(free)} of {_gib(total)} GiB are free, the run needs at least {_gib(needed)}"
     remedy = "close what else uses the card (nvidia-smi lists it); --dry-run says what fits which card"
     return Check("GPU memory", needed <= free, detail, "" if needed <= free else remedy)
 
@@ -315,7 +338,7 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 
 def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / _GIB:.1f}"
+    return f"{n_bytes / GIB:.1f}"
 
 
 def _name(dtype: "torch.dtype") -> str:

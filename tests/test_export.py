@@ -143,7 +143,7 @@ def test_four_bit_training_merges_into_full_weights(tmp_path: Path) -> None:
     assert "trained on 4-bit weights and merged into float32 ones" in note
     assert float(note.rsplit(" ", 1)[1]) > 0.01  # NF4 rounds more than any merging
     assert not hasattr(AutoModelForCausalLM.from_pretrained(out).config, "quantization_config")
-    assert "trained on 4-bit (NF4) weights" in (out / "README.md").read_text()
+    assert "on 4-bit (NF4) weights" in (out / "README.md").read_text()
 
 
 def test_half_precision_is_merged_within_its_tolerance(tmp_path: Path) -> None:

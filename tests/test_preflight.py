@@ -15,7 +15,7 @@ import torch
 from ladder_lite import preflight as module
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.preflight import Check, demand, on_hub, preflight
+from ladder_lite.preflight import Check, demand, on_hub, predict, preflight
 from ladder_lite.settings import Recipe
 
 GIB = 2**30
@@ -152,7 +152,7 @@ def test_a_broken_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_too_little_memory(card: SimpleNamespace, tmp_path: Path) -> None:
     card.free = 5 * GIB
-    with pytest.raises(UserError, match=r"GPU memory: 5\.0 of 15\.0 GiB are free, the run needs 7\.3; close"):
+    with pytest.raises(UserError, match=r"GPU memory: 5\.0 of 15\.0 GiB are free, the run needs at least 7\.3; close"):
         demand(preflight(_recipe(), tmp_path, int(7.3 * GIB)))
 
 
@@ -291,6 +291,24 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"Read-only file system\); choose another --run-dir"):
         demand(preflight(_recipe(), tmp_path))
+
+
+def test_needs_are_those_of_the_smallest_batches() -> None:
+    from ladder_lite.memory import Setup, read_shape, total, train_parts
+
+    recipe = load_recipe("llama3b", ["model.backend=transformers"])
+    needs = predict(recipe)
+    shape = read_shape(recipe.model.id)
+    setup = Setup.of(shape, recipe.model, recipe.grpo.trl, "transformers", context_bytes=0)
+    assert needs["needed_bytes"] >= total(train_parts(setup, 1))
+    assert needs["needed_bytes"] < total(train_parts(setup, setup.largest_micro_batch))
+    assert 6.4e9 < needs["download_bytes"] < 6.5e9  # 3.2 billion weights in 16 bits
+    assert needs["adapter_bytes"] == 4 * shape.lora_weights(recipe.model.lora["r"], recipe.model.lora["target_modules"])
+
+
+def test_a_model_of_unknown_shape_has_no_known_needs(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    assert predict(_recipe(f"model.id={tmp_path}")) == {}
 
 
 @pytest.mark.parametrize(

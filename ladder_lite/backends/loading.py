@@ -87,8 +87,7 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
             model, tokenizer = _with_unsloth(settings, dtype, seed, max_length)
         else:
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
-    _choose_padding(tokenizer)
-    tokenizer.padding_side = "left"
+    _set_padding(tokenizer)
     for weight in model.parameters():
         if weight.requires_grad:  # in 16 bits, small steps of training would be rounded away
             weight.data = weight.data.float()
@@ -101,6 +100,16 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 
     with _explained(settings):
         return transformers.AutoTokenizer.from_pretrained(_source(settings))
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """Load the tokenizer alone, set up as that of `load`."""
+    import transformers
+
+    with _explained(settings):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_source(settings))
+    _set_padding(tokenizer)
+    return tokenizer
 
 
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
@@ -158,8 +167,9 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
     return model, tokenizer
 
 
-def _choose_padding(tokenizer: Any) -> None:
+def _set_padding(tokenizer: Any) -> None:
     """A padding token that is no end of turn: Unsloth's trainer takes every one for padding, and never trains on it."""
+    tokenizer.padding_side = "left"
     if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
         return
     vocabulary = tokenizer.get_vocab()

@@ -1,0 +1,199 @@
+"""The page for bug reports: whole on this machine, and whole where libraries are broken."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ladder_lite import doctor
+from ladder_lite.preflight import Check
+
+SECRETS = {"HF_TOKEN": "hf_aSecretOfMine", "HTTPS_PROXY": "http://me:aSecretOfMine@proxy:3128"}
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ladder_lite.doctor", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=250, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def result() -> subprocess.CompletedProcess[str]:
+    return _run("--json", **SECRETS)
+
+
+@pytest.fixture
+def found(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return dict(json.loads(result.stdout))
+
+
+def test_this_machine_is_well(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
+    assert [check for check in found["checks"] if not check["ok"]] == []
+    assert result.returncode == 0
+    names = [check["name"] for check in found["checks"]]
+    assert names[:3] == ["import of torch", "import of bitsandbytes", "import of trl"]
+    assert {"versions", "loader", "folder for checkpoints"} <= set(names)
+    assert {"tiny", "smollm"} <= set(found["recipes"])
+    assert found["versions"]["torch"]
+
+
+def test_secrets_are_not_told(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
+    assert "aSecretOfMine" not in result.stdout + result.stderr
+    assert found["hub"]["token"] == "present"
+    assert (found["environment"]["HF_TOKEN"], found["environment"]["HTTPS_PROXY"]) == ("set", "set")
+
+
+def test_the_page_fits_a_bug_report(found: dict[str, Any]) -> None:
+    found["environment"]["LD_LIBRARY_PATH"] = ":".join(f"/usr/local/cuda-{n}/lib64" for n in range(100))
+    found["caches"]["models"] = f"{Path.home()}/.cache/huggingface/hub"
+    lines = doctor.page(found).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 60
+    assert "  models: ~/.cache/huggingface/hub" in lines
+    assert "  LD_LIBRARY_PATH=/usr/local/cuda-0" in "\n".join(lines)
+    assert any(line.startswith("  ok   versions:") for line in lines)
+
+
+def test_a_failed_check_is_on_the_page(found: dict[str, Any]) -> None:
+    found["checks"].append({"name": "GPU memory", "ok": False, "detail": "too little", "remedy": "close something"})
+    assert "  FAIL GPU memory: too little; close something" in doctor.page(found).splitlines()
+
+
+def test_other_folders_that_begin_as_home_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    assert doctor._short("/home/me/a:/home/menace/b /home/me") == "~/a:/home/menace/b ~"
+
+
+def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open\\nsecond line')")
+    result = _run(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert (result.returncode, result.stderr) == (1, "")
+    lines = result.stdout.splitlines()
+    assert "  FAIL import of torch: OSError: libcudart.so.13: cannot open; install torch" in lines
+    assert "  model.backend auto takes: none: PyTorch cannot be imported" in lines
+    assert "recipes" in lines
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("pass", None),
+        ("raise NotImplementedError('You need a GPU.')", "NotImplementedError: You need a GPU."),
+        ("import os; os.abort()", "ends the process (signal 6)"),
+        ("raise SystemExit(3)", "fails"),
+        (
+            "try:\n 1/0\nexcept ZeroDivisionError:\n raise RuntimeError('no driver\\n  as it seems\\nat all')",
+            "RuntimeError: no driver",
+        ),
+    ],
+)
+def test_imports_that_go_wrong(monkeypatch: pytest.MonkeyPatch, code: str, expected: str | None) -> None:
+    monkeypatch.setattr(doctor, "_IMPORTS", {"a library": code})
+    assert doctor._try_imports() == {"a library": expected}
+
+
+def test_an_import_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_IMPORTS", {"a library": "import time; time.sleep(60)"})
+    monkeypatch.setattr(doctor, "_IMPORT_SECONDS", 0.2)
+    assert doctor._try_imports() == {"a library": "does not end within 0.2 s"}
+
+
+@pytest.mark.parametrize(("needs_unsloth", "expected"), [(False, [True]), (True, [True, False])])
+def test_unsloth_may_refuse_a_machine_without_a_gpu(needs_unsloth: bool, expected: list[bool]) -> None:
+    checks = doctor._check_imports({"torch": None, "unsloth": "NotImplementedError"}, needs_unsloth)
+    assert [check.ok for check in checks] == expected
+
+
+def test_cards_are_listed_by_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        'test "$1" = --query-gpu=name,driver_version,memory.total,memory.free,compute_cap || exit 1\n'
+        "echo 'Tesla T4, 550.54.15, 15360, 15095, 7.5'\n"
+        "echo 'NVIDIA GB10, 580.1, [N/A], [N/A], 12.1'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    t4, shared = doctor._nvidia_smi()
+    assert t4 == {
+        "name": "Tesla T4",
+        "driver": "550.54.15",
+        "memory_total_mib": 15360,
+        "memory_free_mib": 15095,
+        "capability": "7.5",
+    }
+    assert shared["memory_total_mib"] == 0
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert doctor._nvidia_smi() == []
+    program.unlink()
+    assert doctor._nvidia_smi() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "visible", "missed"), [([], None, True), (["Tesla T4"], None, False), ([], "", False), ([], "-1", False)]
+)
+def test_a_card_that_torch_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], visible: str | None, missed: bool
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    check = doctor._check_missed([{"name": "Tesla T4"}], {"gpus": names})
+    assert (check is not None) == missed
+    assert doctor._check_missed([], {"gpus": []}) is None
+
+
+def test_a_broken_recipe_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text("nonsense: 1")
+    monkeypatch.setattr("ladder_lite.config.shipped", lambda folder: tmp_path)
+    monkeypatch.setattr(doctor, "_IMPORTS", {"torch": "pass"})
+    found = doctor.examine()
+    (fault,) = (check for check in found["checks"] if not check["ok"])
+    assert fault["name"] == "recipe tiny"
+    assert "unknown setting nonsense" in fault["detail"]
+
+
+def test_a_broken_unsloth_leaves_the_other_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def check(recipe: Any, _run_path: Path) -> list[Check]:
+        asked.append(recipe.model.backend)
+        return []
+
+    monkeypatch.setattr(doctor, "preflight", check)
+    for fault in ("RuntimeError: no driver", None):
+        monkeypatch.setattr(doctor, "_try_imports", lambda fault=fault: {"torch": None, "unsloth": fault})
+        doctor.examine()
+    assert asked == ["transformers", "auto"]
+
+
+@pytest.mark.parametrize("error", [None, httpx.ConnectError("no such host")])
+def test_the_hub_is_asked_only_online(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    asked = []
+
+    class FakeHub:
+        def model_info(self, repo_id: str, timeout: float) -> None:
+            asked.append((repo_id, timeout))
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    doctor._hub(online=False)
+    assert asked == []
+    expected = "can be reached" if error is None else "cannot be reached (no such host)"
+    assert doctor._hub(online=True)["reachable"] == expected
+    assert len(asked) == 1
+
+
+def test_a_missing_hub_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
+    assert "cannot be imported" in doctor._hub(online=True)["reachable"]
+    assert list(doctor._caches()) == ["problem sets"]
