@@ -13,6 +13,7 @@ Peaks come one after the other, so a prediction is what stays plus the largest m
 layer's backward pass, for generation reading the prompts or writing the last token. The reference's scores (beta > 0)
 are computed in the same micro-batches without gradients and need less. Unsloth would size the reference's batches by
 itself, to most of what is free, unless `unsloth_grpo_mini_batch` is set. Its vLLM (`fast_inference`) is not predicted.
+Its "dynamic" 4-bit copies of models (unsloth-bnb-4bit) keep some layers in 16 bits and take somewhat more.
 """
 
 import sys

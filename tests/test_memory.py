@@ -189,7 +189,7 @@ def test_nf4_takes_what_bitsandbytes_takes() -> None:
     assert predicted == pytest.approx(shape.num_hidden_layers * size, rel=0.001)
 
 
-# Against what a step of training really allocates, on a CPU. The vocabulary is small there, because TRL's kernel for the
+# Against what a step of training really allocates, on a CPU. The vocabulary is small there, for TRL's kernel for the
 # loss runs on GPUs only: the loss is measured apart, with a stand-in that allocates what the kernel allocates.
 
 
