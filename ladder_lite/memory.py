@@ -13,6 +13,7 @@ Peaks come one after the other, so a prediction is what stays plus the largest m
 layer's backward pass, for generation reading the prompts or writing the last token. The reference's scores (beta > 0)
 are computed in the same micro-batches without gradients and need less. Unsloth would size the reference's batches by
 itself, to most of what is free, unless `unsloth_grpo_mini_batch` is set. Its vLLM (`fast_inference`) is not predicted.
+Its "dynamic" 4-bit copies of models (unsloth-bnb-4bit) keep some layers in 16 bits and take somewhat more.
 """
 
 import sys
@@ -301,20 +302,18 @@ def _logits(setup: Setup, micro_batch: int) -> int:
     """Logits of the completions and their gradients.
 
     Unsloth (unsloth_zoo/rl_replacements.py, grpo_accumulated_loss) goes through max(4, length // 4096) chunks a
-    sequence; its compiled loss keeps all of them in 16 bits, or none with `recompute_logits`, and one chunk besides in
-    16 bits with its gradient in 32. TRL (grpo_trainer.py, _full_logits_logps) has accelerate turn all of them to 32
-    bits, a gradient of that size from its kernel, and another where the last position is cut off; autocast keeps a
-    16-bit copy of a 32-bit head.
+    sequence. Its compiled loss keeps all of them in 16 bits, or none with `recompute_logits`, and 4 bytes a logit of
+    one chunk besides, 8 where the temperature is not 1 (measured with the compiled function on a CPU; we count 8).
+    TRL (grpo_trainer.py, _full_logits_logps) has accelerate turn all of them to 32 bits; with them or a copy without
+    the last position lives a gradient of that size. Autocast keeps a 16-bit copy of a 32-bit head.
     """
     vocabulary, new_tokens = setup.shape.vocab_size, setup.max_completion_length
     if setup.loader == "transformers":
-        cast_head = (
-            vocabulary * setup.shape.hidden_size * setup.dtype_bytes if setup.residual_bytes > setup.dtype_bytes else 0
-        )
-        return 3 * 4 * micro_batch * (new_tokens + 1) * vocabulary + cast_head
+        cast_bytes = setup.dtype_bytes if setup.residual_bytes > setup.dtype_bytes else 0
+        return 2 * 4 * micro_batch * (new_tokens + 1) * vocabulary + cast_bytes * vocabulary * setup.shape.hidden_size
     chunk_tokens = -(-new_tokens // max(4, (setup.max_prompt_length + new_tokens) // 4096))
     kept_tokens = 0 if setup.recompute_logits else micro_batch * new_tokens
-    return vocabulary * (setup.dtype_bytes * kept_tokens + (setup.dtype_bytes + 4) * chunk_tokens)
+    return vocabulary * (setup.dtype_bytes * kept_tokens + 8 * chunk_tokens)
 
 
 def _prefill_moment(setup: Setup, sequences: int, prompt_length: int) -> Parts:

@@ -1,0 +1,147 @@
+"""`--dry-run`: without torch, without a network, without touching the run folder; what it counts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ladder_lite.config import list_recipes, load_recipe
+from ladder_lite.dry_run import outlook, render
+from ladder_lite.memory import CARDS
+
+# Blocks the network and reports which of the heavy libraries were imported.
+PROGRAM = """
+import atexit, runpy, socket, sys
+def refuse(*_, **__):
+    raise RuntimeError("the network was touched")
+socket.socket.connect = socket.getaddrinfo = refuse
+heavy = ("torch", "transformers", "trl", "huggingface_hub", "matplotlib")
+atexit.register(lambda: print(sorted(set(heavy) & set(sys.modules)), file=sys.stderr))
+sys.argv = ["recipe", *sys.argv[1:]]
+runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
+"""
+
+
+def _run(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+
+
+def _outlook(name: str, *overrides: str, run: Path = Path("absent")) -> dict[str, Any]:
+    return outlook(load_recipe(name, overrides), run)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
+def test_every_recipe_is_foretold_without_torch_and_network(tmp_path: Path, name: str) -> None:
+    result = _run(tmp_path, name, "--dry-run", "--json")
+    assert result.stderr.splitlines() == ["[]"]
+    assert list(tmp_path.iterdir()) == []  # no run folder
+    told = json.loads(result.stdout)
+    assert told["recipe"] == name
+    assert {"model", "parameters", "steps", "completions_per_step"} <= set(told)
+    assert [card["gib"] for card in told["cards"]] == list(CARDS.values())
+    for card in told["cards"]:
+        assert {"fits", "micro_batch", "num_generations", "max_completion_length"} <= set(card)
+        assert sum(card["parts"].values()) == card["predicted_peak_bytes"]["train"]
+        assert sum(card["generate_parts"].values()) == card["predicted_peak_bytes"]["generate"]
+        if card["fits"]:
+            assert card["micro_batch"] * card["accumulation"] == told["completions_per_step"]
+            assert max(card["predicted_peak_bytes"].values()) <= card["gib"] * 2**30
+
+
+def test_the_table_is_printed_without_touching_anything(tmp_path: Path) -> None:
+    result = _run(tmp_path, "tiny", "--dry-run")
+    assert result.returncode == 0
+    assert all(f"{card} GB" in result.stdout for card in CARDS)
+    assert "groups of 8, 64 completions a step" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_alone_is_one_line_of_help(tmp_path: Path) -> None:
+    result = _run(tmp_path, "tiny", "--json")
+    assert result.returncode == 2
+    assert "--dry-run" in result.stderr
+    assert len(result.stderr.splitlines()) == 2  # and what PROGRAM prints
+
+
+def test_steps_and_tokens_of_tiny() -> None:
+    told = _outlook("tiny")
+    assert told["steps_by_condition"] == {"rl_without_variants": 200, "ladder": 200, "ladder_ttrl": 8 * 30}
+    assert told["steps"] == 640
+    # 10 samples for 100 tests after three conditions, a look before and one every 10 steps of two trainings; 8 problems
+    # of TTRL with 10 samples in the end and 8 tries a step.
+    answers = 3 * 10 * 100 + 2 * 21 * 100 + 8 * (10 + 30 * 8)
+    assert told["tokens"]["training"] == 640 * 64 * 120
+    assert told["tokens"]["evaluation"] == answers * 120
+    assert told["tokens"]["variants"] == (10 * 100 + 8 * 80) * 120
+    assert told["tokens"]["total"] == sum(told["tokens"][name] for name in ("training", "evaluation", "variants"))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "steps"),
+    [("[base]", {}), ("[ladder_ttrl]", {"ladder": 200, "ladder_ttrl": 240}), ("[ladder]", {"ladder": 200})],
+)
+def test_conditions_bring_the_training_they_start_from(conditions: str, steps: dict[str, int]) -> None:
+    assert _outlook("tiny", f"conditions={conditions}")["steps_by_condition"] == steps
+
+
+def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
+    assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * 30
+
+
+def test_counts_of_a_set_that_is_not_at_hand_are_unknown(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.jsonl"
+    told = _outlook("tiny", f"task.test={absent}", "ttrl.problems=all")
+    assert told["steps"] is None
+    assert told["tokens"]["total"] is None
+    assert told["steps_by_condition"]["ladder"] == 200
+    console = Console(width=200, record=True)
+    console.print(render(told))
+    assert "unknown (a problem set is not fetched)" in console.export_text()
+
+
+def test_settings_of_ttrl_that_take_more_are_those_that_must_fit() -> None:
+    longer = _outlook("smollm", "ttrl.trl={max_completion_length: 512}")
+    assert longer["max_completion_length"] == 512
+    assert _outlook("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
+
+
+def test_a_card_that_is_too_small_shows_the_smallest_batches() -> None:
+    told = _outlook("smollm", "grpo.trl.max_completion_length=300000")
+    card = told["cards"][0]
+    assert not card["fits"]
+    assert card["micro_batch"] is None
+    assert card["predicted_peak_bytes"]["train"] > card["gib"] * 2**30
+    console = Console(width=200, record=True)
+    console.print(render(told))
+    assert "too small" in console.export_text()
+
+
+def _measure(run: Path, stage: str, *seconds: float, done: bool = False) -> None:
+    folder = run / "conditions" / stage
+    folder.mkdir(parents=True)
+    rows = [json.dumps({"step": step, "seconds": value}) for step, value in enumerate(seconds, start=1)]
+    (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    if done:
+        (folder / "done.json").write_text("{}")
+
+
+def test_time_left_follows_from_the_steps_measured(tmp_path: Path) -> None:
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None
+    _measure(tmp_path, "rl_without_variants/train", 2.0)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None  # one step is no pace
+    _measure(tmp_path, "ladder/train", 3.0, 30.0)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (199 + 198 + 240)
+    (tmp_path / "conditions/rl_without_variants/train/done.json").write_text("{}")  # it ended on a plateau
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (198 + 240)
+    _measure(tmp_path, "ladder_ttrl/problems/a/train", 3.0)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (198 + 239)
+    (tmp_path / "conditions/ladder_ttrl/problems/a/done.json").write_text("{}")  # solved
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (198 + 7 * 30)
+    console = Console(width=200, record=True)
+    console.print(render(_outlook("tiny", run=tmp_path)))
+    assert "Time left: at most 20:24" in console.export_text()
