@@ -95,14 +95,6 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The model's tokenizer alone; UserError where it cannot be had."""
-    import transformers
-
-    with _explained(settings):
-        return transformers.AutoTokenizer.from_pretrained(_source(settings))
-
-
-def load_tokenizer(settings: ModelSettings) -> Any:
     """Load the tokenizer alone, set up as that of `load`."""
     import transformers
 
