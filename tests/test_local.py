@@ -151,9 +151,11 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
 def test_four_bit_weights_train(tmp_path: Path) -> None:
     from ladder_lite import grpo
 
-    recipe = load_recipe("tiny", ["model.load_in_4bit=true", "grpo.trl.max_steps=2", "grpo.rows=uniform"])
+    small = ["grpo.trl.max_steps=2", "grpo.rows=uniform", "grpo.trl.beta=0.05"]
+    recipe = load_recipe("tiny", ["model.load_in_4bit=true", *small])
     task, backend = load_task(recipe.task), load_backend(recipe)
     before = backend.snapshot()
     steps = grpo.train(task, backend, task.problems("train"), recipe.grpo, tmp_path, 0, lambda *_: False)
     assert [step.step for step in steps] == [1, 2]
+    assert steps[0].kl == 0  # the frozen copy has the adapter's own type
     assert backend.snapshot().keys() == before.keys()

@@ -194,7 +194,7 @@ def test_a_run_in_many_budgets_ends_with_the_numbers_of_one(smoke_run: Path, tmp
     report: dict[str, Any] = {}
     while not report:
         ticks = count()
-        deadline = Deadline.after("40s", lambda ticks=ticks: float(next(ticks)))  # a second each time it is looked at
+        deadline = Deadline.after("60s", lambda ticks=ticks: float(next(ticks)))  # a second each time it is looked at
         try:
             report = run_recipe(recipe, tmp_path / "cut", Live(), deadline=deadline)
         except OutOfTime:

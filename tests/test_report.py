@@ -296,7 +296,7 @@ def test_progress_of_an_unfinished_training_is_told(run: Path) -> None:
 
 def test_a_training_that_diverged_is_told(run: Path) -> None:
     write_report(run)
-    assert "diverged" not in (run / "report.md").read_text()
+    assert "training diverged" not in (run / "report.md").read_text()
     row = {"step": 12, "reason": "its loss is no number", "back_to": 10, "learning_rate": 0.002}
     append_jsonl(run / "conditions/ladder/train/rollbacks.jsonl", [row])
     write_report(run)
