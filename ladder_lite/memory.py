@@ -77,7 +77,7 @@ class Setup:
     top_p: float
     completions_per_step: int
     largest_micro_batch: int
-    recompute_logits: bool = False
+    recompute_logits: bool = True
     context_bytes: int = CUDA_CONTEXT_BYTES
 
     @staticmethod

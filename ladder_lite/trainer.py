@@ -34,6 +34,9 @@ _DERIVED = {
 }
 """Settings that GRPOConfig itself writes in another form than it was given."""
 
+_UNSLOTHS = {"gradient_checkpointing", "gradient_checkpointing_kwargs", "bf16_full_eval", "fp16_full_eval"}
+"""Settings that Unsloth replaces by its own way, and that say how and not what is learned."""
+
 _HELD = {
     name: name
     for name in (
@@ -187,6 +190,7 @@ def build(
             trainer.model_wrapped.zero_grad(set_to_none=True)
             trainer._metrics["train"].clear()
 
+    before = backend.snapshot()
     trainer = Trainer(
         model=model,
         reward_funcs=reward,
@@ -196,6 +200,8 @@ def build(
         callbacks=[Steps()],
         rollout_func=roll_out,
     )
+    adapter.in_full_precision(model)  # TRL rounds adapters on 4-bit weights to 16 bits, where small steps get lost
+    backend.restore(before)
     trainer.data_collator = ask
     trainer.remove_callback(PrinterCallback)
     _demand(trainer, wanted)
@@ -217,6 +223,8 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, m
         "fp16": backend.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": settings.completions_per_step // micro_batch,
+        # Into how many portions Unsloth cuts what the reference scores; by itself it would fill the memory.
+        "unsloth_grpo_mini_batch": settings.completions_per_step // micro_batch,
         "logging_steps": 1,
         "logging_strategy": "steps",
         "logging_nan_inf_filter": False,  # it would log a loss that is no number as that of the step before
@@ -241,7 +249,7 @@ def _config(wanted: dict[str, Any]) -> "GRPOConfig":
 
     known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
     config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
-    for name in known & wanted.keys() - _DERIVED:
+    for name in known & wanted.keys() - _DERIVED - _UNSLOTHS:
         if _plain(getattr(config, name)) != wanted[name]:  # Unsloth's constructor overrules what it disagrees with
             setattr(config, name, wanted[name])
     return config
@@ -250,7 +258,11 @@ def _config(wanted: dict[str, Any]) -> "GRPOConfig":
 def _demand(trainer: "GRPOTrainer", wanted: dict[str, Any]) -> None:
     """UserError where the trainer, after all patches, holds another value than the recipe or the loop gave it."""
     held = [(name, trainer, own) for name, own in _HELD.items()]
-    held += [(name, trainer.args, name) for name in wanted if hasattr(trainer.args, name) and name not in _DERIVED]
+    held += [
+        (name, trainer.args, name)
+        for name in wanted
+        if hasattr(trainer.args, name) and name not in _DERIVED | _UNSLOTHS
+    ]
     for name, holder, own in held:
         value = _plain(getattr(holder, own))
         if value != wanted[name]:

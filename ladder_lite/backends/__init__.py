@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ladder_lite.attempts import Completion
+from ladder_lite.config import cache_folder
 from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.tasks import Messages
 
@@ -21,7 +22,10 @@ _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "0",  # transformers' trainer would spread itself over all cards
     "DO_NOT_TRACK": "1",  # what several libraries agree on, vLLM among them
     "HF_HUB_DISABLE_TELEMETRY": "1",  # the hub's, and that of the libraries that call it
+    "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is new
+    "UNSLOTH_COMPILE_LOCATION": str(cache_folder() / "unsloth"),  # else in the current folder
     "UNSLOTH_DISABLE_STATISTICS": "1",
+    "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",  # logits once more in the backward pass, and no gigabytes of them between
     "VLLM_NO_USAGE_STATS": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rollouts of many lengths would leave gaps in the memory
     "TOKENIZERS_PARALLELISM": "false",  # or it warns of every process that is forked

@@ -15,6 +15,13 @@ import torch
 TRAINED, REFERENCE = "default", "ref"
 
 
+def in_full_precision(model: Any) -> None:
+    """Make the weights that are trained float32: in 16 bits, small steps of training would be rounded away."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
 def is_finite(model: Any) -> bool:
     """Whether every weight that is trained is a number."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ladder_lite.backends import adapter
 from ladder_lite.backends.gguf import as_folder
 from ladder_lite.errors import UserError
 from ladder_lite.settings import EMBEDDED, ModelSettings
@@ -68,7 +69,7 @@ def import_unsloth() -> None:
     with redirect_stdout(StringIO()):  # a banner, and what it patched
         try:
             import unsloth  # noqa: F401
-        except (ImportError, NotImplementedError, RuntimeError) as error:
+        except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"model.backend unsloth: it cannot be imported ({reason}); model.backend=transformers runs without it"
@@ -88,9 +89,7 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
         else:
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
     _set_padding(tokenizer)
-    for weight in model.parameters():
-        if weight.requires_grad:  # in 16 bits, small steps of training would be rounded away
-            weight.data = weight.data.float()
+    adapter.in_full_precision(model)
     return Loaded(model, tokenizer, loader, dtype)
 
 
@@ -150,6 +149,7 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
             max_seq_length=max_length,
             dtype=dtype,
             load_in_4bit=settings.load_in_4bit,
+            use_exact_model_name=True,  # else a copy of its own, with other layers in 16 bits
             fast_inference=settings.fast_inference,
             max_lora_rank=int(settings.lora.get("r", 8)),
         )

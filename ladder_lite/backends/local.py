@@ -130,6 +130,7 @@ class LocalBackend:
         with torch.no_grad():
             for name, weight in self._adapter_weights():
                 weight.copy_(adapter[name])
+        self._forget_copies()
 
     def save(self, folder: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`."""
@@ -145,6 +146,12 @@ class LocalBackend:
             raise UserError(f"{path}: cannot read this adapter ({reason}); train it again with --redo") from error
         if result.unexpected_keys:
             raise UserError(f"{path}: this adapter belongs to another model; train it again with --redo")
+        self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        """Drop the 16-bit copies of the adapter that Unsloth generates with: it drops them before it trains only."""
+        for _, weight in self._adapter_weights():
+            weight.__dict__.pop("_fast_lora", None)
 
     def _adapter_weights(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
@@ -238,6 +245,11 @@ class LocalBackend:
         prompts = [self._tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
         together = self._next_logits(prompts)
         alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])
+        if not alone.isfinite().all():
+            raise UserError(
+                f"model.id: this model's numbers overflow in {str(self.dtype).removeprefix('torch.')}; "
+                "set model.dtype=bfloat16 where the card has it, else float32"
+            )
         error = float((together - alone).abs().max() / alone.abs().max())
         if not error <= _TOLERANCE[self.dtype]:
             raise UserError(
