@@ -40,6 +40,9 @@ CUDA_CONTEXT_BYTES = int(0.45 * GIB)
 FRAGMENTATION = 0.05
 """Of what comes and goes: gaps and rounding of PyTorch's caching allocator with expandable segments; assumed."""
 
+USABLE = 0.95
+"""Of the memory that is free, the share that batches are chosen for, until predictions were compared with GPUs."""
+
 Loader = Literal["unsloth", "transformers"]
 Parts = dict[str, int]
 
@@ -136,10 +139,11 @@ class Plan:
 
 
 def plan(setup: Setup, free_bytes: int) -> Plan | None:
-    """The largest micro-batch and generation chunk that fit in `free_bytes`, None where nothing fits.
+    """The largest micro-batch and generation chunk that fit in USABLE of `free_bytes`, None where nothing fits.
 
     The micro-batch divides the completions of a step and is at most the recipe's; lengths and group size stay.
     """
+    free_bytes = int(USABLE * free_bytes)
     micro_batch = next((n for n in micro_batches(setup) if total(train_parts(setup, n)) <= free_bytes), None)
     lengths = setup.max_prompt_length, setup.max_completion_length
     chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
