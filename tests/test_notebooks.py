@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from ladder_lite.config import load_recipe, shipped
 
 FOLDER = shipped("recipes") / "kaggle"
-FEW = "conditions=[base,ladder] task.select={samples:1,train:2,test:8}"
+FEW = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
 ARGUMENTS = {"tiny": f"--smoke {FEW}", "llama3b": "--profile rehearsal", "qwen7b": "--profile rehearsal"}
 
 
@@ -106,7 +106,7 @@ def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
     commands.clear()
     exec(compile(cell, name, "exec"), world | {"find_spec": importlib.util.find_spec})
     assert commands == []  # it is installed: nothing to do
-    with pytest.raises(SystemExit, match="not attached"):
+    with pytest.raises(RuntimeError, match="not attached"):
         exec(compile(cell, name, "exec"), world | {"INPUT": tmp_path / "absent", "SOURCE": None})
 
 
