@@ -260,6 +260,11 @@ def _trainer(
         def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
             return Rows()
 
+        def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+            """Where there is a second adapter, as with `beta`, transformers would leave out the one that is trained."""
+            super()._load_from_checkpoint(checkpoint, model)
+            self.model.load_adapter(checkpoint, "default", is_trainable=True)
+
     class Steps(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             set_seed((seed * 1_000_003 + state.global_step) % 2**32)

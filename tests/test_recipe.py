@@ -137,7 +137,8 @@ def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
 
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    arguments = ["tiny", *FEW_STEPS, "--only", "ladder", "--run-dir"]
+    beta = "grpo.trl.beta=0.001"  # so that a reference adapter is saved and read as well
+    arguments = ["tiny", *FEW_STEPS, beta, "--only", "ladder", "--run-dir"]
     assert _run(*arguments, whole).returncode == 0
 
     metrics = cut / "conditions/ladder/train/metrics.jsonl"

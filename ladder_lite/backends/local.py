@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
