@@ -14,6 +14,8 @@ import pytest
 
 from ladder_lite.config import dump_recipe, list_recipes, load_recipe, shipped
 from ladder_lite.errors import UserError
+from ladder_lite.problems import load_problems
+from ladder_lite.settings import Recipe
 
 SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "trl_settings.json"
 
@@ -331,12 +333,42 @@ def test_unknown_recipe_names_the_known_and_the_nearest() -> None:
     assert refusal("qqqqq").startswith('unknown recipe "qqqqq". The known ones are ')
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in shipped("recipes").glob("*.yaml")))
+RECIPES = sorted(path.stem for path in shipped("recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_shipped_recipe_loads_under_its_own_name(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert load_recipe(name, smoke=True) != recipe
     assert (name, recipe.description) in list_recipes()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_profile_changes_its_recipe_and_goes_with_smoke(name: str) -> None:
+    recipe = load_recipe(name)
+    for profile in recipe.profiles:
+        assert load_recipe(name, profile=profile) != recipe
+        smoke = load_recipe(name, smoke=True, profile=profile)
+        assert smoke.model.id == ("embedded" if profile == "rehearsal" else recipe.model.id)
+
+
+def test_the_large_recipes_have_the_papers_numbers() -> None:
+    def batch(recipe: Recipe) -> int:
+        return int(recipe.grpo.trl["per_device_train_batch_size"] * recipe.grpo.trl["gradient_accumulation_steps"])
+
+    llama, qwen = load_recipe("llama3b"), load_recipe("qwen7b")
+    assert llama.task.select is not None
+    assert (llama.task.select.train, llama.task.select.test) == (10, 100)
+    assert (llama.variants.per_root, llama.variants.depth, llama.variants.mix.easier) == (500, 3, 1.0)
+    assert (qwen.variants.depth, qwen.variants.mix.easier, batch(qwen)) == (2, 0.7, 128)
+    roots, tests = (load_problems(getattr(qwen.task, split), split) for split in ("train", "test"))
+    assert len(tests) == 20
+    assert qwen.variants.per_root * len(roots) == pytest.approx(9000, rel=0.01)
+    assert (qwen.ttrl.problems, qwen.ttrl.per_root, qwen.ttrl.depth, qwen.ttrl.max_steps) == ("all", 800, 2, 100)
+    for recipe in (llama, qwen):
+        assert (recipe.grpo.trl["beta"], recipe.grpo.trl["scale_rewards"]) == (0.001, "group")
+        assert (recipe.variants.per_prompt, recipe.variants.suggestions) == (10, (3, 5))
 
 
 def test_reading_a_recipe_imports_no_training_library() -> None:

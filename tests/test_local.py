@@ -159,3 +159,25 @@ def test_four_bit_weights_train(tmp_path: Path) -> None:
     assert [step.step for step in steps] == [1, 2]
     assert steps[0].kl == 0  # the frozen copy has the adapter's own type
     assert backend.snapshot().keys() == before.keys()
+
+
+def test_gradients_pass_four_bit_weights_after_sampling_too() -> None:
+    """Bitsandbytes packs the weights for generation on some CPUs, and what it packs it cannot differentiate."""
+    import torch
+
+    model = load_backend(load_recipe("tiny", ["model.load_in_4bit=true"]).model, seed=0)
+    trained, tokenizer = model.trainable()
+    ids = tokenizer("<answer>x**2+sin(3*x)</answer>", return_tensors="pt").input_ids
+    for weight in trained.parameters():
+        if weight.requires_grad:  # the second matrices begin at 0, and hide the first ones' gradients
+            torch.nn.init.normal_(weight, std=0.02)
+
+    def gradient() -> torch.Tensor:
+        trained.train()
+        trained.zero_grad()
+        trained(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in trained.parameters() if weight.requires_grad])
+
+    before = gradient()
+    model.sample([_ask("x**2")], 1, SAMPLING)
+    assert torch.equal(gradient(), before)

@@ -1,0 +1,116 @@
+"""The notebooks for Kaggle, run from their first cell to their last, with the embedded model in the place of the large.
+
+So the recipes `llama3b` and `qwen7b` go all their way too, in 4 bits, by their profile `rehearsal`.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from ladder_lite.config import load_recipe, shipped
+
+FOLDER = shipped("recipes") / "kaggle"
+FEW = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
+ARGUMENTS = {"tiny": f"--smoke {FEW}", "llama3b": "--profile rehearsal", "qwen7b": "--profile rehearsal"}
+
+
+def run(name: str, folder: Path, attached: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
+    """Run all of a notebook in a folder, with another one attached to it."""
+    monkeypatch.setenv("LADDER_LITE_NOTEBOOK_ARGS", ARGUMENTS[name])
+    monkeypatch.setenv("LADDER_LITE_NOTEBOOK_INPUT", str(attached))
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=580, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def shown(notebook: nbformat.NotebookNode) -> list[str]:
+    """The kinds of what the last cell displays."""
+    return [kind for output in notebook.cells[-1].outputs for kind in output.data if kind != "text/plain"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_notebook_runs_and_shows_the_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    notebook = run(name, first, tmp_path / "nothing", monkeypatch)
+    report = json.loads((first / "runs" / name / "report.json").read_text())
+    conditions = ["base", "ladder"] if name == "tiny" else list(load_recipe(name).conditions)
+    assert list(report["conditions"]) == conditions
+    assert report["conditions"]["ladder"]["steps"] == 2
+    assert report["variants"]["kept"] > 0
+    assert "evaluate ladder: 8/8" in printed(notebook)
+    assert shown(notebook) == ["text/markdown", "image/png"]
+
+    second.mkdir()
+    again = run(name, second, first, monkeypatch)  # a new session, with the output of the one before
+    assert f"going on with {first}/runs/{name}" in printed(again)
+    assert "everything is done already" in printed(again)
+    assert shown(again) == ["text/markdown", "image/png"]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_notebook_is_kept_without_results(name: str) -> None:
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown"
+    for cell in notebook.cells[1:]:
+        assert (cell.cell_type, cell.outputs, cell.execution_count) == ("code", [], None)
+
+
+@pytest.mark.parametrize("name", ["llama3b", "qwen7b"])
+def test_a_notebook_asks_for_a_profile_that_there_is(name: str) -> None:
+    settings = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[1].source
+    assert '"--profile kaggle --budget 9h' in settings
+    assert "kaggle" in load_recipe(name).profiles
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
+    """The install cell, in a world that lacks the project."""
+    commands: list[list[str]] = []
+    wheel = tmp_path / "input" / "some-dataset" / "ladder_lite-0.1-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    world: dict[str, Any] = {
+        "find_spec": lambda module: None if module == "ladder_lite" else importlib.util.find_spec(module),
+        "subprocess": SimpleNamespace(run=lambda command, check: commands.append(command)),
+        "sys": sys,
+        "INPUT": tmp_path / "input",
+        "CACHE": tmp_path,
+        "SOURCE": None,
+    }
+    cell = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[2].source
+    exec(compile(cell, name, "exec"), world)
+    (command,) = commands
+    extra = "" if name == "tiny" else "[gpu]"
+    assert command[-1] == f"ladder_lite{extra} @ {wheel.as_uri()}"
+    constraints = Path(command[command.index("--constraint") + 1])
+    assert f"torch=={version('torch')}" in constraints.read_text().splitlines()
+
+    commands.clear()
+    exec(compile(cell, name, "exec"), world | {"find_spec": importlib.util.find_spec})
+    assert commands == []  # it is installed: nothing to do
+    with pytest.raises(RuntimeError, match="not attached"):
+        exec(compile(cell, name, "exec"), world | {"INPUT": tmp_path / "absent", "SOURCE": None})
+
+
+def test_notebooks_are_no_recipes() -> None:
+    command = [sys.executable, "-m", "ladder_lite.recipe", "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["llama3b", "qwen7b", "smollm", "tiny"]

