@@ -165,7 +165,7 @@ def test_gradients_pass_four_bit_weights_after_sampling_too() -> None:
     """Bitsandbytes packs the weights for generation on some CPUs, and what it packs it cannot differentiate."""
     import torch
 
-    model = load_backend(load_recipe("tiny", ["model.load_in_4bit=true"]).model, seed=0)
+    model = load_backend(load_recipe("tiny", ["model.load_in_4bit=true"]))
     trained, tokenizer = model.trainable()
     ids = tokenizer("<answer>x**2+sin(3*x)</answer>", return_tensors="pt").input_ids
     for weight in trained.parameters():

@@ -16,9 +16,10 @@ from fakes import FakeBackend
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
+from ladder_lite.experiment import NEEDS, Experiment
 from ladder_lite.live import Live
 from ladder_lite.problems import load_problems
-from ladder_lite.recipe import NEEDS, Experiment, _with_dependents, run_recipe
+from ladder_lite.recipe import _with_dependents, run_recipe
 from ladder_lite.run_dir import RunDir
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
