@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich import box
@@ -27,16 +27,38 @@ from ladder_lite.problems import load_problems
 from ladder_lite.run_dir import read_jsonl, write_json
 from ladder_lite.settings import EMBEDDED, Recipe
 
-PAPER: Mapping[str, str] = {"base": "1 %", "rl_without_variants": "<= 3 %", "ladder": "82 %", "ladder_ttrl": "90 %*"}
-"""pass@1 by condition in Simonds and Yoshiyama, arXiv 2503.00735 v3; `PAPER_NOTES` says of what."""
 
-PAPER_NOTES = (
-    "The paper's column is from Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3: Llama 3.2 3B on 100 undergraduate "
-    "integrals (base: pass@10 2 %; GRPO on the ten training problems never above 3 %, 0 % within 30 steps; LADDER 82 % "
-    "after about 250 steps).",
-    "\\* Another experiment: DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 problems, "
-    "73 % with LADDER and 90 % with TTRL after it.",
-)
+class Published(NamedTuple):
+    """pass@1 by condition in Simonds and Yoshiyama, arXiv 2503.00735 v3, and of what that is."""
+
+    results: Mapping[str, str]
+    caption: str
+    notes: tuple[str, ...]
+
+
+PAPER: Mapping[str, Published] = {
+    "undergraduate": Published(
+        {"base": "1 %", "rl_without_variants": "<= 3 %", "ladder": "82 %", "ladder_ttrl": "90 %*"},
+        "paper: arXiv 2503.00735, Llama 3.2 3B (* a 7B model, MIT exam)",
+        (
+            "The paper's column is from Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3: Llama 3.2 3B on 100 "
+            "undergraduate integrals (base: pass@10 2 %; GRPO on the ten training problems never above 3 %, 0 % within "
+            "30 steps; LADDER 82 % after about 250 steps).",
+            "\\* Another experiment: DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 "
+            "problems, 73 % with LADDER and 90 % with TTRL after it.",
+        ),
+    ),
+    "mit": Published(
+        {"base": "50 %", "ladder": "73 %", "ladder_ttrl": "90 %"},
+        "paper: arXiv 2503.00735, R1-Distill-Qwen-7B, MIT exam of 2025",
+        (
+            "The paper's column is from Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3: "
+            "DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 problems, transcribed "
+            "otherwise in places. For TTRL a problem counts as solved when a right answer appears at any step.",
+        ),
+    ),
+}
+"""The paper's two experiments; a recipe is set beside the one whose problems it tests."""
 
 _MEANING = {
     "base": "the model as it came",
@@ -79,9 +101,10 @@ def write_report(run_path: Path) -> dict[str, Any]:
 
 def summary_table(report: Mapping[str, Any]) -> Table:
     """Return the conditions of a report beside the paper's numbers, for a terminal of 80 columns; ASCII only."""
+    paper = PAPER[report["experiment"]]
     table = Table(
         title=f"{plain(report['recipe'], 30)}, seed {report['seed']}{_scale_model(report['model'])}",
-        caption="paper: arXiv 2503.00735, Llama 3.2 3B (* a 7B model, MIT exam)",
+        caption=paper.caption,
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
@@ -102,7 +125,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
             str(entry["n_problems"]),
             str(entry["steps"]),
             clock_time(entry["seconds"]),
-            PAPER.get(name, ""),
+            paper.results.get(name, ""),
         )
     return table
 
@@ -128,6 +151,7 @@ def _measure(run: Path, recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "seed": recipe.seed,
         "model": recipe.model.id,
+        "experiment": "mit" if recipe.task.test.startswith("mit") else "undergraduate",
         "conditions": conditions,
         "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
         "curve": curve,
@@ -189,6 +213,7 @@ def _describe(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]
 
 def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]:
     pass_k = f"pass@{recipe.eval.k}" if recipe.eval.k > 1 else None
+    paper = PAPER[report["experiment"]]
     lines = ["## Results", ""]
     lines += _row("condition", "pass@1", *([pass_k] if pass_k else []), "test problems", "steps", "time", "the paper")
     lines += _row("---", *["---:"] * (6 if pass_k else 5))
@@ -199,14 +224,14 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
             cells += [str(entry["n_problems"]), str(entry["steps"]), clock_time(entry["seconds"])]
         elif steps := len(read_jsonl(run / "conditions" / name / "train/metrics.jsonl")):
             cells[0] = f"not finished, {steps} steps done"
-        lines += _row(f"`{name}`", *cells, PAPER[name].replace("<=", "≤").replace("*", "\\*"))
+        lines += _row(f"`{name}`", *cells, paper.results.get(name, "").replace("<=", "≤").replace("*", "\\*"))
     lines += [
         "",
         f"pass@1 is the share of right answers among {recipe.eval.samples} samples a problem; in brackets 95 % "
         "intervals (Wilson, over the problems). Times are m:ss or h:mm:ss of training steps and evaluation, without "
         "those of the training problems' variants and of the looks at the test problems in between.",
         "",
-        *PAPER_NOTES,
+        *paper.notes,
         "",
         *_describe_printed(report),
         *(f"- `{name}`: {_MEANING[name]}" for name in recipe.conditions),

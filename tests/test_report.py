@@ -20,7 +20,7 @@ from ladder_lite.report import summary_table, write_report
 from ladder_lite.run_dir import append_jsonl, truncate_jsonl, write_json
 from ladder_lite.settings import Recipe
 
-KEYS = ["recipe", "seed", "model", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
+KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
 CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
 PASS_1 = {"base": 0.0125, "rl_without_variants": 0.0, "ladder": 0.64, "ladder_ttrl": 0.7}
@@ -154,6 +154,12 @@ def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
     ttrl = dict(report["ttrl"])
     assert sorted(ttrl.pop("steps_to_solve")) == [4, 11]
     assert ttrl == {"n_left": 9, "attempted": 3, "solved": 2}
+
+
+def test_a_recipe_on_the_mit_exam_stands_beside_the_papers_exam(run: Path) -> None:
+    text = terminal_text({**write_report(run), "experiment": "mit"})
+    assert [row for row in ("50 %", "73 %", "90 %", "R1-Distill-Qwen-7B") if row not in text] == []
+    assert "Llama" not in text
 
 
 def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) -> None:

@@ -30,6 +30,10 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far a prompt's logits may move, as a share of the largest, when it is padded: rounding errors of the type."""
 
 
+_DATE = "26 Jul 2024"
+"""Llama 3's chat template would put the date of the day into each prompt: a run resumed tomorrow must ask the same."""
+
+
 class LocalBackend:
     """A causal language model with one LoRA adapter, on the GPU where there is one and on the CPU elsewhere."""
 
@@ -157,7 +161,9 @@ class LocalBackend:
         return ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
 
     def _encode(self, prompt: Messages) -> list[int]:
-        text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True, date_string=_DATE
+        )
         encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         unknown = self._tokenizer.unk_token_id
         if unknown is not None and unknown in encoding.input_ids:
