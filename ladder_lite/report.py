@@ -10,6 +10,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -402,13 +403,14 @@ def _statements(recipe: Recipe) -> dict[str, str]:
 
 def _command(run: Path, recipe: Recipe) -> str:
     """Return the shortest command that runs the same settings."""
-    for smoke in (False, True):
+    for profile, smoke in product((None, *recipe.profiles), (False, True)):
         try:
-            same = load_recipe(recipe.name, [f"seed={recipe.seed}"], smoke=smoke) == recipe
+            same = load_recipe(recipe.name, [f"seed={recipe.seed}"], smoke, profile) == recipe
         except UserError:  # not one of the shipped recipes
             break
         if same:
-            return f"python -m ladder_lite.recipe {recipe.name} seed={recipe.seed}{' --smoke' if smoke else ''}"
+            options = f"{f' --profile {profile}' if profile else ''}{' --smoke' if smoke else ''}"
+            return f"python -m ladder_lite.recipe {recipe.name} seed={recipe.seed}{options}"
     return f"python -m ladder_lite.recipe {shlex.quote(str(run / 'recipe.resolved.yaml'))} --run-dir NEW_FOLDER"
 
 
