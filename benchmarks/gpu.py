@@ -1,8 +1,8 @@
 """What the recipes `llama3b` and `qwen7b` take on one GPU: do they fit, was it foreseen, how fast, whose time is it.
 
-    python benchmarks/gpu.py --models-dir models                          # everything: hours on a small card
-    python benchmarks/gpu.py --models-dir models --only 'fit-*'           # some arms; the others keep their figures
-    python benchmarks/gpu.py --models-dir models --rehearse               # tiny models on a CPU; measures nothing
+    python benchmarks/gpu.py                         # everything: hours on a small card
+    python benchmarks/gpu.py --only 'fit-*'          # some arms; the others keep their figures
+    python benchmarks/gpu.py --rehearse              # tiny models on a CPU; measures nothing
 
 Needs 22 GB of disk and no network: the models have the exact shapes of Llama 3.2 3B and DeepSeek-R1-Distill-Qwen-7B
 and random weights, prompts and replies have the full length that the recipe allows. Each arm is a process of its own,
@@ -60,7 +60,7 @@ Row = dict[str, Any]
 
 
 def main(
-    models_dir: Annotated[Path, typer.Option(help="Folder for the random models.")] = Path("models"),
+    models_dir: Annotated[Path, typer.Option(help="Folder for the random models.")] = Path("runs/models"),
     only: Annotated[str, typer.Option(help="Arms by pattern, separated by commas.")] = "*",
     steps: Annotated[int, typer.Option(min=2, help="Steps of the speed arms; the first is not counted.")] = 3,
     completions: Annotated[int | None, typer.Option(help="Of a step of the speed arms; default: the recipe's.")] = None,
