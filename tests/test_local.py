@@ -10,6 +10,7 @@ from ladder_lite.backends import Backend, Sampling, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.live import Live
+from ladder_lite.memory import GIB
 from ladder_lite.tasks import load_task
 from ladder_lite.transformations import open_library
 from ladder_lite.variants import Writer
@@ -181,3 +182,17 @@ def test_gradients_pass_four_bit_weights_after_sampling_too() -> None:
     before = gradient()
     model.sample([_ask("x**2")], 1, SAMPLING)
     assert torch.equal(gradient(), before)
+
+
+def test_memory_that_the_process_may_not_take_is_not_counted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(backend, "_device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (6 * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: GIB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)
+    settings = load_recipe("tiny").grpo
+    assert backend.micro_batch(settings) == settings.trl["per_device_train_batch_size"]
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 0.001)
+    with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory do not suffice"):
+        backend.micro_batch(settings)

@@ -187,8 +187,10 @@ class LocalBackend:
 
     def _memory_bytes(self) -> int:
         """GPU memory that this process has or can have, without its CUDA context."""
-        free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return int(free_bytes + torch.cuda.memory_reserved(self._device))
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self._device)
+        # What set_per_process_memory_fraction forbids is free all the same. PyTorch 2.6 cannot tell.
+        fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)(self._device)
+        return int(min(free_bytes + torch.cuda.memory_reserved(self._device), fraction * total_bytes))
 
     @contextmanager
     def _for_inference(self) -> Iterator[None]:
