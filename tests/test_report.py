@@ -20,7 +20,18 @@ from ladder_lite.report import summary_table, write_report
 from ladder_lite.run_dir import append_jsonl, truncate_jsonl, write_json
 from ladder_lite.settings import Recipe
 
-KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "ttrl", "peak_memory_bytes", "versions"]
+KEYS = [
+    "recipe",
+    "seed",
+    "model",
+    "experiment",
+    "conditions",
+    "variants",
+    "curve",
+    "ttrl",
+    "peak_memory_bytes",
+    "versions",
+]
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
 CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
 PASS_1 = {"base": 0.0125, "rl_without_variants": 0.0, "ladder": 0.64, "ladder_ttrl": 0.7}
