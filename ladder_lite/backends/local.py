@@ -86,12 +86,12 @@ class LocalBackend:
                 try:
                     replies = list(self._generate([encoded[at] for at in batch], sampling, temperature))
                 except torch.OutOfMemoryError as error:
-                    if size == 1:
+                    if len(batch) == 1:
                         raise UserError(
                             f"out of memory: not even one reply of {sampling.max_new_tokens} tokens can be generated; "
                             "take a smaller model, or lower grpo.trl.max_completion_length and eval.max_new_tokens"
                         ) from error
-                    size //= 2
+                    size = len(batch) // 2
                     continue
                 rollouts |= dict(zip(batch, replies, strict=True))
                 waiting = waiting[len(batch) :]
@@ -326,7 +326,8 @@ class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
         # Models may have more tokens than their tokenizer: all of them say nothing.
-        ended = self._may_end.to(input_ids.device)[input_ids[:, -1].clamp(max=len(self._may_end) - 1)]
+        self._may_end = self._may_end.to(input_ids.device)  # once: it has as many entries as the vocabulary
+        ended = self._may_end[input_ids[:, -1].clamp(max=len(self._may_end) - 1)]
         for row in ended.nonzero().flatten().tolist():
             tail = input_ids[row, self._start :][-self._longest :]
             ended[row] = any(word in self._tokenizer.decode(tail) for word in self._stop)
