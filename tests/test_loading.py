@@ -30,7 +30,7 @@ TINY = Path(ladder_lite.tiny.__file__).parent
 # What we name in calls of FastLanguageModel; test_unsloth.py looks them up in the installed Unsloth (2026.10.7).
 LOAD_MODEL = {
     *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
-    "max_lora_rank",
+    *("max_lora_rank", "offload_embedding"),
 }
 GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_gradient_checkpointing", "random_state"}
 
@@ -194,6 +194,7 @@ def test_unsloth_is_asked_for_what_the_recipe_says(
         "dtype": torch.bfloat16,
         "load_in_4bit": True,
         "use_exact_model_name": True,
+        "offload_embedding": False,
         "fast_inference": False,
         "max_lora_rank": 32,
     }

@@ -162,6 +162,7 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
             dtype=dtype,
             load_in_4bit=settings.load_in_4bit,
             use_exact_model_name=True,  # else a copy of its own, with other layers in 16 bits
+            offload_embedding=False,  # else it decides by free memory, and the model seems to be on the CPU
             fast_inference=settings.fast_inference,
             max_lora_rank=int(lora["r"]),
         )
