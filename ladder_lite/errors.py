@@ -29,6 +29,12 @@ class UserError(Exception):
         super().__init__(_one_line(message))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, which may be paragraphs; its type where it has no words."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known word most like this one, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.memory import GIB, Setup, generate_parts, micro_batches, total, train_parts
 from ladder_lite.settings import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.shape import read_shape
@@ -163,7 +163,7 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
     except UserError as error:
         return "", Check(name, False, str(error))
     except (ImportError, OSError, RuntimeError) as error:
-        return None, Check(name, False, f"PyTorch does not work here ({_first_line(error)})", "install torch anew")
+        return None, Check(name, False, f"PyTorch does not work here ({first_line(error)})", "install torch anew")
     if loader == "unsloth":
         return loader, Check(name, True, "unsloth")
     why = "as the recipe says" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
@@ -229,9 +229,9 @@ def _check_product(device: "torch.device", dtype: "torch.dtype") -> Check:
     try:
         found = (left.to(device) @ right.to(device)).cpu()
     except torch.OutOfMemoryError as error:
-        return Check(name, False, _first_line(error), "close what else uses the card; nvidia-smi lists it")
+        return Check(name, False, first_line(error), "close what else uses the card; nvidia-smi lists it")
     except RuntimeError as error:  # torch.AcceleratorError is one
-        return Check(name, False, f"this device does not work ({_first_line(error)})", _ELSEWHERE)
+        return Check(name, False, f"this device does not work ({first_line(error)})", _ELSEWHERE)
     # TF32, which an environment variable can switch on for float32, rounds to a thousandth.
     return _compare(name, found, left.double() @ right.double(), max(4 * torch.finfo(dtype).eps, 2e-3))
 
@@ -247,7 +247,7 @@ def _check_four_bit(device: "torch.device", dtype: "torch.dtype") -> Check:
         found = bitsandbytes.matmul_4bit(left.to(device), packed.t(), quant_state=state).cpu()
     except (ImportError, OSError, RuntimeError, NotImplementedError) as error:
         remedy = "install bitsandbytes anew, or set model.load_in_4bit=false"
-        return Check(name, False, f"bitsandbytes does not work here ({_first_line(error)})", remedy)
+        return Check(name, False, f"bitsandbytes does not work here ({first_line(error)})", remedy)
     return _compare(name, found, left.double() @ right.double(), 0.25)  # four bits; a wrong result is off by 1 and more
 
 
@@ -343,8 +343,3 @@ def _gib(n_bytes: int) -> str:
 
 def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -81,7 +81,7 @@ _OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logg
         "num_iterations",
     ),
     *("steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
-    *("repetition_penalty", "generation_kwargs", "use_vllm", "dataloader_num_workers"),
+    *("repetition_penalty", "generation_kwargs", "use_vllm", "vllm_mode", "vllm_importance_sampling_correction"),
 }
 
 
@@ -89,6 +89,12 @@ def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
     if taken := sorted(_OURS.intersection(trl)):
         raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
     return trl
+
+
+def _of_a_language_model(lora: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted({"task_type", "inference_mode"}.intersection(lora)):
+        raise ValueError(f"must leave out {', '.join(taken)}: the loader sets it")
+    return lora
 
 
 Count = Annotated[int, Field(gt=0)]
@@ -99,7 +105,7 @@ Positive = Annotated[float, Field(gt=0)]
 CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
 TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 GrpoConfigSettings = Annotated[dict[str, Any], LibrarySettings("GRPOConfig"), AfterValidator(_not_ours)]
-LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig")]
+LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), AfterValidator(_of_a_language_model)]
 
 
 class _Section(BaseModel):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.settings import EMBEDDED
 
 _FAMILIES = ("llama", "qwen2")
@@ -158,7 +158,7 @@ def _from_hub(model_id: str) -> Shape:
     try:
         path = hf_hub_download(model_id, "config.json")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"model.id {model_id}: cannot read its config ({reason}); give the id of a hub model that can be reached, "
             f'a local folder, or "{EMBEDDED}"'

@@ -8,7 +8,9 @@ the trainer holds when both libraries are done with it is compared with that.
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from enum import Enum
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,15 +193,16 @@ def build(
             trainer._metrics["train"].clear()
 
     before = backend.snapshot()
-    trainer = Trainer(
-        model=model,
-        reward_funcs=reward,
-        args=config,
-        train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
-        processing_class=tokenizer,
-        callbacks=[Steps()],
-        rollout_func=roll_out,
-    )
+    with redirect_stdout(StringIO()):  # Unsloth prints
+        trainer = Trainer(
+            model=model,
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
+            processing_class=tokenizer,
+            callbacks=[Steps()],
+            rollout_func=roll_out,
+        )
     adapter.in_full_precision(model)  # TRL rounds adapters on 4-bit weights to 16 bits, where small steps get lost
     backend.restore(before)
     trainer.data_collator = ask
@@ -213,12 +216,14 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, m
     import torch
 
     trl = settings.trl
+    model, _ = backend.trainable()
+    has_engine = hasattr(model, "vllm_engine")  # Unsloth's trainer then says that it generates with vLLM
     return grpo_config_defaults() | {
         "report_to": "none",
         **trl,
         "output_dir": str(folder / "checkpoints"),
         "seed": seed,
-        "use_cpu": backend.trainable()[0].device.type == "cpu",
+        "use_cpu": model.device.type == "cpu",
         "bf16": backend.dtype == torch.bfloat16,
         "fp16": backend.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
@@ -236,11 +241,13 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, m
         "num_iterations": 1,
         "remove_unused_columns": False,
         "mask_truncated_completions": False,  # done with the rollouts
-        "top_k": 0,
+        "top_k": -1 if has_engine else 0,  # either means all tokens
         "min_p": None,
         "repetition_penalty": 1.0,
         "generation_kwargs": None,
-        "use_vllm": False,
+        "use_vllm": has_engine,
+        "vllm_mode": "colocate",
+        "vllm_importance_sampling_correction": False,  # it wants vLLM's own probabilities; rollouts have none
     }
 
 
@@ -248,7 +255,8 @@ def _config(wanted: dict[str, Any]) -> "GRPOConfig":
     from trl import GRPOConfig
 
     known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
-    config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
+    with redirect_stdout(StringIO()):  # Unsloth prints what it overrules, and that does not last
+        config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
     for name in known & wanted.keys() - _DERIVED - _UNSLOTHS:
         if _plain(getattr(config, name)) != wanted[name]:  # Unsloth's constructor overrules what it disagrees with
             setattr(config, name, wanted[name])

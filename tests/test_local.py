@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
@@ -159,6 +162,7 @@ def test_four_bit_weights_train(tmp_path: Path) -> None:
     steps = grpo.train(task, backend, task.problems("train"), recipe.grpo, tmp_path, 0, lambda *_: False)
     assert [step.step for step in steps] == [1, 2]
     assert steps[0].kl == 0  # the frozen copy has the adapter's own type
+    assert {str(weight.dtype) for weight in backend.snapshot().values()} == {"torch.float32"}
     assert backend.snapshot().keys() == before.keys()
 
 
@@ -196,3 +200,294 @@ def test_memory_that_the_process_may_not_take_is_not_counted(backend: Backend, m
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 0.001)
     with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory do not suffice"):
         backend.micro_batch(settings)
+
+
+# --- padding
+
+
+def _let_padding_count(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention then looks at the padding too, as in models that ignore the mask."""
+    import torch
+
+    pad = backend._pad
+
+    def pad_without_mask(prompts: list[list[int]]) -> Any:
+        inputs = pad(prompts)
+        inputs["attention_mask"] = torch.ones_like(inputs.input_ids)
+        return inputs
+
+    monkeypatch.setattr(backend, "_pad", pad_without_mask)
+
+
+def test_padding_that_counts_stops_the_run(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend._check_padding()
+    _let_padding_count(backend, monkeypatch)
+    with pytest.raises(UserError, match=r"next token depends on padding \(logits move by \d+\.\d%\)"):
+        backend._check_padding()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_that_overflow_stop_the_run(backend: Backend, monkeypatch: pytest.MonkeyPatch, number: float) -> None:
+    import torch
+
+    monkeypatch.setattr(backend, "_next_logits", lambda prompts: torch.full((len(prompts), 94), number))
+    with pytest.raises(UserError, match=r"numbers overflow in float32; set model\.dtype=bfloat16"):
+        backend._check_padding()
+
+
+def test_trainers_may_set_the_side_of_padding(backend: Backend) -> None:
+    prompts = [_ask("5*sin(2*x)+x**3-exp(4*x)"), _ask("x**2")]
+    _, tokenizer = backend.trainable()
+    before = backend.sample(prompts, 2, SAMPLING)
+    tokenizer.padding_side = "right"
+    try:
+        assert backend.sample(prompts, 2, SAMPLING) == before
+    finally:
+        tokenizer.padding_side = "left"
+
+
+# --- what ends a reply
+
+
+def test_a_models_own_settings_of_generation_stay_out(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [_ask("x**2+sin(3*x)")]
+    plain = backend.sample(prompts, 4, SAMPLING)
+    model, _ = backend.trainable()
+    for name, value in {"repetition_penalty": 1.5, "temperature": 0.01, "top_p": 0.1, "top_k": 1}.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert backend.sample(prompts, 4, SAMPLING) == plain
+
+
+def test_padding_is_given_where_unsloth_heeds_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `generate` pads with the config's first end token, whatever the settings say, unless a keyword says it."""
+    model, tokenizer = backend.trainable()
+    generate, seen = type(model).generate, []
+
+    def note(self: Any, *args: Any, **named: Any) -> Any:
+        seen.append(named["pad_token_id"])
+        return generate(self, *args, **named)
+
+    monkeypatch.setattr(type(model), "generate", note)
+    backend.sample([_ask("x**2")], 1, SAMPLING)
+    assert seen == [tokenizer.pad_token_id]
+
+
+def test_each_end_that_a_model_names_ends_a_turn() -> None:
+    from ladder_lite.backends.local import _end_tokens
+
+    def ends(named: int | list[int] | None, own: int | None) -> set[int]:
+        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
+        return set(_end_tokens(model, SimpleNamespace(eos_token_id=own)))
+
+    assert ends([128001, 128008, 128009], 128009) == {128001, 128008, 128009}
+    assert ends(7, 9) == {7, 9}
+    assert ends(None, 9) == {9}
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer() -> Any:
+    """Byte-level BPE like that of Llama 3 and Qwen 2: a stop text is several tokens, and tokens go beyond it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<pad>", "<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator(["<answer>x**2</answer>\n", "an answer, </answer>\n\n"] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<end>")
+
+
+def _stops_after(tokenizer: Any, prompt: str, ids: list[int], stop: tuple[str, ...]) -> int | None:
+    """After how many tokens of a reply generation would end, None if never."""
+    import torch
+
+    from ladder_lite.backends.local import _StopTexts
+
+    asked = tokenizer.encode(prompt, add_special_tokens=False)
+    stopping = _StopTexts(tokenizer, stop, len(asked))
+    for n in range(1, len(ids) + 1):
+        (ended,) = stopping(torch.tensor([asked + ids[:n]]), torch.empty(0)).tolist()
+        if ended:
+            return n
+    return None
+
+
+@pytest.mark.parametrize(
+    ("reply", "stop", "kept"),
+    [
+        ("<answer>x**2</answer> and more", ("</answer>",), "<answer>x**2</answer>"),
+        ("so é </answer> and </b>", ("</b>", "</answer>"), "so é </answer>"),
+        ("x</answer", ("</answer>",), None),
+        ("<answer>", ("</answer>",), None),
+    ],
+)
+def test_a_stop_text_of_several_tokens_ends_a_reply(
+    bytes_tokenizer: Any, reply: str, stop: tuple[str, ...], kept: str | None
+) -> None:
+    assert len(bytes_tokenizer.encode("</answer>")) > 1
+    ids = bytes_tokenizer.encode(reply, add_special_tokens=False)
+    prompt = "end with </answer>"  # which holds the stop text itself
+    n = _stops_after(bytes_tokenizer, prompt, ids, stop)
+    assert (None if n is None else bytes_tokenizer.decode(ids[:n])) == kept
+
+
+def test_a_token_that_goes_beyond_a_stop_text_ends_a_reply(bytes_tokenizer: Any) -> None:
+    import copy
+
+    from tokenizers import AddedToken
+
+    tokenizer = copy.deepcopy(bytes_tokenizer)
+    tokenizer.add_tokens([AddedToken(">\n\n", normalized=False)])
+    ids = tokenizer.encode("x</answer>\n\nSo", add_special_tokens=False)
+    n = _stops_after(tokenizer, "p", ids, ("</answer>",))
+    assert tokenizer.decode(ids[:n]) == "x</answer>\n\n"
+
+
+def test_a_token_that_the_tokenizer_lacks_says_nothing(bytes_tokenizer: Any) -> None:
+    """Models have rows for more tokens than their tokenizers know: Qwen 2's for 399."""
+    assert _stops_after(bytes_tokenizer, "p", [len(bytes_tokenizer) + 100], ("</answer>",)) is None
+
+
+def _as(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
+    monkeypatch.setattr(backend, "_tokenizer", tokenizer)
+    monkeypatch.setattr(backend, "_ends", frozenset({tokenizer.eos_token_id}))
+    return backend._rollout
+
+
+def test_tokens_of_a_reply_exclude_its_padding(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
+) -> None:
+    rollout = _as(backend, monkeypatch, bytes_tokenizer)
+    pad, end = bytes_tokenizer.pad_token_id, bytes_tokenizer.eos_token_id
+    ids = bytes_tokenizer.encode("x</answer>", add_special_tokens=False)
+    stopped = Completion("x</answer>", len(ids), truncated=False)
+    stop = ("</answer>",)
+    assert rollout([5], [*ids, pad, pad], stop) == ([5], ids, stopped)
+    assert rollout([5], ids, stop) == ([5], ids, stopped)
+    ended = replace(stopped, n_tokens=len(ids) + 1)
+    assert rollout([5], [*ids, end, pad], ()) == ([5], [*ids, end], ended)
+    cut = replace(stopped, truncated=True)
+    assert rollout([5], ids, ()) == ([5], ids, cut)
+
+
+def test_padding_that_is_the_end_of_turn_is_told_apart(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
+) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(bytes_tokenizer)
+    tokenizer.pad_token = "<end>"
+    rollout = _as(backend, monkeypatch, tokenizer)
+    end = tokenizer.eos_token_id
+    ids = tokenizer.encode("x</answer>", add_special_tokens=False)
+    assert rollout([5], [*ids, end, end], ("</answer>",)).completion_ids == ids  # ended by its text: padding follows
+    assert rollout([5], [*ids, end, end], ()).completion_ids == [*ids, end]  # ended by its first end of turn
+
+
+def test_a_stop_text_ends_a_reply_of_the_model(backend: Backend) -> None:
+    prompts = [_ask("x**2+sin(3*x)"), _ask("x")]
+    sampling = replace(SAMPLING, temperature=0.0, stop=("sin", "</answer>"))
+    _, tokenizer = backend.trainable()
+    for rollout in backend.roll_out(prompts, sampling):
+        assert rollout.completion.text.endswith(sampling.stop)
+        assert not rollout.completion.truncated
+        assert rollout.completion.n_tokens == len(rollout.completion_ids)
+        assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(rollout.completion_ids)
+        assert tokenizer.decode(rollout.completion_ids) == rollout.completion.text
+
+
+# --- memory that does not suffice
+
+
+def _fail_above(largest: int, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> list[int]:
+    """Generation fails for more than `largest` replies at a time; returns a list that gets the sizes tried."""
+    import torch
+
+    model, _ = backend.trainable()
+    generate, tried = type(model).generate, []
+
+    def fail(self: Any, **named: Any) -> Any:
+        tried.append(len(named["input_ids"]))
+        if tried[-1] > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, **named)
+
+    monkeypatch.setattr(type(model), "generate", fail)
+    return tried
+
+
+def test_replies_that_do_not_fit_come_in_smaller_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["x**2+sin(3*x)", "x", "exp(2*x)", "x**2", "5*sin(2*x)+x**3-exp(4*x)", "cos(x)", "x+1"]
+    greedy = replace(SAMPLING, temperature=0.0)
+    whole = backend.sample([_ask(text) for text in texts], 1, greedy)
+    tried = _fail_above(3, monkeypatch, backend)
+    assert backend.sample([_ask(text) for text in texts], 1, greedy) == whole
+    assert tried == [7, 3, 3, 1]
+
+
+def test_a_single_reply_that_does_not_fit_is_refused(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _fail_above(0, monkeypatch, backend)
+    with pytest.raises(UserError, match=r"not even one reply of 60 tokens .* lower grpo\.trl\.max_completion_length"):
+        backend.sample([_ask("x"), _ask("x**2")], 2, SAMPLING)
+    assert tried == [4, 2, 1]
+
+
+# --- copies that others keep
+
+
+@pytest.mark.parametrize("way", ["restore", "load"])
+def test_copies_that_unsloth_generates_with_are_dropped(backend: Backend, way: str, tmp_path: Path) -> None:
+    backend.save(tmp_path)
+    adapter = backend.snapshot()
+    model, _ = backend.trainable()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight._fast_lora = weight.detach().half()  # as unsloth/kernels/utils.py does
+    backend.restore(adapter) if way == "restore" else backend.load(tmp_path)
+    assert not any(hasattr(weight, "_fast_lora") for weight in weights)
+
+
+# --- vLLM
+
+
+def test_vllm_is_asked_for_the_same_replies(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the engine: it notes what it is asked, and finds the adapter in the folder while it generates."""
+    import sys
+    from types import ModuleType
+
+    from safetensors.torch import load_file
+
+    model, tokenizer = backend.trainable()
+    asked: dict[str, Any] = {}
+    reply = [*tokenizer.encode("x</answer>", add_special_tokens=False), tokenizer.eos_token_id]
+
+    def fast_generate(prompts: list[Any], parameters: list[Any], lora_request: str, use_tqdm: bool) -> list[Any]:
+        asked.update(prompts=prompts, parameters=parameters, use_tqdm=use_tqdm)
+        asked["adapter"] = load_file(Path(lora_request) / "adapter_model.safetensors")
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(reply))]) for _ in prompts]
+
+    fake = ModuleType("vllm")
+    fake.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setattr(model, "fast_generate", fast_generate, raising=False)
+    monkeypatch.setattr(model, "load_lora", lambda folder: folder, raising=False)
+    monkeypatch.setattr(backend, "_fast_inference", True)
+    _disturb(backend)
+    sampling = replace(SAMPLING, temperature=(0.5, 1.5), stop=("</b>",))
+    prompts = [_ask("x"), _ask("x**2")]
+    replies = backend.sample(prompts, 2, sampling)
+    text = tokenizer.decode(reply, skip_special_tokens=True)
+    assert replies == [[Completion(text, len(reply), truncated=False)] * 2] * 2
+    assert asked["prompts"] == [{"prompt_token_ids": backend._encode(p)} for p in prompts for _ in range(2)]
+    assert [each.temperature for each in asked["parameters"]] == [0.5, 0.5, 1.5, 1.5]
+    assert len({each.seed for each in asked["parameters"]}) == 4
+    assert {(each.max_tokens, each.top_p, *each.stop) for each in asked["parameters"]} == {(60, 1.0, "</b>")}
+    assert {name.removeprefix("base_model.model.") for name in asked["adapter"]} == {
+        name.replace(".default", "").removeprefix("base_model.model.") for name in backend.snapshot()
+    }
+    assert sorted(float(w.sum()) for w in asked["adapter"].values()) == pytest.approx(
+        sorted(float(w.sum()) for w in backend.snapshot().values())
+    )

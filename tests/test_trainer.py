@@ -111,6 +111,37 @@ def test_what_a_patched_trainer_overrules_stops_the_run(
         build(backend, tmp_path, settings())
 
 
+def test_a_model_with_an_engine_of_vllm_is_trained_as_unsloth_insists(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held() -> tuple[Any, ...]:
+        wanted = trainer._wanted(settings(), tmp_path, 0, backend, 8)
+        return wanted["use_vllm"], wanted["top_k"], wanted["vllm_mode"], wanted["vllm_importance_sampling_correction"]
+
+    assert held() == (False, 0, "colocate", False)
+    monkeypatch.setattr(backend.trainable()[0], "vllm_engine", object(), raising=False)
+    assert held() == (True, -1, "colocate", False)
+
+
+def test_what_unsloth_prints_is_not_shown(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Config(trl.GRPOConfig):
+        def __post_init__(self) -> None:
+            print("Unsloth: The Dr GRPO paper recommends setting `scale_rewards` to False!")
+            super().__post_init__()
+
+    class Trainer(trl.GRPOTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            print("Unsloth: We now expect `per_device_train_batch_size` to be a multiple of `num_generations`")
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(trl, "GRPOConfig", Config)
+    monkeypatch.setattr(trl, "GRPOTrainer", Trainer)
+    build(backend, tmp_path, settings())
+    assert capsys.readouterr().out == ""
+
+
 # --- steps
 
 

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ladder_lite.config import cache_folder
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 
 
 def as_folder(file: Path) -> Path:
@@ -48,7 +48,7 @@ def _convert(file: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float16)
     except (OSError, ValueError, KeyError) as error:  # KeyError: an architecture that transformers does not know
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"model.id {file}: cannot read this GGUF file ({reason}); take another conversion") from error
     # The tokenizer takes the beginning of a turn for its end, and has no padding.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)

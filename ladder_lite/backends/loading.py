@@ -15,7 +15,7 @@ import torch
 
 from ladder_lite.backends import adapter
 from ladder_lite.backends.gguf import as_folder
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.settings import EMBEDDED, ModelSettings
 
 Loader = Literal["unsloth", "transformers"]
@@ -23,6 +23,8 @@ Loader = Literal["unsloth", "transformers"]
 _UNSLOTH_CAPABILITY = (7, 0)
 """The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""
 
+_PEFT_DEFAULTS = {"r": 8, "lora_alpha": 8}
+"""What a recipe that leaves them out gets from peft; Unsloth's own default of both is 16."""
 
 _PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "<|endoftext|>", "<unk>")
 """Tokens that say nothing, in order of preference: the first three stand for padding in Llama 3 and Qwen 2."""
@@ -40,9 +42,13 @@ class Loaded(NamedTuple):
 def choose_loader(settings: ModelSettings) -> Loader:
     """What `model.backend` comes to on this machine; UserError where it names Unsloth and Unsloth cannot run."""
     if settings.backend == "transformers":
+        if settings.fast_inference:
+            raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
     obstacle = unsloth_obstacle()
     if obstacle is None:
+        if settings.fast_inference and importlib.util.find_spec("vllm") is None:
+            raise UserError("model.fast_inference needs vLLM, which is not installed; set it to false")
         return "unsloth"
     if settings.backend == "unsloth":
         raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
@@ -70,7 +76,7 @@ def import_unsloth() -> None:
         try:
             import unsloth  # noqa: F401
         except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"model.backend unsloth: it cannot be imported ({reason}); model.backend=transformers runs without it"
             ) from error
@@ -82,8 +88,14 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
     `max_length` is the most tokens of prompt and reply together, which Unsloth wants to know beforehand. UserError
     names the way out where the model cannot be had: a wrong id, no network, a licence to accept.
     """
+    import transformers
+
     dtype = choose_dtype(settings, device)
+    transformers.utils.logging.set_verbosity_error()  # Unsloth's logger, too
+    transformers.utils.logging.disable_progress_bar()
     with _explained(settings):
+        # Unsloth would put what the hub says into an error of its own, and stretch the model's positions unasked.
+        _check_length(settings, transformers.AutoConfig.from_pretrained(_source(settings)), max_length)
         if loader == "unsloth":
             model, tokenizer = _with_unsloth(settings, dtype, seed, max_length)
         else:
@@ -117,8 +129,6 @@ def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torc
     from bitsandbytes.nn.modules import Linear4bit
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
     if settings.load_in_4bit:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
@@ -137,10 +147,12 @@ def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torc
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False
     transformers.set_seed(seed)  # the adapter's first matrices are random
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora)), tokenizer
+    with _adapter_explained():
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora)), tokenizer
 
 
 def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_length: int) -> tuple[Any, Any]:
+    lora = _PEFT_DEFAULTS | settings.lora
     with redirect_stdout(StringIO()):  # a banner of twelve lines
         from unsloth import FastLanguageModel
 
@@ -150,13 +162,26 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
             dtype=dtype,
             load_in_4bit=settings.load_in_4bit,
             use_exact_model_name=True,  # else a copy of its own, with other layers in 16 bits
+            offload_embedding=False,  # else it decides by free memory, and the model seems to be on the CPU
             fast_inference=settings.fast_inference,
-            max_lora_rank=int(settings.lora.get("r", 8)),
+            max_lora_rank=int(lora["r"]),
         )
-        model = FastLanguageModel.get_peft_model(
-            model, use_gradient_checkpointing="unsloth", random_state=seed, **settings.lora
-        )
+        with _adapter_explained():
+            model = FastLanguageModel.get_peft_model(
+                model, use_gradient_checkpointing="unsloth", random_state=seed, **lora
+            )
     return model, tokenizer
+
+
+def _check_length(settings: ModelSettings, config: Any, max_length: int) -> None:
+    """UserError where prompt and reply are longer than the model's positions reach."""
+    reach = getattr(config.get_text_config(), "max_position_embeddings", None) or max_length
+    if max_length > reach:
+        raise UserError(
+            f"model.id {settings.id}: it reads {reach} tokens, and a prompt and its reply may have {max_length}; lower "
+            "model.max_prompt_length, or the longest of grpo.trl.max_completion_length, eval.max_new_tokens and "
+            "variants.max_new_tokens"
+        )
 
 
 def _set_padding(tokenizer: Any) -> None:
@@ -177,13 +202,18 @@ def _source(settings: ModelSettings) -> str:
 
 @contextmanager
 def _explained(settings: ModelSettings) -> Iterator[None]:
-    """What hub and files can refuse, as one line with the remedy."""
+    """What hub, files and memory can refuse, as one line with the remedy."""
     from huggingface_hub.errors import GatedRepoError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except torch.OutOfMemoryError as error:
+        remedy = "take a smaller model" if settings.load_in_4bit else "set model.load_in_4bit=true"
+        raise UserError(
+            f"model.id {settings.id}: this model does not fit on the GPU ({first_line(error)}); {remedy}"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: no model, or one of an unknown kind
         copy = f", or take an ungated copy: model.id={settings.mirror}" if settings.mirror else ""
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
@@ -193,8 +223,19 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
                 f"model.id {settings.id}: its licence must be accepted first: do so at "
                 f"https://huggingface.co/{settings.id}, then log in with `hf auth login` or set HF_TOKEN{copy}"
             ) from error
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"model.id {settings.id}: cannot load this model ({reason}); "
             f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"{copy}'
+        ) from error
+
+
+@contextmanager
+def _adapter_explained() -> Iterator[None]:
+    """What peft and Unsloth refuse of an adapter's settings, as one line."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"model.lora: this model cannot have such an adapter ({first_line(error)}); change it"
         ) from error

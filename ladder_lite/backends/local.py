@@ -5,6 +5,7 @@ the Hugging Face hub are sampled by the same lines.
 """
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ladder_lite.attempts import Completion
-from ladder_lite.backends import Adapter, Rollout, Sampling
+from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
 from ladder_lite.backends.loading import Loader, load
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.memory import GIB, USABLE, Setup, generation_batch, plan
 from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.shape import Shape
@@ -45,6 +46,8 @@ class LocalBackend:
             settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
         )
         self._model.eval()
+        self._ends = _end_tokens(self._model, self._tokenizer)
+        self._fast_inference = settings.fast_inference
         self._setup = Setup.of(
             Shape.from_config(self._model.config.to_dict(), settings.id),
             settings,
@@ -53,7 +56,8 @@ class LocalBackend:
             dtype=str(self.dtype).removeprefix("torch."),
             context_bytes=0,
         )
-        self._check_padding()
+        if not self._fast_inference:  # which pads nothing
+            self._check_padding()
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of like length are generated together."""
@@ -66,6 +70,9 @@ class LocalBackend:
     def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
         """Sample one reply to each prompt, with the tokens of both."""
         encoded = [self._encode(prompt) for prompt in prompts]
+        if self._fast_inference:
+            rows = vllm.generate(self._model, encoded, sampling)
+            return [self._rollout(prompt, row, sampling.stop) for prompt, row in zip(encoded, rows, strict=True)]
         waiting = sorted(range(len(prompts)), key=lambda at: len(encoded[at]))
         rollouts: dict[int, Rollout] = {}
         devices = [self._device] if self._device.type == "cuda" else []
@@ -79,12 +86,12 @@ class LocalBackend:
                 try:
                     replies = list(self._generate([encoded[at] for at in batch], sampling, temperature))
                 except torch.OutOfMemoryError as error:
-                    if size == 1:
+                    if len(batch) == 1:
                         raise UserError(
                             f"out of memory: not even one reply of {sampling.max_new_tokens} tokens can be generated; "
                             "take a smaller model, or lower grpo.trl.max_completion_length and eval.max_new_tokens"
                         ) from error
-                    size //= 2
+                    size = len(batch) // 2
                     continue
                 rollouts |= dict(zip(batch, replies, strict=True))
                 waiting = waiting[len(batch) :]
@@ -146,7 +153,7 @@ class LocalBackend:
         try:
             result = set_peft_model_state_dict(self._model, load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"{path}: cannot read this adapter ({reason}); train it again with --redo") from error
         if result.unexpected_keys:
             raise UserError(f"{path}: this adapter belongs to another model; train it again with --redo")
@@ -208,6 +215,8 @@ class LocalBackend:
             from unsloth import FastLanguageModel
 
             (FastLanguageModel.for_training if training else FastLanguageModel.for_inference)(self._model)
+            # Its trainer asks models for hidden states in place of logits, and goes on asking when memory runs out.
+            os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"
         else:
             self._model.train(training)
 
@@ -226,25 +235,29 @@ class LocalBackend:
             temperature=None if greedy else temperature,
             top_p=None if greedy else sampling.top_p,
             top_k=None if greedy else 0,  # transformers' own default would cut the distribution at 50 tokens
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            repetition_penalty=1.0,  # what is left out comes from the model, and Qwen 2.5 penalises
+            eos_token_id=sorted(self._ends),
             use_cache=True,
         )
         stopping = [_StopTexts(tokenizer, sampling.stop, inputs.input_ids.shape[1])] if sampling.stop else []
         output = self._model.generate(
-            **inputs, generation_config=settings, logits_processor=processors, stopping_criteria=stopping
+            **inputs,
+            generation_config=settings,
+            pad_token_id=tokenizer.pad_token_id,  # in the settings, Unsloth would overrule it with an end token
+            logits_processor=processors,
+            stopping_criteria=stopping,
         )
         for prompt, row in zip(prompts, output[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
             yield self._rollout(prompt, row, sampling.stop)
 
     def _rollout(self, prompt: list[int], row: list[int], stop: tuple[str, ...]) -> Rollout:
         """What of a row of the output is the reply: all before the padding, with its end of turn where it has one."""
-        end, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
-        at = next((at for at, token in enumerate(row) if token in (end, pad)), len(row))
+        over = self._ends | {self._tokenizer.pad_token_id}
+        at = next((at for at, token in enumerate(row) if token in over), len(row))
         text = self._tokenizer.decode(row[:at], skip_special_tokens=True)
         stopped = any(word in text for word in stop)
         # Where padding is done with the end of turn, what follows a stop text is padding.
-        ended = not stopped and row[at : at + 1] == [end]
+        ended = not stopped and at < len(row) and row[at] in self._ends
         tokens = row[: at + ended]
         return Rollout(prompt, tokens, Completion(text, len(tokens), truncated=not (stopped or ended)))
 
@@ -284,6 +297,12 @@ class LocalBackend:
         return logits
 
 
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """What ends a turn: Llama 3 and Qwen 2 have others beside the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    return frozenset({tokenizer.eos_token_id} | set(named if isinstance(named, list) else [named])) - {None}
+
+
 def _longest_reply(recipe: Recipe) -> int:
     training = recipe.grpo.trl | recipe.ttrl.trl
     return max(int(training["max_completion_length"]), recipe.eval.max_new_tokens, recipe.variants.max_new_tokens)
@@ -308,7 +327,9 @@ class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
         self._longest = max(len(word) for word in stop) + 4  # in tokens too; some of them decode to nothing
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        ended = self._may_end.to(input_ids.device)[input_ids[:, -1]]
+        # Models may have more tokens than their tokenizer: all of them say nothing.
+        self._may_end = self._may_end.to(input_ids.device)  # once: it has as many entries as the vocabulary
+        ended = self._may_end[input_ids[:, -1].clamp(max=len(self._may_end) - 1)]
         for row in ended.nonzero().flatten().tolist():
             tail = input_ids[row, self._start :][-self._longest :]
             ended[row] = any(word in self._tokenizer.decode(tail) for word in self._stop)
@@ -319,4 +340,4 @@ class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
 def _tokens_with(tokenizer: Any, letters: str) -> torch.Tensor:
     """For each token, whether its text holds one of the letters: only such a token can complete a stop text."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return torch.tensor([any(letter in text for letter in letters) for text in texts])
+    return torch.tensor([*(any(letter in text for letter in letters) for text in texts), False])

@@ -17,7 +17,7 @@ import torch
 
 from ladder_lite.backends import load_backend
 from ladder_lite.backends.loading import load_tokenizer, unsloth_obstacle
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.settings import Recipe
 from ladder_lite.tasks import Messages
 
@@ -122,8 +122,7 @@ def save_gguf(recipe: Recipe, adapter: Path, folder: Path, quantization: str) ->
         )
     except RuntimeError as error:
         raise UserError(
-            f"--format gguf: Unsloth could not write it ({str(error).strip().splitlines()[0]}); "
-            "--format merged does without llama.cpp"
+            f"--format gguf: Unsloth could not write it ({first_line(error)}); --format merged does without llama.cpp"
         ) from error
     # They lie beside the folder that it was given; on Kaggle, where /kaggle/working is small, even on another disk.
     modelfile = written["modelfile_location"]

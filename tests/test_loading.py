@@ -1,0 +1,425 @@
+"""Loading a model: who does it, what it is asked for, and what a user is told when it cannot be done."""
+
+import functools
+import importlib.machinery
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import ladder_lite.tiny
+from ladder_lite import backends
+from ladder_lite.backends import load_backend, loading, prepare_environment
+from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.settings import ModelSettings
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda")
+TINY = Path(ladder_lite.tiny.__file__).parent
+
+# What we name in calls of FastLanguageModel; test_unsloth.py looks them up in the installed Unsloth (2026.10.7).
+LOAD_MODEL = {
+    *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
+    *("max_lora_rank", "offload_embedding"),
+}
+GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_gradient_checkpointing", "random_state"}
+
+
+def settings(*overrides: str) -> ModelSettings:
+    return load_recipe("tiny", [f"model.{override}" for override in overrides]).model
+
+
+def load(chosen: ModelSettings, max_length: int = 300) -> loading.Loaded:
+    return loading.load(chosen, "transformers", CPU, 0, max_length)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what the machine seems to have: a GPU's compute capability (None for no GPU), and packages."""
+
+    def have(capability: tuple[int, int] | None, *packages: str) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GTX 1080")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in packages else None)
+
+    return have
+
+
+# --- who loads
+
+
+@pytest.mark.parametrize(
+    ("capability", "packages", "obstacle"),
+    [
+        (None, ("unsloth",), "it needs a GPU, and PyTorch sees none"),
+        ((6, 1), ("unsloth",), "it needs compute capability 7.0, and this GTX 1080 has 6.1"),
+        ((7, 5), (), "it is not installed (pip install 'ladder_lite[gpu]')"),
+        ((7, 0), ("unsloth",), None),
+        ((12, 0), ("unsloth",), None),
+    ],
+)
+def test_what_keeps_unsloth_from_running(
+    machine: Callable[..., None], capability: tuple[int, int] | None, packages: tuple[str, ...], obstacle: str | None
+) -> None:
+    machine(capability, *packages)
+    assert loading.unsloth_obstacle() == obstacle
+    expected = "transformers" if obstacle else "unsloth"
+    assert loading.choose_loader(settings("backend=auto")) == expected
+    assert loading.choose_loader(settings("backend=transformers")) == "transformers"
+    if obstacle:
+        with pytest.raises(UserError) as refused:
+            loading.choose_loader(settings("backend=unsloth"))
+        assert str(refused.value) == f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it"
+    else:
+        assert loading.choose_loader(settings("backend=unsloth")) == "unsloth"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "capability", "packages", "message"),
+    [
+        (
+            ["backend=transformers"],
+            (8, 0),
+            ("unsloth", "vllm"),
+            r"is Unsloth's; set it to false, or model\.backend=auto",
+        ),
+        (["backend=auto"], None, (), r"needs Unsloth: it needs a GPU.*; set model\.fast_inference=false"),
+        (["backend=auto"], (8, 0), ("unsloth",), "needs vLLM, which is not installed; set it to false"),
+        (["backend=auto"], (8, 0), ("unsloth", "vllm"), None),
+    ],
+)
+def test_vllm_comes_with_unsloth_alone(
+    machine: Callable[..., None],
+    overrides: list[str],
+    capability: tuple[int, int] | None,
+    packages: tuple[str, ...],
+    message: str | None,
+) -> None:
+    machine(capability, *packages)
+    chosen = settings("fast_inference=true", *overrides)
+    if message is None:
+        assert loading.choose_loader(chosen) == "unsloth"
+    else:
+        with pytest.raises(UserError, match=rf"model\.fast_inference {message}"):
+            loading.choose_loader(chosen)
+
+
+def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "model.backend=unsloth", "--smoke"]
+    done = subprocess.run(
+        [*command, "--run-dir", str(tmp_path / "run")],
+        env={**backends.os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "it needs a GPU, and PyTorch sees none" in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("error", "reason"), [(NotImplementedError(), "NotImplementedError"), (OSError("a\nb"), "a")])
+def test_a_broken_unsloth_is_named(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "unsloth":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "unsloth", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(UserError, match=rf"cannot be imported \({reason}\); model\.backend=transformers"):
+        loading.import_unsloth()
+
+
+# --- what Unsloth is asked for
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Puts a stand-in for Unsloth in place that loads with transformers and peft, and notes down what it is asked."""
+    noted: dict[str, dict[str, Any]] = {}
+
+    class FastLanguageModel:
+        @staticmethod
+        def from_pretrained(model_name: str, **named: Any) -> tuple[Any, Any]:
+            print("==((====))==  a banner")
+            noted["load"] = {"model_name": model_name, **named}
+            model = transformers.AutoModelForCausalLM.from_pretrained(model_name, dtype=named["dtype"])
+            return model, transformers.AutoTokenizer.from_pretrained(model_name)
+
+        @staticmethod
+        def get_peft_model(model: Any, use_gradient_checkpointing: str, random_state: int, **lora: Any) -> Any:
+            from peft import LoraConfig, get_peft_model
+
+            checkpointing = {"use_gradient_checkpointing": use_gradient_checkpointing}
+            noted["adapt"] = {**lora, **checkpointing, "random_state": random_state}
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora), autocast_adapter_dtype=False)
+
+        @staticmethod
+        def for_inference(model: Any) -> None:
+            model.eval()
+
+        @staticmethod
+        def for_training(model: Any) -> None:
+            model.train()
+
+    fake = types.ModuleType("unsloth")
+    fake.FastLanguageModel = FastLanguageModel  # type: ignore[attr-defined]
+    fake.__spec__ = importlib.machinery.ModuleSpec("unsloth", None)
+    monkeypatch.setitem(sys.modules, "unsloth", fake)
+    monkeypatch.setattr(loading, "unsloth_obstacle", lambda: None)
+    return noted
+
+
+def test_unsloth_is_asked_for_what_the_recipe_says(
+    asked: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("tiny", ["model.backend=auto", "model.dtype=bfloat16", "model.load_in_4bit=true", "seed=11"])
+    backend = load_backend(recipe)
+    assert asked["load"] == {
+        "model_name": str(TINY),
+        "max_seq_length": 256 + 120,
+        "dtype": torch.bfloat16,
+        "load_in_4bit": True,
+        "use_exact_model_name": True,
+        "offload_embedding": False,
+        "fast_inference": False,
+        "max_lora_rank": 32,
+    }
+    lora = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    assert asked["adapt"] == lora | {"use_gradient_checkpointing": "unsloth", "random_state": 11}
+    assert asked["load"].keys() <= LOAD_MODEL
+    assert asked["adapt"].keys() <= GET_PEFT_MODEL
+    assert backend.dtype == torch.bfloat16
+    model, tokenizer = backend.trainable()
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
+    assert tokenizer.padding_side == "left"
+    assert capsys.readouterr().out == ""
+
+
+def test_an_adapter_of_unnamed_rank_is_pefts_with_either_loader(asked: dict[str, dict[str, Any]]) -> None:
+    chosen = settings().model_copy(update={"lora": {"target_modules": "all-linear"}})
+    by_peft = load(chosen).model.peft_config["default"]
+    loading.load(chosen, "unsloth", CPU, 0, 300)
+    assert (asked["adapt"]["r"], asked["adapt"]["lora_alpha"]) == (by_peft.r, by_peft.lora_alpha)
+
+
+def test_memory_that_runs_out_in_generation_leaves_unsloth_in_order(
+    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = load_backend(load_recipe("tiny", ["model.backend=auto"]))
+    model, _ = backend.trainable()
+    monkeypatch.setenv("UNSLOTH_RETURN_HIDDEN_STATES", "1")  # as its trainer leaves it behind when memory runs out
+    monkeypatch.setattr(type(model), "generate", _out_of_memory)
+    model.train()
+    sampling = backends.Sampling(1.0, 1.0, 4, 1, 0)
+    with pytest.raises(UserError, match="out of memory"):
+        backend.sample([[{"role": "user", "content": "solve integrate(x,x)"}]], 1, sampling)
+    assert model.training
+    assert backends.os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] == "0"
+    assert asked["load"]["model_name"] == str(TINY)
+
+
+def _out_of_memory(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+# --- what cannot be loaded
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, cause: Exception | None, said: str) -> None:
+    """Transformers fails as it does when the hub answers with `cause`."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(said) from cause
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
+
+
+@pytest.mark.parametrize("loader", ["transformers", "unsloth"])
+def test_a_gated_model_says_where_its_licence_is(
+    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, loader: loading.Loader
+) -> None:
+    import httpx
+    from huggingface_hub.errors import GatedRepoError
+
+    url = "https://huggingface.co/meta-llama/Llama-3.2-3B-Instruct/resolve/main/config.json"
+    response = httpx.Response(403, request=httpx.Request("GET", url))
+    _refuse(
+        monkeypatch, GatedRepoError("403 Client Error.", response=response), "You are trying to access a gated repo."
+    )
+    chosen = load_recipe("llama3b").model
+    with pytest.raises(UserError) as refused:
+        loading.load(chosen, loader, CPU, 0, 1000)
+    assert str(refused.value) == (
+        "model.id meta-llama/Llama-3.2-3B-Instruct: its licence must be accepted first: do so at "
+        "https://huggingface.co/meta-llama/Llama-3.2-3B-Instruct, then log in with `hf auth login` or set HF_TOKEN, "
+        f"or take an ungated copy: model.id={chosen.mirror}"
+    )
+    assert asked == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse(monkeypatch, None, "We couldn't connect to 'https://huggingface.co'\nCheck your internet connection")
+    with pytest.raises(UserError) as refused:
+        load(load_recipe("llama3b").model)
+    message = str(refused.value)
+    assert message.startswith("model.id meta-llama/Llama-3.2-3B-Instruct: cannot load this model (We couldn't connect")
+    assert "Check your" not in message
+    assert message.endswith("model.id=unsloth/Llama-3.2-3B-Instruct")
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (None, "Repo id must be"),
+        ({}, "Unrecognized model"),
+        ({"config.json": '{"model_type": "xyz"}'}, "model type `xyz`"),
+        ({"config.json": "{"}, "not a valid JSON file"),
+    ],
+)
+def test_a_folder_without_a_model_is_named(tmp_path: Path, files: dict[str, str] | None, reason: str) -> None:
+    folder = tmp_path / "model"
+    if files is not None:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_text(content)
+    with pytest.raises(UserError, match=reason) as refused:
+        load(settings(f"id={folder}"))
+    assert str(refused.value).startswith(f"model.id {folder}: cannot load this model")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the embedded model, to be spoilt."""
+    ignore = shutil.ignore_patterns("*.py", "__pycache__")
+    return Path(shutil.copytree(TINY, tmp_path / "copy", ignore=ignore))
+
+
+def test_damaged_weights_are_named(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot load this model"):
+        load(settings(f"id={copy}"))
+
+
+def test_positions_that_do_not_reach_are_refused() -> None:
+    load(settings(), 512)
+    with pytest.raises(UserError, match=r"it reads 512 tokens, .* may have 513; lower model\.max_prompt_length"):
+        load(settings(), 513)
+
+
+def test_an_adapter_that_the_model_cannot_have_is_refused() -> None:
+    chosen = settings().model_copy(update={"lora": {"target_modules": ["c_attn"]}})
+    with pytest.raises(UserError, match=r"model\.lora: .*c_attn.* not found"):
+        load(chosen)
+
+
+@pytest.mark.parametrize(("four_bit", "remedy"), [("false", "load_in_4bit=true"), ("true", "a smaller model")])
+def test_a_model_larger_than_the_card_is_refused(monkeypatch: pytest.MonkeyPatch, four_bit: str, remedy: str) -> None:
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", _out_of_memory)
+    with pytest.raises(UserError, match=rf"does not fit on the GPU \(CUDA out of memory\); .*{remedy}"):
+        load(settings(f"load_in_4bit={four_bit}"))
+
+
+# --- what is loaded
+
+
+@pytest.mark.parametrize(
+    ("named", "device", "has_bfloat16", "dtype"),
+    [
+        ("auto", CPU, False, torch.float32),
+        ("auto", GPU, True, torch.bfloat16),
+        ("auto", GPU, False, torch.float16),
+        ("float32", GPU, True, torch.float32),
+        ("float16", GPU, True, torch.float16),
+        ("bfloat16", CPU, False, torch.bfloat16),
+    ],
+)
+def test_the_type_is_chosen_once(
+    monkeypatch: pytest.MonkeyPatch, named: str, device: torch.device, has_bfloat16: bool, dtype: torch.dtype
+) -> None:
+    def supported(including_emulation: bool) -> bool:
+        return has_bfloat16 or including_emulation  # a T4 emulates it, slowly
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert loading.choose_dtype(settings(f"dtype={named}"), device) == dtype
+
+
+@pytest.mark.parametrize(
+    ("pad", "eos", "expected"),
+    [
+        ("<pad>", "<end>", "<pad>"),  # its own
+        (None, "<end>", "<pad>"),
+        ("<end>", "<end>", "<pad>"),
+        ("<pad>", "<pad>", "<unk>"),
+    ],
+)
+def test_padding_is_no_end_of_turn(pad: str | None, eos: str, expected: str) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TINY)
+    tokenizer.eos_token, tokenizer.pad_token = eos, pad
+    loading._set_padding(tokenizer)
+    assert tokenizer.pad_token == expected
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_padding_is_the_end_of_turn_where_there_is_nothing_else() -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = Tokenizer(WordLevel({"x": 0, "<end>": 1}, unk_token="x"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    loading._set_padding(tokenizer)
+    assert tokenizer.pad_token == "<end>"
+
+
+@pytest.mark.parametrize("four_bit", ["false", "true"])
+def test_the_adapter_is_float32_and_follows_from_the_seed(four_bit: str) -> None:
+    chosen = settings(f"load_in_4bit={four_bit}", "dtype=bfloat16")
+    models = [loading.load(chosen, "transformers", CPU, seed, 300).model for seed in (1, 1, 2)]
+    adapters = [{n: w for n, w in model.named_parameters() if w.requires_grad} for model in models]
+    assert {weight.dtype for weight in adapters[0].values()} == {torch.float32}
+    assert all(weight.equal(adapters[1][name]) for name, weight in adapters[0].items())
+    assert not all(weight.equal(adapters[2][name]) for name, weight in adapters[0].items())
+    kinds = {type(module).__name__ for module in models[0].modules()}
+    assert ("Linear4bit" in kinds) == (four_bit == "true")
+
+
+# --- the environment
+
+
+def test_the_environment_is_set_and_a_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in backends._ENVIRONMENT:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("UNSLOTH_COMPILE_LOCATION", "/elsewhere")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    prepare_environment()
+    own = {"UNSLOTH_COMPILE_LOCATION": "/elsewhere", "CUDA_VISIBLE_DEVICES": "1"}
+    assert {
+        variable: backends.os.environ[variable] for variable in backends._ENVIRONMENT
+    } == backends._ENVIRONMENT | own
+
+
+@functools.cache
+def _imported(module: str) -> set[str]:
+    program = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["recipe", "backends", "trainer", "grpo", "preflight", "dry_run", "verify"])
+def test_importing_the_package_imports_no_torch(module: str) -> None:
+    heavy = {"torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "vllm", "datasets"}
+    assert not heavy & _imported(f"ladder_lite.{module}")
