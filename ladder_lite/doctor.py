@@ -54,6 +54,7 @@ _MAX_ENTRY = 480
 
 def examine(online: bool = False) -> dict[str, Any]:
     """Everything the page says, as JSON; `checks` are rows {"name", "ok", "detail", "remedy"}."""
+    environment = _environment()  # the user's: the checks add what this package sets
     imports = _try_imports()
     cards = _nvidia_smi()
     has_torch = imports["torch"] is None
@@ -83,7 +84,7 @@ def examine(online: bool = False) -> dict[str, Any]:
         "loader": loaders[0] if loaders else "none: PyTorch cannot be imported",
         "unsloth": imports.get("unsloth", "not installed") or "can be imported",
         "hub": _hub(online),
-        "environment": _environment(),
+        "environment": environment,
         "caches": _caches(),
         "recipes": [name for name, fault in recipes.items() if not fault],
         "checks": [asdict(check) for check in checks],

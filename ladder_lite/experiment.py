@@ -301,10 +301,9 @@ class Experiment:
     @cached_property
     def backend(self) -> "Backend":
         """The model, loaded when a stage first needs it, on a machine that was looked at first."""
-        from ladder_lite.backends import load_backend, prepare_environment
+        from ladder_lite.backends import load_backend
         from ladder_lite.preflight import demand, predict, preflight
 
-        prepare_environment()
         demand(preflight(self.recipe, self.run.path, **predict(self.recipe)))
         with self.live.stage(f"load {self.recipe.model.id}", None):
             backend = load_backend(self.recipe)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite.backends import prepare_environment
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.memory import GIB, Setup, generate_parts, micro_batches, total, train_parts
 from ladder_lite.settings import EMBEDDED, ModelSettings, Recipe
@@ -64,6 +65,7 @@ def preflight(
     `adapter_bytes` is the adapter's size in float32 and `download_bytes` that of the model's files on the hub. What
     depends on an unknown one is left out. Imports torch, and Unsloth where it is to load the model.
     """
+    prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
     if loader is not None:
