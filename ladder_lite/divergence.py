@@ -68,12 +68,15 @@ def check_step(
     """Raise Diverged where a step went wrong; `recent` are loss and gradient norm of the steps before, in order.
 
     With 16-bit floats the gradient scaler tries scales that are too large and skips such a step: with `skipped` the
-    gradient is not looked at, and the weights are those of the step before. Gradients up to `clipped_at`, the norm
+    gradient is not looked at unless that goes on for all of the recent steps, and the weights are those of the step
+    before. Gradients up to `clipped_at`, the norm
     they are clipped at, are ordinary. `finite` says whether all weights are numbers after the step.
     """
     losses = [abs(value) for value, _ in recent[-_RECENT:] if value is not None]
     norms = [norm for _, norm in recent[-_RECENT:] if norm is not None and math.isfinite(norm)]
     _check_size(step, "loss", abs(loss), max([_ORDINARY_LOSS, *losses]))
+    if skipped and len(recent) >= _RECENT and not norms:
+        raise Diverged(step, f"its gradient and those of {_RECENT} steps before are no numbers", step - _RECENT - 1)
     if not skipped:
         _check_size(step, "gradient", grad_norm, max([clipped_at or 1.0, *norms]))
     if not finite:

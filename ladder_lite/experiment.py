@@ -307,6 +307,7 @@ class Experiment:
         demand(preflight(self.recipe, self.run.path, **predict(self.recipe)))
         with self.live.stage(f"load {self.recipe.model.id}", None):
             backend = load_backend(self.recipe)
+        backend.check([self.task.prompt(problem) for split in SPLITS for problem in self.task.problems(split)])
         self.fresh_adapter = backend.snapshot()
         return backend
 

@@ -71,18 +71,16 @@ def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
 
 
 # What the training loop sets itself (ladder_lite.trainer): with other values, steps, rollouts and rows would not match.
-_OURS = {"output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "disable_tqdm"} | {
-    *(
-        "logging_nan_inf_filter",
-        "save_strategy",
-        "save_total_limit",
-        "ignore_data_skip",
-        "dataloader_num_workers",
-        "num_iterations",
-    ),
-    *("steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
+_OURS = {
+    *("output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "logging_nan_inf_filter"),
+    *("disable_tqdm", "save_strategy", "save_total_limit", "ignore_data_skip", "dataloader_num_workers"),
+    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
     *("repetition_penalty", "generation_kwargs", "use_vllm", "vllm_mode", "vllm_importance_sampling_correction"),
+    *("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"),
 }
+
+
+_LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 
 
 def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
@@ -200,8 +198,9 @@ class ModelSettings(_Section):
     """The base model and the adapter trained on it.
 
     `id` is "embedded", a local folder, a GGUF file or an id of the Hugging Face hub; `mirror` an ungated copy on the
-    hub, named where the hub refuses the id. `max_prompt_length` counts tokens: a longer prompt is refused, and memory
-    is predicted with it. `fast_inference` is Unsloth's vLLM, which has not been run with this package.
+    hub, named where the hub refuses the id. `max_prompt_length` counts tokens of what asks for a solution: a longer
+    one is refused, and memory is predicted with it. `fast_inference` is Unsloth's vLLM, which has not been run with
+    this package.
     """
 
     id: str
@@ -314,13 +313,28 @@ class GrpoSettings(_Section):
     @field_validator("trl")
     @classmethod
     def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
-        needed = {"max_steps", "num_generations", "per_device_train_batch_size"}
-        if missing := sorted(needed - {name for name, value in trl.items() if value}):
-            raise ValueError(f"must set {', '.join(missing)}")
-        completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
-        if completions % trl["num_generations"]:
-            raise ValueError("must have a batch (per_device_train_batch_size) that num_generations divides")
-        return trl
+        return _can_train(trl)
+
+
+def _can_train(trl: dict[str, Any]) -> dict[str, Any]:
+    """ValueError for settings of which TRL would say, once a model is loaded and asked, that it cannot train so."""
+    needed = ("max_steps", "num_generations", "per_device_train_batch_size", "max_completion_length")
+    if missing := sorted(name for name in needed if not trl.get(name)):
+        raise ValueError(f"must set {', '.join(missing)}")
+    counts = (*needed, "gradient_accumulation_steps", "save_steps")
+    if wrong := sorted(name for name in counts if (trl.get(name) or 1) <= 0):
+        raise ValueError(f"must have a {wrong[0]} above 0")
+    if trl["num_generations"] < 2:
+        raise ValueError("must have num_generations of 2 or more: answers are compared within a group")
+    completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
+    if completions % trl["num_generations"]:
+        raise ValueError(
+            f"must have a batch (per_device_train_batch_size times gradient_accumulation_steps, {completions}) that "
+            f"num_generations, {trl['num_generations']}, divides"
+        )
+    if trl.get("loss_type", "dapo") not in _LOSS_TYPES:
+        raise ValueError(f"must have a loss_type of {', '.join(_LOSS_TYPES)}")
+    return trl
 
 
 class EvalSettings(_Section):
@@ -351,6 +365,10 @@ class TtrlSettings(_Section):
     samples_per_step: Count
     trl: GrpoConfigSettings
 
+    def over(self, grpo: GrpoSettings) -> GrpoSettings:
+        """The settings that single problems are trained with."""
+        return grpo.model_copy(update={"trl": grpo.trl | {"max_steps": self.max_steps} | self.trl})
+
 
 class Recipe(_Section):
     """One experiment, complete. The run folder holds it as it was resolved."""
@@ -375,6 +393,16 @@ class Recipe(_Section):
         if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
             raise ValueError("must not have transformations: model while task.prompts.transformations is null")
         return variants
+
+    @field_validator("ttrl")
+    @classmethod
+    def _trains_too(cls, ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
+        if "grpo" in info.data:
+            try:
+                _can_train(ttrl.over(info.data["grpo"]).trl)
+            except ValueError as error:
+                raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
+        return ttrl
 
     @field_validator("conditions")
     @classmethod

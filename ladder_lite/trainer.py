@@ -7,7 +7,7 @@ the trainer holds when both libraries are done with it is compared with that.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from enum import Enum
 from io import StringIO
@@ -74,7 +74,7 @@ def build(
 
     model, tokenizer = backend.trainable()
     wanted = _wanted(settings, folder, seed, backend, micro_batch)
-    config = _config(wanted)
+    config = _config(wanted, settings.trl)
     backend.check([task.prompt(problem) for problem in log.problems])
     first_step = len(log.steps) + 1
     probing = False
@@ -163,23 +163,17 @@ def build(
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
             "logprobs": None,
             "env_mask": [[int(not c)] * len(r.completion_ids) for c, r in zip(cut, rollouts, strict=True)],
-            "truncated": truncated,
+            "reply": [rollout.completion for rollout in rollouts],
         }
 
-    def reward(
-        completions: list[Any], completion_ids: list[list[int]], row: list[int], truncated: list[bool], **_: Any
-    ) -> list[float | None]:
-        if probing:
-            return [0.0] * len(completions)
-        replies = [
-            Completion(messages[0]["content"], len(ids), cut)
-            for messages, ids, cut in zip(completions, completion_ids, truncated, strict=True)
-        ]
-        return log.grade(row, replies)
+    def reward(row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
+        return [0.0] * len(row) if probing else log.grade(row, reply)
 
     def probe() -> None:
         """A forward and a backward pass of a micro-batch as long as can be: what does not fit fails now, not later."""
         nonlocal probing
+        was_training = trainer.model.training
+        trainer.model.train()  # without that, activations are not checkpointed
         probing = True
         try:
             n = config.num_generations * -(-micro_batch // config.num_generations)
@@ -191,6 +185,7 @@ def build(
             probing = False
             trainer.model_wrapped.zero_grad(set_to_none=True)
             trainer._metrics["train"].clear()
+            trainer.model.train(was_training)
 
     before = backend.snapshot()
     with redirect_stdout(StringIO()):  # Unsloth prints
@@ -228,7 +223,8 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, m
         "fp16": backend.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": settings.completions_per_step // micro_batch,
-        # Into how many portions Unsloth cuts what the reference scores; by itself it would fill the memory.
+        # Into how many portions Unsloth cuts what the reference scores; by itself it would fill the memory. Where it
+        # cannot pack sequences, it cuts micro-batches by this too.
         "unsloth_grpo_mini_batch": settings.completions_per_step // micro_batch,
         "logging_steps": 1,
         "logging_strategy": "steps",
@@ -251,10 +247,12 @@ def _wanted(settings: GrpoSettings, folder: Path, seed: int, backend: Backend, m
     }
 
 
-def _config(wanted: dict[str, Any]) -> "GRPOConfig":
+def _config(wanted: dict[str, Any], recipes: Iterable[str]) -> "GRPOConfig":
     from trl import GRPOConfig
 
     known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
+    if missing := sorted(set(recipes) - known):
+        raise UserError(f"grpo.trl.{missing[0]}: the installed TRL has no such setting; leave it out, or update TRL")
     with redirect_stdout(StringIO()):  # Unsloth prints what it overrules, and that does not last
         config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
     for name in known & wanted.keys() - _DERIVED - _UNSLOTHS:
@@ -298,5 +296,5 @@ def _longest(prompt_length: int, completion_length: int, n: int, tokenizer: Any)
         "completion_ids": [[word] * completion_length] * n,
         "logprobs": None,
         "env_mask": [[1] * completion_length] * n,
-        "truncated": [True] * n,
+        "reply": [None] * n,
     }

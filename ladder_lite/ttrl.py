@@ -53,7 +53,6 @@ def learn(writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Pat
     writer = writer._replace(settings=recipe.variants.model_copy(update=tree_settings))
     with live.stage("its variants", settings.per_root) as bar:
         tree = variants.grow(writer, [problem], folder / "variants", bar)
-    trl = recipe.grpo.trl | {"max_steps": settings.max_steps} | settings.trl
     steps: list[grpo.Step] = []
     curve = folder / "train" / "curve.jsonl"
     if tree:
@@ -69,7 +68,7 @@ def learn(writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Pat
                 bar.set(step.step, reward=step.reward, no_signal=step.groups_without_signal)
                 return bool(right)
 
-            training = recipe.grpo.model_copy(update={"trl": trl})
+            training = settings.over(recipe.grpo)
             steps = grpo.train(
                 task,
                 backend,

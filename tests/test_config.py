@@ -74,6 +74,7 @@ grpo:
     tf32: false
     num_generations: 4
     per_device_train_batch_size: 8
+    max_completion_length: 64
 eval: {samples: 10, k: 5, temperature: 1.0, top_p: 1.0, max_new_tokens: 64, batch_size: 8}
 ttrl: {problems: all, per_root: 5, depth: 2, max_steps: 20, samples_per_step: 8, trl: {}}
 profiles:
@@ -82,7 +83,7 @@ smoke:
   grpo.trl.max_steps: 2
   eval.samples: 6
 """
-BATCH = {"num_generations": 4, "per_device_train_batch_size": 8}
+BATCH = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 64}
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         ("grpo.trl.beta=1e-3", "grpo.trl.beta", 0.001),
         ("grpo.trl.run_name=", "grpo.trl.run_name", None),
         (
-            "grpo.trl={max_steps: 1, num_generations: 4, per_device_train_batch_size: 8}",
+            "grpo.trl={max_steps: 1, num_generations: 4, per_device_train_batch_size: 8, max_completion_length: 64}",
             "grpo.trl",
             {"max_steps": 1, **BATCH},
         ),
@@ -250,8 +251,14 @@ def test_a_pool_is_one_set(recipe_file: Path) -> None:
         ("grpo.trl.seed=3", "must leave out seed: the training loop sets it"),
         ("ttrl.trl.num_iterations=2", "must leave out num_iterations: the training loop sets it"),
         ("grpo.trl.remove_unused_columns=true", "must leave out remove_unused_columns: the training loop sets it"),
-        ("grpo.trl.num_generations=3", "must have a batch (per_device_train_batch_size) that num_generations divides"),
+        ("grpo.trl.num_generations=3", "that num_generations, 3, divides"),
         ("grpo.trl.max_steps=0", "must set max_steps"),
+        ("grpo.trl.max_steps=-1", "must have a max_steps above 0"),
+        ("grpo.trl.max_completion_length=-5", "must have a max_completion_length above 0"),
+        ("grpo.trl.num_generations=1", "answers are compared within a group"),
+        ("grpo.trl.loss_type=nope", "must have a loss_type of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+        ("grpo.trl.auto_find_batch_size=true", "must leave out auto_find_batch_size: the training loop sets it"),
+        ("ttrl.trl={num_generations: 5}", "num_generations, 5, divides; that is with grpo.trl, which ttrl.trl changes"),
         ("variants.transformations=model", "transformations: model while task.prompts.transformations is null"),
         ("variants.personas=[]", "must have at least 1 item after validation, not 0"),
     ],
@@ -282,12 +289,12 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:60: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:61: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:54: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:55: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -317,7 +324,7 @@ def test_profiles_are_checked_without_being_named(recipe_file: Path) -> None:
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:60: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:61: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

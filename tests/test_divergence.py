@@ -113,3 +113,10 @@ def test_the_whole_schedule_is_halved_after_a_checkpoint(schedule: str) -> None:
     assert go_on(*resumed, 15) == pytest.approx([rate / 2 for rate in planned], abs=1e-7)  # polynomial's end is fixed
     divergence.set_learning_rate(*resumed, 0.2)  # from a checkpoint at that rate nothing is left to do
     assert resumed[0].param_groups[0]["initial_lr"] == 0.2
+
+
+def test_gradients_that_are_no_numbers_at_any_scale_end_the_training() -> None:
+    skipped = [(0.1, math.inf)] * 20
+    with pytest.raises(Diverged, match="step 21: its gradient and those of 20 steps before are no numbers"):
+        check_step(21, 0.1, math.inf, skipped, clipped_at=1.0, skipped=True, finite=True)
+    check_step(21, 0.1, math.inf, [(0.1, 0.5), *skipped[1:]], clipped_at=1.0, skipped=True, finite=True)

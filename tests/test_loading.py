@@ -190,7 +190,7 @@ def test_unsloth_is_asked_for_what_the_recipe_says(
     backend = load_backend(recipe)
     assert asked["load"] == {
         "model_name": str(TINY),
-        "max_seq_length": 256 + 120,
+        "max_seq_length": 512,  # twice a prompt and its reply, and no more than the model reads
         "dtype": torch.bfloat16,
         "load_in_4bit": True,
         "use_exact_model_name": True,

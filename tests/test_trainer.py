@@ -159,16 +159,23 @@ def test_a_step_is_the_same_in_smaller_portions(backend: Backend, tmp_path: Path
 def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train(backend, tmp_path / "plain", settings())
     probed: list[int] = []
-    longest = trainer._longest
+    checkpoints: list[bool] = []  # activations are, in layers that train
+    longest, compute_loss = trainer._longest, trl.GRPOTrainer.compute_loss
 
     def note(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:
         probed.append(prompt_length + completion_length)
         return longest(prompt_length, completion_length, n, tokenizer)
 
+    def look(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        checkpoints.append(all(module.training for module in model.modules()))
+        return compute_loss(self, model, inputs, **kwargs)
+
     monkeypatch.setattr(trainer, "_longest", note)
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", look)
     monkeypatch.setattr(grpo, "_has_to_probe", lambda _backend: True)
     after = train(backend, tmp_path / "probed", settings())
     assert probed == [RECIPE.model.max_prompt_length + 40]
+    assert checkpoints == [True, True]  # in the probe as in the step
     assert all(weight.equal(plain[name]) for name, weight in after.items())
     logs = [(tmp_path / folder / "attempts.jsonl").read_text() for folder in ("plain", "probed")]
     assert logs[0] == logs[1]

@@ -85,8 +85,9 @@ def import_unsloth() -> None:
 def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: int, max_length: int) -> Loaded:
     """Load the model with a fresh adapter whose random half follows from the seed.
 
-    `max_length` is the most tokens of prompt and reply together, which Unsloth wants to know beforehand. UserError
-    names the way out where the model cannot be had: a wrong id, no network, a licence to accept.
+    `max_length` is the most tokens of a problem's prompt and its reply together. Unsloth wants to know beforehand what
+    it would cut off, and is told twice that, for what asks for variants is longer than what asks for solutions.
+    UserError names the way out where the model cannot be had: a wrong id, no network, a licence to accept.
     """
     import transformers
 
@@ -95,9 +96,9 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
     transformers.utils.logging.disable_progress_bar()
     with _explained(settings):
         # Unsloth would put what the hub says into an error of its own, and stretch the model's positions unasked.
-        _check_length(settings, transformers.AutoConfig.from_pretrained(_source(settings)), max_length)
+        reach = _reach(settings, transformers.AutoConfig.from_pretrained(_source(settings)), max_length)
         if loader == "unsloth":
-            model, tokenizer = _with_unsloth(settings, dtype, seed, max_length)
+            model, tokenizer = _with_unsloth(settings, dtype, seed, min(2 * max_length, reach))
         else:
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
     _set_padding(tokenizer)
@@ -173,15 +174,16 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
     return model, tokenizer
 
 
-def _check_length(settings: ModelSettings, config: Any, max_length: int) -> None:
-    """UserError where prompt and reply are longer than the model's positions reach."""
-    reach = getattr(config.get_text_config(), "max_position_embeddings", None) or max_length
+def _reach(settings: ModelSettings, config: Any, max_length: int) -> int:
+    """How many tokens the model's positions reach; UserError where prompt and reply are longer."""
+    reach: int = getattr(config.get_text_config(), "max_position_embeddings", None) or max_length
     if max_length > reach:
         raise UserError(
             f"model.id {settings.id}: it reads {reach} tokens, and a prompt and its reply may have {max_length}; lower "
             "model.max_prompt_length, or the longest of grpo.trl.max_completion_length, eval.max_new_tokens and "
             "variants.max_new_tokens"
         )
+    return reach
 
 
 def _set_padding(tokenizer: Any) -> None:

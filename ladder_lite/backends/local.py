@@ -48,14 +48,8 @@ class LocalBackend:
         self._model.eval()
         self._ends = _end_tokens(self._model, self._tokenizer)
         self._fast_inference = settings.fast_inference
-        self._setup = Setup.of(
-            Shape.from_config(self._model.config.to_dict(), settings.id),
-            settings,
-            recipe.grpo.trl,
-            loader=self._loader,
-            dtype=str(self.dtype).removeprefix("torch."),
-            context_bytes=0,
-        )
+        self._recipe = recipe
+        self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
         if not self._fast_inference:  # which pads nothing
             self._check_padding()
 
@@ -114,11 +108,7 @@ class LocalBackend:
         """How many completions to train on at a time: on a CPU the recipe's, on a GPU as many of them as should fit."""
         if self._device.type == "cpu":
             return int(settings.trl["per_device_train_batch_size"])
-        setup = replace(
-            self._setup,
-            completions_per_step=settings.completions_per_step,
-            largest_micro_batch=int(settings.trl["per_device_train_batch_size"]),
-        )
+        setup = self._setup(settings)
         free_bytes = self._memory_bytes()
         chosen = plan(setup, free_bytes)
         if chosen is None:
@@ -183,7 +173,7 @@ class LocalBackend:
         if self._device.type == "cpu":
             return sampling.batch_size
         fits = generation_batch(
-            self._setup,
+            self._setup(self._recipe.grpo),
             int(USABLE * self._memory_bytes()),
             prompt_length,
             sampling.max_new_tokens,
@@ -191,6 +181,16 @@ class LocalBackend:
             sampling.top_p,
         )
         return max(1, fits)
+
+    def _setup(self, settings: GrpoSettings) -> Setup:
+        return Setup.of(
+            self._shape,
+            self._recipe.model,
+            settings.trl,
+            loader=self._loader,
+            dtype=str(self.dtype).removeprefix("torch."),
+            context_bytes=0,
+        )
 
     def _memory_bytes(self) -> int:
         """GPU memory that this process has or can have, without its CUDA context."""
