@@ -569,9 +569,11 @@ def test_examples_stand_before_questions_of_their_kind() -> None:
     settings = load_recipe("smollm").task
     chat = load_task(settings)
     asked = chat.prompt(problem("x**2", lower="0", upper="1"))
-    assert [turn["role"] for turn in asked] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert [turn["content"] for turn in asked[1:5:2]] == [example.user for example in settings.prompts.solve_examples]
-    assert asked[-1]["content"] == "Solve integrate(x**2,(x,0,1))."
+    examples = settings.prompts.solve_examples
+    assert len(examples) > 1
+    assert [turn["role"] for turn in asked] == ["system", *["user", "assistant"] * len(examples), "user"]
+    assert [turn["content"] for turn in asked[1:-1:2]] == [example.user for example in examples]
+    assert asked[-1]["content"] == "integrate(x**2,(x,0,1))"
     wanted = chat.variant_prompt(problem("x**2"), REQUEST)
     assert [turn["content"] for turn in wanted[2:5:2]] == [one.assistant for one in settings.prompts.variant_examples]
     assert wanted[-1]["content"] == "integrate(x**2,x), changed by euler: halve, drop-one, low-powers"
