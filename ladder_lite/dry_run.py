@@ -6,6 +6,7 @@
 Needs no GPU, no torch, and for the models of the shipped recipes no network. The run folder is only looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ from ladder_lite.memory import (
 )
 from ladder_lite.problems import load_problems
 from ladder_lite.run_dir import read_jsonl
-from ladder_lite.settings import Recipe
+from ladder_lite.settings import GrpoSettings, Recipe
 
 _SHOWN_PARTS = 2
 
@@ -42,14 +43,15 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
 
     Counts of problems are None where a set has not been fetched yet, and so is what depends on them. `tokens` are
     upper bounds, but for those of variants: they are counted as if no variant were rejected and asked for again.
+    Batches and groups are those of `grpo`. TTRL's, where `ttrl.trl` changes them, count in steps, tokens, the longest
+    completion, the peaks and whether a card fits.
     """
     shape = read_shape(recipe.model.id)
     loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
-    trainings = [recipe.grpo.trl]
+    trainings = [recipe.grpo]
     if "ladder_ttrl" in recipe.conditions:
-        trainings.append(recipe.grpo.trl | recipe.ttrl.trl)
-    setups = [Setup.of(shape, recipe.model, trl, loader) for trl in trainings]
-    setup = max(setups, key=lambda setup: total(train_parts(setup, 1)))
+        trainings.append(_ttrl(recipe))
+    setups = [Setup.of(shape, recipe.model, training.trl, loader) for training in trainings]
     counts = _Counts.of(recipe)
     steps = _steps(recipe, counts)
     return {
@@ -59,13 +61,13 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
         "loader": loader,
         "steps": _sum(steps),
         "steps_by_condition": steps,
-        "completions_per_step": setup.completions_per_step,
+        "completions_per_step": recipe.grpo.completions_per_step,
         "num_generations": recipe.grpo.trl["num_generations"],
-        "max_prompt_length": setup.max_prompt_length,
-        "max_completion_length": setup.max_completion_length,
+        "max_prompt_length": recipe.model.max_prompt_length,
+        "max_completion_length": _longest(setups),
         "tokens": _tokens(recipe, counts, steps),
         "seconds_left": _seconds_left(recipe, counts, run),
-        "cards": [_card(recipe, setup, card_gb, gib) for card_gb, gib in CARDS.items()],
+        "cards": [_card(recipe, setups, card_gb, gib) for card_gb, gib in CARDS.items()],
     }
 
 
@@ -131,6 +133,16 @@ class _Counts:
         return wanted if self.test is None else min(wanted, self.test)
 
 
+def _ttrl(recipe: Recipe) -> GrpoSettings:
+    """What TTRL trains with, as `ttrl.learn` does."""
+    trl = recipe.grpo.trl | {"max_steps": recipe.ttrl.max_steps} | recipe.ttrl.trl
+    return recipe.grpo.model_copy(update={"trl": trl})
+
+
+def _longest(setups: Sequence[Setup]) -> int:
+    return max(setup.max_completion_length for setup in setups)
+
+
 def _problems(name: str, split: str) -> set[str] | None:
     try:
         return {problem.id for problem in load_problems(name, split)}
@@ -147,14 +159,13 @@ def _steps(recipe: Recipe, counts: _Counts) -> dict[str, int | None]:
     if {"ladder", "ladder_ttrl"}.intersection(recipe.conditions):
         steps["ladder"] = max_steps
     if "ladder_ttrl" in recipe.conditions:
-        steps["ladder_ttrl"] = _times(counts.learned(recipe), recipe.ttrl.max_steps)
+        steps["ladder_ttrl"] = _times(counts.learned(recipe), int(_ttrl(recipe).trl["max_steps"]))
     return steps
 
 
 def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> dict[str, int | None]:
     """Generated tokens by purpose."""
-    trl, variants = recipe.grpo.trl, recipe.variants
-    completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
+    ttrl, variants = _ttrl(recipe), recipe.variants
     learned = counts.learned(recipe) if "ladder_ttrl" in steps else 0
     trained = {name: number for name, number in steps.items() if name != "ladder_ttrl"}
     looks = sum(1 + number // recipe.grpo.eval_every for number in trained.values() if number is not None)
@@ -163,9 +174,8 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
         evaluated.append("ladder")
     # Of each test problem: samples after each condition, one at each look; of each learned one: samples, and its tries.
     answers = _times(counts.test, len(evaluated) * recipe.eval.samples + looks)
-    tries = recipe.eval.samples + recipe.ttrl.max_steps * recipe.ttrl.samples_per_step
+    tries = recipe.eval.samples + int(ttrl.trl["max_steps"]) * recipe.ttrl.samples_per_step
     chosen = _times(counts.pool, recipe.task.select.samples if recipe.task.select else 0)
-    ttrl = recipe.ttrl.trl.get("max_completion_length", trl.get("max_completion_length"))
     written = _sum(
         {
             "ladder": _times(counts.train, variants.per_root) if "ladder" in steps else 0,
@@ -175,8 +185,8 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
     tokens = {
         "training": _sum(
             {
-                "first": _times(_sum(trained), completions * int(trl.get("max_completion_length") or 256)),
-                "ttrl": _times(steps.get("ladder_ttrl", 0), completions * int(ttrl or 256)),
+                "first": _times(_sum(trained), _tokens_per_step(recipe.grpo)),
+                "ttrl": _times(steps.get("ladder_ttrl", 0), _tokens_per_step(ttrl)),
             }
         ),
         "evaluation": _times(
@@ -185,6 +195,10 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
         "variants": _times(written, variants.max_new_tokens / variants.per_prompt),
     }
     return tokens | {"total": _sum(tokens)}
+
+
+def _tokens_per_step(training: GrpoSettings) -> int:
+    return training.completions_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's own is 256
 
 
 def _seconds_left(recipe: Recipe, counts: _Counts, run: Path) -> float | None:
@@ -202,39 +216,43 @@ def _seconds_left(recipe: Recipe, counts: _Counts, run: Path) -> float | None:
         if name in steps:
             left[name] = look(run / "conditions" / name / "train", int(recipe.grpo.trl["max_steps"]))
     if "ladder_ttrl" in steps:
-        tried = run / "conditions/ladder_ttrl/problems"
+        tried, ttrl_steps = run / "conditions/ladder_ttrl/problems", int(_ttrl(recipe).trl["max_steps"])
         begun = [
-            look(folder / "train", 0 if (folder / "done.json").exists() else recipe.ttrl.max_steps)
+            look(folder / "train", 0 if (folder / "done.json").exists() else ttrl_steps)
             for folder in sorted(tried.glob("*/"))
         ]
         learned = 0 if (tried / "done.json").exists() else counts.learned(recipe)
-        left["ladder_ttrl"] = (
-            None if learned is None else sum(begun) + max(0, learned - len(begun)) * recipe.ttrl.max_steps
-        )
+        left["ladder_ttrl"] = None if learned is None else sum(begun) + max(0, learned - len(begun)) * ttrl_steps
     steps_left = _sum(left)
     return None if len(seconds) < 2 or steps_left is None else steps_left * median(seconds)
 
 
-def _card(recipe: Recipe, setup: Setup, card_gb: int, gib: float) -> dict[str, Any]:
-    """What would be done on a card; the peaks of the smallest batches where nothing fits."""
-    free_bytes, prompt = int(gib * GIB), setup.max_prompt_length
-    chosen = plan(setup, free_bytes)
+def _card(recipe: Recipe, setups: Sequence[Setup], card_gb: int, gib: float) -> dict[str, Any]:
+    """What would be done on a card; the peaks of the smallest batches where nothing fits.
+
+    The batches are those of `grpo`, whose setup comes first; the peaks those of the training that takes most.
+    """
+    setup, free_bytes, prompt = setups[0], int(gib * GIB), recipe.model.max_prompt_length
+    plans = [plan(each, free_bytes) for each in setups]
+    chosen = plans[0]
     evaluation, variants = recipe.eval, recipe.variants
     eval_batch = generation_batch(
         setup, free_bytes, prompt, evaluation.max_new_tokens, evaluation.batch_size, evaluation.top_p
     )
     variants_batch = generation_batch(setup, free_bytes, prompt, variants.max_new_tokens, variants.batch_size)
-    fits = chosen is not None and eval_batch > 0 and variants_batch > 0
-    train = chosen.train if chosen else train_parts(setup, 1)
-    generate = chosen.generate if chosen else generate_parts(setup, 1, prompt, setup.max_completion_length, setup.top_p)
+    peaks = [
+        (planned.train, planned.generate) if planned else _smallest(each)
+        for each, planned in zip(setups, plans, strict=True)
+    ]
+    train, generate = (max(parts, key=total) for parts in zip(*peaks, strict=True))
     return {
         "card_gb": card_gb,
         "gib": gib,
-        "fits": fits,
+        "fits": None not in plans and eval_batch > 0 and variants_batch > 0,
         "micro_batch": chosen.micro_batch if chosen else None,
         "accumulation": chosen.accumulation if chosen else None,
         "num_generations": recipe.grpo.trl["num_generations"],
-        "max_completion_length": setup.max_completion_length,
+        "max_completion_length": _longest(setups),
         "generation_batch": chosen.generation_batch if chosen else None,
         "eval_batch": eval_batch or None,
         "variants_batch": variants_batch or None,
@@ -242,6 +260,12 @@ def _card(recipe: Recipe, setup: Setup, card_gb: int, gib: float) -> dict[str, A
         "parts": train,
         "generate_parts": generate,
     }
+
+
+def _smallest(setup: Setup) -> tuple[Parts, Parts]:
+    """The parts of training on one completion and of generating one."""
+    lengths = setup.max_prompt_length, setup.max_completion_length
+    return train_parts(setup, 1), generate_parts(setup, 1, *lengths, setup.top_p)
 
 
 def _times(number: int | None, factor: float) -> int | None:

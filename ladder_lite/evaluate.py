@@ -16,7 +16,10 @@ from ladder_lite.settings import EvalSettings
 from ladder_lite.tasks import Task
 
 CHUNK = 50
-"""Problems sampled at a time: a kill loses at most one chunk."""
+"""Problems sampled at a time, at most: a kill loses at most one chunk."""
+
+CHUNK_TOKENS = 200_000
+"""Tokens of a chunk, at most, where it has more than one problem: minutes of work, also for a model that thinks."""
 
 _Z_95 = 1.959963984540054
 
@@ -37,21 +40,29 @@ def evaluate(
     """
     deadline = deadline or Deadline.never()
     path = folder / "attempts.jsonl"
-    chunks = [problems[start : start + CHUNK] for start in range(0, len(problems), CHUNK)]
+    size = chunk_size(settings)
+    chunks = {start: problems[start : start + size] for start in range(0, len(problems), size)}
     # A kill can leave a part of a chunk behind: sampled anew as a whole, it comes out as it would have.
     n_rows = Counter(row["problem_id"] for row in read_jsonl(path))
-    complete = [chunk for chunk in chunks if all(n_rows[problem.id] == settings.samples for problem in chunk)]
-    kept = {problem.id for chunk in complete for problem in chunk}
+    complete = {
+        start for start, chunk in chunks.items() if all(n_rows[problem.id] == settings.samples for problem in chunk)
+    }
+    kept = {problem.id for start in complete for problem in chunks[start]}
     truncate_jsonl(path, lambda row: row["problem_id"] in kept)
     attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
-    for number, chunk in enumerate(chunks):
-        if chunk not in complete:
+    for start, chunk in chunks.items():
+        if start not in complete:
             with deadline.piece("evaluation", len(chunk) * settings.samples):
-                new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + number * CHUNK)
+                new = sample(task, backend, chunk, settings, settings.samples, seed * 1000 + start)
                 append_jsonl(path, [attempt.to_row() for attempt in new])
             attempts += new
-        bar.set(number * CHUNK + len(chunk))
+        bar.set(start + len(chunk))
     return attempts
+
+
+def chunk_size(settings: EvalSettings) -> int:
+    """Problems of a chunk. The settings alone decide, as it decides the seeds: never what memory there is."""
+    return max(1, min(CHUNK, CHUNK_TOKENS // (settings.samples * settings.max_new_tokens)))
 
 
 def sample(

@@ -143,8 +143,8 @@ def plan(setup: Setup, free_bytes: int) -> Plan | None:
 
     The micro-batch divides the completions of a step and is at most the recipe's; lengths and group size stay.
     """
-    free_bytes = int(USABLE * free_bytes)
-    micro_batch = next((n for n in micro_batches(setup) if total(train_parts(setup, n)) <= free_bytes), None)
+    usable_bytes = int(USABLE * free_bytes)
+    micro_batch = next((n for n in micro_batches(setup) if total(train_parts(setup, n)) <= usable_bytes), None)
     lengths = setup.max_prompt_length, setup.max_completion_length
     chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
     if micro_batch is None or chunk == 0:
@@ -167,12 +167,12 @@ def micro_batches(setup: Setup) -> list[int]:
 def generation_batch(
     setup: Setup, free_bytes: int, prompt_length: int, new_tokens: int, at_most: int, top_p: float = 1.0
 ) -> int:
-    """The most sequences, `at_most` of them, that can be generated at once; 0 where not even one fits."""
+    """The most sequences, up to `at_most`, whose generation fits in USABLE of `free_bytes`; 0 where not one does."""
 
     def needed_bytes(sequences: int) -> int:
         return total(generate_parts(setup, sequences, prompt_length, new_tokens, top_p))
 
-    return bisect_left(range(1, at_most + 1), free_bytes + 1, key=needed_bytes)
+    return bisect_left(range(1, at_most + 1), int(USABLE * free_bytes) + 1, key=needed_bytes)
 
 
 def total(parts: Parts) -> int:

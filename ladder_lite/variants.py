@@ -25,6 +25,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from ladder_lite import errors, transformations
+from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline
@@ -42,6 +43,9 @@ N_TEMPERATURES = 4
 
 MAX_ROUNDS = 5
 """Rounds of requests for one level: a model that repeats itself would otherwise be asked for ever."""
+
+PART_TOKENS = 200_000
+"""Tokens sampled at a time within a round, at most: a kill loses one part, and a budget is kept by parts."""
 
 _LEAST_YIELD = 0.1
 """Share of `per_prompt`: a round asks for at most ten times what is missing, however little earlier ones brought."""
@@ -63,8 +67,9 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
     """Grow a tree of about `per_root` variants below each root, at most `depth` levels deep; returns the variants.
 
     The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl` and `rounds.jsonl` (a row for each
-    finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees.
-    OutOfTime before a round that would not be done in time.
+    finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees;
+    `replies.jsonl` holds what an unfinished round of several parts has brought so far.
+    OutOfTime before a part of a round that would not be done in time.
     """
     deadline = writer.deadline or Deadline.never()
     settings = writer.settings
@@ -76,8 +81,7 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
             if number not in tree.rounds:
                 rng = Random(f"{writer.seed}/variants/{number}")
                 wishes = _missing(tree, depth, wanted, settings.mix, rng)
-                with deadline.piece("variants", max(1, len(wishes))):
-                    tree.ask(number, depth, wishes, rng)
+                tree.ask(number, depth, wishes, rng, deadline)
             bar.set(min(len(tree.variants), per_root * len(roots)))
     return tree.variants
 
@@ -109,6 +113,7 @@ class Growth:
 
         Comes before the first `grow`, which goes on from there.
         """
+        (self._folder / "replies.jsonl").unlink(missing_ok=True)  # training may come to other wishes than it did
         truncate_jsonl(self._folder / "rounds.jsonl", lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
         return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / "problems.jsonl")]
@@ -137,7 +142,8 @@ class Growth:
                 if (parent := next(turns[effect], None)) is not None:
                     wishes.append((parent, effect))
                     break
-        return tree.ask(step, None, wishes, rng) if wishes else []
+        # Training asks for the time of a whole step, this included.
+        return tree.ask(step, None, wishes, rng, Deadline.never()) if wishes else []
 
     def _in_turn(
         self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
@@ -218,25 +224,38 @@ class _Tree:
         per_prompt = self._writer.settings.per_prompt
         return max(sum(row["kept"] for row in rows) / requests, _LEAST_YIELD * per_prompt) if requests else per_prompt
 
-    def ask(self, number: int, depth: int | None, wishes: Sequence[_Wish], rng: Random) -> list[Problem]:
-        """Do a round of requests and keep what it brings; its row in `rounds.jsonl`, written last, makes it count."""
+    def ask(
+        self, number: int, depth: int | None, wishes: Sequence[_Wish], rng: Random, deadline: Deadline
+    ) -> list[Problem]:
+        """Do a round of requests and keep what it brings; its row in `rounds.jsonl`, written last, makes it count.
+
+        A long round is sampled in parts. Of one that is gone on with, only the replies of finished parts are taken
+        over: requests and seeds follow from the rounds before it, and judging is repeated.
+        """
         started = time.monotonic()
         asked = self._draw_requests(wishes, rng)
-        task, settings = self._writer.task, self._writer.settings
-        prompts = [task.variant_prompt(parent, request) for parent, request, _ in asked]
-        temperatures = tuple(temperature for *_, temperature in asked)
-        sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, rng.getrandbits(32))
-        replies = [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
+        size = max(1, PART_TOKENS // self._writer.settings.max_new_tokens)
+        parts = [asked[start : start + size] for start in range(0, max(1, len(asked)), size)]
+        path = self._folder / "replies.jsonl"
+        before = [row for row in read_jsonl(path) if row["round"] == number]
         kept: list[Problem] = []
         rejected: list[dict[str, Any]] = []
-        for (parent, request, _), reply in zip(asked, replies, strict=True):
-            for part in task.parse_variants(reply.text, parent, request):
-                judged = self._judge(part, parent) if isinstance(part, Problem) else part
-                if isinstance(judged, Problem):
-                    kept.append(judged)
-                else:
-                    place = {"parent_id": parent.id, "depth": parent.depth + 1}
-                    rejected.append({"round": number, **asdict(judged), **place})
+        n_tokens = 0
+        for place, part in enumerate(parts):
+            seed = rng.getrandbits(32)  # of finished parts too, for those after them
+            if place < len(before):
+                replies = [Completion(**row) for row in before[place]["replies"]]
+                self._sort(number, part, replies, kept, rejected)
+            else:
+                with deadline.piece("variants", max(1, len(part))):
+                    sampled = time.monotonic()
+                    replies = self._sample(part, seed)
+                    if place < len(parts) - 1:
+                        seconds = time.monotonic() - sampled
+                        rows = [asdict(reply) for reply in replies]
+                        append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
+                    self._sort(number, part, replies, kept, rejected)
+            n_tokens += sum(reply.n_tokens for reply in replies)
         self.variants += kept
         append_jsonl(self._folder / "problems.jsonl", [{"round": number, **variant.to_row()} for variant in kept])
         append_jsonl(self._folder / "rejected.jsonl", rejected)
@@ -245,11 +264,38 @@ class _Tree:
             "depth": depth,
             "requests": len(asked),
             "kept": len(kept),
-            "n_tokens": sum(reply.n_tokens for reply in replies),
-            "seconds": time.monotonic() - started,
+            "n_tokens": n_tokens,
+            "seconds": time.monotonic() - started + sum(row["seconds"] for row in before),
         }
         append_jsonl(self._folder / "rounds.jsonl", [self.rounds[number]])
+        path.unlink(missing_ok=True)
         return kept
+
+    def _sample(self, asked: Sequence[_Asked], seed: int) -> list[Completion]:
+        """A reply to each request."""
+        settings = self._writer.settings
+        prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in asked]
+        temperatures = tuple(temperature for *_, temperature in asked)
+        sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, seed)
+        return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
+
+    def _sort(
+        self,
+        number: int,
+        asked: Sequence[_Asked],
+        replies: Sequence[Completion],
+        kept: list[Problem],
+        rejected: list[dict[str, Any]],
+    ) -> None:
+        """Add what replies bring to the variants that are kept and to the rows of those that are rejected."""
+        for (parent, request, _), reply in zip(asked, replies, strict=True):
+            for part in self._writer.task.parse_variants(reply.text, parent, request):
+                judged = self._judge(part, parent) if isinstance(part, Problem) else part
+                if isinstance(judged, Problem):
+                    kept.append(judged)
+                else:
+                    place = {"parent_id": parent.id, "depth": parent.depth + 1}
+                    rejected.append({"round": number, **asdict(judged), **place})
 
     def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Asked]:
         """A request for each wish; the persona rotates when the temperatures have gone round."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.dry_run import outlook, render
-from ladder_lite.memory import CARDS
+from ladder_lite.memory import CARDS, USABLE, Setup, generate_parts, read_shape, total
 
 # Blocks the network and reports which of the heavy libraries were imported.
 PROGRAM = """
@@ -108,6 +108,42 @@ def test_settings_of_ttrl_that_take_more_are_those_that_must_fit() -> None:
     longer = _outlook("smollm", "ttrl.trl={max_completion_length: 512}")
     assert longer["max_completion_length"] == 512
     assert _outlook("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
+
+
+def test_what_ttrl_changes_counts_for_ttrl_alone() -> None:
+    plain = _outlook("tiny")
+    told = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
+    assert told["steps_by_condition"] == plain["steps_by_condition"] | {"ladder_ttrl": 8 * 5}
+    assert told["tokens"]["training"] == 400 * 64 * 120 + 40 * 16 * 200
+    assert told["tokens"]["evaluation"] == plain["tokens"]["evaluation"] - 8 * 25 * 8 * 120
+    assert (told["completions_per_step"], told["num_generations"]) == (64, 8)
+    for card in told["cards"]:
+        assert card["micro_batch"] * card["accumulation"] == 64
+
+
+def test_steps_of_ttrl_left_are_as_many_as_it_changes_them_to(tmp_path: Path) -> None:
+    _measure(tmp_path, "ladder/train", 3.0, 3.0)
+    assert _outlook("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (200 + 198 + 40)
+
+
+def test_a_card_on_which_ttrl_alone_does_not_fit_is_too_small() -> None:
+    card = _outlook("smollm", "ttrl.trl={max_completion_length: 300000}")["cards"][0]
+    assert card["micro_batch"] == 32
+    assert not card["fits"]
+    assert card["predicted_peak_bytes"]["train"] > card["gib"] * 2**30
+
+
+def test_answers_and_variants_are_generated_in_batches_that_leave_a_reserve() -> None:
+    recipe = load_recipe("qwen7b", ["eval.batch_size=500", "variants.batch_size=500"])
+    setup = Setup.of(read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, "unsloth")
+    for card in outlook(recipe, Path("absent"))["cards"][1:]:
+        usable, length = USABLE * card["gib"] * 2**30, recipe.model.max_prompt_length
+        for batch, settings, top_p in (
+            (card["eval_batch"], recipe.eval, recipe.eval.top_p),
+            (card["variants_batch"], recipe.variants, 1.0),
+        ):
+            assert total(generate_parts(setup, batch, length, settings.max_new_tokens, top_p)) <= usable
+            assert total(generate_parts(setup, batch + 1, length, settings.max_new_tokens, top_p)) > usable
 
 
 def test_a_card_that_is_too_small_shows_the_smallest_batches() -> None:

@@ -160,6 +160,35 @@ def test_sampling_is_the_settings(tmp_path: Path) -> None:
     assert len({*seeds, *other}) == 6
 
 
+@pytest.mark.parametrize(
+    ("recipe", "profile", "size"),
+    [
+        ("tiny", None, 50),
+        ("smollm", None, 50),
+        ("llama3b", None, 19),
+        ("llama3b", "kaggle", 50),
+        ("qwen7b", None, 4),
+        ("qwen7b", "kaggle", 24),
+    ],
+)
+def test_a_chunk_of_long_answers_has_fewer_problems(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, profile: str | None, size: int
+) -> None:
+    monkeypatch.undo()  # the small chunks of this file
+    assert evaluate.chunk_size(load_recipe(recipe, profile=profile).eval) == size
+
+
+def test_chunks_follow_from_the_settings_and_have_seeds_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 2 * 3 * 17)  # two problems with their samples
+    _, backend = run(answer, tmp_path)
+    assert [(len(call.prompts), call.sampling.seed) for call in backend.asked] == [(2, 0), (2, 2), (2, 4), (1, 6)]
+    long = SETTINGS.model_copy(update={"max_new_tokens": 1_000})
+    _, backend = run(answer, tmp_path / "long", long, seed=1)
+    assert [(len(call.prompts), call.sampling.seed) for call in backend.asked] == [(1, 1000 + at) for at in range(7)]
+
+
 def test_the_seed_decides(tmp_path: Path) -> None:
     found, _ = run(answer, tmp_path / "one")
     assert run(answer, tmp_path / "same")[0] == found

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.memory import (
     CARDS,
     GIB,
+    USABLE,
     Loader,
     Setup,
     generate_parts,
@@ -373,11 +375,19 @@ def test_recomputed_logits_take_one_chunk_for_any_micro_batch() -> None:
 
 def test_the_generation_batch_is_the_largest_that_fits() -> None:
     setup = _setup(LLAMA, 1024)
-    free_bytes = total(generate_parts(setup, 5, 512, 1024))
+    free_bytes = ceil(total(generate_parts(setup, 5, 512, 1024)) / USABLE)
     assert generation_batch(setup, free_bytes, 512, 1024, 64) == 5
-    assert generation_batch(setup, free_bytes - 1, 512, 1024, 64) == 4
+    assert generation_batch(setup, free_bytes - 2, 512, 1024, 64) == 4
     assert generation_batch(setup, free_bytes, 512, 1024, 3) == 3
-    assert generation_batch(setup, total(generate_parts(setup, 1, 512, 1024)) - 1, 512, 1024, 64) == 0
+    assert generation_batch(setup, total(generate_parts(setup, 1, 512, 1024)), 512, 1024, 64) == 0
+
+
+def test_a_plan_generates_in_batches_as_large_as_the_backend_does() -> None:
+    setup = _setup(QWEN, 4096)
+    chosen = plan(setup, 12 * GIB)
+    assert chosen is not None
+    assert chosen.generation_batch == generation_batch(setup, 12 * GIB, 512, 4096, setup.completions_per_step)
+    assert chosen.generation_batch < setup.completions_per_step
 
 
 def test_a_step_is_cut_into_equal_micro_batches_only() -> None:

@@ -3,6 +3,7 @@
 So the recipes `llama3b` and `qwen7b` go all their way too, in 4 bits, by their profile `rehearsal`.
 """
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -73,11 +74,23 @@ def test_a_notebook_is_kept_without_results(name: str) -> None:
         assert (cell.cell_type, cell.outputs, cell.execution_count) == ("code", [], None)
 
 
-@pytest.mark.parametrize("name", ["llama3b", "qwen7b"])
-def test_a_notebook_asks_for_a_profile_that_there_is(name: str) -> None:
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_what_a_notebook_asks_for_is_understood(name: str, tmp_path: Path) -> None:
+    """Its own command line, which runs here only with other arguments, as a dry run."""
     settings = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[1].source
-    assert '"--profile kaggle --budget 9h' in settings
-    assert "kaggle" in load_recipe(name).profiles
+    given = {
+        node.targets[0].id: node.value.value
+        for node in ast.parse(settings).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    assert given["RECIPE"] == name
+    assert given["ARGS"].startswith("" if name == "tiny" else "--profile kaggle --budget 9h")
+    command = [sys.executable, "-m", "ladder_lite.recipe", name, *given["ARGS"].split(), "--dry-run"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"{name}: " in result.stdout
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -18,6 +18,7 @@ from fakes import FakeBackend, Script, silent_bar
 from ladder_lite import variants
 from ladder_lite.backends import Backend
 from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
 from ladder_lite.settings import VariantSettings
@@ -316,6 +317,86 @@ def test_a_growth_killed_twice_while_sampling(tmp_path: Path) -> None:
             grow(killed_after(n), tmp_path / "cut", settings())
     assert grow(repeat_and_err, tmp_path / "cut", settings())[0] == whole
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+# --- rounds in parts
+
+
+@pytest.fixture
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "PART_TOKENS", 4 * settings().max_new_tokens)
+
+
+@pytest.mark.usefixtures("_small_parts")
+def test_a_long_round_is_sampled_in_parts(tmp_path: Path) -> None:
+    _, backend = grow(multiply, tmp_path, settings())
+    assert [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")] == [9, 0, 0, 0, 0, 9, 0, 0, 0, 0]
+    assert [len(call.prompts) for call in backend.asked if call.prompts] == [4, 4, 1, 4, 4, 1]
+    assert len({call.sampling.seed for call in backend.asked}) == len(backend.asked)
+    assert not (tmp_path / "replies.jsonl").exists()
+    assert sum(row["n_tokens"] for row in read_jsonl(tmp_path / "rounds.jsonl")) == variants.count(tmp_path)["tokens"]
+
+
+@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("number", range(12))
+def test_a_round_cut_between_parts_ends_with_the_same_files(tmp_path: Path, number: int, share: float) -> None:
+    whole, backend = grow(repeat_and_err, tmp_path / "whole", settings(), tests=[TEST])
+    with pytest.MonkeyPatch.context() as patch:
+        kill_while_writing(patch, number, share)
+        with pytest.raises(Killed):
+            grow(repeat_and_err, tmp_path / "cut", settings(), tests=[TEST])
+    parts = read_jsonl(tmp_path / "cut" / "replies.jsonl")
+    finished = {row["round"] for row in read_jsonl(tmp_path / "cut" / "rounds.jsonl")}
+    taken_over = sum(row["round"] not in finished for row in parts)
+    again, after = grow(repeat_and_err, tmp_path / "cut", settings(), tests=[TEST])
+    assert again == whole
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+    assert after.asked == backend.asked[len(backend.asked) - len(after.asked) :]
+    if number < 2:  # the first round: of its parts of 4, 4 and 1 requests
+        assert taken_over == number + (share == 1.0)
+        assert len(after.asked) == len(backend.asked) - taken_over
+
+
+@pytest.mark.usefixtures("_small_parts")
+def test_a_budget_ends_a_round_between_parts(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def minute(prompt: str, rng: Random) -> str:
+        now[0] += 60.0
+        return multiply(prompt, rng)
+
+    whole, _ = grow(multiply, tmp_path / "whole", settings())
+    backend = FakeBackend(minute)
+    writer = writing(backend, settings())._replace(deadline=Deadline.after("7m", lambda: now[0]))
+    with pytest.raises(OutOfTime):
+        variants.grow(writer, ROOTS, tmp_path / "cut", silent_bar())
+    assert len(backend.prompts) == 4
+    again, backend = grow(multiply, tmp_path / "cut", settings())
+    assert again == whole
+    assert len(backend.prompts) == 18 - 4
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("_small_parts")
+def test_a_growth_that_is_rewound_forgets_unfinished_parts(tmp_path: Path) -> None:
+    growth, tree, _ = growing(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_while_writing(patch, 0, 1.0)
+        with pytest.raises(Killed):
+            growth.grow(5, ROOTS, tree[:2])
+    assert len(read_jsonl(tmp_path / "grown" / "replies.jsonl")) == 1
+    again, _, backend = growing(tmp_path)
+    again.grow(5, ROOTS[:1], tree[2:])  # training went another way
+    assert len(backend.prompts) == 6
+
+
+def test_no_round_of_the_scale_model_is_parted() -> None:
+    recipe = load_recipe("tiny")
+    chosen, n_roots = recipe.variants, len(TASK.problems("train"))
+    assert chosen.adaptive
+    most = n_roots * ceil(chosen.adaptive.start / chosen.depth) * 10  # the last rounds' if next to nothing was kept
+    assert most * chosen.max_new_tokens <= variants.PART_TOKENS
 
 
 def test_a_finished_tree_is_not_asked_for_again(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
 from ladder_lite.backends.loading import Loader, load
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.memory import GIB, USABLE, Setup, generation_batch, plan
+from ladder_lite.memory import GIB, Setup, generation_batch, plan
 from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.shape import Shape
 from ladder_lite.tasks import Messages
@@ -174,7 +174,7 @@ class LocalBackend:
             return sampling.batch_size
         fits = generation_batch(
             self._setup(self._recipe.grpo),
-            int(USABLE * self._memory_bytes()),
+            self._memory_bytes(),
             prompt_length,
             sampling.max_new_tokens,
             sampling.batch_size,
