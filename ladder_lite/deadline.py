@@ -3,9 +3,10 @@
     python -m ladder_lite.recipe tiny --budget 20m
 
 Work is done in pieces that are on the disk when they end: a training step with its checkpoint, a chunk of an
-evaluation, a round of variants. Before each the deadline is asked whether it would end in time, by what the pieces of
-its kind have taken so far; `OutOfTime` ends the run where it would not. The first piece of a kind has no measure and is
-begun while any time is left, so a budget may be overrun by one piece; and every run, however short, gets on.
+evaluation, a part of a round of variants. Before each the deadline is asked whether it would end in time, by what the
+pieces of its kind have taken so far; `OutOfTime` ends the run where it would not. The first piece of a kind has no
+measure and is begun while any time is left, so a budget may be overrun by one piece; and every run, however short, gets
+on.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The model on this machine: the embedded one, in full precision and in 4 bits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,18 +19,6 @@ from ladder_lite.transformations import open_library
 from ladder_lite.variants import Writer
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60, batch_size=8, seed=3)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Backend:
-    return load_backend(load_recipe("tiny"))
-
-
-@pytest.fixture
-def backend(loaded: Backend) -> Iterator[Backend]:
-    fresh = loaded.snapshot()
-    yield loaded
-    loaded.restore(fresh)
 
 
 def _ask(text: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import pytest
 
 from ladder_lite import divergence, grpo
 from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend, load_backend
+from ladder_lite.backends import Backend
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
@@ -28,18 +28,6 @@ EASY = [
 ]
 TASK = load_task(load_recipe("tiny").task)
 BATCH = 16
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Backend:
-    return load_backend(load_recipe("tiny"))
-
-
-@pytest.fixture
-def backend(loaded: Backend) -> Iterator[Backend]:
-    fresh = loaded.snapshot()
-    yield loaded
-    loaded.restore(fresh)
 
 
 def train(
