@@ -143,8 +143,8 @@ def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
     ]
     if found.difference > found.effect / 2:
         lines.append(
-            f"note: the adapter changes the weights by little more than {found.dtype} rounds them by, so that merging "
-            "loses a part of it; --format adapter loses nothing"
+            f"note: every layer holds the adapter, but {found.dtype} rounds the answers by about as much as the "
+            "adapter changes them; --format adapter loses nothing"
         )
     if found.quantized is not None:
         lines.append(
