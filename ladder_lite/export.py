@@ -157,7 +157,7 @@ def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
 def _convert(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[str]:
     from ladder_lite.backends import merging
 
-    files = merging.save_gguf(recipe, adapter, folder, quantization)
+    files = merging.save_gguf(recipe, adapter, folder, quantization, lambda n_bytes: _make_room(folder, n_bytes))
     return [f"{path.name}: {path.stat().st_size / 2**30:.2f} GiB" for path in files]
 
 

@@ -304,11 +304,26 @@ def test_gguf_is_written_by_unsloth(run: Path, tmp_path: Path, monkeypatch: pyte
     assert [line.split(":")[0] for line in lines] == ["tiny.Q4_K_M.gguf", "Modelfile"]
 
 
-def test_gguf_that_fails_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _with_unsloth(monkeypatch, FakeUnslothModel(RuntimeError("Unsloth: GGUF conversion failed: no cmake\nmore")))
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError, OSError])
+def test_gguf_that_fails_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    _with_unsloth(monkeypatch, FakeUnslothModel(kind("Unsloth: GGUF conversion failed: no cmake\nmore")))
     with pytest.raises(UserError, match=r"\(Unsloth: GGUF conversion failed: no cmake\); --format merged"):
         export(run, "gguf", "ladder", tmp_path / "exports" / "out", "q4_k_m")
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_gguf_needs_five_bytes_a_parameter(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _with_unsloth(monkeypatch, FakeUnslothModel())
+    free = SimpleNamespace(free=64 * 2**20 + 5 * sum(weight.numel() for weight in _base().parameters()))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    export(run, "gguf", "ladder", tmp_path / "out", "q8_0")
+    free.free -= 1
+    loaded.clear()
+    with pytest.raises(UserError, match=r"exports: 0\.07 GiB are needed and 0\.07 are free; .* --out"):
+        export(run, "gguf", "ladder", tmp_path / "exports" / "out", "q8_0")
+    assert loaded == []
 
 
 def test_gguf_without_unsloth_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from ladder_lite.backends.adapter import TRAINED
 from ladder_lite.backends.loading import load_tokenizer, unsloth_obstacle
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.settings import Recipe
+from ladder_lite.shape import read_shape
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -42,6 +43,9 @@ _PRODUCT_TOLERANCE = 2e-3
 
 _PREFIX = "base_model.model."
 """What peft puts before the names of the base model's layers."""
+
+_GGUF_BYTES = 5
+"""Of the disk, for each parameter: the merged model and a GGUF file of it, 16 bits both, and the quantized file."""
 
 Logits = list[torch.Tensor]
 """Of each prompt, (tokens, vocabulary), float32, on the CPU."""
@@ -124,18 +128,21 @@ def _save_merged(
     return comparison
 
 
-def save_gguf(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[Path]:
+def save_gguf(
+    recipe: Recipe, adapter: Path, folder: Path, quantization: str, make_room: Callable[[int], None]
+) -> list[Path]:
     """Write base and adapter as GGUF files, with Unsloth's exporter and the llama.cpp that it fetches.
 
     Returns the files in `folder`, an Ollama Modelfile among them where Unsloth knows the chat template. It merges into
-    the 16-bit weights of the hub, whatever type the model was trained in, and needs about five bytes a parameter of
-    disk meanwhile, which it checks itself. UserError where Unsloth cannot run or fails.
+    the 16-bit weights of the hub, whatever type the model was trained in; `make_room` is told how many bytes that takes
+    of the disk meanwhile, before the model is loaded. UserError where Unsloth cannot run or fails.
     """
     if (obstacle := unsloth_obstacle()) is not None:
         raise UserError(
             f"--format gguf: Unsloth writes these files, and {obstacle}; "
             "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
         )
+    make_room(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
     settings = recipe.model.model_copy(update={"backend": "unsloth", "fast_inference": False})
     backend = load_backend(recipe.model_copy(update={"model": settings}))
     backend.load(adapter)
@@ -144,7 +151,7 @@ def save_gguf(recipe: Recipe, adapter: Path, folder: Path, quantization: str) ->
         written = model.save_pretrained_gguf(
             str(folder / "merged"), tokenizer=tokenizer, quantization_method=quantization
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, OSError) as error:  # of it, llama.cpp's converter and the downloads
         raise UserError(
             f"--format gguf: Unsloth could not write it ({first_line(error)}); --format merged does without llama.cpp"
         ) from error
