@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -182,6 +181,8 @@ def _merge(model: Any, adapter: Path) -> dict[str, str]:
     differs by more than it must, or a layer of the file is not there. DoRA and the like, which are no plain sums, and
     embeddings are left to the logits.
     """
+    from peft.tuners.lora import LoraLayer  # and bitsandbytes, which copying an adapter needs not
+
     weights = load_file(adapter / "adapter_model.safetensors")
     names = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
     names -= {name.removesuffix(".lora_magnitude_vector") for name in weights}
