@@ -302,9 +302,12 @@ class Experiment:
     def backend(self) -> "Backend":
         """The model, loaded when a stage first needs it, on a machine that was looked at first."""
         from ladder_lite.backends import load_backend
-        from ladder_lite.preflight import demand, predict, preflight
+        from ladder_lite.preflight import demand, predict, preflight, to_download
 
-        demand(preflight(self.recipe, self.run.path, **predict(self.recipe)))
+        needs = predict(self.recipe)
+        demand(preflight(self.recipe, self.run.path, **needs))
+        if n_bytes := to_download(self.recipe.model, needs.get("download_bytes")):
+            self.live.say(f"load {show(self.recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
         with self.live.stage(f"load {self.recipe.model.id}", None):
             backend = load_backend(self.recipe)
         backend.check([self.task.prompt(problem) for split in SPLITS for problem in self.task.problems(split)])

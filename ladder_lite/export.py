@@ -143,8 +143,8 @@ def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
     ]
     if found.difference > found.effect / 2:
         lines.append(
-            f"note: the adapter changes the weights by little more than {found.dtype} rounds them by, so that merging "
-            "loses a part of it; --format adapter loses nothing"
+            f"note: every layer holds the adapter, but {found.dtype} rounds the answers by about as much as the "
+            "adapter changes them; --format adapter loses nothing"
         )
     if found.quantized is not None:
         lines.append(
@@ -157,7 +157,7 @@ def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
 def _convert(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[str]:
     from ladder_lite.backends import merging
 
-    files = merging.save_gguf(recipe, adapter, folder, quantization)
+    files = merging.save_gguf(recipe, adapter, folder, quantization, lambda n_bytes: _make_room(folder, n_bytes))
     return [f"{path.name}: {path.stat().st_size / 2**30:.2f} GiB" for path in files]
 
 

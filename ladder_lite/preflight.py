@@ -9,6 +9,7 @@ too.
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.backends import prepare_environment
-from ladder_lite.errors import UserError, first_line
+from ladder_lite.errors import UserError, first_line, nearest
 from ladder_lite.memory import GIB, Setup, generate_parts, micro_batches, total, train_parts
 from ladder_lite.settings import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.shape import read_shape
@@ -39,6 +40,16 @@ _RESERVE_BYTES = 256 * 2**20
 _SIDE = 256
 """Rows and columns of the matrices that are multiplied."""
 _BFLOAT16_CAPABILITY = (8, 0)
+_TRACKERS = {
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "azure_ml": ("azureml-core", "azureml"),
+    "flyte": ("flytekit",),
+    **{name: (name,) for name in ("mlflow", "comet_ml", "swanlab", "clearml", "codecarbon", "dvclive", "neptune")},
+    **{name: (name,) for name in ("dagshub", "kubeflow")},
+}
+"""What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
 _ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or CUDA_VISIBLE_DEVICES= to run on the CPU"
 
 
@@ -68,25 +79,30 @@ def preflight(
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
+    if trackers := _trackers(recipe.grpo.trl.get("report_to")):
+        checks.append(_check_trackers(trackers))
     if loader is not None:
         checks += _check_device(recipe.model, needed_bytes)
     folders = {"checkpoints": run_path}
     needs = {"checkpoints": _checkpoint_bytes(recipe, adapter_bytes or 0)}
-    if download_bytes is not None and on_hub(recipe.model.id) and not _cached(recipe.model):
+    if missing_bytes := to_download(recipe.model, download_bytes):
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        folders["the model"], needs["the model"] = Path(HF_HUB_CACHE), download_bytes
+        folders["the model"], needs["the model"] = Path(HF_HUB_CACHE), missing_bytes
     checks += [_check_writable(purpose, folder) for purpose, folder in folders.items()]
     return checks + _check_disks(folders, needs)
 
 
 def predict(recipe: Recipe) -> dict[str, int]:
-    """What a run needs at least, under the names of `preflight`'s arguments; nothing for a model of unknown shape.
+    """What a run needs at least, under the names of `preflight`'s arguments.
 
-    GPU memory is that of the smallest micro-batch and of one reply at a time: batches are made to fit later.
+    GPU memory is that of the smallest micro-batch and of one reply at a time: batches are made to fit later. Nothing is
+    known of a model of unknown shape, or where PyTorch is broken, which `preflight` then says.
     """
-    from ladder_lite.backends.loading import choose_loader
-
+    try:
+        from ladder_lite.backends.loading import choose_loader
+    except (ImportError, OSError, RuntimeError):
+        return {}
     try:
         shape = read_shape(recipe.model.id)
     except UserError:  # another family of models, or none at all: loading it says so
@@ -106,6 +122,11 @@ def demand(checks: Sequence[Check]) -> None:
     for check in checks:
         if not check.ok:
             raise UserError(f"{check.name}: {check.detail}" + (f"; {check.remedy}" if check.remedy else ""))
+
+
+def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
+    """How many of the bytes that the model has on the hub, if known, must be fetched: all of them or none."""
+    return 0 if download_bytes is None or not on_hub(settings.id) or _cached(settings) else download_bytes
 
 
 def on_hub(model_id: str) -> bool:
@@ -170,6 +191,29 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
         return loader, Check(name, True, "unsloth")
     why = "as the recipe says" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
     return loader, Check(name, True, f"transformers ({why})")
+
+
+def _trackers(report_to: object) -> list[str]:
+    """Where `grpo.trl.report_to` sends figures, by name; "all" are those that are installed."""
+    names = report_to if isinstance(report_to, list) else [report_to]
+    return [name for name in names if isinstance(name, str) and name not in ("none", "all")]
+
+
+def _check_trackers(names: Sequence[str]) -> Check:
+    """Whether what training reports to is installed: the trainer asks once training begins, hours from now."""
+    name, missing = "grpo.trl.report_to", []
+    for tracker in names:
+        if tracker not in _TRACKERS:
+            known = ", ".join(_TRACKERS)
+            return Check(name, False, f"{tracker} is unknown{nearest(tracker, _TRACKERS)}", f"name one of {known}")
+        if not any(importlib.util.find_spec(module) for module in _TRACKERS[tracker]):
+            missing.append(tracker)
+    if not missing:
+        return Check(name, True, f"{', '.join(names)}: installed")
+    packages = " ".join(_TRACKERS[tracker][0] for tracker in missing)
+    return Check(
+        name, False, f"{', '.join(missing)}: not installed", f"pip install {packages}, or set grpo.trl.report_to=none"
+    )
 
 
 def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Check]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,34 +153,82 @@ def test_half_precision_is_merged_within_its_tolerance(tmp_path: Path) -> None:
     assert "in bfloat16" in line
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_model_of_16_bits_is_written_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    import ladder_lite.tiny
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    AutoTokenizer.from_pretrained(Path(ladder_lite.tiny.__file__).parent).save_pretrained(tmp_path / "base")
+    _base().to(getattr(torch, dtype)).save_pretrained(tmp_path / "base")
+    run = _make_run(tmp_path / "run", f"model.id={tmp_path / 'base'}", "model.dtype=auto")  # a CPU trains it in float32
+    (line,) = export(run, "merged", "ladder", tmp_path / "out", "q4_k_m")
+    assert f"in {dtype}:" in line
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {getattr(torch, dtype)}
+
+
 def test_an_adapter_that_rounding_swallows_is_told(tmp_path: Path) -> None:
     run = _make_run(tmp_path / "run", "model.dtype=bfloat16", scale=1e-5)
     _, note = export(run, "merged", "ladder", tmp_path / "out", "q4_k_m")
-    assert "merging loses a part of it" in note
+    assert "bfloat16 rounds the answers by about as much as the adapter changes them" in note
 
 
-@pytest.mark.parametrize("fault", ["not merged", "not a number"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("fault", "which"), [("lost", "all"), ("doubled", "all"), ("lost", 5)])
+def test_an_adapter_that_is_not_merged_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, fault: str, which: object
+) -> None:
+    from peft.tuners.lora import Linear
+
+    real = Linear.merge
+    n_merged = count(1)
+
+    def merge(layer: Any, *_: object, **__: object) -> None:
+        if layer.merged:
+            return
+        if which in ("all", next(n_merged)):
+            if fault == "lost":
+                layer.merged_adapters.append("default")
+                return
+            real(layer)
+            layer.merged_adapters.clear()
+        real(layer)
+
+    run = _make_run(tmp_path / "run", f"model.dtype={dtype}", scale=2e-3)
+    monkeypatch.setattr(Linear, "merge", merge)
+    with pytest.raises(UserError, match=r"_proj of the merged model is not the sum of base and adapter; nothing was"):
+        export(run, "merged", "ladder", tmp_path / "exports" / "out", "q4_k_m")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ("model.layers.1.self_attn.q_proj.weight", r"layers\.1\.self_attn\.q_proj of the merged model is not the sum"),
+        ("model.norm.weight", r"merged model's logits differ by up to .* nothing was written"),
+        ("model.embed_tokens.weight", r"merged model's logits differ by up to nan"),
+    ],
+)
 def test_a_merge_that_does_not_match_leaves_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: str, message: str
 ) -> None:
     import torch
-    from peft import PeftModel
+    from peft.tuners.lora import LoraModel
 
-    real = PeftModel.__getattr__
+    real = LoraModel.merge_and_unload
 
     def tampered(model: Any) -> Any:
-        base = model.get_base_model()
-        plain = model.base_model.unload() if fault == "not merged" else model.base_model.merge_and_unload()
-        if fault == "not a number":
-            with torch.no_grad():
-                next(base.parameters()).fill_(float("nan"))
+        plain = real(model)
+        with torch.no_grad():
+            plain.get_parameter(weight).mul_(float("nan") if "embed" in weight else 1.01)
         return plain
 
-    def getattr_(model: Any, name: str) -> Any:
-        return (lambda: tampered(model)) if name == "merge_and_unload" else real(model, name)
-
-    monkeypatch.setattr(PeftModel, "__getattr__", getattr_)
-    with pytest.raises(UserError, match=r"merged model's logits differ by up to .* nothing was written"):
+    monkeypatch.setattr(LoraModel, "merge_and_unload", tampered)
+    with pytest.raises(UserError, match=message):
         export(run, "merged", "ladder", tmp_path / "exports" / "out", "q4_k_m")
     assert list((tmp_path / "exports").iterdir()) == []
 
@@ -255,11 +304,26 @@ def test_gguf_is_written_by_unsloth(run: Path, tmp_path: Path, monkeypatch: pyte
     assert [line.split(":")[0] for line in lines] == ["tiny.Q4_K_M.gguf", "Modelfile"]
 
 
-def test_gguf_that_fails_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _with_unsloth(monkeypatch, FakeUnslothModel(RuntimeError("Unsloth: GGUF conversion failed: no cmake\nmore")))
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError, OSError])
+def test_gguf_that_fails_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    _with_unsloth(monkeypatch, FakeUnslothModel(kind("Unsloth: GGUF conversion failed: no cmake\nmore")))
     with pytest.raises(UserError, match=r"\(Unsloth: GGUF conversion failed: no cmake\); --format merged"):
         export(run, "gguf", "ladder", tmp_path / "exports" / "out", "q4_k_m")
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_gguf_needs_five_bytes_a_parameter(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _with_unsloth(monkeypatch, FakeUnslothModel())
+    free = SimpleNamespace(free=64 * 2**20 + 5 * sum(weight.numel() for weight in _base().parameters()))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    export(run, "gguf", "ladder", tmp_path / "out", "q8_0")
+    free.free -= 1
+    loaded.clear()
+    with pytest.raises(UserError, match=r"exports: 0\.07 GiB are needed and 0\.07 are free; .* --out"):
+        export(run, "gguf", "ladder", tmp_path / "exports" / "out", "q8_0")
+    assert loaded == []
 
 
 def test_gguf_without_unsloth_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

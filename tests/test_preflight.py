@@ -1,7 +1,9 @@
 """Checks at the start of a run: on this machine they pass, and each fault is one line with its remedy."""
 
 import importlib.metadata
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,11 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import FakeBackend
+from rich.console import Console
 
 from ladder_lite import preflight as module
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.experiment import Experiment
+from ladder_lite.live import Live
 from ladder_lite.preflight import Check, demand, on_hub, predict, preflight
+from ladder_lite.run_dir import RunDir
 from ladder_lite.settings import Recipe
 
 GIB = 2**30
@@ -199,6 +206,49 @@ def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:
     ]
 
 
+def test_a_broken_torch_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open\\nsecond line')")
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "--run-dir", str(tmp_path / "run")]
+    run = subprocess.run(command, capture_output=True, text=True, env=paths, timeout=120, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "error: loader: PyTorch does not work here (libcudart.so.13: cannot open); install torch anew"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("report_to", "detail", "remedy"),
+    [
+        ("trackio", "trackio: not installed", "pip install trackio, or set grpo.trl.report_to=none"),
+        ("[tensorboard, wandb]", "wandb: not installed", "pip install wandb, or set grpo.trl.report_to=none"),
+        ("[azure_ml, trackio]", "azure_ml, trackio: not", "pip install azureml-core trackio, or set"),
+        ("wandb_", "wandb_ is unknown; did you mean wandb?", "name one of trackio, wandb, tensorboard,"),
+    ],
+)
+def test_figures_reported_to_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_to: str, detail: str, remedy: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorboardX" else None)
+    check = _named(preflight(_recipe(f"grpo.trl.report_to={report_to}"), tmp_path), "grpo.trl.report_to")
+    assert not check.ok
+    assert check.detail.startswith(detail)
+    assert check.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("report_to", ["none", "null", "all", "[]", "[none]"])
+def test_figures_reported_to_nobody_in_particular(tmp_path: Path, report_to: str) -> None:
+    checks = preflight(_recipe(f"grpo.trl.report_to={report_to}"), tmp_path)
+    assert [check for check in checks if "report_to" in check.name] == []
+
+
+def test_what_can_be_reported_to_is_what_the_trainer_knows() -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(module._TRACKERS) == set(INTEGRATION_TO_CALLBACK)
+
+
 def _requirements(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(lines))
 
@@ -276,6 +326,22 @@ def test_a_model_that_must_be_downloaded_needs_room(
     assert not all(check.ok for check in preflight(recipe, tmp_path, download_bytes=3 * GIB))  # half of it is there
     (cache / "model-2.safetensors").touch()
     demand(preflight(recipe, tmp_path, download_bytes=3 * GIB))
+
+
+def test_a_download_is_announced(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    console = Console(file=written, width=200)
+    monkeypatch.setattr("ladder_lite.preflight.predict", lambda recipe: {"download_bytes": 6_425_499_648})
+    monkeypatch.setattr("ladder_lite.preflight.preflight", lambda *_, **__: [])
+    monkeypatch.setattr("ladder_lite.backends.load_backend", lambda recipe: FakeBackend([]))
+    recipe = _recipe("model.id=someone/model")
+    run = RunDir.open(tmp_path / "run", recipe)
+    for _ in range(2):  # the second time, all of it is there
+        assert Experiment(recipe, run, Live(console)).backend is not None
+        (cache / "model.safetensors").touch()
+    told = written.getvalue()
+    assert told.startswith("load someone/model: downloading about 6.4 GB\nload someone/model: 0\n")
+    assert told.count("downloading") == 1
 
 
 def test_a_model_of_one_file_that_is_cached(cache: Path, tmp_path: Path) -> None:
