@@ -49,6 +49,9 @@ class FakeBackend:
             for place, prompt in enumerate(prompts)
         ]
 
+    def check(self, prompts: Sequence[Messages]) -> None:
+        assert all(self.fits(prompt) for prompt in prompts)
+
     def fits(self, prompt: Messages) -> bool:
         return len(prompt[-1]["content"]) < 2_000
 
