@@ -18,7 +18,7 @@ from ladder_lite import divergence
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.deadline import Deadline
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.settings import GrpoSettings, grpo_config_defaults
 from ladder_lite.tasks import Task
 
@@ -253,8 +253,11 @@ def _config(wanted: dict[str, Any], recipes: Iterable[str]) -> "GRPOConfig":
     known = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
     if missing := sorted(set(recipes) - known):
         raise UserError(f"grpo.trl.{missing[0]}: the installed TRL has no such setting; leave it out, or update TRL")
-    with redirect_stdout(StringIO()):  # Unsloth prints what it overrules, and that does not last
-        config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
+    try:
+        with redirect_stdout(StringIO()):  # Unsloth prints what it overrules, and that does not last
+            config = GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
+    except ValueError as error:
+        raise UserError(f"grpo.trl: TRL takes no such settings ({first_line(error)}); change them") from error
     for name in known & wanted.keys() - _DERIVED - _UNSLOTHS:
         if _plain(getattr(config, name)) != wanted[name]:  # Unsloth's constructor overrules what it disagrees with
             setattr(config, name, wanted[name])

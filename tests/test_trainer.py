@@ -142,6 +142,18 @@ def test_what_unsloth_prints_is_not_shown(
     assert capsys.readouterr().out == ""
 
 
+def test_what_trl_refuses_is_one_line(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"grpo\.trl: TRL takes no such settings \(nope is not a valid OptimizerNames"
+    ):
+        build(backend, tmp_path, settings(optim="nope"))
+
+
+def test_a_setting_that_the_installed_trl_lacks_is_not_dropped(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"grpo\.trl\.from_tomorrow: the installed TRL has no such setting"):
+        build(backend, tmp_path, settings(from_tomorrow=1))
+
+
 # --- steps
 
 
