@@ -99,6 +99,7 @@ def predict(recipe: Recipe) -> dict[str, int]:
     GPU memory is that of the smallest micro-batch and of one reply at a time: batches are made to fit later. Nothing is
     known of a model of unknown shape, or where PyTorch is broken, which `preflight` then says.
     """
+    prepare_environment()
     try:
         from ladder_lite.backends.loading import choose_loader
     except (ImportError, OSError, RuntimeError):
