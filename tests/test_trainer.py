@@ -143,9 +143,7 @@ def test_what_unsloth_prints_is_not_shown(
 
 
 def test_what_trl_refuses_is_one_line(backend: Backend, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"grpo\.trl: TRL takes no such settings \(nope is not a valid OptimizerNames"
-    ):
+    with pytest.raises(UserError, match=r"grpo\.trl: TRL takes no such settings \(nope is not a valid OptimizerNames"):
         build(backend, tmp_path, settings(optim="nope"))
 
 
