@@ -26,6 +26,7 @@ from ladder_lite.memory import (
     Setup,
     generate_parts,
     generation_batch,
+    gib,
     plan,
     read_shape,
     total,
@@ -85,8 +86,8 @@ def render(outlook: dict[str, Any]) -> RenderableType:
             f"{card['gib']:.1f}",
             f"{card['micro_batch']} x {card['accumulation']}" if card["fits"] else "too small",
             f"{card['generation_batch']}" if card["fits"] else "-",
-            _gib(peaks["generate"]),
-            _gib(peaks["train"]),
+            gib(peaks["generate"]),
+            gib(peaks["train"]),
             ", ".join(f"{name} {size / GIB:.1f}" for name, size in _largest(card["parts"])),
         )
     return Group(table, *_lines(outlook))
@@ -279,10 +280,6 @@ def _sum(numbers: dict[str, int | None]) -> int | None:
 
 def _count(number: int | None) -> str:
     return "unknown (a problem set is not fetched)" if number is None else f"{number:,}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}"
 
 
 def _largest(parts: Parts) -> list[tuple[str, int]]:

@@ -13,7 +13,6 @@ With `beta` above 0, KL is measured against the adapter as it is when training b
 base model, and LADDER's for TTRL.
 """
 
-import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from ladder_lite import divergence
 from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.backends import Backend
+from ladder_lite.backends import Backend, release_memory
 from ladder_lite.curriculum import PassRates
 from ladder_lite.deadline import Deadline
 from ladder_lite.divergence import Diverged
@@ -126,8 +125,7 @@ def train(
                 trainer.accelerator.free_memory()
         backend.restore(start)  # what the next round's reference is copied from
         del trainer
-        gc.collect()  # a trainer holds itself in circles, and the memory of the failed step
-        torch.cuda.empty_cache()
+        release_memory()
     if not log.ended(trainer.args.max_steps):
         raise deadline.out_of_time()
     log.write_pass_rates()

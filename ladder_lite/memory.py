@@ -369,6 +369,11 @@ def _sampling_bytes(setup: Setup, top_p: float) -> int:
     return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if top_p < 1 else 0)
 
 
+def gib(n_bytes: int) -> str:
+    """The bytes in GiB, to one decimal, without the unit."""
+    return f"{n_bytes / GIB:.1f}"
+
+
 def peak_memory_bytes() -> int:
     """The most memory this process has held: the GPU's where one is in use, else the process's own (RSS)."""
     torch = sys.modules.get("torch")  # a process that never imported torch has used no GPU

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladder_lite.backends import prepare_environment
 from ladder_lite.errors import UserError, first_line, nearest
-from ladder_lite.memory import GIB, Setup, generate_parts, micro_batches, total, train_parts
+from ladder_lite.memory import Setup, generate_parts, gib, micro_batches, total, train_parts
 from ladder_lite.settings import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.shape import read_shape
 
@@ -317,7 +317,7 @@ def _check_memory(needed: int) -> Check:
     import torch
 
     free, total = torch.cuda.mem_get_info()
-    detail = f"{_gib(free)} of {_gib(total)} GiB are free, the run needs at least {_gib(needed)}"
+    detail = f"{gib(free)} of {gib(total)} GiB are free, the run needs at least {gib(needed)}"
     remedy = "close what else uses the card (nvidia-smi lists it); --dry-run says what fits which card"
     return Check("GPU memory", needed <= free, detail, "" if needed <= free else remedy)
 
@@ -343,7 +343,7 @@ def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]
     for shared in purposes.values():
         free = shutil.disk_usage(_existing(folders[shared[0]])).free
         needed = sum(needs[purpose] for purpose in shared)
-        detail = f"{_gib(free)} GiB are free at {folders[shared[0]]}, {_gib(needed)} are needed"
+        detail = f"{gib(free)} GiB are free at {folders[shared[0]]}, {gib(needed)} are needed"
         ways = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to another disk"}
         remedy = f"free some space, or {' or '.join(ways[purpose] for purpose in shared)}"
         name = f"disk for {' and '.join(shared)}"
@@ -382,10 +382,6 @@ def _existing(folder: Path) -> Path:
 
 def _dotted(capability: tuple[int, int]) -> str:
     return f"{capability[0]}.{capability[1]}"
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / GIB:.1f}"
 
 
 def _name(dtype: "torch.dtype") -> str:

@@ -24,6 +24,7 @@ from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.figures import draw_accuracy
 from ladder_lite.live import clock_time, percent, plain
+from ladder_lite.memory import gib
 from ladder_lite.problems import load_problems
 from ladder_lite.run_dir import read_jsonl, write_json
 from ladder_lite.settings import EMBEDDED, Recipe
@@ -208,7 +209,7 @@ def _describe(report: Mapping[str, Any], run: Path, recipe: Recipe) -> list[str]
         _command(run, recipe),
         "```",
         "",
-        f"Peak memory {report['peak_memory_bytes'] / 2**30:.1f} GiB. Versions: {versions}.",
+        f"Peak memory {gib(report['peak_memory_bytes'])} GiB. Versions: {versions}.",
     ]
 
 

@@ -21,6 +21,7 @@ from ladder_lite import backends
 from ladder_lite.backends import load_backend, loading, prepare_environment
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.memory import Loader
 from ladder_lite.settings import ModelSettings
 
 CPU = torch.device("cpu")
@@ -250,7 +251,7 @@ def _refuse(monkeypatch: pytest.MonkeyPatch, cause: Exception | None, said: str)
 
 @pytest.mark.parametrize("loader", ["transformers", "unsloth"])
 def test_a_gated_model_says_where_its_licence_is(
-    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, loader: loading.Loader
+    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, loader: Loader
 ) -> None:
     import httpx
     from huggingface_hub.errors import GatedRepoError

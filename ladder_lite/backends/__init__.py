@@ -3,6 +3,7 @@
 `local.py` holds the one backend there is, a model on this machine; `loading.py` says who loads it.
 """
 
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -120,6 +121,14 @@ def load_backend(recipe: Recipe) -> Backend:
     from ladder_lite.backends.local import LocalBackend
 
     return LocalBackend(recipe, loader)
+
+
+def release_memory() -> None:
+    """Give back what was just deleted, for the next model or trainer to have room: they hold themselves in circles."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def prepare_environment() -> None:

@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ladder_lite.backends import adapter
 from ladder_lite.backends.gguf import as_folder
 from ladder_lite.errors import UserError, first_line
+from ladder_lite.memory import Loader
 from ladder_lite.settings import EMBEDDED, ModelSettings
-
-Loader = Literal["unsloth", "transformers"]
 
 _UNSLOTH_CAPABILITY = (7, 0)
 """The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""

@@ -20,16 +20,15 @@ from safetensors.torch import load_file
 
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
-from ladder_lite.backends.loading import Loader, load
+from ladder_lite.backends.loading import load
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.memory import GIB, Setup, generation_batch, plan
+from ladder_lite.memory import Loader, Setup, generation_batch, gib, plan
 from ladder_lite.settings import GrpoSettings, Recipe
 from ladder_lite.shape import Shape
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far a prompt's logits may move, as a share of the largest, when it is padded: rounding errors of the type."""
-
 
 _DATE = "26 Jul 2024"
 """Llama 3's chat template would put the date of the day into each prompt: a run resumed tomorrow must ask the same."""
@@ -113,7 +112,7 @@ class LocalBackend:
         chosen = plan(setup, free_bytes)
         if chosen is None:
             raise UserError(
-                f"the {free_bytes / GIB:.1f} GiB of free GPU memory do not suffice, not even for one completion at a "
+                f"the {gib(free_bytes)} GiB of free GPU memory do not suffice, not even for one completion at a "
                 "time; --dry-run shows what takes them"
             )
         return chosen.micro_batch

@@ -8,7 +8,6 @@ Logits alone do not tell a lost adapter from rounding in 16 bits. So each layer'
 in float32 from the adapter's file, and what was written with that sum, byte by byte; logits say what it comes to.
 """
 
-import gc
 import hashlib
 import shutil
 import warnings
@@ -22,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ladder_lite.backends import load_backend
+from ladder_lite.backends import load_backend, release_memory
 from ladder_lite.backends.adapter import TRAINED
 from ladder_lite.backends.loading import load_tokenizer, unsloth_obstacle
 from ladder_lite.errors import UserError, first_line
@@ -106,7 +105,7 @@ def _save_merged(
         model.merge_and_unload().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     del model
-    _forget()
+    release_memory()
     _check_written(folder, digests, adapter)
     found = _read_logits(folder, dtype, device, prompts)
     largest = max(float(logits.abs().max()) for logits in expected)
@@ -241,7 +240,7 @@ def _answers(recipe: Recipe, adapter: Path, prompts: Sequence[Messages]) -> Logi
     model, tokenizer = _load(recipe, adapter, load_in_4bit=True)
     logits = _logits(model, tokenizer, prompts)
     del model
-    _forget()
+    release_memory()
     return logits
 
 
@@ -254,7 +253,7 @@ def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts
     )
     logits = _logits(model, AutoTokenizer.from_pretrained(folder), prompts)
     del model
-    _forget()
+    release_memory()
     return logits
 
 
@@ -284,10 +283,3 @@ def _fitting() -> Iterator[None]:
             "--format merged: the unquantized model does not fit on this GPU; CUDA_VISIBLE_DEVICES= merges it on the "
             "CPU, and --format adapter loads no model at all"
         ) from error
-
-
-def _forget() -> None:
-    """Give the memory of what was just deleted back, for the next model to have room."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
