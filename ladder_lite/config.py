@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,10 +49,20 @@ def load_recipe(
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _resolve(tree, places, changes)
+        _check(*_apply(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    return _resolve(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    recipe = _check(tree, places)
+    for arm, changes in recipe.arms.items():
+        change(recipe, changes, _place(places, ("arms", arm)))
+    return recipe
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe after changes by dotted key; UserError names the place of a mistake. `share` is no setting."""
+    keys = [(place, key, value) for key, value in changes.items() if key != "share"]
+    return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
 
 
 def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> list[tuple[str, str, Any]]:
@@ -119,8 +129,10 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def _resolve(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> Recipe:
-    """Return the recipe after the changes (place, dotted key, value), or raise for its first mistake."""
+def _apply(
+    tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
+) -> tuple[dict[str, Any], Places]:
+    """Return the settings and their places after the changes (place, dotted key, value)."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:
         *sections, last = key.split(".")
@@ -136,6 +148,11 @@ def _resolve(tree: dict[str, Any], places: Places, changes: list[tuple[str, str,
         path = (*sections, last)
         places = {known: where for known, where in places.items() if known[: len(path)] != path}
         places[path] = place
+    return tree, places
+
+
+def _check(tree: dict[str, Any], places: Places) -> Recipe:
+    """Return the recipe of these settings, or raise for its first mistake."""
     try:
         # Through JSON, where a strict model takes a list for a tuple and nothing else for anything else.
         return Recipe.model_validate_json(json.dumps(tree))
@@ -149,7 +166,7 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     path, value = _written_part(error["loc"], tree)
     if error["type"] == "missing":
         path = (*path, str(error["loc"][-1]))
-    place = next(places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in places)
+    place = _place(places, path)
     key = ".".join(path)
     if error["type"] == "missing":
         return f"{place}: {key} is missing; every setting must be given"
@@ -160,6 +177,11 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     given = json.dumps(value, ensure_ascii=False)
     given = given if len(given) <= 60 else f"{given[:57]}..."
     return f"{place}: {key} is {given}; {' or '.join(dict.fromkeys(rules))}"
+
+
+def _place(places: Places, path: tuple[str, ...]) -> str:
+    """Where a setting, or else the nearest section above it, was written."""
+    return next(places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in places)
 
 
 def _written_part(loc: tuple[int | str, ...], tree: Any) -> tuple[tuple[str, ...], Any]:

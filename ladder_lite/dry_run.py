@@ -16,6 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from ladder_lite import conditions
 from ladder_lite.errors import UserError
 from ladder_lite.live import clock_time
 from ladder_lite.memory import (
@@ -35,6 +36,7 @@ from ladder_lite.memory import (
 from ladder_lite.problems import load_problems
 from ladder_lite.run_dir import read_jsonl
 from ladder_lite.settings import GrpoSettings, Recipe
+from ladder_lite.unsolved import N_SAMPLES
 
 _SHOWN_PARTS = 2
 
@@ -50,8 +52,8 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
     shape = read_shape(recipe.model.id)
     loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
     trainings = [recipe.grpo]
-    if "ladder_ttrl" in recipe.conditions:
-        trainings.append(_ttrl(recipe))
+    if _learning(recipe):
+        trainings.append(recipe.ttrl.over(recipe.grpo))
     setups = [Setup.of(shape, recipe.model, training.trl, loader) for training in trainings]
     counts = _Counts.of(recipe)
     steps = _steps(recipe, counts)
@@ -134,10 +136,10 @@ class _Counts:
         return wanted if self.test is None else min(wanted, self.test)
 
 
-def _ttrl(recipe: Recipe) -> GrpoSettings:
-    """What TTRL trains with, as `ttrl.learn` does."""
-    trl = recipe.grpo.trl | {"max_steps": recipe.ttrl.max_steps} | recipe.ttrl.trl
-    return recipe.grpo.model_copy(update={"trl": trl})
+def _learning(recipe: Recipe) -> list[str]:
+    """The conditions that learn single test problems, those that others start from included."""
+    stages = conditions.stages_of(recipe, recipe.conditions)
+    return [name.split("/")[1] for name in stages if name.endswith("ttrl/problems")]
 
 
 def _longest(setups: Sequence[Setup]) -> int:
@@ -153,49 +155,69 @@ def _problems(name: str, split: str) -> set[str] | None:
 
 def _steps(recipe: Recipe, counts: _Counts) -> dict[str, int | None]:
     """Optimizer steps of each condition that trains, at most; TTRL comes after LADDER, whether asked for or not."""
-    max_steps = int(recipe.grpo.trl["max_steps"])
     steps: dict[str, int | None] = {}
-    if "rl_without_variants" in recipe.conditions:
-        steps["rl_without_variants"] = max_steps
-    if {"ladder", "ladder_ttrl"}.intersection(recipe.conditions):
-        steps["ladder"] = max_steps
-    if "ladder_ttrl" in recipe.conditions:
-        steps["ladder_ttrl"] = _times(counts.learned(recipe), int(_ttrl(recipe).trl["max_steps"]))
+    for name in conditions.trained(recipe, recipe.conditions):
+        steps[name] = int(conditions.arm(recipe, name).grpo.trl["max_steps"])
+    for name in _learning(recipe):
+        steps[name] = _times(counts.learned(recipe), int(recipe.ttrl.over(recipe.grpo).trl["max_steps"]))
     return steps
 
 
 def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> dict[str, int | None]:
     """Generated tokens by purpose."""
-    ttrl, variants = _ttrl(recipe), recipe.variants
-    learned = counts.learned(recipe) if "ladder_ttrl" in steps else 0
-    trained = {name: number for name, number in steps.items() if name != "ladder_ttrl"}
-    looks = sum(1 + number // recipe.grpo.eval_every for number in trained.values() if number is not None)
-    evaluated = [condition for condition in recipe.conditions if condition != "ladder_ttrl"]
-    if "ladder" in steps and "ladder" not in evaluated:
-        evaluated.append("ladder")
-    # Of each test problem: samples after each condition, one at each look; of each learned one: samples, and its tries.
-    answers = _times(counts.test, len(evaluated) * recipe.eval.samples + looks)
+    ttrl, learning = recipe.ttrl.over(recipe.grpo), _learning(recipe)
+    learned = _times(counts.learned(recipe), len(learning))
+    arms = {name: conditions.arm(recipe, name) for name in steps if name not in learning}
+    longest = recipe.eval.max_new_tokens
+    looks = sum(1 + int(arm.grpo.trl["max_steps"]) // arm.grpo.eval_every for arm in arms.values())
+    stages = conditions.stages_of(recipe, recipe.conditions)
+    evaluated = sum(name.endswith("/eval") and "ttrl" not in name for name in stages)
+    # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
+    # samples, and its tries.
+    answers = _times(counts.test, evaluated * (recipe.eval.samples + 1) + looks)
     tries = recipe.eval.samples + int(ttrl.trl["max_steps"]) * recipe.ttrl.samples_per_step
     chosen = _times(counts.pool, recipe.task.select.samples if recipe.task.select else 0)
-    written = _sum(
-        {
-            "ladder": _times(counts.train, variants.per_root) if "ladder" in steps else 0,
-            "ladder_ttrl": _times(learned, recipe.ttrl.per_root),
-        }
+    of_one = (
+        _tokens_per_step(ttrl) * int(ttrl.trl["max_steps"])
+        + recipe.ttrl.per_root * recipe.variants.max_new_tokens / recipe.variants.per_prompt
+        + int(ttrl.trl["max_steps"]) * recipe.ttrl.samples_per_step * longest
     )
+    resampled = "conditions/ladder_pass100/problems" in stages
+    trained = {name: _times(steps[name], _tokens_per_step(arm.grpo)) for name, arm in arms.items()} | {
+        name: _times(steps[name], _tokens_per_step(ttrl)) for name in learning
+    }
     tokens = {
-        "training": _sum(
+        "training": _sum(trained),
+        "evaluation": _sum(
             {
-                "first": _times(_sum(trained), _tokens_per_step(recipe.grpo)),
-                "ttrl": _times(steps.get("ladder_ttrl", 0), _tokens_per_step(ttrl)),
+                "answers": _times(answers, longest),
+                "tries": _times(learned, tries * longest),
+                "select": _times(chosen, longest),
+                "pass@100": _times(counts.learned(recipe), max(N_SAMPLES * longest, of_one)) if resampled else 0,
             }
         ),
-        "evaluation": _times(
-            _sum({"answers": answers, "tries": _times(learned, tries), "select": chosen}), recipe.eval.max_new_tokens
+        "variants": _times(
+            _sum(
+                {
+                    "training": _times(counts.train, _variants_per_root(recipe, stages)),
+                    "ttrl": _times(learned, recipe.ttrl.per_root),
+                }
+            ),
+            recipe.variants.max_new_tokens / recipe.variants.per_prompt,
         ),
-        "variants": _times(written, variants.max_new_tokens / variants.per_prompt),
     }
     return tokens | {"total": _sum(tokens)}
+
+
+def _variants_per_root(recipe: Recipe, stages: Sequence[str]) -> int:
+    """Variants written of each training problem: in the tree that conditions share, and in each one's own part."""
+    shared = recipe.variants.first_per_root if "variants" in stages else 0
+    own = 0
+    for name in ("ladder", *recipe.arms):
+        if f"conditions/{name}/train" in stages:
+            its = conditions.arm(recipe, name).variants
+            own += its.per_root - (its.first_per_root if conditions.shares_tree(recipe, name) else 0)
+    return shared + own
 
 
 def _tokens_per_step(training: GrpoSettings) -> int:
@@ -212,18 +234,18 @@ def _seconds_left(recipe: Recipe, counts: _Counts, run: Path) -> float | None:
         seconds.extend(row["seconds"] for row in rows)
         return 0 if (folder / "done.json").exists() else max(0, max_steps - len(rows))
 
-    steps = _steps(recipe, counts)
-    for name in ("rl_without_variants", "ladder"):
-        if name in steps:
-            left[name] = look(run / "conditions" / name / "train", int(recipe.grpo.trl["max_steps"]))
-    if "ladder_ttrl" in steps:
-        tried, ttrl_steps = run / "conditions/ladder_ttrl/problems", int(_ttrl(recipe).trl["max_steps"])
+    ttrl_steps = int(recipe.ttrl.over(recipe.grpo).trl["max_steps"])
+    for name in conditions.trained(recipe, recipe.conditions):
+        max_steps = int(conditions.arm(recipe, name).grpo.trl["max_steps"])
+        left[name] = look(run / "conditions" / name / "train", max_steps)
+    for name in _learning(recipe):
+        tried = run / "conditions" / name / "problems"
         begun = [
             look(folder / "train", 0 if (folder / "done.json").exists() else ttrl_steps)
             for folder in sorted(tried.glob("*/"))
         ]
         learned = 0 if (tried / "done.json").exists() else counts.learned(recipe)
-        left["ladder_ttrl"] = None if learned is None else sum(begun) + max(0, learned - len(begun)) * ttrl_steps
+        left[name] = None if learned is None else sum(begun) + max(0, learned - len(begun)) * ttrl_steps
     steps_left = _sum(left)
     return None if len(seconds) < 2 or steps_left is None else steps_left * median(seconds)
 

@@ -16,21 +16,21 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from ladder_lite import dry_run, errors
+from ladder_lite import conditions, dry_run, errors
 from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
-from ladder_lite.errors import UserError, nearest
-from ladder_lite.experiment import CONDITIONS, NEEDS, Experiment
+from ladder_lite.errors import UserError
+from ladder_lite.experiment import Experiment
 from ladder_lite.live import Live
 from ladder_lite.run_dir import RunDir
-from ladder_lite.settings import Condition, Recipe
+from ladder_lite.settings import Recipe
 
 
 def run_recipe(
     recipe: Recipe,
     path: Path,
     live: Live,
-    only: Condition | None = None,
+    only: str | None = None,
     redo: Sequence[str] = (),
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
@@ -41,33 +41,21 @@ def run_recipe(
     from ladder_lite import report
 
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
-        for name in reversed(_with_dependents(redo)):  # a kill must not leave results of what is gone
+        for name in reversed(conditions.dependents(recipe, redo)):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
         experiment = Experiment(recipe, run, live, deadline)
         try:
             for condition in recipe.conditions:
                 if only in (None, condition):
-                    CONDITIONS[condition](experiment)
+                    experiment.do(condition)
         except OutOfTime:
             report.write_report(run.path)
             raise
         finished = run.path / "report.json"
-        if not experiment.worked and finished.exists():
+        if not experiment.lab.worked and finished.exists():
             live.say("everything is done already; --redo STAGE does a stage anew")
             return cast(dict[str, Any], json.loads(finished.read_text(encoding="utf-8")))
         return report.write_report(run.path)
-
-
-def _with_dependents(names: Sequence[str]) -> list[str]:
-    """The stages, and those that start from the results of one of them."""
-    for name in names:
-        if name not in NEEDS:
-            raise UserError(f"--redo {name}: no such stage{nearest(name, NEEDS)}; the stages are {', '.join(NEEDS)}")
-    stale = set(names)
-    for stage, needs in NEEDS.items():  # in the order of the flow, so one pass finds all
-        if stale.intersection(needs):
-            stale.add(stage)
-    return [stage for stage in NEEDS if stage in stale]
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -91,6 +79,9 @@ def main(
         str | None,
         typer.Option(metavar="TIME", help="Stop in time with all saved, exit code 0: 9h, 1h30m, 90m, 5400s."),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All conditions, those of the paper's figures included.")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in about a minute.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
@@ -113,9 +104,10 @@ def main(
     if name is None:
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
     recipe = load_recipe(name, overrides or (), smoke, profile)
-    if only is not None and only not in recipe.conditions:
-        hint = nearest(only, recipe.conditions)
-        raise UserError(f"--only {only}: no such condition{hint}; {recipe.name} has {', '.join(recipe.conditions)}")
+    if full:
+        recipe = conditions.with_more(recipe, recipe.full)
+    if only is not None:
+        recipe = conditions.with_more(recipe, [only])
     if only is not None and redo:
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
@@ -143,10 +135,8 @@ def main(
 
 def _stage_lines(path: Path) -> list[str]:
     recipe = load_recipe(str(path / "recipe.resolved.yaml"))
-    unused = {"select"} if recipe.task.select is None else set()
-    unused |= {"transformations"} if recipe.variants.transformations != "model" else set()
     states = []
-    for name in (name for name in NEEDS if name not in unused):
+    for name in conditions.stages_of(recipe, recipe.conditions):
         folder = path / name
         state = "done" if (folder / "done.json").exists() else "begun" if (folder / "begun.json").exists() else "to do"
         states.append(f"{name:<36} {state}")

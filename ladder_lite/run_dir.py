@@ -26,9 +26,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from ladder_lite.conditions import with_more
 from ladder_lite.config import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.settings import Recipe
+from ladder_lite.settings import BUILT_IN, Recipe
 
 _RECIPE, _VERSIONS, _LOCK = "recipe.resolved.yaml", "versions.json", "run.lock"
 _PACKAGES = (
@@ -94,10 +95,12 @@ class RunDir:
     def _settle(self, redo: bool) -> None:
         """Make the folder this recipe's, or raise if it is another's."""
         if (self.path / _RECIPE).exists():
-            difference = _first_difference(_read_recipe(self.path), self.recipe.model_dump(mode="json"))
-            if difference is None:
-                return
-            if not redo:
+            there = _read_recipe(self.path)
+            difference = _first_difference(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            # What other conditions left stays, and in the report.
+            known = [name for name in there.conditions if name in (*BUILT_IN, *self.recipe.arms)]
+            self.recipe = with_more(self.recipe, known)
+            if difference is not None and not redo:
                 raise UserError(
                     f"{self.path}: was made with {difference}; choose another --run-dir, or name the stages to --redo"
                 )
@@ -270,9 +273,9 @@ def _take_lock(path: Path) -> IO[str]:
     return lock
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path) -> Recipe:
     try:
-        return load_recipe(str(path / _RECIPE)).model_dump(mode="json")
+        return load_recipe(str(path / _RECIPE))
     except UserError as error:
         raise UserError(
             f"{error} (the run folder is damaged or of another version; choose another --run-dir)"
@@ -280,10 +283,13 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """Name the first setting that differs, with both values; `smoke`, `profiles` and `description` decide nothing."""
+    """Name the first setting that differs, with both values, of those that concern all stages.
+
+    `smoke`, `profiles` and `description` decide nothing; what an arm changes, the digests of its stages hold.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
-            if not key and name in ("smoke", "profiles", "description"):
+            if not key and name in ("smoke", "profiles", "description", "arms", "conditions", "full"):
                 continue
             below = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
             if below is not None:

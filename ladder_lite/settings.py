@@ -15,8 +15,12 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
+from ladder_lite.errors import nearest
+
 EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
-Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
+BUILT_IN = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100")
+"""Conditions that every recipe can name; a recipe adds its own as `arms`."""
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -271,12 +275,10 @@ class VariantSettings(_Section):
     equal_up_to_factor: bool
     adaptive: Adaptive | None
 
-    @field_validator("adaptive")
-    @classmethod
-    def _has_room_to_grow(cls, adaptive: Adaptive | None, info: ValidationInfo) -> Adaptive | None:
-        if adaptive is not None and adaptive.start > info.data.get("per_root", adaptive.start):
-            raise ValueError(f"must have a start of at most variants.per_root, which is {info.data['per_root']}")
-        return adaptive
+    @property
+    def first_per_root(self) -> int:
+        """Variants of each root before training begins."""
+        return min(self.adaptive.start, self.per_root) if self.adaptive else self.per_root
 
     @field_validator("transformations")
     @classmethod
@@ -370,15 +372,33 @@ class TtrlSettings(_Section):
         return grpo.model_copy(update={"trl": grpo.trl | {"max_steps": self.max_steps} | self.trl})
 
 
+def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    share = changes.get("share", 1)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError("must have a share above 0 and up to 1")
+    if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
+        raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
+    return changes
+
+
+ArmChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_ladder)]
+
+
 class Recipe(_Section):
-    """One experiment, complete. The run folder holds it as it was resolved."""
+    """One experiment, complete. The run folder holds it as it was resolved.
+
+    An arm is LADDER with other settings, a condition of its own: changes of `variants.*` and `grpo.*` by dotted key,
+    and `share`, the part of the variants that it may use. `full` names the conditions that `--full` adds.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     description: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
     task: TaskSettings
     model: ModelSettings
-    conditions: Annotated[tuple[Condition, ...], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ArmChanges]
+    conditions: Annotated[tuple[str, ...], Field(min_length=1)]
+    full: tuple[str, ...]
     variants: VariantSettings
     grpo: GrpoSettings
     eval: EvalSettings
@@ -404,9 +424,20 @@ class Recipe(_Section):
                 raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
         return ttrl
 
-    @field_validator("conditions")
+    @field_validator("arms")
     @classmethod
-    def _unique(cls, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    def _by_names_of_their_own(cls, arms: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+        if taken := sorted(set(BUILT_IN).intersection(arms)):
+            raise ValueError(f"must not name an arm {taken[0]}: that is a condition of every recipe")
+        return arms
+
+    @field_validator("conditions", "full")
+    @classmethod
+    def _known_and_unique(cls, conditions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = [*BUILT_IN, *info.data.get("arms", {})]
+        if "arms" in info.data and (unknown := [name for name in conditions if name not in known]):
+            hint = nearest(unknown[0], known)
+            raise ValueError(f"must name conditions of {', '.join(known)}, and {unknown[0]} is none{hint}")
         if len(set(conditions)) < len(conditions):
             raise ValueError("must not name a condition twice")
         return conditions

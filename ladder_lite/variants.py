@@ -73,7 +73,7 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
     """
     deadline = writer.deadline or Deadline.never()
     settings = writer.settings
-    per_root = settings.adaptive.start if settings.adaptive else settings.per_root
+    per_root = settings.first_per_root
     tree = _Tree(writer, roots, [], folder)
     for depth in range(1, settings.depth + 1):
         wanted = ceil(per_root * depth / settings.depth)  # of each root, down to this depth
@@ -156,6 +156,17 @@ class Growth:
 def load(folder: Path) -> list[Problem]:
     """The variants of a grown tree."""
     return [_problem(row) for row in read_jsonl(folder / "problems.jsonl")]
+
+
+def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
+    """The first variants of each root, in the order in which they were written: parents come before their children."""
+    taken: Counter[str] = Counter()
+    chosen = []
+    for variant in variants:
+        if taken[variant.root_id] < per_root:
+            chosen.append(variant)
+            taken[variant.root_id] += 1
+    return chosen
 
 
 def count(folder: Path) -> dict[str, Any]:

@@ -49,7 +49,9 @@ model:
   fast_inference: false
   max_prompt_length: 64
   lora: {r: 8, target_modules: all-linear}
+arms: {ladder_half: {share: 0.5}}
 conditions: [base, ladder]
+full: [ladder_half]
 variants:
   per_root: 10
   depth: 3
@@ -190,9 +192,18 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("model={}", "model.id is missing; every setting must be given"),
         (
             "conditions=[lader]",
-            "conditions.0 is \"lader\"; must be 'base', 'rl_without_variants', 'ladder' or 'ladder_ttrl'",
+            'conditions is ["lader"]; must name conditions of base, rl_without_variants, ladder, ladder_ttrl, ttrl, '
+            "ladder_pass100, ladder_half, and lader is none; did you mean ladder?",
         ),
         ("conditions=[base, base]", 'conditions is ["base", "base"]; must not name a condition twice'),
+        ("arms={base: {}}", 'arms is {"base": {}}; must not name an arm base: that is a condition of every recipe'),
+        ("arms.half={share: 2}", 'arms.half is {"share": 2}; must have a share above 0 and up to 1'),
+        (
+            "arms.half={eval.samples: 2}",
+            'arms.half is {"eval.samples": 2}; must change nothing but share, variants.* and grpo.*, not eval.samples',
+        ),
+        ("arms.half={grpo.row: uniform}", "unknown setting grpo.row; did you mean rows?"),
+        ("arms.half={variants.depth: 9}", "variants.depth is 9; must be less than or equal to 5"),
         ("conditions=[]", "conditions is []; must have at least 1 item after validation, not 0"),
         ("variants.depth=6", "variants.depth is 6; must be less than or equal to 5"),
         ("variants.temperature=[2, 1]", "variants.temperature is [2, 1]; must be [lowest, highest]"),
@@ -210,10 +221,6 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("smoke=3", "smoke is 3; must be a mapping of settings"),
         ("variants.transformations=own", "must be model, default, the path of a library.json, or lists"),
         ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; every setting must be given"),
-        (
-            "variants.adaptive={start: 11, every: 5, requests: 8}",
-            "must have a start of at most variants.per_root, which is 10",
-        ),
         ("variants.adaptive=3", "variants.adaptive is 3; must be a mapping of settings"),
         ("task.prompts.transformations='name {count}'", "must contain {effect}"),
         ("task.select.samples=0", "task.select.samples is 0; must be greater than 0"),
@@ -278,23 +285,23 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:30: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:32: variants.depth is missing; every setting must be given"),
         (
             "    max_steps: 200",
             "    max_step: 200",
-            "small.yaml:50: unknown setting grpo.trl.max_step; did you mean max_s",
+            "small.yaml:52: unknown setting grpo.trl.max_step; did you mean max_s",
         ),
-        ("[1, 2]", "[1, 3]", "small.yaml:38: variants.transformations is"),
-        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:31: conditions.1 is "lader"'),
+        ("[1, 2]", "[1, 3]", "small.yaml:40: variants.transformations is"),
+        ("[base, ladder]", "\n  - base\n  - lader", 'small.yaml:30: conditions is ["base", "lader"]; must name'),
         (
             "  eval.samples: 6",
             "  eval.smaples: 6",
-            "small.yaml:61: unknown setting eval.smaples; did you mean samples?",
+            "small.yaml:63: unknown setting eval.smaples; did you mean samples?",
         ),
         (
             "  eval.samples: 6",
             "  eval.samples: 4",
-            "small.yaml:55: eval.k is 5; must be at most eval.samples, which is 4",
+            "small.yaml:57: eval.k is 5; must be at most eval.samples, which is 4",
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
@@ -324,7 +331,7 @@ def test_profiles_are_checked_without_being_named(recipe_file: Path) -> None:
 
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
-    assert refusal("small.yaml") == "small.yaml:61: eval.samples is -6; must be greater than 0"
+    assert refusal("small.yaml") == "small.yaml:63: eval.samples is -6; must be greater than 0"
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from fakes import FakeBackend
 
+from ladder_lite.conditions import stages_of
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
-from ladder_lite.experiment import NEEDS, Experiment
+from ladder_lite.experiment import Experiment
 from ladder_lite.live import Live
 from ladder_lite.problems import load_problems
-from ladder_lite.recipe import _with_dependents, run_recipe
+from ladder_lite.recipe import run_recipe
 from ladder_lite.run_dir import RunDir
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
@@ -64,7 +65,7 @@ def test_torch_is_not_imported_before_there_is_work(arguments: list[str]) -> Non
         (["tiny", "grpo.trl.learning_rat=1"], ["learning_rat", "did you mean learning_rate"]),
         (["tiny", "variants.per_root=-1"], ["variants.per_root", "-1", "greater than 0"]),
         (["tiny", "eval.samples=many"], ["eval.samples", "many"]),
-        (["tiny", "--only", "laddder"], ["laddder", "did you mean ladder", "rl_without_variants"]),
+        (["tiny", "--only", "laddder"], ["laddder", "did you mean ladder", "rl_without_variants", "ladder_10"]),
         (["tiny", "--redo", "conditions/ladder/trian"], ["no such stage", "did you mean conditions/ladder/train"]),
         (["tiny", "model.id=/no/such/folder", "--only", "base"], ["/no/such/folder", "cannot load", "embedded"]),
         (["tiny", "task.test=missing.jsonl", "--only", "base"], ["missing.jsonl", "no such problem set"]),
@@ -88,31 +89,22 @@ def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
     assert "choose another --run-dir" in result.stderr
 
 
-def test_a_stage_done_anew_takes_those_after_it_along() -> None:
-    assert _with_dependents(["conditions/ladder/eval"]) == [
-        "conditions/ladder/eval",
-        "conditions/ladder_ttrl/problems",
-        "conditions/ladder_ttrl/eval",
-    ]
-    assert "conditions/base/eval" not in _with_dependents(["variants"])
-    assert _with_dependents([]) == []
-    assert all(need in NEEDS for needs in NEEDS.values() for need in needs)
-
-
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
-    result = _run("tiny", "--smoke", cwd=folder)
+    result = _run("tiny", "--smoke", "--full", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     table = result.stdout.rpartition("condition ")[2]
     assert all(f"\n{name} " in table for name in ("base", "rl_without_variants", "ladder", "ladder_ttrl"))
     return folder
 
 
-def test_the_smoke_run_does_all_four_conditions(smoke_run: Path) -> None:
+def test_the_smoke_run_does_all_conditions(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     report = json.loads((run / "report.json").read_text())
-    assert list(report["conditions"]) == ["base", "rl_without_variants", "ladder", "ladder_ttrl"]
+    recipe = load_recipe("tiny")
+    names = [name for name in (*recipe.conditions, *recipe.full) if name != "ladder_pass100"]  # no evaluation of all
+    assert list(report["conditions"]) == names
     assert report["variants"]["kept"] > 0
     assert report["conditions"]["ladder"]["steps"] > 0
     assert report["conditions"]["base"]["n_problems"] == 100
@@ -125,7 +117,7 @@ def test_the_smoke_run_does_all_four_conditions(smoke_run: Path) -> None:
 def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
-    result = _run("tiny", "--smoke", cwd=smoke_run)
+    result = _run("tiny", "--smoke", cwd=smoke_run)  # fewer conditions: the others stay where they are
     assert result.returncode == 0
     assert "done already" in result.stdout
     assert "load embedded" not in result.stdout
@@ -134,7 +126,8 @@ def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) 
 
 def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
     result = _run("--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
-    stages = [stage for stage in NEEDS if stage not in ("select", "transformations")]  # which this recipe has not
+    recipe = load_recipe("tiny")
+    stages = stages_of(recipe, [*recipe.conditions, *recipe.full])
     assert [line.split() for line in result.stdout.splitlines()] == [[stage, "done"] for stage in stages]
 
 
