@@ -54,8 +54,8 @@ def load_recipe(
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
     tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
     recipe = _check(tree, places)
-    for arm, changes in recipe.arms.items():
-        change(recipe, changes, _place(places, ("arms", arm)))
+    for name, arm in recipe.arms.items():
+        change(recipe, arm, _place(places, ("arms", name)))
     return recipe
 
 
@@ -129,9 +129,7 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def _apply(
-    tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
-) -> tuple[dict[str, Any], Places]:
+def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
     """Return the settings and their places after the changes (place, dotted key, value)."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:

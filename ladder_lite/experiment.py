@@ -175,7 +175,7 @@ class Experiment:
         from ladder_lite import evaluate
 
         recipe, lab = self.recipe, self.lab
-        greedy = recipe.eval.model_copy(update={"samples": 1, "k": 1, "temperature": 0.0})
+        ways = ((recipe.eval, "."), (evaluate.greedy(recipe.eval), "greedy"))
 
         def work(stage: Stage) -> dict[str, Any]:
             lab.restore(condition)
@@ -183,9 +183,9 @@ class Experiment:
             with lab.live.stage(f"evaluate {condition}", len(lab.tests)) as bar:
                 sampled, best = (
                     evaluate.evaluate(
-                        lab.task, lab.backend, lab.tests, settings, folder, recipe.seed, bar, lab.deadline
+                        lab.task, lab.backend, lab.tests, settings, stage.path / folder, recipe.seed, bar, lab.deadline
                     )
-                    for settings, folder in ((recipe.eval, stage.path), (greedy, stage.path / "greedy"))
+                    for settings, folder in ways
                 )
             return lab.summarize(sampled, best) | {"seconds": time.monotonic() - started}
 

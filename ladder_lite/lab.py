@@ -9,7 +9,7 @@ from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError
 from ladder_lite.live import Live, show
 from ladder_lite.memory import peak_memory_bytes
-from ladder_lite.problems import Problem, held_out_problems, load_problems, without_printed
+from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
 from ladder_lite.run_dir import RunDir, Stage, read_jsonl
 from ladder_lite.settings import Recipe
 
@@ -135,13 +135,13 @@ class Lab:
 
     def summarize(self, attempts: "Sequence[Attempt]", greedy: "Sequence[Attempt]") -> dict[str, Any]:
         """Accuracy of sampled and greedy answers to the tests; apart, of those shown otherwise than verified."""
-        from ladder_lite import evaluate
+        from ladder_lite.scores import summarize
 
-        summary = evaluate.summarize(attempts, self.recipe.eval.k)  # GREEDY
-        printed = {problem.id for problem in self.tests if "printed" in problem.data}
-        if printed:
-            shown = [attempt for attempt in attempts if attempt.problem_id in printed]
-            summary["printed"] = evaluate.summarize(shown, self.recipe.eval.k)
+        k = self.recipe.eval.k
+        set_notes = notes(self.recipe.task.test)
+        summary = summarize(attempts, k, greedy=greedy, task=self.task, problems=self.tests, notes=set_notes)
+        if printed := {problem.id for problem in self.tests if "printed" in problem.data}:
+            summary["printed"] = summarize([attempt for attempt in attempts if attempt.problem_id in printed], k)
         return summary
 
     def in_both(self, roots: Sequence[Problem]) -> list[Problem]:
