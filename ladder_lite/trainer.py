@@ -7,6 +7,7 @@ the trainer holds when both libraries are done with it is compared with that.
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from enum import Enum
@@ -19,6 +20,7 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError, first_line
+from ladder_lite.micro_batch import is_column, positions_are_relative, teaches_by_advantage_alone, teaching_part
 from ladder_lite.settings import GrpoSettings, grpo_config_defaults
 from ladder_lite.tasks import Task
 
@@ -112,6 +114,20 @@ def build(
             """
             model.save_pretrained(output_dir or config.output_dir, selected_adapters=[adapter.TRAINED])
 
+        def compute_loss(self, model: Any, inputs: dict[str, Any], **more: Any) -> Any:
+            """TRL's loss of all rows, from those that teach.
+
+            So the entropies and clip ratios that TRL logs here are means over such rows, and over the micro-batches
+            that have any; a step without one logs none.
+            """
+            # Unsloth's loss is its own. What a probe runs is to be as much as there can be, and its rewards are equal.
+            if "unsloth" in sys.modules or probing or not teaches_by_advantage_alone(self):
+                return super().compute_loss(model, inputs, **more)
+            part = teaching_part(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
+            if part is None:  # gradients of zero and not none: the optimizer's momentum moves the weights all the same
+                return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
+            return part.factor * super().compute_loss(model, part.inputs, **more)
+
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Write none: checkpoints are for resuming."""
 
@@ -178,7 +194,7 @@ def build(
         try:
             n = config.num_generations * -(-micro_batch // config.num_generations)
             batch = trainer._generate_and_score_completions(ask([{"row": 0}] * n))
-            part = {name: value[:micro_batch] if _is_column(value, n) else value for name, value in batch.items()}
+            part = {name: value[:micro_batch] if is_column(value, n) else value for name, value in batch.items()}
             trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps  # as each step does
             trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, part))
         finally:
@@ -283,11 +299,6 @@ def _demand(trainer: "GRPOTrainer", wanted: dict[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
-
-
-def _is_column(value: Any, n: int) -> bool:
-    """Whether this entry of a batch has a row for each of the n completions."""
-    return getattr(value, "ndim", 0) > 0 and len(value) == n
 
 
 def _longest(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:

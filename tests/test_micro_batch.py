@@ -1,0 +1,181 @@
+"""Rows that teach nothing: left out, they change neither the gradient nor what the optimizer does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+
+from ladder_lite import grpo, micro_batch, trainer
+from ladder_lite.backends import Backend, load_backend
+from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline
+from ladder_lite.problems import Problem
+from ladder_lite.settings import _LOSS_TYPES
+from ladder_lite.tasks import load_task
+
+RECIPE = load_recipe(
+    "tiny",
+    [
+        "grpo.rows=uniform",
+        "grpo.trl.max_steps=1",
+        "grpo.trl.per_device_train_batch_size=16",
+        "grpo.trl.num_generations=4",
+        "grpo.trl.max_completion_length=40",
+        "grpo.trl.temperature=2.0",  # replies of many lengths
+    ],
+)
+PROBLEMS = [
+    Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
+    for integrand in ("cos(2*x)", "5*sin(2*x)+x**3-exp(4*x)", "x**2+sin(3*x)", "x")
+]
+ADVANTAGES = [0.5, -0.5, 0, 1.5, 0, 0, 0, 0, -1.0, 0.25, 0, 0.75, 0, 0, 0, 0]
+"""Of four groups, the rewards of the second, whose prompt is the longest, and of the last are equal."""
+
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    """The embedded model with an adapter that does something."""
+    backend = load_backend(RECIPE)
+    generator = torch.Generator().manual_seed(0)
+    backend.restore(
+        {
+            name: weight + 0.02 * torch.randn(weight.shape, generator=generator)
+            for name, weight in backend.snapshot().items()
+        }
+    )
+    return backend
+
+
+def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrainer":
+    settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | trl_settings})
+    task = load_task(RECIPE.task)
+    log = grpo.Log(PROBLEMS, None, settings, 0, task, folder, lambda *_: False)
+    size = settings.trl["per_device_train_batch_size"]
+    built = trainer.build(task, backend, settings, folder, 0, log, Deadline.never(), size, probe_first=False)
+    built.current_gradient_accumulation_steps = settings.trl["gradient_accumulation_steps"]
+    built.model.train()
+    return built
+
+
+def roll_out(built: "trl.GRPOTrainer", advantages: list[float]) -> dict[str, Any]:
+    rows = [{"row": row} for row in range(len(PROBLEMS)) for _ in range(4)]
+    batch: dict[str, Any] = built._generate_and_score_completions(built.data_collator(rows))
+    return batch | {"advantages": torch.tensor(advantages)}
+
+
+def gradients(built: "trl.GRPOTrainer", parts: list[dict[str, Any]]) -> Weights:
+    weights = {name: weight for name, weight in built.model.named_parameters() if weight.requires_grad}
+    built.model.zero_grad()
+    for part in parts:
+        built.compute_loss(built.model, part).backward()
+    return {name: weight.grad.clone() for name, weight in weights.items()}
+
+
+def with_all_rows(monkeypatch: pytest.MonkeyPatch, find: Callable[[], Weights]) -> Weights:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "teaches_by_advantage_alone", lambda _trainer: False)
+        return find()
+
+
+def assert_close(found: Weights, expected: Weights) -> None:
+    largest = max(float(weight.abs().max()) for weight in expected.values())
+    assert found.keys() == expected.keys()
+    assert largest > 0
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5 * largest) for name in expected)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shapes of what goes through the model in training."""
+    shapes: list[tuple[int, int]] = []
+    score = trl.GRPOTrainer._get_per_token_logps_and_entropies
+
+    def note(self: Any, model: Any, input_ids: torch.Tensor, *args: Any, **named: Any) -> Any:
+        shapes.append(tuple(input_ids.shape))
+        return score(self, model, input_ids, *args, **named)
+
+    monkeypatch.setattr(trl.GRPOTrainer, "_get_per_token_logps_and_entropies", note)
+    return shapes
+
+
+@pytest.mark.parametrize("loss_type", _LOSS_TYPES)
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_gradient_is_that_of_all_rows(
+    backend: Backend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: list[tuple[int, int]],
+    loss_type: str,
+    accumulation: int,
+) -> None:
+    level = "sequence" if loss_type == "luspo" else "token"
+    sizes = {"per_device_train_batch_size": 16 // accumulation, "gradient_accumulation_steps": accumulation}
+    built = build(backend, tmp_path, loss_type=loss_type, importance_sampling_level=level, **sizes)
+    batch = roll_out(built, ADVANTAGES)
+    parts = trl.trainer.utils.split_tensor_dict(batch, accumulation)  # of four, the second and the last teach nothing
+    expected = with_all_rows(monkeypatch, lambda: gradients(built, parts))
+    whole = seen.copy()
+    seen.clear()
+    assert_close(gradients(built, parts), expected)
+    assert [len(whole), len(seen)] == [accumulation, {1: 1, 4: 2}[accumulation]]
+    assert sum(rows for rows, _ in seen) == sum(advantage != 0 for advantage in ADVANTAGES)
+    assert max(length for _, length in seen) < max(length for _, length in whole)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])  # one for each way to divide
+def test_masked_replies_teach_nothing_either(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, int]], loss_type: str
+) -> None:
+    built = build(backend, tmp_path, loss_type=loss_type)
+    batch = roll_out(built, ADVANTAGES)
+    batch["tool_mask"] = torch.ones_like(batch["completion_mask"])
+    batch["tool_mask"][[0, 5]] = 0
+    expected = with_all_rows(monkeypatch, lambda: gradients(built, [batch]))
+    assert_close(gradients(built, [batch]), expected)
+    assert [rows for rows, _ in seen] == [16, sum(advantage != 0 for advantage in ADVANTAGES) - 1]
+
+
+def test_without_any_signal_gradients_are_zero_and_momentum_goes_on(backend: Backend, tmp_path: Path) -> None:
+    built = build(backend, tmp_path)
+    before = backend.snapshot()
+    batch = roll_out(built, ADVANTAGES)
+    optimizer = built.create_optimizer()
+    gradients(built, [batch])
+    optimizer.step()
+    first = backend.snapshot()
+    found = gradients(built, [batch | {"advantages": torch.zeros(16)}])
+    assert all(not weight.any() for weight in found.values())
+    optimizer.step()
+    moved = [name for name, weight in backend.snapshot().items() if not weight.equal(first[name])]
+    backend.restore(before)
+    assert moved
+
+
+def test_prompts_are_not_moved_where_positions_count(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(backend, tmp_path)
+    assert micro_batch.positions_are_relative(built.model)
+    batch = roll_out(built, ADVANTAGES)
+    lengths = {
+        trim: micro_batch.teaching_part(batch, "grpo", trim_prompts=trim).inputs["prompt_ids"].shape[1]  # type: ignore[union-attr]
+        for trim in (False, True)
+    }
+    assert lengths[False] == batch["prompt_ids"].shape[1]
+    assert lengths[True] < lengths[False]
+    monkeypatch.setattr(built.model.config, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 10000.0})
+    assert not micro_batch.positions_are_relative(built.model)
+
+
+@pytest.mark.parametrize(
+    "all_rows",
+    [{"beta": 0.05}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.01}],
+)
+def test_what_is_of_all_rows_keeps_them(backend: Backend, tmp_path: Path, all_rows: dict[str, float]) -> None:
+    assert micro_batch.teaches_by_advantage_alone(build(backend, tmp_path / "plain"))
+    assert not micro_batch.teaches_by_advantage_alone(build(backend, tmp_path, **all_rows))
