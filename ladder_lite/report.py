@@ -236,7 +236,7 @@ def _describe_conditions(report: Mapping[str, Any], run: Path, recipe: Recipe) -
         *paper.notes,
         "",
         *_describe_printed(report),
-        *(f"- `{name}`: {_MEANING[name]}" for name in recipe.conditions),
+        *(f"- `{name}`: {_MEANING[name]}" for name in recipe.conditions if name in _MEANING),
         "",
     ]
     if report["curve"]:

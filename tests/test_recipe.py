@@ -92,19 +92,18 @@ def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
-    result = _run("tiny", "--smoke", "--full", cwd=folder)
+    result = _run("tiny", "--smoke", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     table = result.stdout.rpartition("condition ")[2]
     assert all(f"\n{name} " in table for name in ("base", "rl_without_variants", "ladder", "ladder_ttrl"))
     return folder
 
 
-def test_the_smoke_run_does_all_conditions(smoke_run: Path) -> None:
+def test_the_smoke_run_does_all_its_conditions(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     report = json.loads((run / "report.json").read_text())
     recipe = load_recipe("tiny")
-    names = [name for name in (*recipe.conditions, *recipe.full) if name != "ladder_pass100"]  # no evaluation of all
-    assert list(report["conditions"]) == names
+    assert list(report["conditions"]) == [name for name in recipe.conditions if name != "ladder_pass100"]
     assert report["variants"]["kept"] > 0
     assert report["conditions"]["ladder"]["steps"] > 0
     assert report["conditions"]["base"]["n_problems"] == 100
@@ -114,10 +113,33 @@ def test_the_smoke_run_does_all_conditions(smoke_run: Path) -> None:
     assert (run / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) -> None:
+    tests = tmp_path / "few.jsonl"
+    tests.write_text("".join(f'{{"integrand": "{n}*sin({n}*x)-exp({n}*x)+log({n}*x)"}}\n' for n in (2, 3, 4)))
+    arguments = ["tiny", "--smoke", f"task.test={tests}", "--run-dir", tmp_path / "run"]
+    assert _run(*arguments, "--only", "base").returncode == 0
+    kept = (tmp_path / "run/conditions/base/eval/attempts.jsonl").stat()
+    result = _run(*arguments, "--full")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "run/conditions/base/eval/attempts.jsonl").stat().st_mtime_ns == kept.st_mtime_ns
+    recipe = load_recipe("tiny")
+    assert load_recipe(str(tmp_path / "run/recipe.resolved.yaml")).conditions == (*recipe.conditions, *recipe.full)
+    listed = _run("--list", "--run-dir", tmp_path / "run").stdout
+    assert [line.split()[1] for line in listed.splitlines()] == ["done"] * len(listed.splitlines())
+    _run(*arguments, "--only", "base")  # asks for less, and takes nothing back
+    assert _run("--list", "--run-dir", tmp_path / "run").stdout == listed
+    train = tmp_path / "run/conditions/ladder_10/train"
+    assert json.loads((train / "done.json").read_text())["variants"] <= 10  # one of each root
+    learned = json.loads((tmp_path / "run/conditions/ladder_ttrl/problems/done.json").read_text())
+    for name in ("ttrl", "ladder_pass100"):
+        folders = (tmp_path / f"run/conditions/{name}/problems").glob("*/done.json")
+        assert {path.parent.name for path in folders} == set(learned["problems"])
+
+
 def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
-    result = _run("tiny", "--smoke", cwd=smoke_run)  # fewer conditions: the others stay where they are
+    result = _run("tiny", "--smoke", cwd=smoke_run)
     assert result.returncode == 0
     assert "done already" in result.stdout
     assert "load embedded" not in result.stdout
@@ -127,7 +149,7 @@ def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) 
 def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
     result = _run("--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
     recipe = load_recipe("tiny")
-    stages = stages_of(recipe, [*recipe.conditions, *recipe.full])
+    stages = stages_of(recipe, recipe.conditions)
     assert [line.split() for line in result.stdout.splitlines()] == [[stage, "done"] for stage in stages]
 
 
