@@ -140,6 +140,104 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
     assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
+# --- the adapter folded into the weights
+
+
+def _first_layer(backend: Backend) -> Any:
+    model, _ = backend.trainable()
+    return model.base_model.model.model.layers[0].self_attn.q_proj
+
+
+def _in_sampling(backend: Backend, monkeypatch: pytest.MonkeyPatch, look: Callable[[], None]) -> None:
+    """Call `look` whenever the model generates."""
+    model, _ = backend.trainable()
+    generate = type(model).generate
+
+    def generate_and_look(self: Any, **named: Any) -> Any:
+        look()
+        return generate(self, **named)
+
+    monkeypatch.setattr(type(model), "generate", generate_and_look)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_folding_leaves_the_very_tensors_that_were(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    _disturb(backend)
+    model, _ = backend.trainable()
+    before = {name: (weight.data_ptr(), weight.detach().clone()) for name, weight in model.named_parameters()}
+    base = _first_layer(backend).get_base_layer().weight
+    folded = []
+
+    def look() -> None:
+        folded.append(not base.detach().equal(before[name][1]))
+        if fails:
+            raise KeyboardInterrupt
+
+    (name,) = (name for name, weight in model.named_parameters() if weight is base)
+    _in_sampling(backend, monkeypatch, look)
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            backend.sample([_ask("x")], 1, SAMPLING)
+    else:
+        backend.sample([_ask("x")], 1, SAMPLING)
+    assert folded == [True]
+    for name, weight in model.named_parameters():
+        assert weight.data_ptr() == before[name][0]
+        assert weight.equal(before[name][1])
+    assert not _first_layer(backend).merged
+
+
+def test_a_folded_model_says_the_same(backend: Backend) -> None:
+    import torch
+
+    from ladder_lite.backends.adapter import folded
+
+    _disturb(backend)
+    model, tokenizer = backend.trainable()
+    ids = tokenizer("<answer>x**2+sin(3*x)</answer>", return_tensors="pt").input_ids
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with folded(model):
+            found = model(input_ids=ids).logits
+        with model.disable_adapter():
+            base = model(input_ids=ids).logits
+    assert torch.allclose(found, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    assert not torch.allclose(base, plain, rtol=1e-1, atol=1e-1 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("change", ["model.load_in_4bit=true", "model.dtype=bfloat16", "model.lora.use_dora=true"])
+def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load_backend(load_recipe("tiny", [change]))
+    merged = []
+    _in_sampling(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
+    backend.sample([_ask("x")], 1, SAMPLING)
+    assert merged == [False]
+
+
+def test_weights_that_have_another_use_or_do_not_fit_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    from ladder_lite.backends.adapter import _foldable
+
+    backend = load_backend(load_recipe("tiny", ['model.lora.target_modules=["lm_head","q_proj"]']))
+    model, _ = backend.trainable()  # whose head is its embedding, too
+    n_layers = model.config.num_hidden_layers
+    assert len(_foldable(model)) == n_layers
+    size = 4 * model.config.hidden_size**2 * n_layers
+    for share, folds in ((4.1, True), (3.9, False)):
+        memory = SimpleNamespace(available=int(share * size))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        assert bool(_foldable(model)) == folds
+
+
+def test_a_cpu_generates_few_replies_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = _fail_above(1000, monkeypatch, backend)
+    backend.sample([_ask("x")], 70, replace(SAMPLING, batch_size=200, max_new_tokens=2))
+    assert tried == [32, 32, 6]
+
+
 def test_four_bit_weights_train(tmp_path: Path) -> None:
     from ladder_lite import grpo
 
