@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -132,7 +133,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 def mean_with_interval(rates: Sequence[float]) -> Interval:
     """The mean of the problems' pass rates with its Wilson interval; 0 of 0 to 1 where there is no problem."""
-    value = float(np.mean(rates)) if rates else 0.0
+    value = fmean(rates) if rates else 0.0
     low, high = wilson_interval(value, len(rates))
     return {"value": value, "low": low, "high": high}
 
