@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from ladder_lite.definite import EXACT_TOLERANCE, TOLERANCE, References
-from ladder_lite.examination import CLEARLY, JUMP, MAX_COMPONENTS, NOISY, POINTS, SLACK
+from ladder_lite.examination import CLEARLY, JUMP, MAX_COMPONENTS, NOISY, POINTS, SLACK, hides_a_term, sheets_of
 from ladder_lite.examination import TOLERANCE as SLOPE_TOLERANCE
 from ladder_lite.expressions import Complexes, Expression, ExpressionError, parse
 from ladder_lite.integrands import MIN_POINTS, N_NEAR, SMALLEST, Integrand, IntegrandError, noise, prepare
@@ -75,7 +75,7 @@ def _antiderivatives(data: Data) -> Callable[[str], "_Antiderivative | None"]:
             expression = parse(text, problem.expression.variable, constant_of_integration=True, real_cube_roots=real)
         except ExpressionError:
             return None
-        return _Antiderivative(expression, pieces)
+        return _Antiderivative(expression, problem, pieces)
 
     return read
 
@@ -91,53 +91,80 @@ def _pieces(problem: Integrand) -> list[Complexes]:
 
 @dataclass(frozen=True, eq=False)
 class _Antiderivative:
-    """An answer to compare, at points of the integrand's domain, one array for each of its components."""
+    """An answer to compare at points of the integrand's domain, an array for each of the components looked at."""
 
     expression: Expression
+    problem: Integrand
     pieces: Sequence[Complexes]
 
     @cached_property
-    def _evaluated(self) -> list[tuple[Complexes, Complexes]]:
+    def evaluated(self) -> list[tuple[Complexes, Complexes]]:
         """Values and slopes on each piece."""
         values, slopes = self.expression.values_and_derivatives(np.concatenate(self.pieces))
         ends = np.cumsum([len(piece) for piece in self.pieces])[:-1]
         return list(zip(np.split(values, ends), np.split(slopes, ends), strict=True))
 
     def equals(self, other: "_Antiderivative") -> bool:
-        """Whether the two differ by one constant on a whole piece."""
+        """Whether the two differ by one constant on a whole component.
+
+        As where the verifier judges one answer, a difference that shows on a component counts on its neighbours too,
+        where larger terms may hide it, unless a root or a step lies between.
+        """
+        differs = [self._differs_plainly(other, number) for number in range(len(self.pieces))]
+        if all(differs):
+            return False
+        # The closer look takes ten evaluations: only where what is plain already leaves something to decide.
+        verdicts: list[bool | None] = [False if plain else None for plain in differs]
+        sheets = sheets_of(self.problem, self.expression, other.expression) if len(differs) > 1 else [(0, 0)]
+        for number, sheet in enumerate(sheets[: len(differs)]):
+            if (sheet, False) not in zip(sheets, verdicts, strict=False):
+                verdicts[number] = self._agrees(other, number)
+        differing = {sheet for sheet, verdict in zip(sheets, verdicts, strict=False) if verdict is False}
         return any(
-            self._agrees(other, points, *ours, *theirs)
-            for points, ours, theirs in zip(self.pieces, self._evaluated, other._evaluated, strict=True)
+            verdict and sheet not in differing and not self._may_hide(other, number, verdicts)
+            for number, (sheet, verdict) in enumerate(zip(sheets, verdicts, strict=False))
         )
 
-    def _agrees(
-        self,
-        other: "_Antiderivative",
-        points: Complexes,
-        values: Complexes,
-        slopes: Complexes,
-        others: Complexes,
-        other_slopes: Complexes,
-    ) -> bool:
+    def _differs_plainly(self, other: "_Antiderivative", number: int) -> bool:
+        slopes, other_slopes = self.evaluated[number][1], other.evaluated[number][1]
+        with np.errstate(all="ignore"):
+            errors = np.abs(slopes - other_slopes)
+            finite = np.isfinite(errors)
+            size = np.maximum(np.abs(slopes), np.abs(other_slopes))
+            excess = (errors - CLEARLY * size)[finite]
+        return len(excess) >= MIN_POINTS and bool(np.median(excess) > SMALLEST)
+
+    def _agrees(self, other: "_Antiderivative", number: int) -> bool | None:
+        """Whether the two agree on a piece up to a constant, None if floating point cannot tell or one jumps there."""
+        points = self.pieces[number]
+        (values, slopes), (others, other_slopes) = self.evaluated[number], other.evaluated[number]
         with np.errstate(all="ignore"):
             finite = np.isfinite(values + slopes + others + other_slopes)
+            if finite.sum() < MIN_POINTS:
+                return None
+            points, values, others = points[finite], values[finite], others[finite]
             errors = np.abs(slopes - other_slopes)[finite]
             size = np.maximum(np.abs(slopes), np.abs(other_slopes))[finite]
-            # Most answers that differ do so plainly, and noise takes ten evaluations.
-            if len(errors) < MIN_POINTS or np.median(errors - CLEARLY * size) > SMALLEST:
-                return False
-            mine, its = noise(self.expression, points[finite]), noise(other.expression, points[finite])
-            allowed = SLACK * (mine[1] + its[1])
-            if (allowed <= np.maximum(NOISY * size, _QUIET)).sum() < MIN_POINTS:
-                return False
+            noises = [noise(answer.expression, points) for answer in (self, other)]
+            allowed = SLACK * sum(of_slopes for _, of_slopes in noises)
             if (errors > SLOPE_TOLERANCE * size + allowed).any():
                 return False
-            values, others = values[finite], others[finite]
+            if (allowed <= np.maximum(NOISY * size, _QUIET)).sum() < MIN_POINTS:
+                return None
             magnitude = np.abs(values) + np.abs(others)
             anchor = int(magnitude.argmin())
             steps = np.abs((values - others) - (values - others)[anchor])
-            allowed = SLACK * (mine[0] + its[0]) + _ROUNDING * magnitude + JUMP * np.abs(values - values[anchor])
-            return bool((steps <= allowed + allowed[anchor] + SMALLEST).all())
+            allowed = SLACK * sum(of_values for of_values, _ in noises) + _ROUNDING * magnitude
+            allowed += JUMP * np.abs(values - values[anchor])
+            return True if (steps <= allowed + allowed[anchor] + SMALLEST).all() else None
+
+    def _may_hide(self, other: "_Antiderivative", number: int, verdicts: Sequence[bool | None]) -> bool:
+        """Whether, where the two agree, a term is too small to show that is plain to see where they differ."""
+        away = [piece.real for piece, verdict in zip(self.pieces, verdicts, strict=True) if verdict is False]
+        return bool(away) and any(
+            hides_a_term(answer.expression, self.problem.expression, self.pieces[number].real, np.concatenate(away))
+            for answer in (self, other)
+        )
 
 
 # --- values of definite integrals
