@@ -62,7 +62,8 @@ def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def what_counts(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Every row that a problem leaves, but for times."""
-    names = ("variants/problems", "train/metrics", "train/attempts", "train/curve", "train/pass_rates", "eval/attempts")
+    names = ("variants/problems", *(f"train/{name}" for name in ("metrics", "attempts", "curve", "pass_rates")))
+    names = (*names, "eval/attempts", "eval/greedy/attempts")
     return {name: without_times(read_jsonl(folder / f"{name}.jsonl")) for name in names}
 
 
@@ -165,6 +166,7 @@ def test_the_outcome_is_what_stands_on_record(backend: Backend, tmp_path: Path) 
     assert json.loads(json.dumps(outcome.to_row())) == outcome.to_row()
     assert all(row["n_tokens"] > 0 for row in (*curve, *rounds[:1]))
     assert len(answers) == 4
+    assert len(read_jsonl(tmp_path / "eval/greedy/attempts.jsonl")) == 1
     assert [row["step"] for row in curve] == [row["step"] for row in steps] == [1, 2, 3]
     times = [sum(row["seconds"] for row in rounds), *(row["seconds"] for row in curve), outcome.seconds]
     assert times == sorted(times)
@@ -201,7 +203,7 @@ def test_the_vote_is_that_of_the_last_answers_and_not_the_verifiers_pick(
     own = backend.sample
 
     def scripted(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
-        if n == 1:
+        if n == 1:  # a variant, or the greedy answer
             return own(prompts, n, sampling)
         return [[Completion(f"<answer>{answer}</answer>", 3, truncated=False) for answer in replies[n]]]
 
@@ -254,7 +256,7 @@ def test_each_use_has_draws_of_its_own(backend: Backend, tmp_path: Path, monkeyp
     monkeypatch.setattr(backend, "roll_out", note_roll_out)
     for problem in (HARD, EASY):
         learn(backend, tmp_path / problem.id, small("ttrl.max_steps=2"), problem)
-    assert len(seeds) >= 2 * (1 + 2 + 2 + 1)
+    assert len(seeds) >= 2 * (1 + 2 + 2 + 2)  # a tree's rounds, rollouts, tries, both kinds of answers
     assert len(set(seeds)) == len(seeds)
 
 
@@ -398,10 +400,10 @@ def test_a_finished_training_is_not_repeated(backend: Backend, tmp_path: Path, m
 def clocked(backend: Backend, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Ticking:
     """A clock by which nothing takes time but sampling: so many seconds for `variants`, `tries` and `answers`."""
     clock, own = Ticking(), backend.sample
-    takes = {1: seconds.get("variants", 0), 2: seconds.get("tries", 0), 4: seconds.get("answers", 0)}
+    of = {1: "variants", 2: "tries", 4: "answers"}
 
     def sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
-        clock.seconds += takes[n] if prompts else 0
+        clock.seconds += seconds.get(of[n], 0) if prompts and sampling.temperature != 0 else 0
         return own(prompts, n, sampling)
 
     monkeypatch.setattr(backend, "sample", sample)
