@@ -70,7 +70,7 @@ def test_json_alone_is_one_line_of_help(tmp_path: Path) -> None:
 
 def test_steps_and_tokens_of_tiny() -> None:
     told = _outlook("tiny")
-    assert told["steps_by_condition"] == {"rl_without_variants": 120, "ladder": 120, "ladder_ttrl": 8 * 30}
+    assert told["steps_by_condition"] == {"rl_without_variants": 100, "ladder": 100, "ladder_ttrl": 6 * 20}
     assert told["steps"] == 480
     # 10 samples and a greedy answer for 100 tests after three conditions, a look before and one every 10 steps of two
     # trainings; 8 problems of TTRL with 10 samples in the end and 8 tries a step; and as many tokens again for LADDER.
