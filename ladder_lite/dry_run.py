@@ -175,7 +175,7 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
     # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
     # samples, and its tries.
     answers = _times(counts.test, evaluated * (recipe.eval.samples + 1) + looks)
-    tries = recipe.eval.samples + int(ttrl.trl["max_steps"]) * recipe.ttrl.samples_per_step
+    tries = recipe.eval.samples + 1 + int(ttrl.trl["max_steps"]) * recipe.ttrl.samples_per_step
     chosen = _times(counts.pool, recipe.task.select.samples if recipe.task.select else 0)
     of_one = (
         _tokens_per_step(ttrl) * int(ttrl.trl["max_steps"])

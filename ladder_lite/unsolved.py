@@ -7,6 +7,7 @@ otherwise (the paper's Figure 6).
 import json
 import time
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite import divergence
@@ -15,6 +16,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.run_dir import Stage, append_jsonl, truncate_jsonl
 
 if TYPE_CHECKING:
+    from ladder_lite.attempts import Attempt
     from ladder_lite.lab import Lab
 
 N_SAMPLES = 100
@@ -55,22 +57,20 @@ def learn(lab: "Lab", condition: str) -> None:
 
 
 def answer_after(lab: "Lab", condition: str) -> None:
-    """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others.
+    """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others."""
 
-    There are no greedy answers among them: TTRL's models are gone.
-    """
+    def answers(tried: Path, folder: str) -> "list[Attempt]":
+        own = {path.name: lab.attempts(f"{condition}/problems/{path.name}", folder) for path in tried.glob("*/")}
+        before = [attempt for attempt in lab.attempts(STARTS[condition], folder) if attempt.problem_id not in own]
+        return [*before, *(attempt for part in own.values() for attempt in part)]
 
     def work(stage: Stage) -> dict[str, Any]:
         tried = lab.run.path / f"conditions/{condition}/problems"
-        own = {
-            path.parent.name: lab.attempts(condition, f"problems/{path.parent.name}/eval")
-            for path in tried.glob("*/eval")
-        }
-        before = [attempt for attempt in lab.attempts(STARTS[condition]) if attempt.problem_id not in own]
-        after = [*before, *(attempt for part in own.values() for attempt in part)]
-        truncate_jsonl(stage.path / "attempts.jsonl", lambda row: False)
-        append_jsonl(stage.path / "attempts.jsonl", [attempt.to_row() for attempt in after])
-        return lab.summarize(after, []) | {"seconds": 0.0}
+        sampled, greedy = answers(tried, "eval"), answers(tried, "eval/greedy")
+        for path, attempts in ((stage.path, sampled), (stage.path / "greedy", greedy)):
+            truncate_jsonl(path / "attempts.jsonl", lambda row: False)
+            append_jsonl(path / "attempts.jsonl", [attempt.to_row() for attempt in attempts])
+        return lab.summarize(sampled, greedy) | {"seconds": 0.0}
 
     lab.do(f"conditions/{condition}/eval", [lab.recipe.eval.model_dump(), STARTS[condition]], work)
 

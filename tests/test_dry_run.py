@@ -25,6 +25,12 @@ sys.argv = ["recipe", *sys.argv[1:]]
 runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 """
 
+STEPS, TTRL_STEPS = 100, 20
+"""Of a training of tiny, and of TTRL for a problem."""
+
+LEARNED = 6 * TTRL_STEPS
+"""Steps of TTRL in all."""
+
 
 def _run(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", PROGRAM, *arguments]
@@ -70,15 +76,16 @@ def test_json_alone_is_one_line_of_help(tmp_path: Path) -> None:
 
 def test_steps_and_tokens_of_tiny() -> None:
     told = _outlook("tiny")
-    assert told["steps_by_condition"] == {"rl_without_variants": 100, "ladder": 100, "ladder_ttrl": 6 * 20}
-    assert told["steps"] == 480
+    assert told["steps_by_condition"] == {"rl_without_variants": STEPS, "ladder": STEPS, "ladder_ttrl": LEARNED}
+    assert told["steps"] == 2 * STEPS + LEARNED
     # 10 samples and a greedy answer for 100 tests after three conditions, a look before and one every 10 steps of two
-    # trainings; 8 problems of TTRL with 10 samples in the end and 8 tries a step; and as many tokens again for LADDER.
-    answers = 3 * 11 * 100 + 2 * 13 * 100 + 8 * (10 + 30 * 8)
-    of_one = (30 * (64 + 8) + 80) * 120
-    assert told["tokens"]["training"] == 480 * 64 * 120
-    assert told["tokens"]["evaluation"] == answers * 120 + 8 * of_one
-    assert told["tokens"]["variants"] == (10 * 100 + 8 * 80) * 120
+    # trainings; 6 problems of TTRL with as many answers in the end and 8 tries a step; and as many tokens again for
+    # LADDER.
+    answers = 3 * 11 * 100 + 2 * (1 + STEPS // 10) * 100 + 6 * (11 + TTRL_STEPS * 8)
+    of_one = (TTRL_STEPS * (64 + 8) + 80) * 120
+    assert told["tokens"]["training"] == (2 * STEPS + LEARNED) * 64 * 120
+    assert told["tokens"]["evaluation"] == answers * 120 + 6 * of_one
+    assert told["tokens"]["variants"] == (10 * 100 + 6 * 80) * 120
     assert told["tokens"]["total"] == sum(told["tokens"][name] for name in ("training", "evaluation", "variants"))
 
 
@@ -86,10 +93,10 @@ def test_steps_and_tokens_of_tiny() -> None:
     ("conditions", "steps"),
     [
         ("[base]", {}),
-        ("[ladder_ttrl]", {"ladder": 120, "ladder_ttrl": 240}),
-        ("[ladder]", {"ladder": 120}),
-        ("[ladder_10]", {"ladder_10": 120}),
-        ("[ttrl]", {"ladder": 120, "ladder_ttrl": 240, "ttrl": 240}),
+        ("[ladder_ttrl]", {"ladder": STEPS, "ladder_ttrl": LEARNED}),
+        ("[ladder]", {"ladder": STEPS}),
+        ("[ladder_10]", {"ladder_10": STEPS}),
+        ("[ttrl]", {"ladder": STEPS, "ladder_ttrl": LEARNED, "ttrl": LEARNED}),
     ],
 )
 def test_conditions_bring_the_training_they_start_from(conditions: str, steps: dict[str, int]) -> None:
@@ -97,7 +104,7 @@ def test_conditions_bring_the_training_they_start_from(conditions: str, steps: d
 
 
 def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
-    assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * 30
+    assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 
 
 def test_counts_of_a_set_that_is_not_at_hand_are_unknown(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def test_counts_of_a_set_that_is_not_at_hand_are_unknown(tmp_path: Path) -> None
     told = _outlook("tiny", f"task.test={absent}", "ttrl.problems=all")
     assert told["steps"] is None
     assert told["tokens"]["total"] is None
-    assert told["steps_by_condition"]["ladder"] == 120
+    assert told["steps_by_condition"]["ladder"] == STEPS
     console = Console(width=200, record=True)
     console.print(render(told))
     assert "unknown (a problem set is not fetched)" in console.export_text()
@@ -120,9 +127,11 @@ def test_settings_of_ttrl_that_take_more_are_those_that_must_fit() -> None:
 def test_what_ttrl_changes_counts_for_ttrl_alone() -> None:
     plain = _outlook("tiny")
     told = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
-    assert told["steps_by_condition"] == plain["steps_by_condition"] | {"ladder_ttrl": 8 * 5}
-    assert told["tokens"]["training"] == 240 * 64 * 120 + 40 * 16 * 200
-    assert told["tokens"]["evaluation"] == plain["tokens"]["evaluation"] - 8 * 25 * 8 * 120 - 8 * (268_800 - 30_400)
+    assert told["steps_by_condition"] == plain["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
+    assert told["tokens"]["training"] == 2 * STEPS * 64 * 120 + 6 * 5 * 16 * 200
+    tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((20, 7680), (5, 3200))}
+    fewer = (TTRL_STEPS - 5) * 2 * tries + resampled[20] - resampled[5]  # tries, and LADDER's answers in their place
+    assert told["tokens"]["evaluation"] == plain["tokens"]["evaluation"] - 6 * fewer
     assert (told["completions_per_step"], told["num_generations"]) == (64, 8)
     for card in told["cards"]:
         assert card["micro_batch"] * card["accumulation"] == 64
@@ -130,7 +139,7 @@ def test_what_ttrl_changes_counts_for_ttrl_alone() -> None:
 
 def test_steps_of_ttrl_left_are_as_many_as_it_changes_them_to(tmp_path: Path) -> None:
     _measure(tmp_path, "ladder/train", 3.0, 3.0)
-    assert _outlook("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (120 + 118 + 40)
+    assert _outlook("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 2 + 6 * 5)
 
 
 def test_a_card_on_which_ttrl_alone_does_not_fit_is_too_small() -> None:
@@ -178,13 +187,13 @@ def test_time_left_follows_from_the_steps_measured(tmp_path: Path) -> None:
     _measure(tmp_path, "rl_without_variants/train", 2.0)
     assert _outlook("tiny", run=tmp_path)["seconds_left"] is None  # one step is no pace
     _measure(tmp_path, "ladder/train", 3.0, 30.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (119 + 118 + 240)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 3 + LEARNED)
     (tmp_path / "conditions/rl_without_variants/train/done.json").write_text("{}")  # it ended on a plateau
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (118 + 240)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + LEARNED)
     _measure(tmp_path, "ladder_ttrl/problems/a/train", 3.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (118 + 239)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + LEARNED - 1)
     (tmp_path / "conditions/ladder_ttrl/problems/a/done.json").write_text("{}")  # solved
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (118 + 7 * 30)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
     console = Console(width=200, record=True)
     console.print(render(_outlook("tiny", run=tmp_path)))
-    assert "Time left: at most 16:24" in console.export_text()
+    assert "Time left: at most 9:54" in console.export_text()
