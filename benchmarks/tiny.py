@@ -1,10 +1,10 @@
-"""The figures of the tiny recipe over seeds: accuracy by condition, TTRL, time, memory, and what start-up costs.
+"""The figures of `tiny --full` over seeds: every condition with intervals, TTRL against more samples, time, memory.
 
-    python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (15 to 20 minutes each on 2 cores)
-    python benchmarks/tiny.py --runs FOLDER        # finished or half-finished runs in FOLDER/s0, FOLDER/s1, ... go on
+    python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (about 45 minutes each on 2 cores)
+    python benchmarks/tiny.py --runs FOLDER        # finished or half-finished runs in FOLDER/tiny-s0, ... go on
 
-Writes benchmarks/results/tiny.json. Times are of the machine at hand; the ratio of start-up is against importing torch
-in the same run.
+Writes benchmarks/results/tiny.json; comparison.html and .md go to the folder of the runs. Times are of the machine at
+hand; the ratio of start-up is against importing torch in the same run.
 """
 
 import json
@@ -13,48 +13,47 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Annotated, Any
 
 import psutil
 import typer
 
+from ladder_lite.report import write_comparison
+
 HERE = Path(__file__).parent
 
 
 def main(
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/benchmark-tiny"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "tiny.json",
 ) -> None:
-    reports = []
-    for seed in seeds.split(","):
-        folder = runs / f"s{seed}"
-        command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", f"seed={seed}", "--run-dir", str(folder)]
-        subprocess.run(command, check=True)
-        reports.append(json.loads((folder / "report.json").read_text()) | {"verification": _verification_share(folder)})
+    folders = [runs / f"tiny-s{seed}" for seed in seeds.split(",")]
+    for seed, folder in zip(seeds.split(","), folders, strict=True):
+        command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "--full", f"seed={seed}"]
+        subprocess.run([*command, "--run-dir", str(folder)], check=True)
+    comparison = write_comparison(folders, runs / "comparison")
     figures = {
+        "command": "python benchmarks/tiny.py",
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
-        "mean": {name: _mean(reports, name) for name in reports[0]["conditions"]},
-        "runs": reports,
+        "means": comparison["means"],
+        "runs": [_measure(folder) for folder in folders],
     }
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
     _print(figures)
 
 
-def _mean(reports: list[dict[str, Any]], name: str) -> dict[str, float]:
-    conditions = [report["conditions"][name] for report in reports]
-    keys = [key for key in conditions[0] if key.startswith("pass@")]
-    return {key: mean(condition[key]["value"] for condition in conditions) for key in keys}
-
-
-def _verification_share(run: Path) -> float:
-    """Share of the time of LADDER's training steps that went into verification."""
+def _measure(run: Path) -> dict[str, Any]:
+    """What report.json holds, but for the curves, and the share of LADDER's training time that verification took."""
+    report = json.loads((run / "report.json").read_text())
     lines = (run / "conditions/ladder/train/metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
-    return sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
+    share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
+    kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
+    return kept | {"verification": share}
 
 
 def _startup_ratio(repeats: int = 5) -> float:
@@ -71,15 +70,15 @@ def _startup_ratio(repeats: int = 5) -> float:
 
 def _print(figures: dict[str, Any]) -> None:
     for report in figures["runs"]:
-        ttrl, seconds = report["ttrl"], sum(c["seconds"] for c in report["conditions"].values())
-        cells = [f"{name} {condition['pass@1']['value']:.1%}" for name, condition in report["conditions"].items()]
-        print(f"seed {report['seed']}: pass@1 {', '.join(cells)}")
-        print(f"  TTRL solved {ttrl['solved']} of {ttrl['attempted']} tried, {ttrl['n_left']} were left unsolved")
+        seconds = sum(condition["seconds"] for condition in report["conditions"].values())
         gib = report["peak_memory_bytes"] / 2**30
-        print(f"  {seconds / 60:.1f} min of training steps and evaluation, {gib:.2f} GiB at most")
+        print(f"seed {report['seed']}: {seconds / 60:.1f} min of steps and evaluation, {gib:.2f} GiB at most")
         print(f"  verification: {report['verification']:.2%} of LADDER's training time")
-    for name, means in figures["mean"].items():
-        print(f"mean {name}: {', '.join(f'{key} {value:.1%}' for key, value in means.items())}")
+        for name, method in report["race"].get("methods", {}).items():
+            print(f"  {name}: solved {method['solved']} of {len(report['race']['problems'])} hard problems")
+    for mean in figures["means"]:
+        for name, share in mean["conditions"].items():
+            print(f"mean {name}: {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})")
     print(f"--help takes {figures['help_over_import_torch']:.2f} of the time of importing torch")
 
 
