@@ -135,6 +135,7 @@ class Live:
         self._clock = clock
         self._open: list[Bar] = []
         self._printed_at: dict[Bar, float] = {}
+        self._panel: RenderableType | None = None
         self._screen = (
             Screen(
                 console=self.console,
@@ -204,14 +205,28 @@ class Live:
         """Print a table or another of rich's renderables above the bars."""
         self.console.print(renderable)
 
-    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
-        """Print a root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
+    @property
+    def room(self) -> int | None:
+        """Lines that a panel below the bars can have; None in a log, which shows no panel."""
+        return None if self._screen is None else max(3, self.console.height - 2 * len(self._open) - 2)
+
+    def show_panel(self, panel: RenderableType | None) -> None:
+        """Draw something below the bars until the next one is given; a log does not show it."""
+        self._panel = panel
+        self._redraw()
+
+    def tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> Tree:
+        """A root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
         root, *variants = problems
         tree = Tree(self._problem_line(root, pass_rates), guide_style="dim")
         nodes = {root.id: tree}
         for variant in variants:  # parents come before their children
             nodes[variant.id] = nodes[variant.parent_id or root.id].add(self._problem_line(variant, pass_rates))
-        self.console.print(tree)
+        return tree
+
+    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
+        """Print `tree`."""
+        self.console.print(self.tree(problems, pass_rates))
 
     def _problem_line(self, problem: Problem, pass_rates: Mapping[str, float]) -> Text:
         data = problem.data
@@ -249,6 +264,8 @@ class Live:
             if fields := bar.describe_fields("   "):
                 line = Text(self._encodable(fields), style="dim", no_wrap=True, overflow="crop")
                 rows.append(Padding(line, (0, 0, 0, 2)))
+        if self._panel is not None:
+            rows.append(self._panel)
         return Group(*rows)
 
     def _draw_bar(self, bar: Bar) -> Table:
