@@ -29,6 +29,16 @@ _UNITS_S = {"h": 3600, "m": 60, "s": 1}
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 
 
+def read_budget(text: str) -> float:
+    """The seconds of a budget such as "9h", "90m", "1h30m" or "5400s"; ValueError where it cannot be read."""
+    match = _BUDGET.fullmatch(text.strip().lower())
+    parts = match.groups() if match else ()
+    seconds = sum(float(part) * unit for part, unit in zip(parts, _UNITS_S.values(), strict=False) if part)
+    if not seconds:
+        raise ValueError("give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
+    return seconds
+
+
 class OutOfTime(Exception):  # noqa: N818 - it is no error
     """The budget is used up and everything is saved. It is no mistake: command lines that meet it exit with 0."""
 
@@ -50,12 +60,15 @@ class Deadline:
     @classmethod
     def after(cls, text: str, clock: Callable[[], float] = time.monotonic) -> Self:
         """A budget that begins now, such as "9h", "90m", "1h30m" or "5400s"; UserError where it cannot be read."""
-        match = _BUDGET.fullmatch(text.strip().lower())
-        parts = match.groups() if match else ()
-        seconds = sum(float(part) * unit for part, unit in zip(parts, _UNITS_S.values(), strict=False) if part)
-        if not seconds:
-            raise UserError(f"--budget {text}: not a time; give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
-        return cls(seconds, text.strip(), clock)
+        try:
+            return cls(read_budget(text), text.strip(), clock)
+        except ValueError as error:
+            raise UserError(f"--budget {text}: not a time; {error}") from error
+
+    def within(self, budget_s: float, text: str) -> "Deadline":
+        """A budget for a part of the work, which begins now; this deadline itself where that comes first."""
+        part = Deadline(budget_s, text, self._clock)
+        return part if part._ends_at < self._ends_at else self
 
     def now(self) -> float:
         """The clock's seconds."""

@@ -15,6 +15,8 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
+from ladder_lite.deadline import read_budget
+
 EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
 Condition = Literal["base", "rl_without_variants", "ladder", "ladder_ttrl"]
 _Number = TypeVar("_Number", int, float)
@@ -355,14 +357,29 @@ class EvalSettings(_Section):
         return k
 
 
+def _readable(budget: str) -> str:
+    try:
+        read_budget(budget)
+    except ValueError as error:
+        raise ValueError(f"must be a time: {error}") from error
+    return budget
+
+
 class TtrlSettings(_Section):
-    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl."""
+    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl.
+
+    `budget` is the time that tree and training of one problem may take, such as "10m". With `stop_when_solved` the
+    verifier's verdict on the test problem ends training, which is the paper's rule; without, it decides nothing.
+    """
 
     problems: Annotated[int, Field(ge=0)] | Literal["all"]
+    order: Literal["listed", "shuffled"]
     per_root: Count
     depth: Depth
     max_steps: Count
+    budget: Annotated[str, AfterValidator(_readable)] | None
     samples_per_step: Count
+    stop_when_solved: bool
     trl: GrpoConfigSettings
 
     def over(self, grpo: GrpoSettings) -> GrpoSettings:

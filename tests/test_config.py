@@ -76,7 +76,8 @@ grpo:
     per_device_train_batch_size: 8
     max_completion_length: 64
 eval: {samples: 10, k: 5, temperature: 1.0, top_p: 1.0, max_new_tokens: 64, batch_size: 8}
-ttrl: {problems: all, per_root: 5, depth: 2, max_steps: 20, samples_per_step: 8, trl: {}}
+ttrl: {problems: all, order: listed, per_root: 5, depth: 2, max_steps: 20, budget: null, samples_per_step: 8, \
+  stop_when_solved: true, trl: {}}
 profiles:
   small: {eval.k: 3, eval.samples: 8}
 smoke:
@@ -207,6 +208,9 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("eval.k=11", "eval.k is 11; must be at most eval.samples, which is 10"),
         ("eval.temperature=.nan", "eval.temperature is NaN; must be a finite number"),
         ("ttrl.problems=some", "ttrl.problems is \"some\"; must be a valid integer or must be 'all'"),
+        ("ttrl.order=random", "ttrl.order is \"random\"; must be 'listed' or 'shuffled'"),
+        ("ttrl.budget=ten", 'ttrl.budget is "ten"; must be a time: give hours, minutes or seconds'),
+        ("ttrl.budget=600", "ttrl.budget is 600; must be a valid string"),
         ("smoke=3", "smoke is 3; must be a mapping of settings"),
         ("variants.transformations=own", "must be model, default, the path of a library.json, or lists"),
         ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; every setting must be given"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ladder_lite.backends import Adapter
+
 TRAINED, REFERENCE = "default", "ref"
 
 
@@ -48,3 +50,11 @@ def without_reference_after(model: Any) -> Iterator[None]:
         if REFERENCE in model.peft_config:
             model.delete_adapter(REFERENCE)
             model.set_adapter(TRAINED)
+
+
+def is_same(one: Adapter, other: Adapter) -> bool:
+    """Whether two snapshots hold the same weights bit by bit; a type that training made wider is no difference."""
+    return one.keys() == other.keys() and all(
+        torch.equal(weight.float().view(torch.int32), other[name].float().view(torch.int32))
+        for name, weight in one.items()
+    )
