@@ -321,7 +321,7 @@ def _success(problem: Problem, solution: Solution) -> list[str]:
         f"verified {kind}: {solution.answer}",
         f"LaTeX: {solution.latex}",
         f"checked: {checked(problem)}",
-        f"effort: {_effort(solution)}",
+        f"it took: {_effort(solution)}",
     ]
 
 
@@ -342,7 +342,7 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
 
 def _effort(solution: Solution) -> str:
     steps = f", {solution.steps} steps of GRPO" if solution.steps else ""
-    return f"{solution.attempts} answers verified{steps}, {solution.seconds:.0f} s"
+    return f"{solution.attempts} answers tried{steps}, {solution.seconds:.0f} s"
 
 
 if __name__ == "__main__":

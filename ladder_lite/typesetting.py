@@ -19,10 +19,12 @@ _CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
 
 
 def bare(expression: Expression) -> str:
-    """The text in one spelling, without the constant of integration, which verification leaves out as well."""
+    """The text as it was read, without the constant of integration, which verification leaves out as well."""
     try:
-        text = ast.unparse(_tree(expression))
+        whole, text = (ast.unparse(tree) for tree in (ast.parse(expression.source, mode="eval"), _tree(expression)))
     except RecursionError:  # a sum of hundreds of terms
+        return expression.source
+    if text == whole:
         return expression.source
     for operator in ("**", "*", "/"):
         text = text.replace(f" {operator} ", operator)
