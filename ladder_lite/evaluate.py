@@ -1,10 +1,9 @@
 """How many problems a model solves: pass@1, pass@k and their intervals, from sampled and verified answers."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from math import comb, sqrt
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ladder_lite.attempts import Attempt
 from ladder_lite.backends import Backend, Sampling
@@ -12,16 +11,27 @@ from ladder_lite.deadline import Deadline
 from ladder_lite.live import Bar
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.scores import (
+    Vote,
+    majority_vote,
+    paired_bootstrap,
+    pass_at_k,
+    pass_rates_by_depth,
+    summarize,
+    wilson_interval,
+)
 from ladder_lite.settings import EvalSettings
 from ladder_lite.tasks import Task
+
+__all__ = ["CHUNK", "CHUNK_TOKENS", "chunk_size", "evaluate", "greedy", "sample", "sample_tokens"]
+__all__ += ["Vote", "majority_vote", "paired_bootstrap", "pass_at_k", "pass_rates_by_depth", "summarize"]
+__all__ += ["wilson_interval"]
 
 CHUNK = 50
 """Problems sampled at a time, at most: a kill loses at most one chunk."""
 
 CHUNK_TOKENS = 200_000
 """Tokens of a chunk, at most, where it has more than one problem: minutes of work, also for a model that thinks."""
-
-_Z_95 = 1.959963984540054
 
 
 def evaluate(
@@ -80,38 +90,52 @@ def sample(
     ]
 
 
-def summarize(attempts: Iterable[Attempt], k: int) -> dict[str, Any]:
-    """pass@1 and pass@k over the problems, each {"value", "low", "high"} with a 95 % interval, and `n_problems`.
+def greedy(settings: EvalSettings) -> EvalSettings:
+    """The settings for one answer to each problem, of the likeliest token each time."""
+    return settings.model_copy(update={"samples": 1, "k": 1, "temperature": 0.0})
 
-    A problem that the verifier cannot judge (any grade without reward) is left out.
+
+def sample_tokens(
+    task: Task,
+    backend: Backend,
+    problem: Problem,
+    settings: EvalSettings,
+    folder: Path,
+    seed: int,
+    n: int,
+    n_tokens: int,
+    deadline: Deadline | None = None,
+) -> list[Attempt]:
+    """Graded attempts at one problem, until they are `n` at least and have `n_tokens` tokens at least.
+
+    `attempts.jsonl` in the folder holds what is done so far, in chunks of `settings.batch_size` or less, each with a
+    seed of its own; called again after a kill it goes on, and ends with the same attempts. OutOfTime before a chunk
+    that would not be done in time.
     """
-    tries: dict[str, list[bool]] = defaultdict(list)
-    unverifiable = set()
-    for attempt in attempts:
-        tries[attempt.problem_id].append(attempt.correct)
-        if attempt.grade.reward is None:
-            unverifiable.add(attempt.problem_id)
-    for problem_id in unverifiable:
-        del tries[problem_id]
-    summary: dict[str, Any] = {"n_problems": len(tries)}
-    for size in dict.fromkeys((1, k)):
-        rates = [pass_at_k(len(right), sum(right), size) for right in tries.values() if len(right) >= size]
-        value = sum(rates) / len(rates) if rates else 0.0
-        low, high = wilson_interval(value, len(rates))
-        summary[f"pass@{size}"] = {"value": value, "low": low, "high": high}
-    return summary
+    deadline = deadline or Deadline.never()
+    path = folder / "attempts.jsonl"
+    attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
+    done: list[Attempt] = []
+    chunk = 0
+    while size := _missing(done, n, n_tokens, settings.batch_size):
+        new = attempts[len(done) : len(done) + size]
+        if len(new) < size:  # sampled anew as a whole, a part of a chunk comes out as it would have
+            truncate_jsonl(path, lambda row: row["index"] < len(done))
+            with deadline.piece("evaluation", size):
+                sampled = sample(task, backend, [problem], settings, size, seed * 1_000 + chunk)
+                new = [replace(attempt, index=len(done) + attempt.index) for attempt in sampled]
+                append_jsonl(path, [attempt.to_row() for attempt in new])
+            attempts = [*done, *new]
+        done.extend(new)
+        chunk += 1
+    return done
 
 
-def pass_at_k(n: int, n_right: int, k: int) -> float:
-    """Unbiased chance that one of k attempts is right, from n attempts (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
-    return 1 - comb(n - n_right, k) / comb(n, k)
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a share of n problems (Wilson 1927); the mean of pass rates takes it as a cautious one."""
-    if n == 0:
-        return 0.0, 1.0
-    z2 = _Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return (max(0.0, centre - half) if share else 0.0), (min(1.0, centre + half) if share < 1 else 1.0)
+def _missing(attempts: Sequence[Attempt], n: int, n_tokens: int, most: int) -> int:
+    """How many more attempts to sample at once: what is missing, by the tokens of those so far; 0 at the end."""
+    if len(attempts) < n or not attempts:
+        return min(most, max(1, n - len(attempts)))
+    so_far = sum(max(1, attempt.completion.n_tokens) for attempt in attempts)  # an empty reply took one to end
+    if so_far >= n_tokens:
+        return 0
+    return min(most, -(-(n_tokens - so_far) * len(attempts) // so_far))
