@@ -38,6 +38,7 @@ _REFRESH_PER_S = 2  # the bars share the processor with the training on small ma
 _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
 _TITLE_WIDTH = 26
+_LEAST_WIDTH = 24
 _LABELS = {"no_signal": "groups without signal", "test": "test accuracy"}
 _SHARES = frozenset({"no_signal", "test"})
 
@@ -231,7 +232,9 @@ class Live:
     def _problem_line(self, problem: Problem, pass_rates: Mapping[str, float]) -> Text:
         data = problem.data
         bounds = "" if data["lower"] is None else f" from {data['lower']} to {data['upper']}"
-        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}")))
+        # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
+        width = min(72, max(_LEAST_WIDTH, self.console.width - 20 - 4 * problem.depth))
+        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}", width)))
         if problem.parent_id is not None:
             line.append(f"  {problem.requested}", style="dim")
         if (rate := pass_rates.get(problem.id)) is not None:

@@ -91,17 +91,18 @@ class Search:
             library = transformations.open_library(recipe.variants, folder)
             # Nothing is measured here, and what is learned is forgotten: no problem has to be kept out of the tree.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
-            outcome = ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
+            ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
             self._note([Attempt.from_row(row) for row in read_jsonl(folder / "eval/attempts.jsonl")])
         if self._variants and live.room is not None:  # a log has told it step by step
             live.print_tree([self._problem, *self._variants], self._rates())
-        if outcome.stopped == "no variants":
-            live.say("the model wrote no variant that can be read")
 
     def tree(self, variants: Sequence[Problem]) -> None:
         """The tree is grown."""
         self._variants = list(variants)
         live = self._live
+        if not variants:
+            live.say("the model wrote no variant that can be read, and so has nothing to learn from")
+            return
         live.say(f"{len(variants)} variants to learn from")
         if live.room is None:
             live.print_tree([self._problem, *variants], {})
