@@ -85,8 +85,8 @@ def learn(
 
     After each step `samples_per_step` answers to the problem itself are sampled; with `stop_when_solved` the first
     right one ends training. The folder is laid out like a run's: `variants/`, `train/` with a `curve.jsonl`, and
-    `eval/` with `eval.samples` attempts of the model as it is when training ends. KL, where `beta` asks for it, is
-    measured against the adapter that the backend held at first.
+    `eval/` with `eval.samples` attempts of the model as it is when training ends, and `eval/greedy/` with a greedy one.
+    KL, where `beta` asks for it, is measured against the adapter that the backend held at first.
 
     `ttrl.budget` ends the tree and the training early, not the answers. OutOfTime where the writer's deadline comes
     first. Called again with the same adapter after that, or after a kill, it goes on where it was. However it ends, the
@@ -234,18 +234,23 @@ class _Lesson:
         return stop
 
     def _answer(self) -> list[Attempt]:
-        """Answers of the model as it is when training ends."""
+        """The sampled answers of the model as it is when training ends; `eval/greedy` gets its greedy one."""
+        settings, place = self._recipe.eval, self._folder / "eval"
         with self._live.stage("its answers", 1) as bar:
-            return evaluate.evaluate(
-                self._writer.task,
-                self._writer.backend,
-                [self._problem],
-                self._recipe.eval,
-                self._folder / "eval",
-                self._seed("answers"),
-                bar,
-                self._deadline,
+            _, sampled = (
+                evaluate.evaluate(
+                    self._writer.task,
+                    self._writer.backend,
+                    [self._problem],
+                    way,
+                    folder,
+                    self._seed(folder.name),
+                    bar,
+                    self._deadline,
+                )
+                for way, folder in ((evaluate.greedy(settings), place / "greedy"), (settings, place))
             )
+        return sampled
 
     def _seed(self, use: str) -> int:
         """A seed for each use: small integers of different uses coincide, and the same draws would serve twice."""

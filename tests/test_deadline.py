@@ -114,3 +114,17 @@ def test_a_piece_that_fails_is_no_measure() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert deadline.expected_s("chunk") == 0
+
+
+def test_a_part_of_the_work_has_a_budget_within_that_of_all() -> None:
+    clock = Clock()
+    whole = Deadline.after("1000s", clock)  # ends at 980
+    part = whole.within(100, "100s")  # ends at 98
+    clock.seconds += 90
+    part.check(8)
+    with pytest.raises(OutOfTime, match="budget of 100s used"):
+        part.check(9)
+    whole.check(800)
+    assert whole.within(2_000, "2000s") is whole
+    assert not whole.within(-5, "5s").allows()
+    assert Deadline.never().within(5, "5s").allows(4.8)
