@@ -389,7 +389,10 @@ def test_a_terminal_shows_the_part_of_the_tree_that_it_has_room_for(monkeypatch:
     assert tree[-1].endswith(" 59*x  equivalent  100 %")  # the last of 58, trained on just now
 
 
-def test_a_model_without_variants_says_so(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_model_without_variants_says_so(
+    monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr(ttrl, "learn", lambda *_, watch: watch.tree([]))
     code, out, _ = run_cli(wrong, "x**2", "--ttrl", "--samples", "1")
     assert code == 1
-    assert "the model wrote no variant that can be read, " in out
+    assert "the model wrote no variant that can be read, and so has nothing to learn from\n" in out
