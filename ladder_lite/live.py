@@ -38,6 +38,7 @@ _REFRESH_PER_S = 2  # the bars share the processor with the training on small ma
 _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
 _TITLE_WIDTH = 26
+_LEAST_WIDTH = 24
 _LABELS = {"no_signal": "groups without signal", "test": "test accuracy"}
 _SHARES = frozenset({"no_signal", "test"})
 
@@ -135,6 +136,7 @@ class Live:
         self._clock = clock
         self._open: list[Bar] = []
         self._printed_at: dict[Bar, float] = {}
+        self._panel: RenderableType | None = None
         self._screen = (
             Screen(
                 console=self.console,
@@ -204,19 +206,35 @@ class Live:
         """Print a table or another of rich's renderables above the bars."""
         self.console.print(renderable)
 
-    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
-        """Print a root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
+    @property
+    def room(self) -> int | None:
+        """Lines that a panel below the bars can have; None in a log, which shows no panel."""
+        return None if self._screen is None else max(3, self.console.height - 2 * len(self._open) - 2)
+
+    def show_panel(self, panel: RenderableType | None) -> None:
+        """Draw something below the bars until the next one is given; a log does not show it."""
+        self._panel = panel
+        self._redraw()
+
+    def tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> Tree:
+        """A root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
         root, *variants = problems
         tree = Tree(self._problem_line(root, pass_rates), guide_style="dim")
         nodes = {root.id: tree}
         for variant in variants:  # parents come before their children
             nodes[variant.id] = nodes[variant.parent_id or root.id].add(self._problem_line(variant, pass_rates))
-        self.console.print(tree)
+        return tree
+
+    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
+        """Print `tree`."""
+        self.console.print(self.tree(problems, pass_rates))
 
     def _problem_line(self, problem: Problem, pass_rates: Mapping[str, float]) -> Text:
         data = problem.data
         bounds = "" if data["lower"] is None else f" from {data['lower']} to {data['upper']}"
-        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}")))
+        # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
+        width = min(72, max(_LEAST_WIDTH, self.console.width - 20 - 4 * problem.depth))
+        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}", width)))
         if problem.parent_id is not None:
             line.append(f"  {problem.requested}", style="dim")
         if (rate := pass_rates.get(problem.id)) is not None:
@@ -249,6 +267,8 @@ class Live:
             if fields := bar.describe_fields("   "):
                 line = Text(self._encodable(fields), style="dim", no_wrap=True, overflow="crop")
                 rows.append(Padding(line, (0, 0, 0, 2)))
+        if self._panel is not None:
+            rows.append(self._panel)
         return Group(*rows)
 
     def _draw_bar(self, bar: Bar) -> Table:

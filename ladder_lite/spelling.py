@@ -126,7 +126,7 @@ _LATEX_SHORT: Final = (
     (re.compile(r"\\log\s*_\s*\{?\s*(\w+)\s*\}?"), r" log_\1 "),
     (re.compile(r"\\sqrt\s*(\w)"), r" sqrt(\1)"),
 )
-_GROUP: Final = re.compile(r"\{([^{}]*)\}")
+_GROUP: Final = re.compile(r"(?<!frac)\{([^{}]*)\}")  # a numerator waits for its denominator
 
 
 def _latex(text: str) -> str:

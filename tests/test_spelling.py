@@ -35,6 +35,8 @@ from ladder_lite.spelling import plain
         ("$x$", "x"),
         (r"\(\frac{x^2}{2}\)", "x**2/2"),
         (r"\frac12 x", "1/2*x"),
+        (r"-\frac{1}{4 \left(2 x + 7\right)^{2}}", "-(1/(4*(2*x+7)**2))"),
+        (r"\frac{1}{2^{\frac{x}{3}}}", "1/2**(x/3)"),
         (r"\sqrt[3]{x+1}", "(x+1)**(1/3)"),
         (r"\boxed{\frac{e^{\sqrt{x}}}{2}}", "e**sqrt(x)/2"),
         (r"\ln\left|\sec x+\tan x\right|", "ln(Abs(sec(x)+tan(x)))"),

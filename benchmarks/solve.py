@@ -1,0 +1,149 @@
+"""What `solve --ttrl` adds to sampling: ten integrals that LADDER's model fails at, and mere sampling at equal tokens.
+
+    python -m ladder_lite.recipe tiny              # makes runs/tiny-s0
+    python benchmarks/solve.py                     # about half an hour on 2 cores
+
+No integral is picked by hand: sums of 5 to 8 terms are drawn with a fixed seed, as those of the benchmark are, and the
+first ten are taken that `solve` without `--ttrl` finds no answer to in all its samples. Luck alone would solve some of
+them on another day, so there is a control: answers sampled from the same model, with other seeds, until as many tokens
+are generated as TTRL took for the same integral (first samples, variants, rollouts and tries).
+
+Writes benchmarks/results/solve.json. Times are of the machine at hand.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from ladder_lite import evaluate
+from ladder_lite.errors import run as run_command
+from ladder_lite.solve import Solver
+from ladder_lite.tiny import corpus
+from ladder_lite.verify import verify
+
+HERE = Path(__file__).parent
+SEED = 6
+N_TERMS = (5, 8)
+CONTROL_SEED = 1_000
+"""Far from the seeds that `solve` samples with."""
+
+
+class Metered:
+    """A backend that counts the tokens it generates."""
+
+    def __init__(self, backend: Any) -> None:
+        self.n_tokens = 0
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def sample(self, *arguments: Any) -> Any:
+        """As the backend's."""
+        replies = self._backend.sample(*arguments)
+        self.n_tokens += sum(completion.n_tokens for completions in replies for completion in completions)
+        return replies
+
+    def roll_out(self, *arguments: Any) -> Any:
+        """As the backend's."""
+        rollouts = self._backend.roll_out(*arguments)
+        self.n_tokens += sum(rollout.completion.n_tokens for rollout in rollouts)
+        return rollouts
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="A finished run of the tiny recipe.")] = Path("runs/tiny-s0"),
+    n: Annotated[int, typer.Option("--n", min=1, help="Integrals.")] = 10,
+    budget: Annotated[str, typer.Option(help="Time for each.")] = "3m",
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "solve.json",
+) -> None:
+    solver = Solver(str(run))
+    solver.backend = Metered(solver.backend)
+    chosen: list[tuple[int, str]] = []
+    n_drawn = 0
+    for terms in draw():
+        n_drawn += 1
+        integrand = corpus.integrand(terms)
+        if not solver.solve(integrand).verified:
+            chosen.append((len(terms), integrand))
+            print(f"{len(chosen)} of {n_drawn} drawn: {integrand}", flush=True)
+        if len(chosen) == n:
+            break
+    problems = []
+    for n_terms, integrand in chosen:
+        problems.append({"n_terms": n_terms, **measure(solver, integrand, budget)})
+        print(describe(problems[-1]), flush=True)
+    figures = {
+        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "run": run.name,
+        "budget": budget,
+        "samples_at_first": solver.recipe.eval.samples,
+        "drawn": n_drawn,
+        "solved": sum(problem["verified"] for problem in problems),
+        "solved_by_sampling_on": sum(problem["control"]["n_right"] > 0 for problem in problems),
+        "problems": problems,
+    }
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"solved by TTRL {figures['solved']} of {n}, by sampling on {figures['solved_by_sampling_on']} of {n}")
+
+
+def draw() -> Iterator[corpus.Terms]:
+    """Sums of terms without end, none of them one of the benchmark's."""
+    rng = Random(SEED)
+    known = {corpus.key(terms) for _, terms in corpus.benchmark()}
+    while True:
+        terms = corpus.draw_terms(rng, rng.randint(*N_TERMS))
+        if corpus.key(terms) not in known:
+            yield terms
+
+
+def measure(solver: Solver, integrand: str, budget: str) -> dict[str, Any]:
+    """TTRL for one integral, and the control at equal tokens."""
+    before = solver.backend.n_tokens
+    solution = solver.solve(integrand, ttrl=True, budget=budget)
+    if solution.verified and not verify(integrand, solution.answer or "").reward:
+        sys.exit(f"{integrand}: the answer {solution.answer} is not verified by the strict rule")
+    n_tokens = solver.backend.n_tokens - before
+    with TemporaryDirectory() as scratch:
+        attempts = evaluate.sample_tokens(
+            solver.task,
+            solver.backend,
+            solver.read(integrand),
+            solver.recipe.eval,
+            Path(scratch),
+            CONTROL_SEED,
+            1,
+            n_tokens,
+        )
+    right = [attempt.index for attempt in attempts if attempt.correct]
+    control = {
+        "n_samples": len(attempts),
+        "n_tokens": sum(attempt.completion.n_tokens for attempt in attempts),
+        "n_right": len(right),
+        "first_right": min(right, default=None),
+    }
+    return {**solution.to_row(), "n_tokens": n_tokens, "control": control}
+
+
+def describe(problem: dict[str, Any]) -> str:
+    control = problem["control"]
+    verdict = f"solved in {problem['steps']} steps" if problem["verified"] else f"not in {problem['steps']} steps"
+    return (
+        f"{verdict}, {problem['seconds']:.0f} s, {problem['n_tokens']} tokens; sampling on: "
+        f"{control['n_right']} of {control['n_samples']} right; {problem['integrand']}"
+    )
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(main)
+    run_command(app)

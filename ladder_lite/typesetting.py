@@ -1,0 +1,155 @@
+r"""A formula that was read -> LaTeX, for people: `typeset(parse("exp(3*x)/3*5"))` is `\frac{5 e^{3 x}}{3}`.
+
+SymPy's printer writes it, but SymPy reads nothing and works nothing out: its parser would run foreign text as Python,
+and what it simplified would no longer be what was verified. The formula is built node by node from the syntax tree that
+`ladder_lite.expressions` has admitted. Nothing is evaluated but products of whole numbers; factors may change places.
+"""
+
+import ast
+from collections.abc import Iterator
+from math import prod
+from typing import Any, Final
+
+from ladder_lite.expressions import Expression
+from ladder_lite.functions import NUMBERS, SPELLINGS
+from ladder_lite.spelling import without_constant
+
+_CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
+"""Spellings of constants that SymPy has under another name."""
+
+
+def bare(expression: Expression) -> str:
+    """The text as it was read, without the constant of integration, which verification leaves out as well."""
+    try:
+        whole, text = (ast.unparse(tree) for tree in (ast.parse(expression.source, mode="eval"), _tree(expression)))
+    except RecursionError:  # a sum of hundreds of terms
+        return expression.source
+    if text == whole:
+        return expression.source
+    for operator in ("**", "*", "/"):
+        text = text.replace(f" {operator} ", operator)
+    return text
+
+
+def typeset(expression: Expression) -> str:
+    """LaTeX of the expression, without its constant of integration."""
+    import sympy
+
+    formula = _Builder(expression.variable).build(_tree(expression))
+    return str(sympy.latex(formula, order="none"))
+
+
+def _tree(expression: Expression) -> ast.expr:
+    return without_constant(ast.parse(expression.source, mode="eval").body, expression.variable)
+
+
+class _Builder:
+    """Syntax tree -> SymPy expression, unevaluated; knows every node that `expressions` admits."""
+
+    def __init__(self, variable: str) -> None:
+        import sympy
+
+        self._sympy: Any = sympy
+        self._variable = variable
+
+    def build(self, node: ast.expr) -> Any:
+        """The SymPy expression of a node."""
+        if isinstance(node, ast.Name):
+            return self._name(node.id)
+        if isinstance(node, ast.Constant):
+            return self._number(node.value)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            return self._power(self.build(node.left), self.build(node.right))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+            return self._sum(node)
+        return self._product(node)
+
+    def _sum(self, node: ast.expr) -> Any:
+        """A sum of all its terms at once: a long one nests to the left, deeper than SymPy's printer reaches."""
+        terms = []
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+            terms.append(self._product(node.right, negative=isinstance(node.op, ast.Sub)))
+            node = node.left
+        return self._sympy.Add(self.build(node), *reversed(terms), evaluate=False)
+
+    def _product(self, node: ast.expr, negative: bool = False) -> Any:
+        above: list[Any] = []
+        below: list[Any] = []
+        for factor, divides in _factors(node):
+            while isinstance(factor, ast.UnaryOp):
+                negative ^= isinstance(factor.op, ast.USub)
+                factor = factor.operand
+            (below if divides else above).append(self.build(factor))
+        return self._quotient(above, below, negative)
+
+    def _quotient(self, above: list[Any], below: list[Any], negative: bool = False) -> Any:
+        """A product over another, each with its sign and number in front, where SymPy's printer expects them."""
+        number, others = self._split(above)
+        if below:
+            divisor, divisors = self._split(below)
+            others.append(self._power(self._times(divisor, divisors), self._sympy.Integer(-1)))
+        return self._times(-number if negative else number, others)
+
+    def _split(self, factors: list[Any]) -> tuple[Any, list[Any]]:
+        """The product of the whole numbers among the factors, and the others."""
+        numbers = (factor for factor in factors if factor.is_Integer)
+        others = [factor for factor in factors if not factor.is_Integer]
+        return prod(numbers, start=self._sympy.Integer(1)), others
+
+    def _times(self, number: Any, factors: list[Any]) -> Any:
+        if number == 1 and len(factors) == 1:
+            return factors[0]
+        return self._sympy.Mul(*([number] if number != 1 or not factors else []), *factors, evaluate=False)
+
+    def _power(self, base: Any, exponent: Any) -> Any:
+        return self._sympy.Pow(base, exponent, evaluate=False)
+
+    def _name(self, name: str) -> Any:
+        if name == self._variable:
+            return self._sympy.Symbol(name)
+        return getattr(self._sympy, _CONSTANTS.get(name, name))
+
+    def _number(self, value: object) -> Any:
+        # All digits that the verified number has: SymPy would print fifteen of them.
+        return self._sympy.Integer(value) if isinstance(value, int) else self._sympy.Float(repr(value))
+
+    def _call(self, node: ast.Call) -> Any:
+        assert isinstance(node.func, ast.Name)  # no other function is admitted
+        name = SPELLINGS.get(node.func.id, node.func.id)
+        arguments = [self.build(argument) for argument in node.args]
+        if name in NUMBERS and len(arguments) == 1:
+            return arguments[0]
+        number = self._sympy.Integer
+        match name:
+            case "log" if len(arguments) == 2:
+                return self._logarithm(*arguments)
+            case "log2" | "log10":
+                return self._logarithm(arguments[0], number(name.removeprefix("log")))
+            case "sqrt" | "cbrt":
+                return self._power(arguments[0], self._sympy.Rational(1, 2 if name == "sqrt" else 3))
+            case "root":
+                return self._power(arguments[0], self._power(arguments[1], number(-1)))
+            case "Pow":
+                return self._power(*arguments)
+            case "Rational":
+                return self._quotient([arguments[0]], [arguments[1]])
+            case "dilog":  # which is here Li2, and in SymPy another function
+                return self._sympy.polylog(number(2), arguments[0], evaluate=False)
+        return getattr(self._sympy, name)(*arguments, evaluate=False)
+
+    def _logarithm(self, argument: Any, base: Any) -> Any:
+        above, below = (self._sympy.log(u, evaluate=False) for u in (argument, base))
+        return self._quotient([above], [below])
+
+
+def _factors(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
+    """The factors of a product or quotient, in order, each with whether it divides."""
+    spine: list[ast.BinOp] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+        spine.append(node)
+        node = node.left
+    yield node, False
+    for part in reversed(spine):
+        yield part.right, isinstance(part.op, ast.Div)
