@@ -1,0 +1,349 @@
+"""The figures of report.html: small drawings, readable at the width of a phone, in the colours of the page.
+
+Each function takes the contents of report.json and returns a `Figure`, or None where the run has nothing to show in it.
+Their legends and captions are text of the page.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ladder_lite.document import Figure, Key
+from ladder_lite.findings import REASONS
+from ladder_lite.live import percent, plain
+from ladder_lite.palette import PALETTE, colour_of, label_of
+from ladder_lite.paper_results import PAPER, VARIANTS, Published, Quoted
+from ladder_lite.svg import to_svg
+
+Report = Mapping[str, Any]
+
+_WIDTH = 340.0  # units of a drawing, and about as many pixels on a phone
+_FONT = 12.0
+_ROW = 40.0
+_MAX_PROBLEMS = 24
+_STYLES = ("solid", "dashed", "dotted", "double")
+_DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "double": (0, (6, 1.5, 1, 1.5))}
+_TOPS = (0.1, 0.25, 0.5, 1.0)  # an axis of shares ends at the first that holds everything
+_Ink = Callable[[str], str]
+
+
+def _ink(name: str) -> str:
+    return PALETTE[name].light
+
+
+def bars(report: Report) -> Figure | None:
+    """pass@1 of the conditions with 95 % intervals; the paper's beside them, in a panel of its own."""
+    paper, entries = PAPER[report["experiment"]], report["conditions"]
+    if not entries:
+        return None
+    names = [*entries, *paper.others]
+    height = _ROW * len(names) + 30
+    drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
+    ours = drawing.add_axes((0.0, 0.0, 0.66, 1 - 26 / height))
+    papers = drawing.add_axes((0.74, 0.0, 0.26, 1 - 26 / height))
+    for axes, heading in ((ours, "this run"), (papers, "the paper*")):
+        axes.set(xlim=(0, 1), ylim=(len(names), 0))
+        axes.axis("off")
+        axes.plot([0, 0], [0.08, len(names) - 0.05], color=_ink("edge"), linewidth=0.8, clip_on=False)
+        axes.text(
+            0, -0.12, heading, color=_ink("ink"), fontsize=_FONT, weight="bold", va="bottom", transform=axes.transData
+        )
+    for row, name in enumerate(names):
+        _words(ours, 0.015, row + 0.22, plain(label_of(name), 24), "ink" if name in entries else "soft")
+        if name in entries:
+            _bar(ours, row, entries[name]["pass@1"], colour_of(name))
+        quoted = paper.results.get(name) or paper.others.get(name)
+        if quoted:
+            _quoted(papers, row, quoted)
+    alt = "; ".join(f"{label_of(name)} {percent(entry['pass@1']['value'])}" for name, entry in entries.items())
+    return Figure(
+        "pass@1 on the test problems",
+        f"Bars: {plain(alt, 400)}",
+        to_svg(drawing, "bars", f"pass@1 by condition: {plain(alt, 400)}"),
+        f"Lines across the ends of the bars: 95 % intervals. *The paper measured another model on other problems "
+        f"({paper.subject}), so its figures stand apart from ours{_asterisk(paper)}.",
+    )
+
+
+def _asterisk(paper: Published) -> str:
+    return "; its 90 % is of yet another experiment" if any("*" in quoted.words for quoted in paper.results.values()) else ""
+
+
+def _bar(axes: Axes, row: int, result: Mapping[str, float], colour: str) -> None:
+    at = row + 0.62
+    axes.barh(at, result["value"], height=0.36, color=_ink(colour), linewidth=0)
+    axes.plot([result["low"], result["high"]], [at, at], color=_ink("ink"), linewidth=1.3, zorder=3)
+    for end in ("low", "high"):
+        axes.plot([result[end]] * 2, [at - 0.11, at + 0.11], color=_ink("ink"), linewidth=1.3, zorder=3, clip_on=False)
+    axes.text(
+        1.0, row + 0.22, percent(result["value"]), color=_ink(colour), fontsize=_FONT, weight="bold", ha="right",
+        va="center",
+    )  # fmt: skip
+
+
+def _quoted(axes: Axes, row: int, quoted: Quoted) -> None:
+    at = row + 0.62
+    words = quoted.words.replace("<=", "≤").rstrip("*")
+    axes.barh(
+        at, quoted.high - (quoted.low if quoted.low < quoted.high else 0), left=quoted.low if quoted.low < quoted.high else 0, height=0.36, facecolor="none", edgecolor=_ink("soft"), linewidth=1.1,
+        linestyle=(0, (2, 1.5)),
+    )  # fmt: skip
+    _words(axes, 0.03, row + 0.22, words, "soft")
+
+
+def _words(axes: Axes, x: float, y: float, words: str, colour: str, **how: Any) -> None:
+    axes.text(x, y, words, color=_ink(colour), fontsize=_FONT, va="center", parse_math=False, **how)
+
+
+def accuracy(report: Report) -> Figure | None:
+    """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the arms."""
+    curves = _by_condition(report["curve"])
+    if not curves:
+        return None
+    drawing, axes = _canvas("GRPO step")
+    final = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
+    highest, keys = 0.0, []
+    for name, style in _styles(curves):
+        steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
+        thin = colour_of(name) == "arm"
+        axes.plot(
+            *_thinned(steps, values), color=_ink(colour_of(name)), linestyle=_DASHES[style], linewidth=1.2 if thin else 2.4,
+            zorder=2 if thin else 3, clip_on=False,
+        )  # fmt: skip
+        if name in final and not thin:
+            end = report["conditions"][name].get("steps", steps[-1])
+            axes.plot(max(end, steps[-1]), final[name], "o", color=_ink(colour_of(name)), markersize=6, zorder=4, clip_on=False)
+        highest = max(highest, *values, final.get(name, 0.0))
+        keys.append(Key(f"{plain(label_of(name), 30)} {percent(final.get(name, values[-1]))}", colour_of(name), style))
+    if "base" in final:
+        axes.axhline(final["base"], color=_ink("base"), linewidth=1.2, linestyle=_DASHES["dashed"], zorder=1)
+        keys.append(Key(f"base model {percent(final['base'])}", "base", "dashed"))
+        highest = max(highest, final["base"])
+    _shares_up(axes, highest)
+    axes.set_xlim(0, max(1, *(row["step"] for row in report["curve"])))
+    return Figure(
+        "Test accuracy while training",
+        "Test accuracy against GRPO step",
+        to_svg(drawing, "accuracy", "Test accuracy against GRPO step"),
+        "Lines: one answer a problem, sampled while training. Dots, and the numbers of the legend: the evaluation at the "
+        "end, where there is one.",
+        tuple(keys),
+        png="accuracy.png",
+    )
+
+
+def variants(report: Report) -> Figure | None:
+    """Accuracy against the number of variants that training could draw from, the paper's Figure 3."""
+    points = sorted(
+        (entry["variants"], name, entry["pass@1"])
+        for name, entry in report["conditions"].items()
+        if entry.get("variants") and name not in ("ladder_ttrl", "ttrl")
+    )
+    if len(points) < 2:
+        return None
+    drawing, axes = _canvas("variants that training could draw from")
+    line = [point for point in points if _is_share(point[1])]
+    axes.plot(
+        [n for n, _, _ in line], [result["value"] for _, _, result in line], color=_ink("ladder"), linewidth=1.6, zorder=2
+    )
+    for n, name, result in points:
+        axes.plot([n, n], [result["low"], result["high"]], color=_ink(colour_of(name)), linewidth=1.4, zorder=2)
+        axes.plot(
+            n, result["value"], "o" if _is_share(name) else "D", color=_ink(colour_of(name)), markersize=7, zorder=3,
+            clip_on=False,
+        )  # fmt: skip
+    few, many = points[0][0], points[-1][0]
+    if many > 4 * few:
+        axes.set_xscale("log")
+        axes.set_xlim(few / 1.3, many * 1.3)
+        ticks = _apart([n for n, _, _ in points])
+        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.set_xticks([], minor=True)
+    else:
+        axes.set_xlim(0, many * 1.1)
+    _shares_up(axes, max(result["high"] for _, _, result in points))
+    return Figure(
+        "Accuracy against number of variants",
+        "pass@1 against the number of variants",
+        to_svg(drawing, "variants", "pass@1 against the number of variants"),
+        f"Dots joined by the line: LADDER with part of its variants and with all. Diamonds: arms that differ otherwise. "
+        f"{VARIANTS}",
+        (Key("LADDER, all variants", "ladder"), Key("arms", "arm")),
+    )
+
+
+def _is_share(name: str) -> bool:
+    """Whether a condition is LADDER or LADDER with a part of its variants, by the names that recipes use."""
+    return name == "ladder" or name.removeprefix("ladder_").isdecimal()
+
+
+def _apart(numbers: Sequence[int]) -> list[int]:
+    """The numbers that can stand below a logarithmic axis without touching."""
+    kept: list[int] = []
+    for number in sorted(set(numbers), reverse=True):
+        if not kept or kept[-1] / number > 1.45:
+            kept.append(number)
+    return kept[::-1]
+
+
+def signal(report: Report) -> Figure | None:
+    """Groups whose rewards are all equal, against the step: nothing is learned from them."""
+    training = {name: row for name, row in report["training"].items() if any(v is not None for v in row["groups_without_signal"])}
+    if not training:
+        return None
+    drawing, axes = _canvas("GRPO step")
+    keys = []
+    for name, style in _styles(training):
+        row, thin = training[name], colour_of(name) == "arm"
+        values = [float("nan") if value is None else value for value in row["groups_without_signal"]]
+        axes.plot(
+            row["steps"], values, color=_ink(colour_of(name)), linestyle=_DASHES[style], linewidth=1.2 if thin else 2.2,
+            clip_on=False, zorder=2 if thin else 3,
+        )  # fmt: skip
+        keys.append(Key(plain(label_of(name), 30), colour_of(name), style))
+    _shares_up(axes, 1.0)
+    axes.set_xlim(0, None)
+    return Figure(
+        "Groups without signal",
+        "Share of groups without signal against GRPO step",
+        to_svg(drawing, "signal", "Share of groups without signal against GRPO step"),
+        "The share of groups whose rewards are all equal, of which GRPO learns nothing; means over stretches of steps.",
+        tuple(keys),
+    )
+
+
+def rollouts(report: Report, condition: str) -> Figure | None:
+    """What became of the rollouts, by the reason of their reward, stacked against the step."""
+    row = report["training"].get(condition)
+    if row is None or not row["rollouts"]:
+        return None
+    kinds = [kind for kind in REASONS if any(row["rollouts"][kind])]
+    drawing, axes = _canvas("GRPO step")
+    steps = row["steps"] if len(row["steps"]) > 1 else [0, *row["steps"]]
+    shares = [row["rollouts"][kind] * (len(steps) // len(row["steps"])) for kind in kinds]
+    axes.stackplot(steps, *shares, colors=[_ink(kind) for kind in kinds], linewidth=0)
+    axes.set_xlim(steps[0], steps[-1])
+    _shares_up(axes, 1.0)
+    return Figure(
+        f"Rewards by reason: {plain(label_of(condition), 30)}",
+        f"Kinds of rollouts against GRPO step, {plain(label_of(condition), 30)}",
+        to_svg(drawing, f"rollouts-{condition}", "Kinds of rollouts against GRPO step"),
+        "Of all rollouts, from below: " + ", ".join(kinds) + ". Only right ones are rewarded.",
+        tuple(Key(kind, kind) for kind in kinds),
+    )
+
+
+def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition: str) -> Figure | None:
+    """Steps of TTRL for each problem, by its number in the table below; solved ones filled."""
+    if not problems:
+        return None
+    shown = problems[:_MAX_PROBLEMS]
+    height = 17.0 * len(shown) + 48
+    drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
+    axes = drawing.add_axes((0.09, 38 / height, 0.86, 1 - 44 / height))
+    _plain_axes(axes, "GRPO steps")
+    for row, (_, outcome) in enumerate(shown):
+        solved = outcome["solved"]
+        axes.barh(
+            row, outcome["steps_to_solve"] if solved else outcome["steps"], height=0.66,
+            facecolor=_ink(colour_of(condition)) if solved else "none", edgecolor=_ink(colour_of(condition)),
+            linewidth=1.1, linestyle="-" if solved else (0, (2, 1.5)),
+        )  # fmt: skip
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(shown)), [number for number, _ in shown])
+    axes.set_xlim(0, max(1, *(outcome["steps"] for _, outcome in shown)) * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=_ink("line"), linewidth=0.8)
+    more = f" The first {len(shown)} of {len(problems)}." if len(problems) > len(shown) else ""
+    return Figure(
+        f"Steps per problem: {label_of(condition)}",
+        f"Steps of TTRL by problem, {label_of(condition)}",
+        to_svg(drawing, f"steps-{condition}", "Steps of TTRL by problem"),
+        "Filled: solved after so many steps, by the paper's rule (a right answer at any step). Dashed: not solved in so "
+        f"many. Numbered as in the table.{more}",
+    )
+
+
+def race(report: Report) -> Figure | None:
+    """Problems solved against the tokens generated for one of them, the paper's Figure 6."""
+    found = report["race"]
+    if not found:
+        return None
+    drawing, axes = _canvas("tokens generated for a problem")
+    n_problems = len(found["problems"])
+    spent = [value for method in found["methods"].values() for value in method["spent"] if value]
+    first = min([value for m in found["methods"].values() for value in m["tokens_to_solve"] if value] or spent or [1])
+    logarithmic = max(spent, default=1) > 20 * first
+    start, end = (first / 2 if logarithmic else 0.0), max(spent, default=1) * 1.05
+    for name, method in found["methods"].items():
+        at = sorted(value for value in method["tokens_to_solve"] if value is not None)
+        xs, ys = [start, *at, max(method["spent"], default=start)], [0, *range(1, len(at) + 1), len(at)]
+        axes.step(xs, ys, where="post", color=_ink(colour_of(name)), linewidth=2.2, clip_on=False)
+        axes.plot(xs[-1], ys[-1], "o", color=_ink(colour_of(name)), markersize=5.5, clip_on=False)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set(xlim=(start, end), ylim=(0, n_problems * 1.03))
+    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return Figure(
+        "Solved against generated tokens",
+        "Problems solved against tokens generated for each of them",
+        to_svg(drawing, "race", "Problems solved against tokens generated for each of them"),
+        f"Of the same {n_problems} test problems, how many each method had solved once it had generated so many tokens "
+        "for each; a line ends at the largest budget that a problem was given.",
+        tuple(
+            Key(f"{label_of(name)}: {method['solved']} of {n_problems}", name)
+            for name, method in found["methods"].items()
+        ),
+        png="ttrl.png",
+    )
+
+
+def _canvas(below: str) -> tuple[Drawing, Axes]:
+    drawing = Drawing(figsize=(_WIDTH / 72, 230 / 72))
+    axes = drawing.add_axes((0.135, 0.185, 0.83, 0.775))
+    _plain_axes(axes, below)
+    return drawing, axes
+
+
+def _plain_axes(axes: Axes, below: str) -> None:
+    axes.grid(axis="y", color=_ink("line"), linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=_FONT, labelcolor=_ink("soft"), color=_ink("soft"), pad=5, which="both")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_ink("edge"))
+    axes.set_xlabel(below, fontsize=_FONT, color=_ink("soft"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _shares_up(axes: Axes, highest: float) -> None:
+    axes.set_ylim(0, next((top for top in _TOPS if highest <= top), 1.0))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _thousands(value: float, _: object) -> str:
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+
+
+def _styles(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The conditions, each with a style of line: arms share a colour and are told apart by it."""
+    arms = [name for name in names if colour_of(name) == "arm"]
+    return [(name, _STYLES[arms.index(name) % len(_STYLES)] if name in arms else "solid") for name in names]
+
+
+def _by_condition(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        curves.setdefault(row["condition"], []).append(row)
+    return curves
+
+
+def _thinned(steps: list[int], values: list[float], most: int = 200) -> tuple[list[int], list[float]]:
+    """Every n-th point, and the last one."""
+    every = -(-len(steps) // most)
+    return [*steps[:-1:every], steps[-1]], [*values[:-1:every], values[-1]]
