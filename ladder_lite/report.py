@@ -4,7 +4,7 @@
     python -m ladder_lite.report runs/tiny-s0 runs/tiny-s1     # compared, in comparison/
 
 A run that is not finished gives a report of what is there. What the paper found stands beside our figures and never
-among them (`ladder_lite.paper_results`).
+among them (`ladder_lite.reporting.paper_results`).
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_lite import errors
-from ladder_lite.findings import measure, open_run, pass_keys
 from ladder_lite.live import clock_time, percent, plain
-from ladder_lite.paper_results import PAPER
+from ladder_lite.reporting.findings import measure, open_run, pass_keys
+from ladder_lite.reporting.paper_results import PAPER
 from ladder_lite.run_dir import write_json
 from ladder_lite.settings import EMBEDDED
 
@@ -32,10 +32,10 @@ def write_report(run_path: Path) -> dict[str, Any]:
     Pictures are left out while there is nothing to show in them. Raises UserError where the folder is not a run or one
     of its files is damaged.
     """
-    from ladder_lite.chapters import describe
-    from ladder_lite.figures import draw_accuracy
-    from ladder_lite.html import to_html
-    from ladder_lite.markdown import to_markdown
+    from ladder_lite.reporting.chapters import describe
+    from ladder_lite.reporting.figures import draw_accuracy
+    from ladder_lite.reporting.html import to_html
+    from ladder_lite.reporting.markdown import to_markdown
 
     run = open_run(run_path)
     report = measure(run)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
-
 from ladder_lite.figures import _spread, draw_accuracy
+from matplotlib.figure import Figure
 
 Curves = dict[str, list[tuple[int, float]]]
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-from ladder_lite.palette import PALETTE
+from ladder_lite.reporting.palette import PALETTE
 
 _VARIABLES = {colour.light: f"var(--{name.replace('_', '-')})" for name, colour in PALETTE.items()}
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")

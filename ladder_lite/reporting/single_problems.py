@@ -5,12 +5,13 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from ladder_lite import sketches, variants
-from ladder_lite.document import Block, Chapter, Code, Figures, Mark, Paragraph, Table, Text
-from ladder_lite.findings import Run, outcomes, read_json
+from ladder_lite import variants
 from ladder_lite.live import clock_time, percent
-from ladder_lite.palette import label_of
-from ladder_lite.paper_results import TEST_TIME
+from ladder_lite.reporting import sketches
+from ladder_lite.reporting.document import Block, Chapter, Code, Figures, Mark, Paragraph, Table, Text
+from ladder_lite.reporting.findings import Run, outcomes, read_json
+from ladder_lite.reporting.palette import label_of
+from ladder_lite.reporting.paper_results import TEST_TIME
 
 Report = Mapping[str, Any]
 
@@ -49,40 +50,40 @@ def _numbers(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
 
 
 def _race(report: Report) -> list[Text]:
-    """Plain sentences: who solved more of the same problems at equal generated tokens, also when TTRL loses."""
-    race = report["race"]
-    methods = race.get("methods", {})
-    sentences: list[Text] = []
-    if "ladder_ttrl" in methods and "ladder_pass100" in methods:
-        sentences.append(
-            _compared(race, "ladder_pass100", " when its answers are only sampled anew, at least 100 a problem and for "
-                      "as many generated tokens")  # fmt: skip
-        )
-    if "ladder_ttrl" in methods and "ttrl" in methods:
-        sentences.append(_compared(race, "ttrl", ""))
-    return sentences
+    """Plain sentences: who solved more of the same problems, also when TTRL loses."""
+    methods = report["race"].get("methods", {})
+    others = [name for name in ("ladder_pass100", "ttrl") if name in methods]
+    return [_compared(report["race"], name) for name in others] if "ladder_ttrl" in methods else []
 
 
-def _compared(race: Mapping[str, Any], other: str, how: str) -> Text:
+def _compared(race: Mapping[str, Any], other: str) -> Text:
     ours, theirs = race["methods"]["ladder_ttrl"], race["methods"][other]
-    n_problems = len(race["problems"])
     pairs = list(zip(ours["tokens_to_solve"], theirs["tokens_to_solve"], strict=True))
     only_ours = sum(a is not None and b is None for a, b in pairs)
     only_theirs = sum(a is None and b is not None for a, b in pairs)
-    subject = "LADDER" if other == "ladder_pass100" else label_of(other)
-    verdict = "TTRL after LADDER wins" if only_ours > only_theirs else (
-        f"{label_of(other)} wins" if only_theirs > only_ours else "neither is ahead"
-    )  # fmt: skip
-    sure = ""
-    if only_ours != only_theirs:
-        p = binomtest(only_ours, only_ours + only_theirs).pvalue
-        chance = "too few to rule out chance" if p > 0.05 else "more than chance explains"
-        sure = f", {chance} (sign test over {only_ours + only_theirs} problems on which they differ, p = {p:.2g})"
+    if only_ours == only_theirs:
+        verdict = f"TTRL after LADDER and {label_of(other)} are level"
+    else:
+        verdict = f"{'TTRL after LADDER' if only_ours > only_theirs else label_of(other)} wins"
+    how = ""
+    if other == "ladder_pass100":
+        within = sum(b is not None and b <= spent for (_, b), spent in zip(pairs, ours["spent"], strict=True))
+        how = f" (at least 100 answers a problem and as many generated tokens as TTRL; {within} within those tokens)"
     return (
-        Mark(f"{verdict[0].upper()}{verdict[1:]}"),
-        f"{sure}: of the same {n_problems} test problems, TTRL after LADDER solved {ours['solved']} by the paper's rule, "
-        f"{subject}{how} {theirs['solved']}.",
+        Mark(verdict),
+        f": of the same {len(pairs)} test problems, TTRL after LADDER solved {ours['solved']} by the paper's rule, "
+        f"{label_of(other)} {theirs['solved']}{how}.{_certainty(only_ours, only_theirs)}",
     )
+
+
+def _certainty(only_ours: int, only_theirs: int) -> str:
+    """Whether the problems that only one of two methods solved are more than chance explains, by the sign test."""
+    n_apart = only_ours + only_theirs
+    if not n_apart:
+        return ""
+    p = binomtest(only_ours, n_apart).pvalue
+    verdict = "chance could explain that" if p > 0.05 else "more than chance explains"
+    return f" They differ on {n_apart}: {verdict} (sign test, p = {p:.2g})."
 
 
 def _ttrl(
@@ -97,34 +98,43 @@ def _ttrl(
         return []
     left = "" if counts["n_left"] is None else f" of the {counts['n_left']} that LADDER left unsolved"
     said = (
-        f"{label_of(condition)}: {counts['attempted']} problems{left}; solved {counts['solved']}, by the paper's rule: a "
-        "right answer, as the verifier finds, at any step."
+        f"{label_of(condition)}: {counts['attempted']} problems{left}; solved {counts['solved']}, by the paper's rule: "
+        "a right answer, as the verifier finds, at any step."
     )
     if "voted_right" in counts:
         said += (
-            f" Without the verifier, by the majority vote of the tuned model's samples, it answers {counts['voted_right']} "
-            "right; that is what it would hand in."
+            " Without the verifier, by the majority vote of the tuned model's samples, it answers "
+            f"{counts['voted_right']} right; that is what it would hand in."
         )
     voted = any("voted_answer" in row for row in found)
     head: tuple[Text, ...] = (
-        "no.", "problem", "variants", "solved at step", "steps", "time", "answer", *(["voted answer", "vote"] if voted else [])
-    )  # fmt: skip
+        "no.",
+        "solved at step",
+        "steps",
+        "time",
+        "variants",
+        *(["vote"] if voted else []),
+        "problem",
+        "answer",
+        *(["voted answer"] if voted else []),
+    )
     rows = []
     for row in found[:_N_PROBLEMS]:
         folder = run.path / "conditions" / condition / "problems" / str(row["problem_id"])
         rows.append(
             (
                 numbers[row["problem_id"]],
-                Code(statements.get(row["problem_id"], row["problem_id"]), _WIDTH),
-                str(variants.count(folder / "variants")["kept"]),
                 str(row["steps_to_solve"]) if row["solved"] else _unsolved(row),
                 str(row["steps"]),
                 clock_time(row["seconds"]),
+                str(variants.count(folder / "variants")["kept"]),
+                *([_vote(row)] if voted else []),
+                Code(statements.get(row["problem_id"], row["problem_id"]), _WIDTH),
                 Code(row["answer"], _WIDTH) if row["answer"] else "",
-                *(_vote(row) if voted else ()),
+                *([Code(row["voted_answer"], _WIDTH) if row.get("voted_answer") else ""] if voted else []),
             )
         )
-    blocks: list[Block] = [Paragraph(said), Table("rlrrrrl" + ("ll" if voted else ""), head, tuple(rows))]
+    blocks: list[Block] = [Paragraph(said), Table("rlrrr" + ("llll" if voted else "ll"), head, tuple(rows))]
     if len(found) > _N_PROBLEMS:
         blocks.append(Paragraph(f"And {len(found) - _N_PROBLEMS} more."))
     return blocks
@@ -135,12 +145,11 @@ def _unsolved(row: Mapping[str, Any]) -> str:
     return f"not solved ({why})" if why else "not solved"
 
 
-def _vote(row: Mapping[str, Any]) -> tuple[Text, Text]:
+def _vote(row: Mapping[str, Any]) -> Text:
     if row.get("voted_answer") is None:
-        return "", "no vote"
-    share = percent(row["voted_share"]) if row.get("voted_share") is not None else ""
-    grade = Mark("right", "right") if row.get("voted_right") else Mark("wrong", "wrong")
-    return Code(row["voted_answer"], _WIDTH), (grade, f" {share}")
+        return "none"
+    share = f" {percent(row['voted_share'])}" if row.get("voted_share") is not None else ""
+    return Mark("right", "right") if row.get("voted_right") else Mark("wrong", "wrong"), share
 
 
 def _resampled(
@@ -156,14 +165,14 @@ def _resampled(
     rows = tuple(
         (
             numbers[row["problem_id"]],
-            Code(statements.get(row["problem_id"], row["problem_id"]), _WIDTH),
             f"{row['n_samples']:,}",
             f"{row['n_right']:,}",
             f"{row['n_tokens']:,}",
             f"{row['ttrl_tokens']:,}" if row.get("ttrl_tokens") is not None else "",
             f"{row['tokens_to_right']:,}" if row.get("tokens_to_right") is not None else "never right",
+            Code(statements.get(row["problem_id"], row["problem_id"]), _WIDTH),
         )
         for row in found[:_N_PROBLEMS]
     )
-    head = ("no.", "problem", "samples", "right", "tokens", "tokens of TTRL", "tokens to the first right one")
-    return [Paragraph(said), Table("rlrrrrr", head, rows)]
+    head = ("no.", "samples", "right", "tokens", "tokens of TTRL", "until right", "problem")
+    return [Paragraph(said), Table("rrrrrrl", head, rows)]

@@ -1,7 +1,7 @@
 """What a report is made of, before it is Markdown or HTML: chapters of paragraphs, tables, figures and trees.
 
 Text from elsewhere (a model's, a recipe's, a problem set's) is always `Code`, one harmless line of bounded width, and
-never a `str`; how it is escaped is the business of `ladder_lite.markdown` and `ladder_lite.html` alone.
+never a `str`; how it is escaped is the business of the modules `markdown` and `html` alone.
 """
 
 from dataclasses import dataclass
@@ -80,11 +80,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A line of a figure's legend: a colour of the page's palette and the style of the line."""
+    """A line of a figure's legend: a colour of the page's palette, and the dashes of the line or an area."""
 
     label: str
     colour: str
-    style: Literal["solid", "dashed", "dotted", "double"] = "solid"
+    dashes: tuple[float, ...] = ()
+    area: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from ladder_lite import variants
+from ladder_lite import scores, variants
+from ladder_lite.attempts import Attempt
 from ladder_lite.errors import UserError
-from ladder_lite.paper_results import experiment_of
+from ladder_lite.reporting.paper_results import experiment_of
 from ladder_lite.run_dir import read_jsonl
 
 RACERS = ("ladder_ttrl", "ladder_pass100", "ttrl")
@@ -95,6 +96,8 @@ def measure(run: Run) -> dict[str, Any]:
         "ttrl": _ttrl(run, "ladder_ttrl"),
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
+        "differences": _differences(run, entries),
+        "depths": _depths(run),
         "costs": _costs(run),
         "peak_memory_bytes": max((done.get("peak_memory_bytes") or 0 for done in _markers(run).values()), default=0),
         "versions": read_json(run.path / "versions.json"),
@@ -214,23 +217,57 @@ def _race(run: Run) -> dict[str, Any]:
     problems = [problem_id for problem_id in next(iter(methods.values())) if problem_id in shared]
     if not problems:
         return {}
-    return {
-        "problems": problems,
-        "methods": {
-            name: {
-                "solved": sum(rows[problem_id][0] is not None for problem_id in problems),
-                "tokens_to_solve": [rows[problem_id][0] for problem_id in problems],
-                "spent": [rows[problem_id][1] for problem_id in problems],
-            }
-            for name, rows in methods.items()
-        },
+    race = {
+        name: {
+            "solved": sum(rows[problem_id][0] is not None for problem_id in problems),
+            "tokens_to_solve": [rows[problem_id][0] for problem_id in problems],
+            "spent": [rows[problem_id][1] for problem_id in problems],
+        }
+        for name, rows in methods.items()
     }
+    return {"problems": problems, "methods": race}
 
 
 def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
     """Tokens until a problem was solved, and tokens spent on it; to TTRL everything generated for it counts."""
     spent = outcome["n_tokens"]
     return (outcome.get("tokens_to_right", spent) if outcome["solved"] else None), spent
+
+
+def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences of pass@1, condition minus reference, where both were asked the same problems."""
+    rates = {name: pass_rates(run, name) for name in entries}
+    pairs = [(name, other) for name in entries for other in _references(run, name) if other in entries]
+    return [
+        {
+            "condition": name,
+            "reference": other,
+            **scores.paired_bootstrap(rates[other], rates[name]),
+            "n_problems": len(rates[name]),
+        }
+        for name, other in pairs
+        if rates[name] and rates[name].keys() == rates[other].keys()
+    ]
+
+
+def _references(run: Run, name: str) -> tuple[str, ...]:
+    """The conditions that a condition is compared with."""
+    known = {"rl_without_variants": ("base",), "ladder": ("base", "rl_without_variants"), "ladder_ttrl": ("ladder",)}
+    return known.get(name, ("ladder",) if name in run.arms else ())
+
+
+def pass_rates(run: Run, condition: str) -> dict[str, float]:
+    """The share of right answers to each test problem that the verifier can judge."""
+    rows = read_jsonl(run.path / f"conditions/{condition}/eval/attempts.jsonl")
+    return scores.pass_rates(Attempt.from_row(row) for row in rows)
+
+
+def _depths(run: Run) -> dict[str, Any]:
+    """How often LADDER's training solved problems of each depth of the tree, in its first and last third."""
+    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
+    depths = {row["id"]: row["depth"] for place in places for row in read_jsonl(place / "problems.jsonl")}
+    rollouts = read_jsonl(run.path / "conditions/ladder/train/attempts.jsonl")
+    return {str(depth): found for depth, found in scores.pass_rates_by_depth(rollouts, depths).items()}
 
 
 def _markers(run: Run) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ladder_lite.document import (
+from ladder_lite.live import percent
+from ladder_lite.reporting.document import (
     Bullets,
     Code,
     Document,
@@ -20,7 +21,6 @@ from ladder_lite.document import (
     Tree,
     parts,
 )
-from ladder_lite.live import percent
 
 _SPECIAL = re.compile(r"([\\`*_<\[\]])")
 _TREE_DEPTH = 2

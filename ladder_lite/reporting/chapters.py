@@ -1,16 +1,20 @@
 """The chapters of a run's report: findings put into words, tables and figures."""
 
 import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
 import yaml
 
-from ladder_lite import divergence, sketches, variants
+from ladder_lite import divergence
 from ladder_lite.config import load_recipe
-from ladder_lite.document import (
+from ladder_lite.errors import UserError
+from ladder_lite.live import clock_time, percent
+from ladder_lite.memory import gib
+from ladder_lite.problems import Problem, load_problems
+from ladder_lite.reporting import sketches
+from ladder_lite.reporting.document import (
     Block,
     Bullets,
     Chapter,
@@ -24,19 +28,14 @@ from ladder_lite.document import (
     Paragraph,
     Table,
     Text,
-    Tree,
 )
-from ladder_lite.errors import UserError
-from ladder_lite.findings import Run, pass_keys, read_json
-from ladder_lite.live import clock_time, percent
-from ladder_lite.memory import gib
-from ladder_lite.palette import label_of
-from ladder_lite.paper_results import PAPER
-from ladder_lite.problems import Problem, load_problems
+from ladder_lite.reporting.findings import Run, outcomes
+from ladder_lite.reporting.palette import label_of
+from ladder_lite.reporting.paper_results import PAPER
+from ladder_lite.reporting.single_problems import test_time
+from ladder_lite.reporting.variant_tree import variants_chapter
 from ladder_lite.run_dir import read_jsonl
 from ladder_lite.settings import EMBEDDED
-from ladder_lite.test_time_chapter import test_time
-from ladder_lite.trees import grow_trees
 
 Report = Mapping[str, Any]
 
@@ -53,15 +52,8 @@ _MEANING = {
     "ttrl": "test-time RL on the same single problems, from the base model",
     "ladder_pass100": "LADDER's model sampled on the same problems for as many tokens as test-time RL took",
 }
-_LIBRARIES = {
-    "model": "It was given suggestions from a library of transformations that it wrote itself.",
-    "model and default": "It was given suggestions from a library of transformations that it wrote itself, filled up "
-    "with the default one, which is hand-written: its own was too short.",
-    "default": "It was given suggestions from the default library of transformations, which is hand-written.",
-    "recipe": "It was given suggestions from the transformations that the recipe lists.",
-}
-_ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
 _SHARES = ("solved", "wrong", "unreadable", "truncated")
+_SHOWN = ("base", "rl_without_variants", "ladder", "ladder_ttrl")  # answers before and after; arms answer alike
 _N_SAMPLES = 6
 _N_LISTED = 20
 _WIDTH = 160
@@ -75,7 +67,7 @@ def describe(report: Report, run: Run) -> Document:
         _training(report, run),
         test_time(report, run, statements),
         _answers(report, run, statements),
-        _variants(report, run),
+        variants_chapter(report, run),
         _cost(report),
         _reproduce(report, run),
     ]
@@ -145,7 +137,7 @@ def _results(report: Report, run: Run) -> Chapter:
     pass_k = f"pass@{run.k}" if run.k > 1 else None
     paper = PAPER[report["experiment"]]
     head = ("condition", "pass@1", *([pass_k] if pass_k else []), "test problems", "steps", "time", "the paper")
-    rows = [_result(report, run, name, pass_k) for name in run.conditions if name != "ladder_pass100"]
+    rows = [_result(report, run, name, pass_k) for name in run.conditions]
     blocks: list[Block] = []
     if report["model"] == EMBEDDED:
         blocks.append(Paragraph((Mark("A scale model of the experiment."), SCALE_MODEL), note=True))
@@ -175,6 +167,8 @@ def _result(report: Report, run: Run, name: str, pass_k: str | None) -> tuple[Te
         cells = [interval(entry["pass@1"])]
         cells += [interval(entry[pass_k]) if pass_k in entry else ""] if pass_k else []
         cells += [str(entry["n_problems"]), str(entry["steps"]), clock_time(entry["seconds"])]
+    elif tried := outcomes(run, name):
+        cells[0] = f"{sum(bool(row['solved']) for row in tried)} of {len(tried)} problems, below"
     elif steps := len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl")):
         cells[0] = f"not finished, {steps} steps done"
     quoted = PAPER[report["experiment"]].results.get(name)
@@ -249,9 +243,7 @@ def _figures(*found: Figure | None) -> list[Block]:
 
 
 def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:
-    return Chapter(
-        "Answers", (*_kinds_of_answers(report), *_techniques(report), *_sampled_answers(run, statements))
-    )
+    return Chapter("Answers", (*_kinds_of_answers(report), *_techniques(report), *_sampled_answers(run, statements)))
 
 
 def _kinds_of_answers(report: Report) -> list[Block]:
@@ -262,7 +254,7 @@ def _kinds_of_answers(report: Report) -> list[Block]:
     official = any(entry.get("official") for entry in entries.values())
     head = ("condition", "greedy", "majority", *_SHARES, *(["as the official answer"] if official else []))
     rows = [
-        (
+        _cells(
             Code(name),
             *(interval(entry[key]) if entry.get(key) else "" for key in ("greedy", "majority")),
             *(percent(entry["shares"][key]) if key in entry.get("shares", {}) else "" for key in _SHARES),
@@ -292,11 +284,15 @@ def _techniques(report: Report) -> list[Block]:
         name: found["n_problems"] for techniques in entries.values() for name, found in techniques.items()
     }  # of the same problems in every condition
     rows = [
-        (Code(name, 40), str(n), *(_rate(techniques.get(name)) for techniques in entries.values()))
+        _cells(Code(name, 40), str(n), *(_rate(techniques.get(name)) for techniques in entries.values()))
         for name, n in list(counts.items())[: 2 * _N_LISTED]
     ]
-    head = ("technique", "problems", *(Code(name) for name in entries))
+    head = _cells("technique", "problems", *(Code(name) for name in entries))
     return [Paragraph("pass@1 by technique:"), Table("l" + "r" * (len(head) - 1), head, tuple(rows))]
+
+
+def _cells(*cells: Text) -> tuple[Text, ...]:
+    return cells
 
 
 def _rate(found: Mapping[str, Any] | None) -> str:
@@ -309,7 +305,7 @@ def _rate(found: Mapping[str, Any] | None) -> str:
 def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
     """Show the first answer to every n-th test problem: a rule, so that nothing is picked for its looks."""
     first: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in run.conditions:
+    for name in _SHOWN:
         for row in read_jsonl(run.path / "conditions" / name / "eval/attempts.jsonl"):
             if row["index"] == 0:
                 first.setdefault(row["problem_id"], {})[name] = row
@@ -328,94 +324,6 @@ def _answer(condition: str, row: Mapping[str, Any]) -> Item:
     grade = Mark("right", "right") if right else Mark(str(row["reason"]).lower().replace("_", " "), "wrong")
     left_out = f" ({code.left_out})" if code.left_out else ""
     return Item((f"{label_of(condition)}: ", code, f"{left_out} ", grade))
-
-
-def _variants(report: Report, run: Run) -> Chapter:
-    tree = variants.count(run.path / "variants")
-    if not tree["requests"]:
-        return Chapter("Variants", ())
-    grown = variants.count(run.path / "conditions/ladder/train/variants")
-    done = read_json(run.path / "variants/done.json")
-    library = str(done.get("library", "recipe"))
-    suggested: tuple[Any, ...] = (_LIBRARIES[library],) if library in _LIBRARIES else (
-        "The suggestions come from ", Code(library), "."
-    )  # fmt: skip
-    written = tree["kept"] + tree["rejected"] + tree["duplicates"]
-    wrote = (
-        f"The model wrote {written} ({tree['tokens']} tokens, {clock_time(tree['seconds'])}), of which {tree['kept']} "
-        "were kept. "
-    )
-    blocks: list[Block] = [Paragraph((wrote, *suggested))]
-    if grown["requests"]:
-        blocks.append(
-            Paragraph(
-                f"While training ran, {grown['kept']} more were kept: easier ones of problems that were too hard, and "
-                f"equivalent ones of problems at the frontier ({grown['tokens']} tokens)."
-            )
-        )
-    depths = [(depth, str(n)) for depth, n in report["variants"]["by_depth"].items()]
-    blocks.append(Table("lr", ("depth in the tree", "kept"), tuple(depths)))
-    reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
-    blocks.append(
-        Table("lr", ("rejected because", "variants"), tuple((str(why).replace("_", " "), str(n)) for why, n in reasons))
-    )
-    blocks += [*_held_out(run, done), *_pass_rates(run)]
-    if roots := grow_trees(run):
-        blocks += [
-            Paragraph(
-                "The trees of the first training problems that have variants, with the pass rate of each problem at the "
-                "end of LADDER's training:"
-            ),
-            Tree(roots),
-        ]
-    return Chapter("Variants", tuple(blocks))
-
-
-def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
-    """Say which benchmark problems the variants were compared with, and list those that were equal to one."""
-    sets = done.get("held_out_sets")
-    if not sets:
-        return []
-    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
-    found = [row for place in places for row in read_jsonl(place / "rejected.jsonl") if row["reason"] == "test_problem"]
-    blocks: list[Block] = []
-    if shared := done.get("tests_among_roots"):
-        words = "Test problems that are training problems too, by the sets themselves: "
-        blocks.append(Paragraph((words, *_enumerated(shared[:_N_LISTED]), ".")))
-    names: list[Any] = []
-    for name, n in sets.items():
-        names += [", " if names else "", Code(name), f" ({n})"]
-    compared = "Every variant was compared, as a function, with the problems of these sets: "
-    end = f". Equal to one of them, and left out for that: {len(found)}{'.' if not found else ':'}"
-    blocks.append(Paragraph((compared, *names, end)))
-    items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in found[:_N_LISTED]]
-    if len(found) > _N_LISTED:
-        items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code("variants/rejected.jsonl"))))
-    return [*blocks, Bullets(tuple(items))] if items else blocks
-
-
-def _enumerated(texts: Sequence[str]) -> list[Any]:
-    return [part for at, text in enumerate(texts) for part in (", " if at else "", Code(text))]
-
-
-def _pass_rates(run: Run) -> list[Block]:
-    """Say how hard the variants have turned out to be, by the rollouts of LADDER's training."""
-    rates = read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")
-    steps = read_jsonl(run.path / "conditions/ladder/train/metrics.jsonl")
-    if not rates or not steps:
-        return []
-    states = Counter(row["state"] for row in rates)
-    without = sum(step["groups_without_signal"] for step in steps) / len(steps)
-    kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
-    drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
-    return [
-        Paragraph(
-            f"Measured difficulty after training (tree {kind}, rows drawn {drawn}): of {len(rates)} problems, "
-            f"{states['retired']} are always solved and retired, {states['stuck']} are never solved, "
-            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried. "
-            f"Groups without signal: {percent(without)}."
-        )
-    ]
 
 
 def _cost(report: Report) -> Chapter:

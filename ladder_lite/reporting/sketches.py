@@ -4,30 +4,29 @@ Each function takes the contents of report.json and returns a `Figure`, or None 
 Their legends and captions are text of the page.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ladder_lite.document import Figure, Key
-from ladder_lite.findings import REASONS
 from ladder_lite.live import percent, plain
-from ladder_lite.palette import PALETTE, colour_of, label_of
-from ladder_lite.paper_results import PAPER, VARIANTS, Published, Quoted
-from ladder_lite.svg import to_svg
+from ladder_lite.reporting.document import Figure, Key
+from ladder_lite.reporting.findings import REASONS
+from ladder_lite.reporting.palette import PALETTE, colour_of, label_of
+from ladder_lite.reporting.paper_results import PAPER, VARIANTS, Published, Quoted
+from ladder_lite.reporting.svg import to_svg
 
 Report = Mapping[str, Any]
 
 _WIDTH = 340.0  # units of a drawing, and about as many pixels on a phone
-_FONT = 12.0
+_FONT = 13.0
 _ROW = 40.0
 _MAX_PROBLEMS = 24
-_STYLES = ("solid", "dashed", "dotted", "double")
-_DASHES = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.5)), "double": (0, (6, 1.5, 1, 1.5))}
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 2), (7, 2, 1.5, 2), (2, 5))
+_DASHED = _DASHES[1]
 _TOPS = (0.1, 0.25, 0.5, 1.0)  # an axis of shares ends at the first that holds everything
-_Ink = Callable[[str], str]
 
 
 def _ink(name: str) -> str:
@@ -69,7 +68,11 @@ def bars(report: Report) -> Figure | None:
 
 
 def _asterisk(paper: Published) -> str:
-    return "; its 90 % is of yet another experiment" if any("*" in quoted.words for quoted in paper.results.values()) else ""
+    return (
+        "; its 90 % is of yet another experiment"
+        if any("*" in quoted.words for quoted in paper.results.values())
+        else ""
+    )
 
 
 def _bar(axes: Axes, row: int, result: Mapping[str, float], colour: str) -> None:
@@ -81,16 +84,14 @@ def _bar(axes: Axes, row: int, result: Mapping[str, float], colour: str) -> None
     axes.text(
         1.0, row + 0.22, percent(result["value"]), color=_ink(colour), fontsize=_FONT, weight="bold", ha="right",
         va="center",
-    )  # fmt: skip
+    )
 
 
 def _quoted(axes: Axes, row: int, quoted: Quoted) -> None:
-    at = row + 0.62
+    start = quoted.low if quoted.low < quoted.high and quoted.low else 0.0
     words = quoted.words.replace("<=", "≤").rstrip("*")
-    axes.barh(
-        at, quoted.high - (quoted.low if quoted.low < quoted.high else 0), left=quoted.low if quoted.low < quoted.high else 0, height=0.36, facecolor="none", edgecolor=_ink("soft"), linewidth=1.1,
-        linestyle=(0, (2, 1.5)),
-    )  # fmt: skip
+    drawn = axes.barh(row + 0.62, quoted.high - start, left=start, height=0.36, facecolor="none", linewidth=1.1)[0]
+    drawn.set(edgecolor=_ink("soft"), linestyle=(0, (2, 1.5)))
     _words(axes, 0.03, row + 0.22, words, "soft")
 
 
@@ -106,21 +107,17 @@ def accuracy(report: Report) -> Figure | None:
     drawing, axes = _canvas("GRPO step")
     final = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
     highest, keys = 0.0, []
-    for name, style in _styles(curves):
+    for name, dashes in _dashes(curves):
         steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
-        thin = colour_of(name) == "arm"
-        axes.plot(
-            *_thinned(steps, values), color=_ink(colour_of(name)), linestyle=_DASHES[style], linewidth=1.2 if thin else 2.4,
-            zorder=2 if thin else 3, clip_on=False,
-        )  # fmt: skip
-        if name in final and not thin:
-            end = report["conditions"][name].get("steps", steps[-1])
-            axes.plot(max(end, steps[-1]), final[name], "o", color=_ink(colour_of(name)), markersize=6, zorder=4, clip_on=False)
+        _curve(axes, name, dashes, *_thinned(steps, values))
+        if name in final and colour_of(name) != "arm":
+            end = max(report["conditions"][name].get("steps", 0), steps[-1])
+            axes.plot(end, final[name], "o", color=_ink(colour_of(name)), markersize=6, zorder=4, clip_on=False)
         highest = max(highest, *values, final.get(name, 0.0))
-        keys.append(Key(f"{plain(label_of(name), 30)} {percent(final.get(name, values[-1]))}", colour_of(name), style))
+        keys.append(Key(f"{plain(label_of(name), 30)} {percent(final.get(name, values[-1]))}", colour_of(name), dashes))
     if "base" in final:
-        axes.axhline(final["base"], color=_ink("base"), linewidth=1.2, linestyle=_DASHES["dashed"], zorder=1)
-        keys.append(Key(f"base model {percent(final['base'])}", "base", "dashed"))
+        axes.axhline(final["base"], color=_ink("base"), linewidth=1.2, dashes=_DASHED, zorder=1)
+        keys.append(Key(f"base model {percent(final['base'])}", "base", _DASHED))
         highest = max(highest, final["base"])
     _shares_up(axes, highest)
     axes.set_xlim(0, max(1, *(row["step"] for row in report["curve"])))
@@ -128,8 +125,8 @@ def accuracy(report: Report) -> Figure | None:
         "Test accuracy while training",
         "Test accuracy against GRPO step",
         to_svg(drawing, "accuracy", "Test accuracy against GRPO step"),
-        "Lines: one answer a problem, sampled while training. Dots, and the numbers of the legend: the evaluation at the "
-        "end, where there is one.",
+        "Lines: one answer a problem, sampled while training. Dots, and the numbers of the legend: the evaluation at "
+        "the end, where there is one.",
         tuple(keys),
         png="accuracy.png",
     )
@@ -147,14 +144,18 @@ def variants(report: Report) -> Figure | None:
     drawing, axes = _canvas("variants that training could draw from")
     line = [point for point in points if _is_share(point[1])]
     axes.plot(
-        [n for n, _, _ in line], [result["value"] for _, _, result in line], color=_ink("ladder"), linewidth=1.6, zorder=2
+        [n for n, _, _ in line],
+        [result["value"] for _, _, result in line],
+        color=_ink("ladder"),
+        linewidth=1.6,
+        zorder=2,
     )
     for n, name, result in points:
         axes.plot([n, n], [result["low"], result["high"]], color=_ink(colour_of(name)), linewidth=1.4, zorder=2)
         axes.plot(
             n, result["value"], "o" if _is_share(name) else "D", color=_ink(colour_of(name)), markersize=7, zorder=3,
             clip_on=False,
-        )  # fmt: skip
+        )
     few, many = points[0][0], points[-1][0]
     if many > 4 * few:
         axes.set_xscale("log")
@@ -169,8 +170,8 @@ def variants(report: Report) -> Figure | None:
         "Accuracy against number of variants",
         "pass@1 against the number of variants",
         to_svg(drawing, "variants", "pass@1 against the number of variants"),
-        f"Dots joined by the line: LADDER with part of its variants and with all. Diamonds: arms that differ otherwise. "
-        f"{VARIANTS}",
+        "Dots joined by the line: LADDER with part of its variants and with all. Diamonds: arms that differ otherwise. "
+        + VARIANTS,
         (Key("LADDER, all variants", "ladder"), Key("arms", "arm")),
     )
 
@@ -191,19 +192,20 @@ def _apart(numbers: Sequence[int]) -> list[int]:
 
 def signal(report: Report) -> Figure | None:
     """Groups whose rewards are all equal, against the step: nothing is learned from them."""
-    training = {name: row for name, row in report["training"].items() if any(v is not None for v in row["groups_without_signal"])}
+    training = {
+        name: row
+        for name, row in report["training"].items()
+        if any(v is not None for v in row["groups_without_signal"])
+    }
     if not training:
         return None
     drawing, axes = _canvas("GRPO step")
     keys = []
-    for name, style in _styles(training):
-        row, thin = training[name], colour_of(name) == "arm"
+    for name, dashes in _dashes(training):
+        row = training[name]
         values = [float("nan") if value is None else value for value in row["groups_without_signal"]]
-        axes.plot(
-            row["steps"], values, color=_ink(colour_of(name)), linestyle=_DASHES[style], linewidth=1.2 if thin else 2.2,
-            clip_on=False, zorder=2 if thin else 3,
-        )  # fmt: skip
-        keys.append(Key(plain(label_of(name), 30), colour_of(name), style))
+        _curve(axes, name, dashes, row["steps"], values)
+        keys.append(Key(plain(label_of(name), 30), colour_of(name), dashes))
     _shares_up(axes, 1.0)
     axes.set_xlim(0, None)
     return Figure(
@@ -232,7 +234,7 @@ def rollouts(report: Report, condition: str) -> Figure | None:
         f"Kinds of rollouts against GRPO step, {plain(label_of(condition), 30)}",
         to_svg(drawing, f"rollouts-{condition}", "Kinds of rollouts against GRPO step"),
         "Of all rollouts, from below: " + ", ".join(kinds) + ". Only right ones are rewarded.",
-        tuple(Key(kind, kind) for kind in kinds),
+        tuple(Key(kind, kind, area=True) for kind in kinds),
     )
 
 
@@ -251,7 +253,7 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
             row, outcome["steps_to_solve"] if solved else outcome["steps"], height=0.66,
             facecolor=_ink(colour_of(condition)) if solved else "none", edgecolor=_ink(colour_of(condition)),
             linewidth=1.1, linestyle="-" if solved else (0, (2, 1.5)),
-        )  # fmt: skip
+        )
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks(range(len(shown)), [number for number, _ in shown])
     axes.set_xlim(0, max(1, *(outcome["steps"] for _, outcome in shown)) * 1.02)
@@ -263,8 +265,8 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
         f"Steps per problem: {label_of(condition)}",
         f"Steps of TTRL by problem, {label_of(condition)}",
         to_svg(drawing, f"steps-{condition}", "Steps of TTRL by problem"),
-        "Filled: solved after so many steps, by the paper's rule (a right answer at any step). Dashed: not solved in so "
-        f"many. Numbered as in the table.{more}",
+        "Filled: solved after so many steps, by the paper's rule (a right answer at any step). Dashed: not solved in "
+        f"so many. Numbered as in the table.{more}",
     )
 
 
@@ -320,6 +322,16 @@ def _plain_axes(axes: Axes, below: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+def _curve(
+    axes: Axes, name: str, dashes: tuple[float, ...], steps: Sequence[float], values: Sequence[float]
+) -> None:
+    arm = colour_of(name) == "arm"
+    line = axes.plot(steps, values, color=_ink(colour_of(name)), linewidth=1.3 if arm else 2.4, clip_on=False)[0]
+    line.set_zorder(2 if arm else 3)
+    if dashes:
+        line.set_dashes(dashes)
+
+
 def _shares_up(axes: Axes, highest: float) -> None:
     axes.set_ylim(0, next((top for top in _TOPS if highest <= top), 1.0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
@@ -330,10 +342,10 @@ def _thousands(value: float, _: object) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
-def _styles(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The conditions, each with a style of line: arms share a colour and are told apart by it."""
+def _dashes(names: Mapping[str, Any]) -> list[tuple[str, tuple[float, ...]]]:
+    """The conditions, each with the dashes of its line: arms share a colour and are told apart by them."""
     arms = [name for name in names if colour_of(name) == "arm"]
-    return [(name, _STYLES[arms.index(name) % len(_STYLES)] if name in arms else "solid") for name in names]
+    return [(name, _DASHES[arms.index(name) % len(_DASHES)] if name in arms else ()) for name in names]
 
 
 def _by_condition(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladder_lite.evaluate import wilson_interval
 from ladder_lite.live import percent, plain
+from ladder_lite.scores import wilson_interval
 
 # Okabe and Ito's colours, darkened where they must be read as text: told apart with every kind of colour vision.
 _TRAINED = {"ladder": ("LADDER", "#0072B2"), "rl_without_variants": ("RL without variants", "#C85200")}

@@ -5,9 +5,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ladder_lite.document import Document, parts
 from ladder_lite.live import percent
-from ladder_lite.palette import PALETTE
+from ladder_lite.reporting.document import Document, parts
+from ladder_lite.reporting.palette import PALETTE
 
 _TEMPLATE = "page.html.j2"
 
