@@ -91,7 +91,7 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
             if faults[number] is None:
                 inside = (fault for at, fault in switches if component.low < at < component.high)
                 faults[number] = next(inside, None) or _increment_fault(answer, problem, component, increments)
-    sheets = _sheets(answer, problem)
+    sheets = sheets_of(problem, answer)
     wrong_sheets = {sheet for sheet, fault in zip(sheets, faults, strict=False) if fault == WRONG}
     faults = [WRONG if sheet in wrong_sheets else fault for sheet, fault in zip(sheets, faults, strict=False)]
     if not any(faults):
@@ -99,7 +99,7 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
     is_wrong = np.array([fault is not None for fault in faults])[sampled.component]
     for number, fault in enumerate(faults):
         right = sampled.points[sampled.component == number]
-        if fault is None and not _hides_a_term(answer, problem.expression, right, sampled.points[is_wrong]):
+        if fault is None and not hides_a_term(answer, problem.expression, right, sampled.points[is_wrong]):
             return None
     return next((fault for fault in faults if fault not in (None, WRONG)), WRONG)
 
@@ -116,7 +116,7 @@ def bad_increments(values: Numbers, problem: Integrand) -> NDArray[np.intp]:
         return bad[np.argsort(-(errors[bad] / allowed[bad]), kind="stable")] if len(bad) else bad
 
 
-def _hides_a_term(answer: Expression, integrand: Expression, right: Floats, wrong: Floats) -> bool:
+def hides_a_term(answer: Expression, integrand: Expression, right: Floats, wrong: Floats) -> bool:
     """Whether f is so large at the points `right` that a term, plain to see at `wrong`, cannot be judged there."""
     shares = []
     for points in (right, wrong):
@@ -130,8 +130,8 @@ def _hides_a_term(answer: Expression, integrand: Expression, right: Floats, wron
     return bool(((shares[0] < HIDDEN) & (shares[1] > PLAIN)).any())
 
 
-def _sheets(answer: Expression, problem: Integrand) -> list[tuple[int, int]]:
-    """For each component, between which roots and steps of f and F it lies.
+def sheets_of(problem: Integrand, *answers: Expression) -> list[tuple[int, int]]:
+    """For each component of f, between which roots and steps of f and of the answers it lies.
 
     Where no root or step comes between, F' - f is one analytic function, poles apart: what is wrong on one component is
     wrong on its neighbour too, even where a term that grows too large hides it. (Logarithms may differ by a branch, an
@@ -141,7 +141,7 @@ def _sheets(answer: Expression, problem: Integrand) -> list[tuple[int, int]]:
     at = grid.astype(complex)
     breakables = [
         breakable
-        for expression in (problem.expression, answer)
+        for expression in (problem.expression, *answers)
         for breakable in expression.evaluate(at, derivative=False).breakables
     ]
     numbers = stretches(grid, [breakable for breakable in breakables if breakable.kind in ("root", "step")])

@@ -72,6 +72,14 @@ class Problem:
         return Problem(**{**row, "transforms": tuple(row["transforms"])})
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a problem set says of a problem to people: how it is solved, and an answer; models see neither."""
+
+    technique: str | None
+    answer: str | None
+
+
 def load_problems(
     name_or_path: str, split: str, fault: Callable[[Problem], str | None] = lambda _: None
 ) -> list[Problem]:
@@ -85,16 +93,19 @@ def load_problems(
     problems: dict[str, Problem] = {}
     first_line: dict[str, int] = {}
     for place, number, row in _read_rows(name_or_path, split):
-        data = {key: row.get(key) for key in _DATA_KEYS}
-        if row.get("printed") is not None:  # only then: the ids of the others depend on their data's keys
-            data["printed"] = row["printed"]
-        problem = Problem.root("integration", data)
+        problem = _problem(row)
         if (wrong := fault(problem)) is not None:
             raise UserError(f"{place}: {wrong}")
         if problem.id in problems:
             raise UserError(f"{place}: the same problem as in line {first_line[problem.id]}; remove one")
         problems[problem.id], first_line[problem.id] = problem, number
     return list(problems.values())
+
+
+def notes(name_or_path: str) -> dict[str, Notes]:
+    """What a problem set, of any split, notes of its problems, by the problem's id; UserError as `load_problems`."""
+    rows = (row for _, _, row in _read_rows(name_or_path, None))
+    return {_problem(row).id: Notes(row.get("technique"), row.get("answer")) for row in rows}
 
 
 def dataset(name_or_path: str, split: str) -> "Dataset":
@@ -133,8 +144,15 @@ def _shipped_sets() -> list[str]:
     return sorted(file.stem for file in shipped("benchmarks").glob("*.jsonl"))
 
 
-def _read_rows(name_or_path: str, split: str) -> list[tuple[str, int, dict[str, Any]]]:
-    """The rows of a split with their place (file:line) and line."""
+def _problem(row: Mapping[str, Any]) -> Problem:
+    data = {key: row.get(key) for key in _DATA_KEYS}
+    if row.get("printed") is not None:  # only then: the ids of the others depend on their data's keys
+        data["printed"] = row["printed"]
+    return Problem.root("integration", data)
+
+
+def _read_rows(name_or_path: str, split: str | None) -> list[tuple[str, int, dict[str, Any]]]:
+    """The rows of a split, or of all, with their place (file:line) and line."""
     path = _find_set(name_or_path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -147,9 +165,9 @@ def _read_rows(name_or_path: str, split: str) -> list[tuple[str, int, dict[str, 
         for number, line in enumerate(lines, start=1)
         if line.strip()
     )
-    rows = [part for part in read if part[2].get("split", split) == split]
+    rows = [part for part in read if split is None or part[2].get("split", split) == split]
     if not rows:
-        raise UserError(f'{path}: holds no problem for the split "{split}"')
+        raise UserError(f"{path}: holds no problem" + ("" if split is None else f' for the split "{split}"'))
     return rows
 
 

@@ -98,7 +98,9 @@ SUMMARIES = [
 @pytest.mark.parametrize(("given", "k", "expected"), [case[1:] for case in SUMMARIES], ids=[c[0] for c in SUMMARIES])
 def test_summary(given: list[Attempt], k: int, expected: dict[str, float]) -> None:
     summary = summarize(given, k)
-    assert {key: value["value"] if isinstance(value, dict) else value for key, value in summary.items()} == expected
+    rates = {key: value for key, value in summary.items() if key == "n_problems" or key.startswith("pass@")}
+    assert {key: value["value"] if isinstance(value, dict) else value for key, value in rates.items()} == expected
+    assert summary["n_tokens"] == len(given)
     assert summarize(reversed(given), k) == summary
 
 

@@ -4,6 +4,7 @@
 protocol.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -76,6 +77,13 @@ class Task(Protocol):
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Grade a reply; an error in the verifier itself raises, it never scores 0."""
+        ...
+
+    def same_answers(self, problem: Problem, answers: Sequence[str]) -> list[int | None]:
+        """For each answer the place of the first one that is the same, whatever its verdict; None if it is unreadable.
+
+        Never raises, whatever the texts.
+        """
         ...
 
     def fingerprints(self, problem: Problem, up_to_factor: bool = False) -> Keys:

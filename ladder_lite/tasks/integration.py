@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ladder_lite.answers import same_answers
 from ladder_lite.definite import References
 from ladder_lite.equality import Keys, fingerprints
 from ladder_lite.errors import UserError
@@ -102,6 +103,10 @@ class IntegrationTask:
             protocol=self._settings.protocol,
             references=self._references,
         )
+
+    def same_answers(self, problem: Problem, answers: Sequence[str]) -> list[int | None]:
+        """Antiderivatives that differ by a constant, or equal values."""
+        return same_answers(problem.data, answers, self._references)
 
     def fingerprints(self, problem: Problem, up_to_factor: bool = False) -> Keys:
         """Two keys, of which equal integrals share at least one."""

@@ -1,0 +1,201 @@
+"""Which answers to one integral are the same answer, whatever their verdicts: what a majority vote counts.
+
+    same_answers({"integrand": "1/x", "variable": "x", "lower": None, "upper": None}, ["log(x)", "x", "log(2*x)"])
+    # [0, 1, 0]
+
+Antiderivatives are the same where they differ by one constant on a whole component of the integrand's domain: log(x)
+and log(Abs(x)) are for 1/x, acosh(x) and log(x+sqrt(x**2-1)) for 1/sqrt(x**2-1); x and x+floor(x) are not for 1. Values
+of a definite integral are the same within what the verifier allows each of them.
+
+An answer is compared with the first one of each group, so the order decides where sameness is not transitive (two
+answers that equal a third, on different components). Answers are hostile text: the bounds on the work are those of
+`ladder_lite.expressions`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, TypeVar
+
+import numpy as np
+
+from ladder_lite.definite import EXACT_TOLERANCE, TOLERANCE, References
+from ladder_lite.examination import CLEARLY, JUMP, MAX_COMPONENTS, NOISY, POINTS, SLACK, hides_a_term, sheets_of
+from ladder_lite.examination import TOLERANCE as SLOPE_TOLERANCE
+from ladder_lite.expressions import Complexes, Expression, ExpressionError, parse
+from ladder_lite.integrands import MIN_POINTS, N_NEAR, SMALLEST, Integrand, IntegrandError, noise, prepare
+from ladder_lite.validity import Data
+
+_QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
+_ROUNDING: Final = 1e-12  # of the values that are subtracted
+Answer = TypeVar("Answer")
+
+
+def same_answers(data: Data, answers: Sequence[str], references: References) -> list[int | None]:
+    """For each answer the place of the first one that is the same; None for one that cannot be read.
+
+    `references` has the values of definite integrals, of which only the size of the integrand counts here. Nothing can
+    be compared where the problem itself is no integral (nowhere real, divergent): all None.
+    """
+    try:
+        if data["lower"] is None and data["upper"] is None:
+            return _group(answers, _antiderivatives(data), _Antiderivative.equals)
+        return _group(answers, _values(data, references), _Value.equals)
+    except IntegrandError:
+        return [None] * len(answers)
+
+
+def _group(
+    answers: Sequence[str], read: Callable[[str], Answer | None], equal: Callable[[Answer, Answer], bool]
+) -> list[int | None]:
+    heads: dict[int, Answer] = {}
+    places: dict[str, int | None] = {}
+    for place, text in enumerate(answers):
+        if text not in places:
+            answer = read(text)
+            places[text] = None
+            if answer is not None:
+                at = next((at for at, head in heads.items() if equal(head, answer)), place)
+                places[text] = at
+                heads.setdefault(at, answer)
+    return [places[text] for text in answers]
+
+
+# --- antiderivatives
+
+
+def _antiderivatives(data: Data) -> Callable[[str], "_Antiderivative | None"]:
+    problem = prepare(str(data["integrand"]), data["variable"] or "x")
+    pieces = _pieces(problem)
+    # To an integral of cbrt(x) people answer x**(4/3), and mean real roots: read as the verifier does.
+    real = "cbrt" in problem.expression.functions
+
+    def read(text: str) -> _Antiderivative | None:
+        try:
+            expression = parse(text, problem.expression.variable, constant_of_integration=True, real_cube_roots=real)
+        except ExpressionError:
+            return None
+        return _Antiderivative(expression, problem, pieces)
+
+    return read
+
+
+def _pieces(problem: Integrand) -> list[Complexes]:
+    """Points of each component of the integrand's domain, sorted; of zero's, those near the origin."""
+    if problem.identically_zero:
+        near = problem.points[:N_NEAR]
+        return [near[np.isfinite(problem.values[:N_NEAR])].astype(complex)]
+    components = problem.components[:MAX_COMPONENTS]
+    return [component.sample(POINTS, problem.seed + 2).astype(complex) for component in components]
+
+
+@dataclass(frozen=True, eq=False)
+class _Antiderivative:
+    """An answer to compare at points of the integrand's domain, an array for each of the components looked at."""
+
+    expression: Expression
+    problem: Integrand
+    pieces: Sequence[Complexes]
+
+    @cached_property
+    def evaluated(self) -> list[tuple[Complexes, Complexes]]:
+        """Values and slopes on each piece."""
+        values, slopes = self.expression.values_and_derivatives(np.concatenate(self.pieces))
+        ends = np.cumsum([len(piece) for piece in self.pieces])[:-1]
+        return list(zip(np.split(values, ends), np.split(slopes, ends), strict=True))
+
+    def equals(self, other: "_Antiderivative") -> bool:
+        """Whether the two differ by one constant on a whole component.
+
+        As where the verifier judges one answer, a difference that shows on a component counts on its neighbours too,
+        where larger terms may hide it, unless a root or a step lies between.
+        """
+        differs = [self._differs_plainly(other, number) for number in range(len(self.pieces))]
+        if all(differs):
+            return False
+        # The closer look takes ten evaluations: only where what is plain already leaves something to decide.
+        verdicts: list[bool | None] = [False if plain else None for plain in differs]
+        sheets = sheets_of(self.problem, self.expression, other.expression) if len(differs) > 1 else [(0, 0)]
+        for number, sheet in enumerate(sheets[: len(differs)]):
+            if (sheet, False) not in zip(sheets, verdicts, strict=False):
+                verdicts[number] = self._agrees(other, number)
+        differing = {sheet for sheet, verdict in zip(sheets, verdicts, strict=False) if verdict is False}
+        return any(
+            verdict and sheet not in differing and not self._may_hide(other, number, verdicts)
+            for number, (sheet, verdict) in enumerate(zip(sheets, verdicts, strict=False))
+        )
+
+    def _differs_plainly(self, other: "_Antiderivative", number: int) -> bool:
+        slopes, other_slopes = self.evaluated[number][1], other.evaluated[number][1]
+        with np.errstate(all="ignore"):
+            errors = np.abs(slopes - other_slopes)
+            finite = np.isfinite(errors)
+            size = np.maximum(np.abs(slopes), np.abs(other_slopes))
+            excess = (errors - CLEARLY * size)[finite]
+        return len(excess) >= MIN_POINTS and bool(np.median(excess) > SMALLEST)
+
+    def _agrees(self, other: "_Antiderivative", number: int) -> bool | None:
+        """Whether the two agree on a piece up to a constant, None if floating point cannot tell or one jumps there."""
+        points = self.pieces[number]
+        (values, slopes), (others, other_slopes) = self.evaluated[number], other.evaluated[number]
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(values + slopes + others + other_slopes)
+            if finite.sum() < MIN_POINTS:
+                return None
+            points, values, others = points[finite], values[finite], others[finite]
+            errors = np.abs(slopes - other_slopes)[finite]
+            size = np.maximum(np.abs(slopes), np.abs(other_slopes))[finite]
+            noises = [noise(answer.expression, points) for answer in (self, other)]
+            allowed = SLACK * sum(of_slopes for _, of_slopes in noises)
+            if (errors > SLOPE_TOLERANCE * size + allowed).any():
+                return False
+            if (allowed <= np.maximum(NOISY * size, _QUIET)).sum() < MIN_POINTS:
+                return None
+            magnitude = np.abs(values) + np.abs(others)
+            anchor = int(magnitude.argmin())
+            steps = np.abs((values - others) - (values - others)[anchor])
+            allowed = SLACK * sum(of_values for of_values, _ in noises) + _ROUNDING * magnitude
+            allowed += JUMP * np.abs(values - values[anchor])
+            return True if (steps <= allowed + allowed[anchor] + SMALLEST).all() else None
+
+    def _may_hide(self, other: "_Antiderivative", number: int, verdicts: Sequence[bool | None]) -> bool:
+        """Whether, where the two agree, a term is too small to show that is plain to see where they differ."""
+        away = [piece.real for piece, verdict in zip(self.pieces, verdicts, strict=True) if verdict is False]
+        return bool(away) and any(
+            hides_a_term(answer.expression, self.problem.expression, self.pieces[number].real, np.concatenate(away))
+            for answer in (self, other)
+        )
+
+
+# --- values of definite integrals
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A number; `allowed` is what it may be off for the verifier to call it right."""
+
+    value: complex
+    allowed: float
+
+    def equals(self, other: "_Value") -> bool:
+        return abs(self.value - other.value) <= self.allowed + other.allowed
+
+
+def _values(data: Data, references: References) -> Callable[[str], _Value | None]:
+    variable, lower, upper = data["variable"] or "x", data["lower"], data["upper"]
+    if lower is None or upper is None:
+        raise IntegrandError("one bound is missing")
+    scale = references.get(str(data["integrand"]), variable, lower, upper).scale
+    real = "cbrt" in prepare(str(data["integrand"]), variable).expression.functions
+
+    def read(text: str) -> _Value | None:
+        try:
+            expression = parse(text, variable, real_cube_roots=real)
+        except ExpressionError:
+            return None
+        value = complex(expression.values(np.zeros(1, complex))[0])
+        if expression.free or not np.isfinite(value):
+            return None
+        return _Value(value, scale * (TOLERANCE if "." in expression.source else EXACT_TOLERANCE))
+
+    return read
