@@ -82,7 +82,13 @@ def _bar(axes: Axes, row: int, result: Mapping[str, float], colour: str) -> None
     for end in ("low", "high"):
         axes.plot([result[end]] * 2, [at - 0.11, at + 0.11], color=_ink("ink"), linewidth=1.3, zorder=3, clip_on=False)
     axes.text(
-        1.0, row + 0.22, percent(result["value"]), color=_ink(colour), fontsize=_FONT, weight="bold", ha="right",
+        1.0,
+        row + 0.22,
+        percent(result["value"]),
+        color=_ink(colour),
+        fontsize=_FONT,
+        weight="bold",
+        ha="right",
         va="center",
     )
 
@@ -153,7 +159,12 @@ def variants(report: Report) -> Figure | None:
     for n, name, result in points:
         axes.plot([n, n], [result["low"], result["high"]], color=_ink(colour_of(name)), linewidth=1.4, zorder=2)
         axes.plot(
-            n, result["value"], "o" if _is_share(name) else "D", color=_ink(colour_of(name)), markersize=7, zorder=3,
+            n,
+            result["value"],
+            "o" if _is_share(name) else "D",
+            color=_ink(colour_of(name)),
+            markersize=7,
+            zorder=3,
             clip_on=False,
         )
     few, many = points[0][0], points[-1][0]
@@ -250,9 +261,13 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
     for row, (_, outcome) in enumerate(shown):
         solved = outcome["solved"]
         axes.barh(
-            row, outcome["steps_to_solve"] if solved else outcome["steps"], height=0.66,
-            facecolor=_ink(colour_of(condition)) if solved else "none", edgecolor=_ink(colour_of(condition)),
-            linewidth=1.1, linestyle="-" if solved else (0, (2, 1.5)),
+            row,
+            outcome["steps_to_solve"] if solved else outcome["steps"],
+            height=0.66,
+            facecolor=_ink(colour_of(condition)) if solved else "none",
+            edgecolor=_ink(colour_of(condition)),
+            linewidth=1.1,
+            linestyle="-" if solved else (0, (2, 1.5)),
         )
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks(range(len(shown)), [number for number, _ in shown])
@@ -322,9 +337,7 @@ def _plain_axes(axes: Axes, below: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _curve(
-    axes: Axes, name: str, dashes: tuple[float, ...], steps: Sequence[float], values: Sequence[float]
-) -> None:
+def _curve(axes: Axes, name: str, dashes: tuple[float, ...], steps: Sequence[float], values: Sequence[float]) -> None:
     arm = colour_of(name) == "arm"
     line = axes.plot(steps, values, color=_ink(colour_of(name)), linewidth=1.3 if arm else 2.4, clip_on=False)[0]
     line.set_zorder(2 if arm else 3)
