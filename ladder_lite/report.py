@@ -33,7 +33,7 @@ def write_report(run_path: Path) -> dict[str, Any]:
     of its files is damaged.
     """
     from ladder_lite.reporting.chapters import describe
-    from ladder_lite.reporting.figures import draw_accuracy
+    from ladder_lite.reporting.figures import draw_accuracy, draw_race
     from ladder_lite.reporting.html import to_html
     from ladder_lite.reporting.markdown import to_markdown
 
@@ -41,8 +41,11 @@ def write_report(run_path: Path) -> dict[str, Any]:
     report = measure(run)
     document = describe(report, run)
     write_json(run_path / "report.json", report)
-    for name, drawn, draw in (("accuracy.png", report["curve"], draw_accuracy),):
-        if drawn:
+    for name, shown, draw in (
+        ("accuracy.png", report["curve"], draw_accuracy),
+        ("ttrl.png", report["race"], draw_race),
+    ):
+        if shown:
             draw(report, run_path / name)
         else:
             (run_path / name).unlink(missing_ok=True)

@@ -64,7 +64,9 @@ def _compared(race: Mapping[str, Any], other: str) -> Text:
     if only_ours == only_theirs:
         verdict = f"TTRL after LADDER and {label_of(other)} are level"
     else:
-        verdict = f"{'TTRL after LADDER' if only_ours > only_theirs else label_of(other)} wins"
+        names = ("TTRL after LADDER", label_of(other))
+        winner, loser = names if only_ours > only_theirs else names[::-1]
+        verdict = f"{winner} beats {loser}"
     how = ""
     if other == "ladder_pass100":
         within = sum(b is not None and b <= spent for (_, b), spent in zip(pairs, ours["spent"], strict=True))

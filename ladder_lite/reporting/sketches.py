@@ -9,13 +9,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from ladder_lite.live import percent, plain
 from ladder_lite.reporting.document import Figure, Key
+from ladder_lite.reporting.figures import by_condition, clear_axes, dashes_of, race_lines, shares_up
 from ladder_lite.reporting.findings import REASONS
 from ladder_lite.reporting.palette import PALETTE, colour_of, label_of
-from ladder_lite.reporting.paper_results import PAPER, VARIANTS, Published, Quoted
+from ladder_lite.reporting.paper_results import PAPER, VARIANTS, Quoted
 from ladder_lite.reporting.svg import to_svg
 
 Report = Mapping[str, Any]
@@ -24,9 +25,7 @@ _WIDTH = 340.0  # units of a drawing, and about as many pixels on a phone
 _FONT = 13.0
 _ROW = 40.0
 _MAX_PROBLEMS = 24
-_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 2), (7, 2, 1.5, 2), (2, 5))
-_DASHED = _DASHES[1]
-_TOPS = (0.1, 0.25, 0.5, 1.0)  # an axis of shares ends at the first that holds everything
+_DASHED = (5.0, 2.0)
 
 
 def _ink(name: str) -> str:
@@ -63,15 +62,7 @@ def bars(report: Report) -> Figure | None:
         f"Bars: {plain(alt, 400)}",
         to_svg(drawing, "bars", f"pass@1 by condition: {plain(alt, 400)}"),
         f"Lines across the ends of the bars: 95 % intervals. *The paper measured another model on other problems "
-        f"({paper.subject}), so its figures stand apart from ours{_asterisk(paper)}.",
-    )
-
-
-def _asterisk(paper: Published) -> str:
-    return (
-        "; its 90 % is of yet another experiment"
-        if any("*" in quoted.words for quoted in paper.results.values())
-        else ""
+        f"({paper.subject}), so its figures stand apart from ours.",
     )
 
 
@@ -107,13 +98,13 @@ def _words(axes: Axes, x: float, y: float, words: str, colour: str, **how: Any) 
 
 def accuracy(report: Report) -> Figure | None:
     """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the arms."""
-    curves = _by_condition(report["curve"])
+    curves = by_condition(report["curve"])
     if not curves:
         return None
     drawing, axes = _canvas("GRPO step")
     final = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
     highest, keys = 0.0, []
-    for name, dashes in _dashes(curves):
+    for name, dashes in dashes_of(curves):
         steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
         _curve(axes, name, dashes, *_thinned(steps, values))
         if name in final and colour_of(name) != "arm":
@@ -125,7 +116,7 @@ def accuracy(report: Report) -> Figure | None:
         axes.axhline(final["base"], color=_ink("base"), linewidth=1.2, dashes=_DASHED, zorder=1)
         keys.append(Key(f"base model {percent(final['base'])}", "base", _DASHED))
         highest = max(highest, final["base"])
-    _shares_up(axes, highest)
+    shares_up(axes, highest)
     axes.set_xlim(0, max(1, *(row["step"] for row in report["curve"])))
     return Figure(
         "Test accuracy while training",
@@ -176,7 +167,7 @@ def variants(report: Report) -> Figure | None:
         axes.set_xticks([], minor=True)
     else:
         axes.set_xlim(0, many * 1.1)
-    _shares_up(axes, max(result["high"] for _, _, result in points))
+    shares_up(axes, max(result["high"] for _, _, result in points))
     return Figure(
         "Accuracy against number of variants",
         "pass@1 against the number of variants",
@@ -212,12 +203,12 @@ def signal(report: Report) -> Figure | None:
         return None
     drawing, axes = _canvas("GRPO step")
     keys = []
-    for name, dashes in _dashes(training):
+    for name, dashes in dashes_of(training):
         row = training[name]
         values = [float("nan") if value is None else value for value in row["groups_without_signal"]]
         _curve(axes, name, dashes, row["steps"], values)
         keys.append(Key(plain(label_of(name), 30), colour_of(name), dashes))
-    _shares_up(axes, 1.0)
+    shares_up(axes, 1.0)
     axes.set_xlim(0, None)
     return Figure(
         "Groups without signal",
@@ -239,7 +230,7 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     shares = [row["rollouts"][kind] * (len(steps) // len(row["steps"])) for kind in kinds]
     axes.stackplot(steps, *shares, colors=[_ink(kind) for kind in kinds], linewidth=0)
     axes.set_xlim(steps[0], steps[-1])
-    _shares_up(axes, 1.0)
+    shares_up(axes, 1.0)
     return Figure(
         f"Rewards by reason: {plain(label_of(condition), 30)}",
         f"Kinds of rollouts against GRPO step, {plain(label_of(condition), 30)}",
@@ -257,7 +248,7 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
     height = 17.0 * len(shown) + 48
     drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
     axes = drawing.add_axes((0.09, 38 / height, 0.86, 1 - 44 / height))
-    _plain_axes(axes, "GRPO steps")
+    clear_axes(axes, "GRPO steps", _FONT)
     for row, (_, outcome) in enumerate(shown):
         solved = outcome["solved"]
         axes.barh(
@@ -291,31 +282,14 @@ def race(report: Report) -> Figure | None:
     if not found:
         return None
     drawing, axes = _canvas("tokens generated for a problem")
-    n_problems = len(found["problems"])
-    spent = [value for method in found["methods"].values() for value in method["spent"] if value]
-    first = min([value for m in found["methods"].values() for value in m["tokens_to_solve"] if value] or spent or [1])
-    logarithmic = max(spent, default=1) > 20 * first
-    start, end = (first / 2 if logarithmic else 0.0), max(spent, default=1) * 1.05
-    for name, method in found["methods"].items():
-        at = sorted(value for value in method["tokens_to_solve"] if value is not None)
-        xs, ys = [start, *at, max(method["spent"], default=start)], [0, *range(1, len(at) + 1), len(at)]
-        axes.step(xs, ys, where="post", color=_ink(colour_of(name)), linewidth=2.2, clip_on=False)
-        axes.plot(xs[-1], ys[-1], "o", color=_ink(colour_of(name)), markersize=5.5, clip_on=False)
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.set(xlim=(start, end), ylim=(0, n_problems * 1.03))
-    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ends = race_lines(axes, found)
     return Figure(
         "Solved against generated tokens",
         "Problems solved against tokens generated for each of them",
         to_svg(drawing, "race", "Problems solved against tokens generated for each of them"),
-        f"Of the same {n_problems} test problems, how many each method had solved once it had generated so many tokens "
-        "for each; a line ends at the largest budget that a problem was given.",
-        tuple(
-            Key(f"{label_of(name)}: {method['solved']} of {n_problems}", name)
-            for name, method in found["methods"].items()
-        ),
+        f"Of the same {len(found['problems'])} test problems, how many each method had solved once it had generated "
+        "so many tokens for each; a line ends at the largest budget that a problem was given.",
+        tuple(Key(label, name) for _, label, name in ends),
         png="ttrl.png",
     )
 
@@ -323,18 +297,9 @@ def race(report: Report) -> Figure | None:
 def _canvas(below: str) -> tuple[Drawing, Axes]:
     drawing = Drawing(figsize=(_WIDTH / 72, 230 / 72))
     axes = drawing.add_axes((0.135, 0.185, 0.83, 0.775))
-    _plain_axes(axes, below)
-    return drawing, axes
-
-
-def _plain_axes(axes: Axes, below: str) -> None:
-    axes.grid(axis="y", color=_ink("line"), linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=_FONT, labelcolor=_ink("soft"), color=_ink("soft"), pad=5, which="both")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_ink("edge"))
-    axes.set_xlabel(below, fontsize=_FONT, color=_ink("soft"))
+    clear_axes(axes, below, _FONT)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return drawing, axes
 
 
 def _curve(axes: Axes, name: str, dashes: tuple[float, ...], steps: Sequence[float], values: Sequence[float]) -> None:
@@ -343,29 +308,6 @@ def _curve(axes: Axes, name: str, dashes: tuple[float, ...], steps: Sequence[flo
     line.set_zorder(2 if arm else 3)
     if dashes:
         line.set_dashes(dashes)
-
-
-def _shares_up(axes: Axes, highest: float) -> None:
-    axes.set_ylim(0, next((top for top in _TOPS if highest <= top), 1.0))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-
-
-def _thousands(value: float, _: object) -> str:
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
-
-
-def _dashes(names: Mapping[str, Any]) -> list[tuple[str, tuple[float, ...]]]:
-    """The conditions, each with the dashes of its line: arms share a colour and are told apart by them."""
-    arms = [name for name in names if colour_of(name) == "arm"]
-    return [(name, _DASHES[arms.index(name) % len(_DASHES)] if name in arms else ()) for name in names]
-
-
-def _by_condition(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    curves: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        curves.setdefault(row["condition"], []).append(row)
-    return curves
 
 
 def _thinned(steps: list[int], values: list[float], most: int = 200) -> tuple[list[int], list[float]]:
