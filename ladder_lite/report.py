@@ -7,7 +7,7 @@ A run that is not finished gives a report of what is there. What the paper found
 among them (`ladder_lite.reporting.paper_results`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_lite import errors
+from ladder_lite.errors import UserError
 from ladder_lite.live import clock_time, percent, plain
 from ladder_lite.reporting.findings import measure, open_run, pass_keys
 from ladder_lite.reporting.paper_results import PAPER
@@ -74,10 +75,9 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     for heading in ("pass@1 (95 %)", *([pass_k] if pass_k else []), "tests", "steps", "time", "paper"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, entry in entries.items():
-        low, high = (percent(entry["pass@1"][end]).removesuffix(" %") for end in ("low", "high"))
         table.add_row(
             plain(name, _NAME_WIDTH),
-            f"{percent(entry['pass@1']['value'])} ({low}-{high})",
+            _interval(entry["pass@1"]),
             *([percent(entry[pass_k]["value"]) if pass_k in entry else ""] if pass_k else []),
             str(entry["n_problems"]),
             str(entry["steps"]),
@@ -87,15 +87,58 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Write comparison.html, .md and .json of several runs into a folder; return what comparison.json holds."""
+    from ladder_lite.reporting.comparison import compare, describe
+    from ladder_lite.reporting.html import to_html
+    from ladder_lite.reporting.markdown import to_markdown
+
+    comparison = compare(run_paths)
+    document = describe(comparison)
+    write_json(folder / "comparison.json", comparison)
+    (folder / "comparison.md").write_text(to_markdown(document), encoding="utf-8")
+    (folder / "comparison.html").write_text(to_html(document), encoding="utf-8")
+    return comparison
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """Return condition by run with intervals, and the means over seeds, for a terminal; ASCII only."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    runs, means = comparison["runs"], comparison["means"]
+    table.add_column("pass@1 (95 %)", no_wrap=True, overflow="crop")
+    for heading in [*(plain(run["name"], _NAME_WIDTH) for run in runs), *(f"mean of {len(m['runs'])}" for m in means)]:
+        table.add_column(heading, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for run in runs for name in run["conditions"]):
+        shares = [run["conditions"].get(name, {}).get("pass@1") for run in runs]
+        shares += [mean["conditions"].get(name) for mean in means]
+        table.add_row(plain(name, _NAME_WIDTH), *(_interval(share) if share else "" for share in shares))
+    return table
+
+
+def _interval(share: Mapping[str, float]) -> str:
+    low, high = (percent(share[end]).removesuffix(" %") for end in ("low", "high"))
+    return f"{percent(share['value'])} ({low}-{high})"
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def main(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/tiny-s0.")]) -> None:
-    """Write report.html, report.md and report.json of a run, finished or not, and print its table."""
+def main(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/tiny-s0.")],
+    out: Annotated[Path | None, typer.Option(help="Where a comparison goes.  [default: comparison]")] = None,
+) -> None:
+    """Write report.html, report.md and report.json of a run, finished or not, or compare several runs."""
     console = Console(highlight=False)
-    console.print(summary_table(write_report(run)))
-    console.print(f"report: {run / 'report.html'}", markup=False, soft_wrap=True)
+    if len(runs) > 1:
+        folder = out or Path("comparison")
+        console.print(comparison_table(write_comparison(runs, folder)))
+        console.print(f"comparison: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
+        return
+    if out is not None:
+        raise UserError(f"--out {out}: is for comparing several runs; the report of one goes into its folder")
+    console.print(summary_table(write_report(runs[0])))
+    console.print(f"report: {runs[0] / 'report.html'}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ladder_lite.figures import _spread, draw_accuracy
 from matplotlib.figure import Figure
+
+from ladder_lite.reporting.figures import _spread, draw_accuracy
 
 Curves = dict[str, list[tuple[int, float]]]
 

@@ -75,7 +75,7 @@ def draw_race(report: Mapping[str, Any], path: Path) -> None:
     about = (
         f"{plain(report['recipe'], 28)}, seed {report['seed']}: {n_problems} test problems that LADDER left unsolved"
     )
-    figure, axes = _frame("Solved against generated tokens", about, "tokens generated for a problem")
+    figure, axes = _frame("Solved against generated tokens", about, "tokens generated for a problem", width=0.53)
     _label(axes, race_lines(axes, report["race"]))
     figure.savefig(path, format="png")
 
@@ -129,15 +129,15 @@ def clear_axes(axes: Axes, below: str, size: float) -> None:
     axes.grid(axis="y", color=PALETTE["line"].light, linewidth=0.8)
     axes.set_axisbelow(True)
     soft = PALETTE["soft"].light
-    axes.tick_params(which="both", length=0, labelsize=size, labelcolor=soft, color=soft, pad=5)
+    axes.tick_params(which="both", length=0, labelsize=size, labelcolor=soft, color=soft, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(PALETTE["edge"].light)
     axes.set_xlabel(below, fontsize=size, color=soft)
 
 
-def _frame(title: str, about: str, below: str) -> tuple[Figure, Axes]:
+def _frame(title: str, about: str, below: str, width: float = 0.58) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), dpi=200, facecolor="white")
-    axes = figure.add_axes((0.09, 0.13, 0.58, 0.68))
+    axes = figure.add_axes((0.09, 0.13, width, 0.68))
     clear_axes(axes, below, 10.5)
     figure.text(0.025, 0.94, title, fontsize=14, weight="bold", color=PALETTE["ink"].light, va="center")
     figure.text(0.025, 0.875, about, fontsize=10.5, color=PALETTE["soft"].light, va="center", parse_math=False)

@@ -53,10 +53,11 @@ def _race(report: Report) -> list[Text]:
     """Plain sentences: who solved more of the same problems, also when TTRL loses."""
     methods = report["race"].get("methods", {})
     others = [name for name in ("ladder_pass100", "ttrl") if name in methods]
-    return [_compared(report["race"], name) for name in others] if "ladder_ttrl" in methods else []
+    return [compared(report["race"], name) for name in others] if "ladder_ttrl" in methods else []
 
 
-def _compared(race: Mapping[str, Any], other: str) -> Text:
+def compared(race: Mapping[str, Any], other: str) -> Text:
+    """Say whether TTRL after LADDER or another method of a race solved more, and whether chance explains that."""
     ours, theirs = race["methods"]["ladder_ttrl"], race["methods"][other]
     pairs = list(zip(ours["tokens_to_solve"], theirs["tokens_to_solve"], strict=True))
     only_ours = sum(a is not None and b is None for a, b in pairs)

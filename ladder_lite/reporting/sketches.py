@@ -66,22 +66,39 @@ def bars(report: Report) -> Figure | None:
     )
 
 
+def seeds(mean: Mapping[str, Any], name: str) -> Figure:
+    """Means over seeds as bars with their intervals, and a dot for each seed."""
+    conditions = mean["conditions"]
+    height = _ROW * len(conditions) + 4
+    drawing = Drawing(figsize=(_WIDTH / 72, height / 72))
+    axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(0, 1), ylim=(len(conditions), 0))
+    axes.axis("off")
+    for row, (condition, found) in enumerate(conditions.items()):
+        _words(axes, 0.01, row + 0.22, plain(label_of(condition), 30), "ink")
+        _bar(axes, row, found, colour_of(condition))
+        axes.plot(
+            found["values"],
+            [row + 0.62] * len(found["values"]),
+            "o",
+            markersize=5,
+            zorder=4,
+            clip_on=False,
+            markerfacecolor="none",
+            markeredgecolor=_ink("ink"),
+        )
+    alt = f"Means of pass@1 over {len(mean['seeds'])} seeds"
+    caption = "Circles: the single seeds. Lines across the ends of the bars: 95 % intervals of the means."
+    return Figure(alt, alt, to_svg(drawing, name, alt), caption)
+
+
 def _bar(axes: Axes, row: int, result: Mapping[str, float], colour: str) -> None:
     at = row + 0.62
     axes.barh(at, result["value"], height=0.36, color=_ink(colour), linewidth=0)
     axes.plot([result["low"], result["high"]], [at, at], color=_ink("ink"), linewidth=1.3, zorder=3)
     for end in ("low", "high"):
         axes.plot([result[end]] * 2, [at - 0.11, at + 0.11], color=_ink("ink"), linewidth=1.3, zorder=3, clip_on=False)
-    axes.text(
-        1.0,
-        row + 0.22,
-        percent(result["value"]),
-        color=_ink(colour),
-        fontsize=_FONT,
-        weight="bold",
-        ha="right",
-        va="center",
-    )
+    _words(axes, 1.0, row + 0.22, percent(result["value"]), colour, weight="bold", ha="right")
 
 
 def _quoted(axes: Axes, row: int, quoted: Quoted) -> None:
