@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ladder_lite.figures import _spread, draw_accuracy
+from ladder_lite.reporting.figures import _spread, draw_accuracy
 
 Curves = dict[str, list[tuple[int, float]]]
 

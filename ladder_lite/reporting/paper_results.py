@@ -1,0 +1,82 @@
+"""What the paper found: Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3. It stands beside our figures, never among
+them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+TITLE = "Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3"
+
+
+class Quoted(NamedTuple):
+    """A share that the paper names, in ASCII words and as the range that is drawn; `high` is where a bar ends."""
+
+    words: str
+    low: float
+    high: float
+
+
+class Published(NamedTuple):
+    """pass@1 by condition, of what that is, and what else the paper measured there."""
+
+    results: Mapping[str, Quoted]
+    others: Mapping[str, Quoted]
+    subject: str
+    caption: str
+    notes: tuple[str, ...]
+
+
+def _share(points: float) -> Quoted:
+    return Quoted(f"{points:g} %", points / 100, points / 100)
+
+
+PAPER: Mapping[str, Published] = {
+    "undergraduate": Published(
+        {
+            "base": _share(1),
+            "rl_without_variants": Quoted("<= 3 %", 0.0, 0.03),
+            "ladder": _share(82),
+            "ladder_ttrl": Quoted("90 %*", 0.9, 0.9),
+        },
+        {},
+        "Llama 3.2 3B; 90 % is a 7B model's, on the MIT exam",
+        "paper: arXiv 2503.00735, Llama 3.2 3B (* a 7B model, MIT exam)",
+        (
+            f"The paper's column is from {TITLE}: Llama 3.2 3B on 100 "
+            "undergraduate integrals (base: pass@10 2 %; GRPO on the ten training problems never above 3 %, 0 % within "
+            "30 steps; LADDER 82 % after about 250 steps).",
+            "* Another experiment: DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 "
+            "problems, 73 % with LADDER and 90 % with TTRL after it.",
+        ),
+    ),
+    "mit": Published(
+        {"base": _share(50), "ladder": _share(73), "ladder_ttrl": _share(90)},
+        {
+            "GPT-4o": _share(42),
+            "o1": _share(80),
+            "typical contestant": Quoted("15 to 30 %", 0.15, 0.30),
+            "qualifying mark": Quoted("about 73 %", 0.73, 0.73),
+        },
+        "R1-Distill-Qwen-7B",
+        "paper: arXiv 2503.00735, R1-Distill-Qwen-7B, MIT exam of 2025",
+        (
+            f"The paper's column is from {TITLE}: "
+            "DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 problems, transcribed "
+            "otherwise in places. For TTRL a problem counts as solved when a right answer appears at any step.",
+        ),
+    ),
+}
+"""The paper's two experiments; a recipe is set beside the one whose problems it tests."""
+
+VARIANTS = (
+    "The paper's Figure 3, on its own scale: accuracy keeps rising with the number of variants, more slowly past 6,000."
+)
+TEST_TIME = (
+    "The paper, on the MIT exam with a 7B model: TTRL solves newly 3 to 4 of 20 problems, each in 3 to 30 steps; TTRL "
+    "without LADDER solves none of the hard ones in 100 steps; LADDER's pass@100 stays below TTRL (its Figure 6)."
+)
+
+
+def experiment_of(test_set: str) -> str:
+    """Which of the paper's experiments a recipe's test problems are set beside."""
+    return "mit" if test_set.startswith("mit") else "undergraduate"
