@@ -8,12 +8,15 @@ first ten are taken that `solve` without `--ttrl` finds no answer to in all its 
 them on another day, so there is a control: answers sampled from the same model, with other seeds, until as many tokens
 are generated as TTRL took for the same integral (first samples, variants, rollouts and tries).
 
-Writes benchmarks/results/solve.json. Times are of the machine at hand.
+Writes benchmarks/results/solve.json, anew after each integral. `--processor-time` counts the budget in seconds of the
+processor instead of the clock, on a machine that is busy with other things; with OMP_NUM_THREADS=1 that is about the
+time on an idle core.
 """
 
 import json
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -24,6 +27,7 @@ import psutil
 import typer
 
 from ladder_lite import evaluate
+from ladder_lite.deadline import Deadline
 from ladder_lite.errors import run as run_command
 from ladder_lite.solve import Solver
 from ladder_lite.tiny import corpus
@@ -63,6 +67,9 @@ def main(
     run: Annotated[Path, typer.Option(help="A finished run of the tiny recipe.")] = Path("runs/tiny-s0"),
     n: Annotated[int, typer.Option("--n", min=1, help="Integrals.")] = 10,
     budget: Annotated[str, typer.Option(help="Time for each.")] = "3m",
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Budget in seconds of the processor.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "solve.json",
 ) -> None:
     solver = Solver(str(run))
@@ -77,23 +84,27 @@ def main(
             print(f"{len(chosen)} of {n_drawn} drawn: {integrand}", flush=True)
         if len(chosen) == n:
             break
-    problems = []
-    for n_terms, integrand in chosen:
-        problems.append({"n_terms": n_terms, **measure(solver, integrand, budget)})
-        print(describe(problems[-1]), flush=True)
+    clock = time.process_time if processor_time else time.monotonic
+    problems: list[dict[str, Any]] = []
     figures = {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "run": run.name,
-        "budget": budget,
+        "budget": f"{budget} of the {'processor' if processor_time else 'clock'}",
         "samples_at_first": solver.recipe.eval.samples,
         "drawn": n_drawn,
-        "solved": sum(problem["verified"] for problem in problems),
-        "solved_by_sampling_on": sum(problem["control"]["n_right"] > 0 for problem in problems),
         "problems": problems,
     }
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"solved by TTRL {figures['solved']} of {n}, by sampling on {figures['solved_by_sampling_on']} of {n}")
+    for n_terms, integrand in chosen:
+        problems.append({"n_terms": n_terms, **measure(solver, integrand, Deadline.after(budget, clock))})
+        print(describe(problems[-1]), flush=True)
+        figures |= {
+            "tried": len(problems),
+            "solved": sum(problem["verified"] for problem in problems),
+            "solved_by_sampling_on": sum(problem["control"]["n_right"] > 0 for problem in problems),
+        }
+        out.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"of {n}, TTRL solved {figures['solved']} and sampling on {figures['solved_by_sampling_on']}")
 
 
 def draw() -> Iterator[corpus.Terms]:
@@ -106,10 +117,11 @@ def draw() -> Iterator[corpus.Terms]:
             yield terms
 
 
-def measure(solver: Solver, integrand: str, budget: str) -> dict[str, Any]:
+def measure(solver: Solver, integrand: str, deadline: Deadline) -> dict[str, Any]:
     """TTRL for one integral, and the control at equal tokens."""
-    before = solver.backend.n_tokens
-    solution = solver.solve(integrand, ttrl=True, budget=budget)
+    before, started = solver.backend.n_tokens, time.process_time()
+    solution = solver.solve(integrand, ttrl=True, deadline=deadline)
+    processor_s = time.process_time() - started
     if solution.verified and not verify(integrand, solution.answer or "").reward:
         sys.exit(f"{integrand}: the answer {solution.answer} is not verified by the strict rule")
     n_tokens = solver.backend.n_tokens - before
@@ -131,15 +143,16 @@ def measure(solver: Solver, integrand: str, budget: str) -> dict[str, Any]:
         "n_right": len(right),
         "first_right": min(right, default=None),
     }
-    return {**solution.to_row(), "n_tokens": n_tokens, "control": control}
+    return {**solution.to_row(), "processor_s": processor_s, "n_tokens": n_tokens, "control": control}
 
 
 def describe(problem: dict[str, Any]) -> str:
-    control = problem["control"]
-    verdict = f"solved in {problem['steps']} steps" if problem["verified"] else f"not in {problem['steps']} steps"
+    control, steps = problem["control"], problem["steps"]
+    verdict = f"solved in {steps} steps" if problem["verified"] else f"not in {steps} steps"
     return (
-        f"{verdict}, {problem['seconds']:.0f} s, {problem['n_tokens']} tokens; sampling on: "
-        f"{control['n_right']} of {control['n_samples']} right; {problem['integrand']}"
+        f"{verdict}, {problem['processor_s']:.0f} s of the processor in {problem['seconds']:.0f}, "
+        f"{problem['n_tokens']} tokens; sampling on: {control['n_right']} of {control['n_samples']} right; "
+        f"{problem['integrand']}"
     )
 
 

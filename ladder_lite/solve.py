@@ -88,8 +88,9 @@ def solve(
 
     For several integrals a `Solver` loads its model once. Raises UserError for what the command line exits with 2.
     """
+    deadline = _deadline(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-    return solver.solve(integral, ttrl=ttrl, budget=budget, samples=samples, lower=lower, upper=upper)
+    return solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, lower=lower, upper=upper)
 
 
 class Solver:
@@ -161,26 +162,25 @@ class Solver:
         integral: str,
         *,
         ttrl: bool = False,
-        budget: str | None = None,
+        deadline: Deadline | None = None,
         samples: int | None = None,
         lower: str | None = None,
         upper: str | None = None,
     ) -> Solution:
         """Sample up to `samples` answers (the recipe's `eval.samples` if None), then learn by TTRL where asked to.
 
-        `budget` is a time such as "10m" for all of it, loading included; it may be overrun by one piece of work.
+        The deadline may be overrun by one piece of work.
         """
         started = time.monotonic()
-        deadline = Deadline.never() if budget is None else Deadline.after(budget)
         problem = self.read(integral, lower, upper)
         self._check(problem)
-        search = Search(self.task, self.backend, self.recipe, problem, self.live, deadline)
+        search = Search(self.task, self.backend, self.recipe, problem, self.live, deadline or Deadline.never())
         try:
             search.sample(self.recipe.eval.samples if samples is None else samples)
             if search.answer is None and ttrl:
                 search.learn()
         except OutOfTime:
-            self.live.say(f"the budget of {show(budget or '')} is used")
+            self.live.say("the budget is used")
         finally:
             self.live.show_panel(None)
         integrand = str(problem.data["integrand"])
@@ -197,6 +197,10 @@ class Solver:
             raise UserError(
                 f"{error}; the embedded model reads sums of a few kinds of terms: take another --model"
             ) from error
+
+
+def _deadline(budget: str | None) -> Deadline:
+    return Deadline.never() if budget is None else Deadline.after(budget)
 
 
 def _choose(
@@ -297,13 +301,14 @@ def main(
     ] = False,
 ) -> None:
     """Solve one integral and verify the answer. Exit code 0: verified, 1: no verified answer, 2: a mistake."""
+    deadline = _deadline(budget)
     console = Console(stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False)
     # What libraries print is not the solution.
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console if json_ else None) as live:
         solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
         try:
             problem = solver.read(integral, lower, upper)
-            solution = solver.solve(integral, ttrl=ttrl, budget=budget, samples=samples, lower=lower, upper=upper)
+            solution = solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, lower=lower, upper=upper)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; nothing is kept") from None
     if json_:

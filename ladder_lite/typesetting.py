@@ -33,10 +33,8 @@ def bare(expression: Expression) -> str:
 
 def typeset(expression: Expression) -> str:
     """LaTeX of the expression, without its constant of integration."""
-    import sympy
-
-    formula = _Builder(expression.variable).build(_tree(expression))
-    return str(sympy.latex(formula, order="none"))
+    builder = _Builder(expression.variable)
+    return builder.latex(builder.build(_tree(expression)))
 
 
 def _tree(expression: Expression) -> ast.expr:
@@ -44,13 +42,23 @@ def _tree(expression: Expression) -> ast.expr:
 
 
 class _Builder:
-    """Syntax tree -> SymPy expression, unevaluated; knows every node that `expressions` admits."""
+    """Syntax tree -> SymPy expression, unevaluated; knows every node that `expressions` admits.
+
+    SymPy's printer asks for signs, and of constants such as (-1)**(-8), left unevaluated, it may never come to know
+    them. So a constant that is a call, a base or an exponent, and no plain number, is printed by itself, and then a
+    symbol of that name.
+    """
 
     def __init__(self, variable: str) -> None:
         import sympy
 
         self._sympy: Any = sympy
-        self._variable = variable
+        self._variable = sympy.Symbol(variable)
+        self._names: dict[Any, str] = {}
+
+    def latex(self, formula: Any) -> str:
+        """What the printer makes of what was built."""
+        return str(self._sympy.latex(formula, order="none", symbol_names=self._names))
 
     def build(self, node: ast.expr) -> Any:
         """The SymPy expression of a node."""
@@ -89,7 +97,9 @@ class _Builder:
         number, others = self._split(above)
         if below:
             divisor, divisors = self._split(below)
-            others.append(self._power(self._times(divisor, divisors), self._sympy.Integer(-1)))
+            bottom = self._times(divisor, divisors)
+            bottom = bottom if bottom.is_Integer else self._named(bottom)
+            others.append(self._sympy.Pow(bottom, self._sympy.Integer(-1), evaluate=False))
         return self._times(-number if negative else number, others)
 
     def _split(self, factors: list[Any]) -> tuple[Any, list[Any]]:
@@ -104,11 +114,21 @@ class _Builder:
         return self._sympy.Mul(*([number] if number != 1 or not factors else []), *factors, evaluate=False)
 
     def _power(self, base: Any, exponent: Any) -> Any:
-        return self._sympy.Pow(base, exponent, evaluate=False)
+        if not base.is_Symbol and not base.is_Float and not (base.is_Integer and base > 0) and base != self._sympy.E:
+            base = self._named(base, r"\left(%s\right)")
+        return self._sympy.Pow(base, exponent if exponent.is_Rational else self._named(exponent), evaluate=False)
+
+    def _named(self, formula: Any, form: str = "%s") -> Any:
+        """A symbol that is printed as a constant is; what is no constant stays as it is."""
+        if formula.is_Symbol or self._variable in formula.free_symbols:
+            return formula
+        symbol = self._sympy.Dummy()
+        self._names[symbol] = form % self.latex(formula)
+        return symbol
 
     def _name(self, name: str) -> Any:
-        if name == self._variable:
-            return self._sympy.Symbol(name)
+        if name == self._variable.name:
+            return self._variable
         return getattr(self._sympy, _CONSTANTS.get(name, name))
 
     def _number(self, value: object) -> Any:
@@ -136,11 +156,11 @@ class _Builder:
             case "Rational":
                 return self._quotient([arguments[0]], [arguments[1]])
             case "dilog":  # which is here Li2, and in SymPy another function
-                return self._sympy.polylog(number(2), arguments[0], evaluate=False)
-        return getattr(self._sympy, name)(*arguments, evaluate=False)
+                return self._named(self._sympy.polylog(number(2), arguments[0], evaluate=False))
+        return self._named(getattr(self._sympy, name)(*arguments, evaluate=False))
 
     def _logarithm(self, argument: Any, base: Any) -> Any:
-        above, below = (self._sympy.log(u, evaluate=False) for u in (argument, base))
+        above, below = (self._named(self._sympy.log(u, evaluate=False)) for u in (argument, base))
         return self._quotient([above], [below])
 
 

@@ -232,6 +232,18 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
     assert "━" not in tail
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_panel_is_drawn_below_the_bars_of_a_terminal(terminal: bool) -> None:
+    console, data = a_console(terminal=terminal)
+    with Live(console) as live, live.stage("its GRPO", 30):
+        assert (live.room is not None) is terminal
+        live.show_panel(Text("the panel"))
+    written = data.getvalue().decode()
+    assert ("the panel" in written) is terminal
+    if terminal:
+        assert written.index("its GRPO") < written.index("the panel")
+
+
 @pytest.mark.parametrize("force", ["1", ""])
 def test_a_log_has_no_bars_even_with_forced_colours(
     force: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -218,7 +218,7 @@ def test_the_rule_is_strict_whatever_the_recipe_says(tmp_path: Path) -> None:
 def test_a_budget_that_is_used_ends_the_search(run_cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_cli(right, "x**2", "--budget", "0.0001s", "--ttrl")
     assert code == 1
-    assert "the budget of 0.0001s is used\n" in out
+    assert "the budget is used\n" in out
     assert "0 answers tried" in out
     assert "a longer `--budget`" in out
 
