@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ladder_lite import conditions, dry_run, errors
-from ladder_lite.config import list_recipes, load_recipe
+from ladder_lite.config import list_recipes, load_recipe, with_more
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
 from ladder_lite.experiment import Experiment
@@ -105,9 +105,9 @@ def main(
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
     recipe = load_recipe(name, overrides or (), smoke, profile)
     if full:
-        recipe = conditions.with_more(recipe, recipe.full)
+        recipe = with_more(recipe, recipe.full)
     if only is not None:
-        recipe = conditions.with_more(recipe, [only])
+        recipe = with_more(recipe, [only])
     if only is not None and redo:
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
