@@ -36,12 +36,16 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Run a recipe's conditions in their order, or one of them, and write the report; returns the report.
 
+    Stages to `redo` are done anew with those that start from them, in conditions that the recipe does not ask for too.
     OutOfTime where the deadline comes first; the report is then written of what is there.
     """
     from ladder_lite import report
 
+    stale = conditions.dependents(recipe, redo)
+    there = [name for name in stale if name in redo or (path / name).exists()]
+    recipe = with_more(recipe, [name.split("/")[1] for name in there if name.startswith("conditions/")])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
-        for name in reversed(conditions.dependents(recipe, redo)):  # a kill must not leave results of what is gone
+        for name in reversed(stale):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
         experiment = Experiment(recipe, run, live, deadline)
         try:

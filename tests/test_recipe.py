@@ -8,6 +8,7 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +130,30 @@ def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) ->
     for name in ("ttrl", "ladder_pass100"):
         folders = (tmp_path / f"run/conditions/{name}/problems").glob("*/done.json")
         assert {path.parent.name for path in folders} == set(learned["problems"])
+
+
+def test_what_is_done_anew_is_done_in_all_conditions_that_had_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Noting:
+        def __init__(self, *_: Any) -> None:
+            self.do, self.lab = done.append, SimpleNamespace(worked=True)
+
+    monkeypatch.setattr("ladder_lite.recipe.Experiment", Noting)
+    monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})
+    recipe = load_recipe("tiny", ["conditions=[base, ladder]"])
+    left = [tmp_path / "conditions" / name for name in ("ladder_10/train", "ladder_ttrl/problems", "ttrl/eval")]
+    run_recipe(recipe, tmp_path, Live())
+    assert done == ["base", "ladder"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    done.clear()
+    run_recipe(recipe, tmp_path, Live(), redo=["conditions/ladder/train", "conditions/ladder_25/eval"])
+    assert done == ["base", "ladder", "ttrl", "ladder_25", "ladder_ttrl"]
+    assert [folder.exists() for folder in left] == [True, False, False]
+    assert load_recipe(str(tmp_path / "recipe.resolved.yaml")).conditions == tuple(done)
 
 
 def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
