@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ladder_lite.errors import UserError, nearest
+from ladder_lite.library_settings import LibrarySettings
 from ladder_lite.marked_yaml import Places, read_yaml
-from ladder_lite.settings import BUILT_IN, LibrarySettings, Recipe
+from ladder_lite.settings import BUILT_IN, Recipe
 
 
 def load_recipe(
