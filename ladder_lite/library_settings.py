@@ -85,7 +85,7 @@ LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), Af
 
 
 def trainable(trl: dict[str, Any]) -> dict[str, Any]:
-    """The settings of GRPOConfig; ValueError for those of which TRL would say, once a model is loaded and asked, that it cannot train so."""
+    """The settings of GRPOConfig; ValueError for some that TRL would refuse only once a model is loaded and asked."""
     needed = ("max_steps", "num_generations", "per_device_train_batch_size", "max_completion_length")
     if missing := sorted(name for name in needed if not trl.get(name)):
         raise ValueError(f"must set {', '.join(missing)}")
