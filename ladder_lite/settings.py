@@ -299,6 +299,8 @@ def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
         raise ValueError("must have a share above 0 and up to 1")
     if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
         raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
+    if changes.get("variants.transformations") == "model":  # written once, for all conditions
+        raise ValueError("must not have variants.transformations: model; the recipe can, for all of its conditions")
     return changes
 
 
