@@ -1,0 +1,102 @@
+"""Small lessons of TTRL on the embedded model, and what two test files ask of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladder_lite import grpo, ttrl
+from ladder_lite.attempts import Attempt
+from ladder_lite.backends import Adapter, Backend
+from ladder_lite.config import load_recipe
+from ladder_lite.deadline import Deadline
+from ladder_lite.live import Live
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import read_jsonl
+from ladder_lite.settings import Recipe
+from ladder_lite.tasks import load_task
+from ladder_lite.transformations import open_library
+from ladder_lite.variants import Writer
+
+SMALL = (
+    *("ttrl.per_root=4", "ttrl.depth=1", "ttrl.max_steps=3", "ttrl.samples_per_step=2", "eval.samples=4", "eval.k=2"),
+    *("ttrl.stop_when_solved=false", "grpo.trl.per_device_train_batch_size=16"),
+    *("grpo.trl.max_completion_length=24", "grpo.trl.learning_rate=0.002"),
+)
+TASK = load_task(load_recipe("tiny").task)
+HARD = TASK.read("x**2*exp(x)")  # the embedded model never answers it in these few steps
+EASY = TASK.read("cos(2*x)")
+
+
+def small(*overrides: str) -> Recipe:
+    return load_recipe("tiny", [*SMALL, *overrides])
+
+
+def learn(
+    backend: Backend,
+    folder: Path,
+    recipe: Recipe,
+    problem: Problem = HARD,
+    deadline: Deadline | None = None,
+    watch: ttrl.Watch | None = None,
+) -> ttrl.Outcome:
+    library = open_library(recipe.variants, folder)
+    writer = Writer(TASK, backend, recipe.variants, library, {}, recipe.seed, deadline)
+    with Live() as live:
+        return ttrl.learn(writer, problem, recipe, folder, live, watch)
+
+
+def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+
+
+def what_counts(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every row that a problem leaves, but for times."""
+    names = ("variants/problems", *(f"train/{name}" for name in ("metrics", "attempts", "curve", "pass_rates")))
+    names = (*names, "eval/attempts", "eval/greedy/attempts")
+    return {name: without_times(read_jsonl(folder / f"{name}.jsonl")) for name in names}
+
+
+class Tuned:
+    """What the backend held each time weights were put back: last, the adapter that a problem was answered with."""
+
+    def __init__(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.adapters: list[Adapter] = []
+        restore = backend.restore
+
+        def note(adapter: Adapter) -> None:
+            self.adapters.append(backend.snapshot())
+            restore(adapter)
+
+        monkeypatch.setattr(backend, "restore", note)
+
+
+def same(one: Adapter, other: Adapter) -> bool:
+    return one.keys() == other.keys() and all(weight.equal(other[name]) for name, weight in one.items())
+
+
+def shaken(backend: Backend) -> Adapter:
+    """Weights that are not those it was loaded with, as LADDER leaves them; a copy of what the backend then holds."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    adapter = backend.snapshot()
+    for weight in adapter.values():
+        weight += 1e-3 * torch.randn(weight.shape, generator=generator)
+    backend.restore(adapter)
+    return adapter
+
+
+class Notes:
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.trees: list[list[Problem]] = []
+        self.steps: list[tuple[grpo.Step, list[Attempt], list[Attempt]]] = []
+
+    def tree(self, variants: Sequence[Problem]) -> None:
+        self.trees.append(list(variants))
+
+    def step(self, step: grpo.Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
+        self.steps.append((step, rollouts, tries))

@@ -1,0 +1,202 @@
+"""TTRL that is killed, runs out of time or diverges: what is left of it, what ends it, and how it goes on."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import count
+from math import inf
+from pathlib import Path
+
+import pytest
+from lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts, without_times
+from test_survival import Ticking, poisoned
+
+from ladder_lite import divergence, grpo
+from ladder_lite.attempts import Attempt, Completion
+from ladder_lite.backends import Backend, Sampling
+from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.run_dir import read_jsonl
+from ladder_lite.tasks import Messages
+
+# --- going on
+
+
+@contextmanager
+def killed_at(write: int) -> Iterator[None]:
+    """The end of the process in its n-th write to the disk: before a new file has its name, after rows are appended."""
+    number = count(1)
+
+    def fsync(_: int) -> None:
+        if next(number) == write:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
+
+
+@pytest.mark.parametrize("overrides", [(), ("grpo.trl.beta=0.05", "grpo.trl.save_steps=2")])
+def test_a_problem_killed_again_and_again_comes_to_the_same(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    recipe = small(*overrides)
+    start = shaken(backend)
+    tuned = Tuned(backend, monkeypatch)
+    whole = learn(backend, tmp_path / "whole", recipe)
+    adapter = tuned.adapters[-1]
+    outcome = None
+    for write in count(1, 3):
+        backend.restore(start)  # as the caller does in a new process
+        try:
+            with killed_at(write):
+                outcome = learn(backend, tmp_path / "cut", recipe)
+            break
+        except KeyboardInterrupt:
+            assert same(backend.snapshot(), start)
+    assert write > 12
+    assert without_times([asdict(outcome)]) == without_times([asdict(whole)])
+    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+    assert same(tuned.adapters[-1], adapter)
+
+
+def test_a_finished_training_is_not_repeated(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end came while the answers were sampled: the same adapter answers, and no step is done once more."""
+    recipe = small("ttrl.stop_when_solved=true", "ttrl.samples_per_step=8", "grpo.trl.save_steps=100")
+    tuned = Tuned(backend, monkeypatch)
+    whole = learn(backend, tmp_path, recipe, EASY)
+    assert (whole.stopped, whole.steps < 3) == ("solved", True)
+    adapter, rows = tuned.adapters[-1], what_counts(tmp_path)
+    (tmp_path / "eval/attempts.jsonl").unlink()
+    notes = Notes()
+    again = learn(backend, tmp_path, recipe, EASY, watch=notes)
+    assert without_times([asdict(again)]) == without_times([asdict(whole)])
+    assert again.seconds > read_jsonl(tmp_path / "train/curve.jsonl")[-1]["seconds"]
+    assert what_counts(tmp_path) == rows
+    assert same(tuned.adapters[-1], adapter)
+    assert notes.steps == []
+
+
+# --- what ends it early
+
+
+def clocked(backend: Backend, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Ticking:
+    """A clock by which nothing takes time but sampling: so many seconds for `variants`, `tries` and `answers`."""
+    clock, own = Ticking(), backend.sample
+    of = {1: "variants", 2: "tries", 4: "answers"}
+
+    def sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
+        clock.seconds += seconds.get(of[n], 0) if prompts and sampling.temperature != 0 else 0
+        return own(prompts, n, sampling)
+
+    monkeypatch.setattr(backend, "sample", sample)
+    return clock
+
+
+def test_a_budget_ends_training_before_the_step_that_would_exceed_it(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = clocked(backend, monkeypatch, tries=10, answers=500)
+    recipe = small("ttrl.budget=35s", "ttrl.max_steps=9")
+    outcome = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
+    assert (outcome.stopped, outcome.steps, outcome.seconds) == ("budget", 3, 530)
+    assert [row["seconds"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [10, 20, 30]
+    assert len(read_jsonl(tmp_path / "eval/attempts.jsonl")) == 4
+
+
+def test_a_budget_that_the_last_step_exceeds_ended_nothing(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = clocked(backend, monkeypatch, tries=10)
+    recipe = small("ttrl.budget=22s", "ttrl.max_steps=2")
+    outcome = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
+    assert (outcome.stopped, outcome.steps) == ("max_steps", 2)
+
+
+def test_a_budget_counts_what_earlier_processes_used(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("ttrl.budget=35s", "ttrl.max_steps=9")
+    clock = clocked(backend, monkeypatch, tries=10)
+
+    class PulledPlug(Notes):
+        def step(self, step: grpo.Step, *_: list[Attempt]) -> None:
+            if step.step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock), watch=PulledPlug())
+    clock.seconds = 7_000  # nobody was at work
+    outcome = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
+    assert (outcome.stopped, outcome.steps, outcome.seconds) == ("budget", 2, 30)  # the second step was done twice
+    assert [row["seconds"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [10, 30]
+
+
+def test_a_budget_cuts_the_tree_and_a_tree_that_was_trained_on_stays_cut(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn(backend, tmp_path / "whole", small("ttrl.per_root=30", "ttrl.max_steps=1"))
+    n_rounds = sum(row["requests"] > 0 for row in read_jsonl(tmp_path / "whole/variants/rounds.jsonl"))
+    assert n_rounds > 1
+    clock = clocked(backend, monkeypatch, variants=10)
+    cut = ("ttrl.per_root=30", "ttrl.max_steps=1", "ttrl.budget=11s")
+    outcome = learn(backend, tmp_path / "cut", small(*cut), deadline=Deadline(inf, "", clock))
+    assert 0 < outcome.n_variants < whole.n_variants
+    assert len(read_jsonl(tmp_path / "cut/variants/rounds.jsonl")) == 1
+    assert (outcome.steps, outcome.stopped) == (1, "max_steps")
+    (tmp_path / "cut/eval/attempts.jsonl").unlink()
+    again = learn(backend, tmp_path / "cut", small(*cut, "ttrl.budget=1h"), deadline=Deadline(inf, "", clock))
+    assert without_times([asdict(again)]) == without_times([asdict(outcome)])
+
+
+def test_a_budget_that_the_tree_used_up_leaves_the_answers(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = clocked(backend, monkeypatch, variants=10)
+    outcome = learn(backend, tmp_path, small("ttrl.budget=9s"), deadline=Deadline(inf, "", clock))
+    assert (outcome.stopped, outcome.steps) == ("budget", 0)
+    assert outcome.n_variants > 0
+    assert len(read_jsonl(tmp_path / "eval/attempts.jsonl")) == 4
+
+
+def test_the_deadline_of_the_run_is_another_matter(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("ttrl.budget=1h")
+    start = backend.snapshot()
+    clock = clocked(backend, monkeypatch, tries=30)
+    with pytest.raises(OutOfTime, match="budget of 75s used"):
+        learn(backend, tmp_path / "cut", recipe, deadline=Deadline.after("75s", clock))
+    assert same(backend.snapshot(), start)
+    assert [row["step"] for row in read_jsonl(tmp_path / "cut/train/metrics.jsonl")] == [1, 2]
+    outcome = learn(backend, tmp_path / "cut", recipe, deadline=Deadline(inf, "", clock))
+    assert (outcome.stopped, outcome.steps, outcome.seconds) == ("max_steps", 3, 90)
+    learn(backend, tmp_path / "whole", recipe)
+    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+
+
+def test_the_plateau_rule_ends_it(backend: Backend, tmp_path: Path) -> None:
+    outcome = learn(backend, tmp_path, small("grpo.plateau={patience: 2, min_signal: 1.0}", "grpo.trl.temperature=9.0"))
+    assert (outcome.stopped, outcome.steps) == ("plateau", 2)
+    assert [row["stop"] for row in read_jsonl(tmp_path / "train/metrics.jsonl")] == [None, "plateau"]
+
+
+def test_a_step_that_diverges_is_undone(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = shaken(backend)
+    tuned = Tuned(backend, monkeypatch)
+    with poisoned(backend, 3):
+        outcome = learn(backend, tmp_path, small("ttrl.max_steps=4"))
+    (rollback,) = divergence.load(tmp_path / "train")
+    assert (rollback.step, rollback.back_to) == (3, 1)
+    assert (outcome.stopped, outcome.steps) == ("max_steps", 4)
+    assert [row["step"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [1, 2, 3, 4]
+    assert all(weight.isfinite().all() for weight in tuned.adapters[-1].values())
+    assert same(backend.snapshot(), start)
+
+
+def test_kl_is_measured_against_the_adapter_it_began_with(backend: Backend, tmp_path: Path) -> None:
+    shaken(backend)
+    learn(backend, tmp_path, small("grpo.trl.beta=0.05"))
+    steps = read_jsonl(tmp_path / "train/metrics.jsonl")
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert steps[-1]["kl"] > 1e-6
