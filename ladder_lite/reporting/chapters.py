@@ -364,7 +364,17 @@ def _command(run: Run) -> str:
             shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
         except UserError:  # not one of the shipped recipes
             break
-        if shipped.model_dump(mode="json") == run.settings:
-            options = f"{f' --profile {profile}' if profile else ''}{' --smoke' if smoke else ''}"
+        same, full = _is_same(shipped.model_dump(mode="json"), run)
+        if same:
+            options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
+            options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / 'recipe.resolved.yaml'))} --run-dir NEW_FOLDER"
+
+
+def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:
+    """Whether a run is of these settings, and whether with --full."""
+    full = set(run.settings["conditions"]) > set(shipped["conditions"])
+    wanted = {*shipped["conditions"], *(shipped.get("full", ()) if full else ())}
+    others = {**shipped, "conditions": run.settings["conditions"]} == run.settings
+    return others and wanted == set(run.settings["conditions"]), full
