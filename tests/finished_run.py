@@ -72,7 +72,10 @@ def build_run(run: Path, recipe: Recipe, tests: list[Problem]) -> None:
         write_json(folder / "eval/done.json", {"digest": "d", **summary, "seconds": 5.5, "peak_memory_bytes": 2**30})
     for condition, steps in (("rl_without_variants", 40), ("ladder", 60)):
         train = run / "conditions" / condition / "train"
-        append_jsonl(train / "metrics.jsonl", [{"step": n, "reward": 0.5} for n in range(1, steps + 1)])
+        append_jsonl(
+            train / "metrics.jsonl",
+            [{"step": n, "reward": 0.5, "groups_without_signal": 0.5} for n in range(1, steps + 1)],
+        )
         rows = [{"step": n, "pass@1": n / 100, "seconds": 1.5 * n} for n in range(20, steps + 1, 20)]
         append_jsonl(train / "curve.jsonl", rows)
         done = {

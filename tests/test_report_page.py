@@ -147,12 +147,13 @@ def test_problems_that_only_one_method_is_done_with_are_no_race(run: Path, tests
 @pytest.mark.parametrize("text", [HOSTILE, HUGE], ids=["hostile", "huge"])
 def test_hostile_text_stays_text_and_small(run: Path, tests: list[Problem], text: str) -> None:
     add_conditions(run, tests, text)
-    for path in (run / "conditions/ladder/eval/attempts.jsonl", run / "variants/rejected.jsonl"):
-        first = read_jsonl(path)[0]
-        truncate_jsonl(path, lambda row: False)
-        append_jsonl(
-            path, [first | {"text": text, "answer": text, "reason": first["reason"]}, first | {"reason": text}]
-        )
+    attempts, rejected = run / "conditions/ladder/eval/attempts.jsonl", run / "variants/rejected.jsonl"
+    first = read_jsonl(attempts)[0]
+    truncate_jsonl(attempts, lambda row: False)
+    append_jsonl(
+        attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))]
+    )
+    append_jsonl(rejected, [read_jsonl(rejected)[-1] | {"text": text, "reason": why} for why in ("test_problem", text)])
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
     recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "arms": {"ladder_10": {text[:90]: text[:9000]}}}
     (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
@@ -169,11 +170,11 @@ def test_hostile_text_stays_text_and_small(run: Path, tests: list[Problem], text
         assert len(html) < 600_000
 
 
-def test_a_tree_of_many_variants_is_cut(run: Path, tests: list[Problem]) -> None:
+def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
     root = load_problems("tiny", "train")[0]
     children = [
         Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("halve",), "easier").to_row() | {"depth": 1}
-        for n in range(5, 30)
+        for n in range(40, 65)
     ]
     append_jsonl(run / "variants/problems.jsonl", [{"round": 0, **row} for row in children])
     rate = {"problem_id": children[0]["id"], "tries": 8, "right": 2, "pass_rate": 0.25, "state": "drawn"}
@@ -214,8 +215,8 @@ def test_colours_can_be_read() -> None:
 
     for name, colour in PALETTE.items():
         if name not in ("line", "edge"):  # no text
-            assert contrast(colour.light, "#eef1f4") >= 4.5, name
-            assert contrast(colour.dark, "#262c34") >= 4.5, name
+            assert contrast(colour.light, "#f6f8fa") >= 4.5, name
+            assert contrast(colour.dark, "#1b2026") >= 4.5, name
     assert len({colour.light for colour in PALETTE.values()}) == len(PALETTE)
 
 
