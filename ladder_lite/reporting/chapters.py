@@ -64,7 +64,7 @@ def describe(report: Report, run: Run) -> Document:
     statements = statements_of(run.test, "test")
     chapters = [
         _results(report, run),
-        _training(report, run),
+        _training(report),
         test_time(report, run, statements),
         _answers(report, run, statements),
         variants_chapter(report, run),
@@ -168,7 +168,8 @@ def _result(report: Report, run: Run, name: str, pass_k: str | None) -> tuple[Te
         cells += [interval(entry[pass_k]) if pass_k in entry else ""] if pass_k else []
         cells += [str(entry["n_problems"]), str(entry["steps"]), clock_time(entry["seconds"])]
     elif tried := outcomes(run, name):
-        cells[0] = f"{sum(bool(row['solved']) for row in tried)} of {len(tried)} problems, below"
+        unfinished = "" if name == "ladder_pass100" else "not finished, "  # which has no more to do than that
+        cells[0] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
     elif steps := len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl")):
         cells[0] = f"not finished, {steps} steps done"
     quoted = PAPER[report["experiment"]].results.get(name)
@@ -223,7 +224,7 @@ def _rollbacks(run: Run) -> list[Block]:
     return [Paragraph("Trainings that diverged, each undone and gone on with once:"), Bullets(tuple(items))]
 
 
-def _training(report: Report, run: Run) -> Chapter:
+def _training(report: Report) -> Chapter:
     found = [sketches.accuracy(report), sketches.variants(report), sketches.signal(report)]
     found += [sketches.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
     counted = [
@@ -364,7 +365,17 @@ def _command(run: Run) -> str:
             shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
         except UserError:  # not one of the shipped recipes
             break
-        if shipped.model_dump(mode="json") == run.settings:
-            options = f"{f' --profile {profile}' if profile else ''}{' --smoke' if smoke else ''}"
+        same, full = _is_same(shipped.model_dump(mode="json"), run)
+        if same:
+            options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
+            options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / 'recipe.resolved.yaml'))} --run-dir NEW_FOLDER"
+
+
+def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:
+    """Whether a run is of these settings, and whether with --full."""
+    full = set(run.settings["conditions"]) > set(shipped["conditions"])
+    wanted = {*shipped["conditions"], *(shipped.get("full", ()) if full else ())}
+    others = {**shipped, "conditions": run.settings["conditions"]} == run.settings
+    return others and wanted == set(run.settings["conditions"]), full

@@ -122,15 +122,16 @@ def _pass_rates(run: Run) -> list[Block]:
     if not rates or not steps:
         return []
     states = Counter(row["state"] for row in rates)
-    without = sum(step["groups_without_signal"] for step in steps) / len(steps)
+    shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
+    without = f" Groups without signal: {percent(sum(shares) / len(shares))}." if shares else ""
     kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
     drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
     return [
         Paragraph(
             f"Measured difficulty after training (tree {kind}, rows drawn {drawn}): of {len(rates)} problems, "
             f"{states['retired']} are always solved and retired, {states['stuck']} are never solved, "
-            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried. "
-            f"Groups without signal: {percent(without)}."
+            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried."
+            f"{without}"
         )
     ]
 
