@@ -87,7 +87,11 @@ def build(
         return [{"prompt": task.prompt(log.problems[row["row"]]), **row} for row in rows]
 
     class Rows(Sampler[int]):
-        """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does."""
+        """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does.
+
+        That one drops what does not fill a generation: on a tree of few variants it would train nothing, and not say
+        so. Here rows come again.
+        """
 
         def __len__(self) -> int:
             n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
@@ -135,7 +139,7 @@ def build(
             skipped = at_hand["optimizer"].step_was_skipped
             log.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
             if log.end_step(logs):
-                control.should_training_stop = True
+                control.should_save = control.should_training_stop = True
             now = deadline.now()
             deadline.note("step", now - self.began_at)
             self.began_at = now

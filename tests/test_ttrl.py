@@ -380,13 +380,14 @@ def test_a_problem_killed_again_and_again_comes_to_the_same(
 
 def test_a_finished_training_is_not_repeated(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end came while the answers were sampled: the same adapter answers, and no step is done once more."""
-    recipe = small()
+    recipe = small("ttrl.stop_when_solved=true", "ttrl.samples_per_step=8", "grpo.trl.save_steps=100")
     tuned = Tuned(backend, monkeypatch)
-    whole = learn(backend, tmp_path, recipe)
+    whole = learn(backend, tmp_path, recipe, EASY)
+    assert (whole.stopped, whole.steps < 3) == ("solved", True)
     adapter, rows = tuned.adapters[-1], what_counts(tmp_path)
     (tmp_path / "eval/attempts.jsonl").unlink()
     notes = Notes()
-    again = learn(backend, tmp_path, recipe, watch=notes)
+    again = learn(backend, tmp_path, recipe, EASY, watch=notes)
     assert without_times([asdict(again)]) == without_times([asdict(whole)])
     assert again.seconds > read_jsonl(tmp_path / "train/curve.jsonl")[-1]["seconds"]
     assert what_counts(tmp_path) == rows
