@@ -68,9 +68,9 @@ def summarize(
         chosen.pop(problem_id, None)
     summary: dict[str, Any] = {"n_problems": len(sampled)}
     for size in dict.fromkeys((1, k)):
-        summary[f"pass@{size}"] = mean_with_interval(list(pass_rates(sampled, size).values()))
+        summary[f"pass@{size}"] = mean_with_interval(list(_rates(sampled, size).values()))
     if chosen:
-        summary["greedy"] = mean_with_interval(list(pass_rates(chosen).values()))
+        summary["greedy"] = mean_with_interval(list(_rates(chosen, 1).values()))
     summary |= {"shares": _shares(sampled), "n_tokens": n_tokens}
     judged = [problem for problem in problems if problem.id in sampled]
     if task is not None and problems:
@@ -100,13 +100,11 @@ def majority_vote(task: Task, problem: Problem, attempts: Sequence[Attempt]) -> 
     return Vote(voters[place].grade.answer, n / len(attempts), right=voters[place].correct)
 
 
-def pass_rates(attempts: Mapping[str, Sequence[Attempt]], k: int = 1) -> dict[str, float]:
-    """pass@k of each problem that has k attempts or more."""
-    return {
-        problem_id: pass_at_k(len(own), sum(attempt.correct for attempt in own), k)
-        for problem_id, own in attempts.items()
-        if len(own) >= k
-    }
+def pass_rates(attempts: Iterable[Attempt], k: int = 1) -> dict[str, float]:
+    """pass@k of each problem that has k attempts or more and that the verifier can judge, by its id."""
+    groups = _by_problem(attempts)
+    unverifiable = _unverifiable(groups)
+    return _rates({name: own for name, own in groups.items() if name not in unverifiable}, k)
 
 
 def pass_at_k(n: int, n_right: int, k: int) -> float:
@@ -141,7 +139,7 @@ def mean_with_interval(rates: Sequence[float]) -> Interval:
 def paired_bootstrap(
     first: Mapping[str, float], second: Mapping[str, float], n_resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """How much the second condition is better: the mean difference of the pass rates by problem, as a share.
+    """How much better the second condition is: the mean difference of two `pass_rates`, as a share.
 
     The 95 % interval is the percentile bootstrap over problems (Efron 1979): of the problems that both conditions have,
     as many are drawn with replacement, each with both its rates, so what makes a problem hard cancels.
@@ -192,6 +190,14 @@ def _unverifiable(attempts: Mapping[str, Sequence[Attempt]]) -> set[str]:
     return {problem_id for problem_id, own in attempts.items() if any(attempt.grade.reward is None for attempt in own)}
 
 
+def _rates(attempts: Mapping[str, Sequence[Attempt]], k: int) -> dict[str, float]:
+    return {
+        problem_id: pass_at_k(len(own), sum(attempt.correct for attempt in own), k)
+        for problem_id, own in attempts.items()
+        if len(own) >= k
+    }
+
+
 def _shares(attempts: Mapping[str, Sequence[Attempt]]) -> dict[str, float]:
     kinds = Counter(_kind(attempt) for own in attempts.values() for attempt in own)
     total = kinds.total() or 1
@@ -208,7 +214,7 @@ def _kind(attempt: Attempt) -> str:
 
 def _techniques(attempts: Mapping[str, Sequence[Attempt]], notes: Mapping[str, Notes]) -> dict[str, Any]:
     rates: dict[str, list[float]] = defaultdict(list)
-    for problem_id, rate in pass_rates(attempts).items():
+    for problem_id, rate in _rates(attempts, 1).items():
         if problem_id in notes and (technique := notes[problem_id].technique) is not None:
             rates[technique].append(rate)
     return {technique: {"n_problems": len(own), "pass@1": mean_with_interval(own)} for technique, own in rates.items()}

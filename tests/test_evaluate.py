@@ -1,114 +1,34 @@
-"""Accuracy and its interval, and an evaluation that goes on after a kill."""
+"""An evaluation that goes on after a kill, and the command that compares a run's conditions."""
 
-from itertools import combinations
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from fakes import FakeBackend, Script, silent_bar
-from scipy.stats import binomtest
+from rich.console import Console
 
-from ladder_lite import evaluate
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.backends import Sampling
-from ladder_lite.config import load_recipe
-from ladder_lite.evaluate import pass_at_k, summarize, wilson_interval
+from ladder_lite import errors, evaluate
+from ladder_lite.attempts import Attempt
+from ladder_lite.backends import Backend, Sampling
+from ladder_lite.config import dump_recipe, load_recipe
+from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.errors import UserError
+from ladder_lite.evaluate import Request, evaluate_run
+from ladder_lite.live import Live
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl
 from ladder_lite.settings import EvalSettings
 from ladder_lite.tasks import load_task
-from ladder_lite.verify import Grade, Reason
+from ladder_lite.verify import Reason
 
 TASK = load_task(load_recipe("tiny").task)
-RIGHT = Grade(1.0, Reason.CORRECT, "x")
-WRONG = Grade(0.0, Reason.WRONG, "y")
-SILENT = Grade(0.0, Reason.NO_ANSWER, None)
-NO_JUDGE = Grade(None, Reason.UNVERIFIABLE, "x")
-
-
-# --- numbers
-
-
-@pytest.mark.parametrize("n", range(1, 8))
-def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int) -> None:
-    for n_right in range(n + 1):
-        attempts = [place < n_right for place in range(n)]
-        for k in range(1, n + 1):
-            draws = [any(draw) for draw in combinations(attempts, k)]
-            assert pass_at_k(n, n_right, k) == pytest.approx(sum(draws) / len(draws), abs=1e-12), (n, n_right, k)
-
-
-@pytest.mark.parametrize("n", [1, 2, 7, 100, 5000])
-def test_the_interval_is_wilsons(n: int) -> None:
-    for right in sorted({0, 1, n // 3, n // 2, n - 1, n}):
-        reference = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
-        assert wilson_interval(right / n, n) == pytest.approx((reference.low, reference.high), abs=1e-9), right
-
-
-def test_an_interval_stays_around_its_share() -> None:
-    assert wilson_interval(0.0, 0) == (0.0, 1.0)
-    for n in (1, 3, 100):
-        for share in (0.0, 0.01, 0.1, 0.735, 0.99, 1.0):
-            low, high = wilson_interval(share, n)
-            assert 0 <= low <= share <= high <= 1, (share, n)
-
-
-def attempts(**grades: list[Grade]) -> list[Attempt]:
-    completion = Completion("text", 1, truncated=False)
-    return [
-        Attempt(problem_id, index, completion, grade)
-        for problem_id, given in grades.items()
-        for index, grade in enumerate(given)
-    ]
-
-
-SUMMARIES = [
-    ("nothing", attempts(), 2, {"n_problems": 0, "pass@1": 0.0, "pass@2": 0.0}),
-    ("all wrong", attempts(a=[WRONG, SILENT]), 2, {"n_problems": 1, "pass@1": 0.0, "pass@2": 0.0}),
-    ("all right", attempts(a=[RIGHT] * 3, b=[RIGHT] * 3), 3, {"n_problems": 2, "pass@1": 1.0, "pass@3": 1.0}),
-    (
-        "one of four",
-        attempts(a=[WRONG, RIGHT, WRONG, WRONG], b=[WRONG] * 4),
-        2,
-        {"n_problems": 2, "pass@1": 0.125, "pass@2": 0.25},
-    ),
-    ("k is 1", attempts(a=[RIGHT, WRONG]), 1, {"n_problems": 1, "pass@1": 0.5}),
-    (
-        "a problem without enough attempts counts for pass@1 alone",
-        attempts(a=[RIGHT], b=[WRONG, RIGHT]),
-        2,
-        {"n_problems": 2, "pass@1": 0.75, "pass@2": 1.0},
-    ),
-    (
-        "unverifiable",
-        attempts(a=[RIGHT, WRONG], b=[NO_JUDGE, NO_JUDGE]),
-        2,
-        {"n_problems": 1, "pass@1": 0.5, "pass@2": 1.0},
-    ),
-    (
-        "unverifiable, and some replies have no answer",
-        attempts(a=[RIGHT, WRONG], b=[SILENT, NO_JUDGE, SILENT]),
-        2,
-        {"n_problems": 1, "pass@1": 0.5, "pass@2": 1.0},
-    ),
-    ("all unverifiable", attempts(a=[NO_JUDGE]), 1, {"n_problems": 0, "pass@1": 0.0}),
-]
-
-
-@pytest.mark.parametrize(("given", "k", "expected"), [case[1:] for case in SUMMARIES], ids=[c[0] for c in SUMMARIES])
-def test_summary(given: list[Attempt], k: int, expected: dict[str, float]) -> None:
-    summary = summarize(given, k)
-    rates = {key: value for key, value in summary.items() if key == "n_problems" or key.startswith("pass@")}
-    assert {key: value["value"] if isinstance(value, dict) else value for key, value in rates.items()} == expected
-    assert summary["n_tokens"] == len(given)
-    assert summarize(reversed(given), k) == summary
-
-
-def test_the_interval_counts_the_problems_behind_each_number() -> None:
-    summary = summarize(attempts(a=[RIGHT, WRONG], b=[RIGHT, RIGHT], c=[WRONG, WRONG], d=[RIGHT], e=[NO_JUDGE] * 2), 2)
-    for key, share, n in (("pass@1", 2.5 / 4, 4), ("pass@2", 2 / 3, 3)):
-        low, high = wilson_interval(share, n)
-        assert summary[key] == pytest.approx({"value": share, "low": low, "high": high})
 
 
 # --- sampling and going on
@@ -223,3 +143,273 @@ def test_an_evaluation_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, kept
     assert again == found
     assert path.read_bytes() == b"".join(lines)
     assert len(backend.asked) == chunks_left
+
+
+def test_greedy_is_one_answer_of_temperature_0(tmp_path: Path) -> None:
+    found, backend = run(answer, tmp_path, evaluate.greedy(SETTINGS))
+    assert len(found) == len(PROBLEMS)
+    assert {(call.n, call.sampling.temperature, call.sampling.max_new_tokens) for call in backend.asked} == {
+        (1, 0.0, 17)
+    }
+
+
+# --- one problem up to a number of tokens
+
+
+def sample_tokens(
+    folder: Path, script: Script, n: int, n_tokens: int, seed: int = 0, deadline: Deadline | None = None
+) -> tuple[list[Attempt], FakeBackend]:
+    backend = FakeBackend(script)
+    return evaluate.sample_tokens(TASK, backend, PROBLEMS[0], SETTINGS, folder, seed, n, n_tokens, deadline), backend
+
+
+def ten(_: str, rng: Random) -> str:
+    """A reply of ten tokens."""
+    return f"{rng.randrange(10**9, 10**10)}"
+
+
+@pytest.mark.parametrize(
+    ("n", "n_tokens", "sizes"),
+    [
+        (3, 0, [3]),
+        (12, 0, [5, 5, 2]),  # batches of 5
+        (3, 30, [3]),
+        (3, 31, [3, 1]),
+        (3, 175, [3, 5, 5, 5]),
+        (0, 45, [1, 4]),
+        (0, 0, [1]),
+    ],
+)
+def test_attempts_are_enough_in_number_and_in_tokens(tmp_path: Path, n: int, n_tokens: int, sizes: list[int]) -> None:
+    found, backend = sample_tokens(tmp_path, ten, n, n_tokens)
+    assert [call.n for call in backend.asked] == sizes
+    assert len({call.sampling.seed for call in backend.asked}) == len(sizes)
+    assert [attempt.index for attempt in found] == list(range(sum(sizes)))
+    assert len({attempt.completion.text for attempt in found}) == len(found)
+    assert {attempt.problem_id for attempt in found} == {PROBLEMS[0].id}
+    assert [Attempt.from_row(row) for row in read_jsonl(tmp_path / "attempts.jsonl")] == found
+
+
+def test_empty_replies_come_to_an_end(tmp_path: Path) -> None:
+    found, _ = sample_tokens(tmp_path, lambda prompt, rng: "", 3, 20)
+    assert len(found) == 20
+
+
+def test_tokens_cut_anywhere_end_with_the_same_attempts(tmp_path: Path) -> None:
+    script = answer  # of many lengths, so that what is missing follows from what came before
+    found, backend = sample_tokens(tmp_path / "whole", script, 8, 700)
+    lines = (tmp_path / "whole" / "attempts.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(backend.asked) > 3
+    assert sum(attempt.completion.n_tokens for attempt in found) >= 700
+    for kept in range(len(lines) + 1):
+        path = tmp_path / str(kept) / "attempts.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(b"".join(lines[:kept]) + (lines[kept][:20] if kept < len(lines) else b""))
+        again, resumed = sample_tokens(path.parent, script, 8, 700)
+        assert again == found
+        assert path.read_bytes() == b"".join(lines)
+        assert len(resumed.asked) <= len(backend.asked)
+    assert sample_tokens(tmp_path / "whole", [], 8, 700)[1].asked == []
+    assert sample_tokens(tmp_path / "other", script, 8, 700, seed=1)[0] != found
+
+
+def test_more_tokens_go_on_from_fewer(tmp_path: Path) -> None:
+    found, _ = sample_tokens(tmp_path, ten, 5, 50)
+    more, backend = sample_tokens(tmp_path, ten, 5, 90)
+    assert more[:5] == found
+    assert [call.n for call in backend.asked] == [4]
+
+
+def test_out_of_time_keeps_the_chunks_that_are_done(tmp_path: Path) -> None:
+    now = 0.0
+
+    def slow(prompt: str, rng: Random) -> str:
+        nonlocal now
+        now += 1.0
+        return ten(prompt, rng)
+
+    with pytest.raises(OutOfTime):
+        sample_tokens(tmp_path, slow, 20, 0, deadline=Deadline.after("12s", clock=lambda: now))
+    assert len(read_jsonl(tmp_path / "attempts.jsonl")) == 10
+    assert sample_tokens(tmp_path, ten, 20, 0)[1].asked[0].n == 5
+
+
+# --- a run's conditions on other problems
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, loaded: Backend) -> Path:
+    """A run with two adapters: one that changes nothing, one of random weights."""
+    import torch
+
+    path = tmp_path_factory.mktemp("runs") / "tiny-s0"
+    path.mkdir()
+    (path / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe("tiny")))
+    fresh = loaded.snapshot()
+    loaded.save(path / "conditions/rl_without_variants/train/adapter")
+    torch.manual_seed(0)
+    loaded.restore({name: weight + 0.5 * torch.randn_like(weight) for name, weight in fresh.items()})
+    loaded.save(path / "conditions/ladder/train/adapter")
+    loaded.restore(fresh)
+    return path
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> Backend:
+    """The command loads a model; here the one that is loaded already."""
+    monkeypatch.setattr(evaluate, "load_backend", lambda _: backend)
+    return backend
+
+
+@pytest.fixture
+def easy(tmp_path: Path) -> Path:
+    """Problems that the base model solves now and then."""
+    path = tmp_path / "easy.jsonl"
+    answers = {"x**5": "x**6/6", "sin(2*x)": "-cos(2*x)/2", "x*exp(2*x)": "(x/2-1/4)*exp(2*x)"}
+    rows = [{"integrand": f, "answer": answer, "technique": "by heart"} for f, answer in answers.items()]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_run_is_evaluated_on_other_problems(made: Path, easy: Path) -> None:
+    result = evaluate_run(made, Request(str(easy), samples=8), Live(Console(file=StringIO())))
+    assert list(result["conditions"]) == ["base", "rl_without_variants", "ladder"]
+    base, same, broken = result["conditions"].values()
+    assert (base["n_problems"], list(base["techniques"])) == (3, ["by heart"])
+    assert base["pass@1"]["value"] > broken["pass@1"]["value"]
+    assert base["official"]["n_agree"] == base["official"]["n_compared"] == round(24 * base["pass@1"]["value"])
+    assert {key: value for key, value in same.items() if key != "over_base"} == base  # the same weights and seeds
+    assert same["over_base"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert broken["over_base"]["value"] == pytest.approx(broken["pass@1"]["value"] - base["pass@1"]["value"])
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(evaluate.summary_table(result))
+    shown = console.export_text()
+    assert shown.isascii()
+    assert "3 problems of" in shown
+    assert all(f"{name} " in shown for name in (*result["conditions"], "pass@8", "majority"))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("lent")
+def test_numbers_are_those_that_the_command_asks_for(made: Path, easy: Path) -> None:
+    live = Live(Console(file=StringIO()))
+    result = evaluate_run(made, Request(str(easy), condition="base", samples=3, k=2, seed=7), live)
+    assert list(result["conditions"]) == ["base"]
+    assert (result["samples"], result["seed"]) == (3, 7)
+    assert {"pass@1", "pass@2", "greedy", "majority"} <= result["conditions"]["base"].keys()
+    alone = evaluate_run(made, Request(str(easy), condition="ladder", greedy_only=True), live)
+    assert list(alone["conditions"]) == ["base", "ladder"]
+    for summary in alone["conditions"].values():
+        assert summary["pass@1"] == summary["greedy"] == summary["majority"]
+    assert alone["conditions"]["base"]["greedy"] == result["conditions"]["base"]["greedy"]
+    assert "majority" not in [column.header for column in evaluate.summary_table(alone).columns]
+
+
+def test_what_is_kept_is_not_sampled_again(
+    made: Path, easy: Path, lent: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, request = (
+        Live(Console(file=StringIO())),
+        Request(str(easy), "test", "ladder", samples=2, out=tmp_path / "out"),
+    )
+    result = evaluate_run(made, request, live)
+    assert len(read_jsonl(tmp_path / "out/ladder/attempts.jsonl")) == 6
+    assert len(read_jsonl(tmp_path / "out/base/greedy/attempts.jsonl")) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lent), "sample", None)  # which it would call
+        assert evaluate_run(made, request, live) == result
+    with pytest.raises(UserError, match="out/base: holds answers to other problems, of other weights or settings"):
+        evaluate_run(made, replace(request, samples=3), live)
+    other = shutil.copytree(made, tmp_path / "other")
+    shutil.copytree(other / "conditions/rl_without_variants", other / "conditions/ladder", dirs_exist_ok=True)
+    with pytest.raises(UserError, match="out/ladder: holds answers"):
+        evaluate_run(other, request, live)
+    (tmp_path / "out/base/begun.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        evaluate_run(made, request, live)
+
+
+def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "ladder_lite.evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
+    done = command(made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert list(result["conditions"]) == ["base", "ladder"]
+    assert result["conditions"]["base"]["pass@1"].keys() == {"value", "low", "high"}
+    assert "evaluate ladder" in done.stderr
+
+
+BROKEN = [
+    ("{run} --problems {easy} --condition laddr", "this run has no such adapter; did you mean ladder?"),
+    ("{run} --problems {easy} --condition what", "those with one are base, rl_without_variants, ladder"),
+    ("{run} --problems {easy} --samples 2 --k 3", "--k 3: pass@3 needs as many samples, and there are 2"),
+    ("{run} --problems {easy} --greedy-only --samples 2", "leave out --samples and --k"),
+    ("{run} --problems {easy} --split all", "--split all: must be train or test"),
+    ("{run} --problems {easy} --out {easy}", "easy.jsonl: not a folder; name another --out"),
+    ("{run}/variants --problems {easy}", "variants: not a run folder (no recipe.resolved.yaml)"),
+    ("{run} --problems tiniy", 'unknown problem set "tiniy"; did you mean tiny?'),
+    ("{run} --problems {easy}.jsonl", "no such problem set"),
+    ("{run} --problems {bad}", "bad.jsonl:2: the integrand cannot be read"),
+    ("{run}", "Missing option '--problems'"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN, ids=[case[1] for case in BROKEN])
+def test_a_mistake_is_one_line(
+    made: Path,
+    easy: Path,
+    tmp_path: Path,
+    line: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"integrand": "x"}\n{"integrand": "x**"}\n')
+    monkeypatch.setattr(sys, "argv", ["evaluate", *line.format(run=made, easy=easy, bad=bad).split()])
+    monkeypatch.setattr(evaluate, "load_backend", lambda _: pytest.fail("a mistake that is seen before"))
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(evaluate.app)
+    captured = capsys.readouterr()
+    assert (stopped.value.code, captured.out) == (2, "")
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("integrand", "message"),
+    [
+        ("+".join(f"{n}*x**{n}" for n in range(1, 80)), "is longer than model.max_prompt_length, 256 tokens"),
+        ("x*cos(x)", "model.safetensors: cannot read this adapter"),
+    ],
+)
+@pytest.mark.usefixtures("lent")
+def test_a_mistake_that_the_model_finds(made: Path, tmp_path: Path, integrand: str, message: str) -> None:
+    run = shutil.copytree(made, tmp_path / "run")
+    (run / "conditions/ladder/train/adapter/adapter_model.safetensors").unlink()
+    (tmp_path / "problems.jsonl").write_text(json.dumps({"integrand": integrand}))
+    with pytest.raises(UserError, match=message):
+        evaluate_run(run, Request(str(tmp_path / "problems.jsonl"), greedy_only=True), Live(Console(file=StringIO())))
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys, runpy; sys.argv = ['evaluate', '--help']; "
+    code += "runpy.run_module('ladder_lite.evaluate', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "--problems" in done.stdout
+    assert "| typer" in done.stderr.replace("  ", "")
+    assert " torch\n" not in done.stderr
