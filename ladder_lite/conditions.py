@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 from ladder_lite.config import change
 from ladder_lite.errors import UserError, nearest
-from ladder_lite.settings import BUILT_IN, Recipe
+from ladder_lite.settings import Recipe
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
@@ -22,16 +22,6 @@ def shares_tree(recipe: Recipe, name: str) -> bool:
     ours, its = recipe.variants, arm(recipe, name).variants
     same = {"per_root": ours.per_root, "adaptive": ours.adaptive}
     return its.model_copy(update=same) == ours and its.first_per_root <= ours.first_per_root
-
-
-def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe with more conditions, in the order of `conditions`, then `full`; UserError for one that is none."""
-    known = [*BUILT_IN, *recipe.arms]
-    wanted = {*recipe.conditions, *names}
-    for name in wanted.difference(known):
-        raise UserError(f"{name}: no such condition{nearest(name, known)}; {recipe.name} has {', '.join(known)}")
-    order = dict.fromkeys((*recipe.conditions, *recipe.full, *known))
-    return recipe.model_copy(update={"conditions": tuple(name for name in order if name in wanted)})
 
 
 def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.marked_yaml import Places, read_yaml
-from ladder_lite.settings import LibrarySettings, Recipe
+from ladder_lite.settings import BUILT_IN, LibrarySettings, Recipe
 
 
 def load_recipe(
@@ -63,6 +63,16 @@ def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
     """The recipe after changes by dotted key; UserError names the place of a mistake. `share` is no setting."""
     keys = [(place, key, value) for key, value in changes.items() if key != "share"]
     return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
+
+
+def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe with more conditions, in the order of `conditions`, then `full`; UserError for one that is none."""
+    known = [*BUILT_IN, *recipe.arms]
+    wanted = {*recipe.conditions, *names}
+    for name in wanted.difference(known):
+        raise UserError(f"{name}: no such condition{nearest(name, known)}; {recipe.name} has {', '.join(known)}")
+    order = dict.fromkeys((*recipe.conditions, *recipe.full, *known))
+    return recipe.model_copy(update={"conditions": tuple(name for name in order if name in wanted)})
 
 
 def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> list[tuple[str, str, Any]]:

@@ -32,22 +32,9 @@ from ladder_lite.errors import UserError, nearest
 from ladder_lite.live import Bar, Live, percent, plain
 from ladder_lite.problems import Problem, notes
 from ladder_lite.run_dir import append_jsonl, digest, read_jsonl, truncate_jsonl, write_json
-from ladder_lite.scores import (
-    Vote,
-    majority_vote,
-    paired_bootstrap,
-    pass_at_k,
-    pass_rates,
-    pass_rates_by_depth,
-    summarize,
-    wilson_interval,
-)
+from ladder_lite.scores import paired_bootstrap, pass_rates, summarize
 from ladder_lite.settings import EvalSettings, Recipe
 from ladder_lite.tasks import Task, load_task
-
-__all__ = ["CHUNK", "CHUNK_TOKENS", "chunk_size", "evaluate", "greedy", "sample", "sample_tokens"]
-__all__ += ["Vote", "majority_vote", "paired_bootstrap", "pass_at_k", "pass_rates"]
-__all__ += ["pass_rates_by_depth", "summarize", "wilson_interval"]
 
 Split = Literal["train", "test"]
 
@@ -307,7 +294,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
 
 
 def _with_interval(interval: Mapping[str, float], signed: bool = False) -> str:
-    """81 % (73 to 88), or +81 (73 to 88) of a difference."""
+    """81 % (73 to 88), or +81 % (73 to 88) of a difference, in points."""
     value, low, high = (f"{100 * interval[key]:.0f}" for key in ("value", "low", "high"))
     return f"{'+' if signed and interval['value'] > 0 else ''}{value} % ({low} to {high})"
 

@@ -200,12 +200,13 @@ class Experiment:
     def _watch(self, folder: Path, bar: Bar, every: int) -> "Callable[[Step, list[Attempt]], bool]":
         """Show each step, and look at the test problems every so many steps; training itself never sees them."""
         from ladder_lite import evaluate
+        from ladder_lite.scores import summarize
 
         lab = self.lab
 
         def look_at_tests(step: int, seconds: float) -> None:
             attempts = evaluate.sample(lab.task, lab.backend, lab.tests, self.recipe.eval, 1, self.recipe.seed)
-            accuracy = evaluate.summarize(attempts, 1)["pass@1"]["value"]
+            accuracy = summarize(attempts, 1)["pass@1"]["value"]
             seconds += sum(row["seconds"] for row in read_jsonl(folder / "metrics.jsonl"))  # of the steps before
             append_jsonl(folder / "curve.jsonl", [{"step": step, "pass@1": accuracy, "seconds": seconds}])
             bar.set(step, test=accuracy)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ladder_lite import conditions, dry_run, errors
-from ladder_lite.config import list_recipes, load_recipe
+from ladder_lite.config import list_recipes, load_recipe, with_more
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
 from ladder_lite.experiment import Experiment
@@ -36,12 +36,16 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Run a recipe's conditions in their order, or one of them, and write the report; returns the report.
 
+    Stages to `redo` are done anew with those that start from them, in conditions that the recipe does not ask for too.
     OutOfTime where the deadline comes first; the report is then written of what is there.
     """
     from ladder_lite import report
 
+    stale = conditions.dependents(recipe, redo)
+    there = [name for name in stale if name in redo or (path / name).exists()]
+    recipe = with_more(recipe, [name.split("/")[1] for name in there if name.startswith("conditions/")])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
-        for name in reversed(conditions.dependents(recipe, redo)):  # a kill must not leave results of what is gone
+        for name in reversed(stale):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
         experiment = Experiment(recipe, run, live, deadline)
         try:
@@ -105,9 +109,9 @@ def main(
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
     recipe = load_recipe(name, overrides or (), smoke, profile)
     if full:
-        recipe = conditions.with_more(recipe, recipe.full)
+        recipe = with_more(recipe, recipe.full)
     if only is not None:
-        recipe = conditions.with_more(recipe, [only])
+        recipe = with_more(recipe, [only])
     if only is not None and redo:
         raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"

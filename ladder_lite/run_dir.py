@@ -26,8 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ladder_lite.conditions import with_more
-from ladder_lite.config import dump_recipe, load_recipe
+from ladder_lite.config import dump_recipe, load_recipe, with_more
 from ladder_lite.errors import UserError
 from ladder_lite.settings import BUILT_IN, Recipe
 

@@ -20,6 +20,7 @@ def select(lab: "Lab") -> None:
     UserError where the base model fails too few problems.
     """
     from ladder_lite import evaluate
+    from ladder_lite.scores import summarize
 
     recipe, settings = lab.recipe, lab.recipe.task.select
     assert settings is not None
@@ -47,6 +48,6 @@ def select(lab: "Lab") -> None:
         ]
         truncate_jsonl(stage.path / "problems.jsonl", lambda row: False)
         append_jsonl(stage.path / "problems.jsonl", rows)
-        return {"pool": len(pool), "failed": len(failed), **evaluate.summarize(attempts, 1)}
+        return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 
     lab.do("select", [recipe.eval.model_dump(), ids(pool)], work)

@@ -24,6 +24,7 @@ from ladder_lite.deadline import Deadline, OutOfTime, read_budget
 from ladder_lite.live import Live
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import append_jsonl, read_jsonl
+from ladder_lite.scores import majority_vote
 from ladder_lite.settings import Recipe, TtrlSettings
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
@@ -137,7 +138,7 @@ class _Lesson:
         if self._watch:
             self._watch.tree(tree)
         steps = self._train(tree)
-        vote = evaluate.majority_vote(self._writer.task, self._problem, self._answer())
+        vote = majority_vote(self._writer.task, self._problem, self._answer())
         rows = read_jsonl(self._curve)
         solved = next((row for row in rows if row["answer"] is not None), None)
         tokens = variants.count(self._folder / "variants")["tokens"]

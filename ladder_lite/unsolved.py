@@ -77,7 +77,7 @@ def answer_after(lab: "Lab", condition: str) -> None:
 
 def resample(lab: "Lab") -> None:
     """LADDER's model on the problems that TTRL tried: 100 answers, and on to the tokens that TTRL took for each."""
-    from ladder_lite.evaluate import wilson_interval
+    from ladder_lite.scores import mean_with_interval
 
     def work(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
@@ -87,12 +87,10 @@ def resample(lab: "Lab") -> None:
             for problem in chosen:
                 outcomes.append(_resample_one(lab, problem, stage))
                 bar.advance(1)
-        value = sum(outcome["pass@100"] for outcome in outcomes) / max(1, len(outcomes))
-        low, high = wilson_interval(value, len(outcomes))
         return {
             "attempted": len(chosen),
             "solved": sum(outcome["solved"] for outcome in outcomes),
-            "pass@100": {"value": value, "low": low, "high": high},
+            "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
             "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
             "seconds": time.monotonic() - started,
         }
@@ -116,6 +114,7 @@ def _learn_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[s
 def _resample_one(lab: "Lab", problem: Problem, above: Stage) -> dict[str, Any]:
     """Sampled until both are reached; TTRL's tokens are what it took for this problem."""
     from ladder_lite import evaluate
+    from ladder_lite.scores import pass_at_k
 
     def work(stage: Stage) -> dict[str, Any]:
         spent = int(_summary(lab, problem.id)["n_tokens"])
@@ -135,7 +134,7 @@ def _resample_one(lab: "Lab", problem: Problem, above: Stage) -> dict[str, Any]:
             "first_right": first,
             "tokens_to_right": None if first is None else until[first],
             "solved": first is not None and (first < N_SAMPLES or until[first] <= spent),
-            "pass@100": evaluate.pass_at_k(len(attempts), n_right, N_SAMPLES),
+            "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
         }
 
     return lab.do_below(above, problem.id, work)

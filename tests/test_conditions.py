@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladder_lite.conditions import arm, dependents, needs, shares_tree, stages_of, trained, with_more
+from ladder_lite.conditions import arm, dependents, needs, shares_tree, stages_of, trained
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.experiment import CONDITIONS
@@ -79,10 +79,3 @@ def test_a_recipe_that_selects_has_a_stage_more() -> None:
     recipe = load_recipe("llama3b")
     assert list(needs(recipe))[:3] == ["select", "transformations", "variants"]
     assert needs(recipe)["conditions/base/eval"] == ("select",)
-
-
-def test_more_conditions_come_in_the_order_of_the_recipe() -> None:
-    recipe = load_recipe("tiny", ["conditions=[base, ladder]", "full=[ladder_10, ttrl]"])
-    assert with_more(recipe, ["ttrl", "base", "ladder_10"]).conditions == ("base", "ladder", "ladder_10", "ttrl")
-    with pytest.raises(UserError, match="laddr: no such condition; did you mean ladder"):
-        with_more(recipe, ["laddr"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config import dump_recipe, list_recipes, load_recipe, shipped
+from ladder_lite.config import dump_recipe, list_recipes, load_recipe, shipped, with_more
 from ladder_lite.errors import UserError
 from ladder_lite.problems import load_problems
 from ladder_lite.settings import Recipe
@@ -387,6 +387,13 @@ def test_the_large_recipes_have_the_papers_numbers() -> None:
     for recipe in (llama, qwen):
         assert (recipe.grpo.trl["beta"], recipe.grpo.trl["scale_rewards"]) == (0.001, "group")
         assert (recipe.variants.per_prompt, recipe.variants.suggestions) == (10, (3, 5))
+
+
+def test_more_conditions_come_in_the_order_of_the_recipe() -> None:
+    recipe = load_recipe("tiny", ["conditions=[base, ladder]", "full=[ladder_10, ttrl]"])
+    assert with_more(recipe, ["ttrl", "base", "ladder_10"]).conditions == ("base", "ladder", "ladder_10", "ttrl")
+    with pytest.raises(UserError, match="laddr: no such condition; did you mean ladder"):
+        with_more(recipe, ["laddr"])
 
 
 def test_reading_a_recipe_imports_no_training_library() -> None:

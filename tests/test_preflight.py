@@ -19,7 +19,7 @@ from rich.console import Console
 from ladder_lite import preflight as module
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.experiment import Experiment
+from ladder_lite.lab import Lab
 from ladder_lite.live import Live
 from ladder_lite.preflight import Check, demand, on_hub, predict, preflight
 from ladder_lite.run_dir import RunDir
@@ -337,7 +337,7 @@ def test_a_download_is_announced(cache: Path, tmp_path: Path, monkeypatch: pytes
     recipe = _recipe("model.id=someone/model")
     run = RunDir.open(tmp_path / "run", recipe)
     for _ in range(2):  # the second time, all of it is there
-        assert Experiment(recipe, run, Live(console)).backend is not None
+        assert Lab(recipe, run, Live(console)).backend is not None
         (cache / "model.safetensors").touch()
     told = written.getvalue()
     assert told.startswith("load someone/model: downloading about 6.4 GB\nload someone/model: 0\n")

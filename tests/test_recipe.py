@@ -8,20 +8,16 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fakes import FakeBackend
 
 from ladder_lite.conditions import stages_of
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline, OutOfTime
-from ladder_lite.errors import UserError
-from ladder_lite.experiment import Experiment
 from ladder_lite.live import Live
-from ladder_lite.problems import load_problems
 from ladder_lite.recipe import run_recipe
-from ladder_lite.run_dir import RunDir
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
 FEW_STEPS = (
@@ -136,6 +132,30 @@ def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) ->
         assert {path.parent.name for path in folders} == set(learned["problems"])
 
 
+def test_what_is_done_anew_is_done_in_all_conditions_that_had_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Noting:
+        def __init__(self, *_: Any) -> None:
+            self.do, self.lab = done.append, SimpleNamespace(worked=True)
+
+    monkeypatch.setattr("ladder_lite.recipe.Experiment", Noting)
+    monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})
+    recipe = load_recipe("tiny", ["conditions=[base, ladder]"])
+    left = [tmp_path / "conditions" / name for name in ("ladder_10/train", "ladder_ttrl/problems", "ttrl/eval")]
+    run_recipe(recipe, tmp_path, Live())
+    assert done == ["base", "ladder"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    done.clear()
+    run_recipe(recipe, tmp_path, Live(), redo=["conditions/ladder/train", "conditions/ladder_25/eval"])
+    assert done == ["base", "ladder", "ttrl", "ladder_25", "ladder_ttrl"]
+    assert [folder.exists() for folder in left] == [True, False, False]
+    assert load_recipe(str(tmp_path / "recipe.resolved.yaml")).conditions == tuple(done)
+
+
 def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
@@ -224,85 +244,3 @@ def test_a_run_in_many_budgets_ends_with_the_numbers_of_one(smoke_run: Path, tmp
     for file in files:
         noise = ("seconds", "verify_seconds")
         assert _rows(tmp_path / "cut" / file, *noise) == _rows(whole / file, *noise), file
-
-
-# --- problems selected from a pool
-
-POOL = [f"{n}*x" for n in range(2, 8)]
-
-
-class Model(FakeBackend):
-    """Solves what it is told to, and nothing else."""
-
-    def __init__(self, solved: set[str]) -> None:
-        answers = {f"{n}*x": f"<answer>{n}*x**2/2</answer>" for n in range(2, 8)}
-        super().__init__(lambda prompt, rng: next((answers[text] for text in solved if f"({text}," in prompt), "no"))
-
-
-def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, splits: bool = False) -> Experiment:
-    pool = folder / "pool.jsonl"
-    rows = [{"integrand": text} for text in POOL]
-    if splits:
-        rows = [row | {"split": split} for row, split in zip(rows, ["train", "test"] * 3, strict=True)]
-    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    select = f"task.select={{samples: 3, train: {train}, test: {test}}}"
-    recipe = load_recipe("tiny", [f"task.train={pool}", f"task.test={pool}", select])
-    run = RunDir.open(folder / "run", recipe)
-    experiment = Experiment(recipe, run, Live())
-    experiment.__dict__["backend"] = model  # instead of loading one
-    return experiment
-
-
-def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
-    experiment = selecting(tmp_path, Model({"2*x", "5*x"}), train=1, test=2)
-    roots, tests = experiment.roots, experiment.tests
-    assert (len(roots), len(tests)) == (1, 2)
-    chosen = [str(problem.data["integrand"]) for problem in (*roots, *tests)]
-    assert len(set(chosen)) == 3
-    assert set(chosen) <= {"3*x", "4*x", "6*x", "7*x"}
-    done = json.loads((tmp_path / "run/select/done.json").read_text())
-    assert (done["pool"], done["failed"]) == (6, 4)
-    assert done["pass@1"]["value"] == pytest.approx(1 / 3)
-    assert len(_rows(tmp_path / "run/select/attempts.jsonl")) == 18
-    split = load_problems(str(tmp_path / "run/select/problems.jsonl"), "test")  # a set like any other
-    assert split == tests
-
-
-def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
-    experiment = selecting(tmp_path, Model({"2*x"}))
-    tests = experiment.tests
-    experiment.run.close()
-    again = selecting(tmp_path, Model(set()))
-    assert again.tests == tests
-
-
-def test_both_splits_of_a_set_are_the_pool(tmp_path: Path) -> None:
-    experiment = selecting(tmp_path, Model(set()), train=2, test=4, splits=True)
-    assert len({problem.id for problem in (*experiment.roots, *experiment.tests)}) == 6
-
-
-def test_a_pool_that_changed_is_selected_from_anew(tmp_path: Path) -> None:
-    experiment = selecting(tmp_path, Model(set()))
-    assert len(experiment.tests) == 2
-    experiment.run.close()
-    POOL_FILE = tmp_path / "pool.jsonl"
-    again = selecting(tmp_path, Model(set()))
-    POOL_FILE.write_text(POOL_FILE.read_text() + json.dumps({"integrand": "9*x"}) + "\n")
-    with pytest.raises(UserError, match="select"):
-        _ = again.tests
-
-
-def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.jsonl").write_text('{"integrand": "2*x"}\n')
-    (tmp_path / "other.jsonl").write_text('{"integrand": "x+x"}\n')
-    sets = [f"task.train={tmp_path / 'one.jsonl'}", f"task.test={tmp_path / 'other.jsonl'}"]
-    recipe = load_recipe("tiny", sets)
-    experiment = Experiment(recipe, RunDir.open(tmp_path / "run", recipe), Live())
-    with pytest.raises(UserError, match="every test problem is a training problem too"):
-        _ = experiment.roots
-
-
-def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:
-    experiment = selecting(tmp_path, Model(set(POOL[:4])))
-    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all of 3 tries, and 3 are wanted"):
-        _ = experiment.roots

@@ -15,7 +15,7 @@ import pytest
 from fakes import FakeBackend
 from test_survival import Ticking, poisoned
 
-from ladder_lite import divergence, evaluate, grpo, ttrl, variants
+from ladder_lite import divergence, grpo, ttrl, variants
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.backends import Adapter, Backend, Sampling
 from ladder_lite.config import load_recipe
@@ -23,6 +23,7 @@ from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.live import Live
 from ladder_lite.problems import Problem
 from ladder_lite.run_dir import read_jsonl
+from ladder_lite.scores import majority_vote
 from ladder_lite.settings import Recipe
 from ladder_lite.tasks import Messages, load_task
 from ladder_lite.transformations import open_library
@@ -147,7 +148,7 @@ def test_the_outcome_is_what_stands_on_record(backend: Backend, tmp_path: Path) 
     rollouts, rounds = read_jsonl(tmp_path / "train/attempts.jsonl"), read_jsonl(tmp_path / "variants/rounds.jsonl")
     answers = [Attempt.from_row(row) for row in read_jsonl(tmp_path / "eval/attempts.jsonl")]
     tree = variants.load(tmp_path / "variants")
-    vote = evaluate.majority_vote(TASK, HARD, answers)
+    vote = majority_vote(TASK, HARD, answers)
 
     assert outcome.to_row() == {
         "problem_id": HARD.id,

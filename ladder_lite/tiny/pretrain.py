@@ -164,8 +164,9 @@ def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
     """pass@1 of the model in a folder on fresh integrals of 1 to 7 terms, with 95 % intervals, by number of terms."""
     from ladder_lite.backends import load_backend
     from ladder_lite.config import load_recipe
-    from ladder_lite.evaluate import sample, summarize
+    from ladder_lite.evaluate import sample
     from ladder_lite.problems import Problem
+    from ladder_lite.scores import summarize
     from ladder_lite.tasks import load_task
 
     recipe = load_recipe("tiny", [f"model.id={folder.resolve()}"])
