@@ -128,7 +128,7 @@ def interval(result: Mapping[str, float]) -> str:
 
 
 def points(result: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points: '+12.0 (3.5 to 20.1)'."""
+    """A difference of shares in percentage points: '+12.0 (+3.5 to +20.1)'."""
     value, low, high = (100 * result[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -199,7 +199,7 @@ def _differences(report: Report) -> list[Block]:
     if not report.get("differences"):
         return []
     rows = tuple(
-        ((Code(row["condition"]), " minus ", Code(row["reference"])), points(row)) for row in report["differences"]
+        (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in report["differences"]
     )
     return [
         Paragraph(
@@ -207,7 +207,7 @@ def _differences(report: Report) -> list[Block]:
             "bootstrap over the problems. An interval that leaves out 0 is a difference that chance over the problems "
             "does not explain; chance between trainings is for several seeds to show."
         ),
-        Table("lr", ("difference", "points"), rows),
+        Table("rl", ("points", "difference"), rows),
     ]
 
 
