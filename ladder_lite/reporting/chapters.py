@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from ladder_lite import divergence
-from ladder_lite.config import load_recipe
+from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.live import clock_time, percent
+from ladder_lite.live import clock_time, percent, plain
 from ladder_lite.memory import gib
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.reporting import sketches
@@ -128,7 +128,7 @@ def interval(result: Mapping[str, float]) -> str:
 
 
 def points(result: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points: '+12.0 (3.5 to 20.1)'."""
+    """A difference of shares in percentage points: '+12.0 (+3.5 to +20.1)'."""
     value, low, high = (100 * result[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -199,7 +199,7 @@ def _differences(report: Report) -> list[Block]:
     if not report.get("differences"):
         return []
     rows = tuple(
-        ((Code(row["condition"]), " minus ", Code(row["reference"])), points(row)) for row in report["differences"]
+        (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in report["differences"]
     )
     return [
         Paragraph(
@@ -207,7 +207,7 @@ def _differences(report: Report) -> list[Block]:
             "bootstrap over the problems. An interval that leaves out 0 is a difference that chance over the problems "
             "does not explain; chance between trainings is for several seeds to show."
         ),
-        Table("lr", ("difference", "points"), rows),
+        Table("rl", ("points", "difference"), rows),
     ]
 
 
@@ -322,7 +322,7 @@ def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
 def _answer(condition: str, row: Mapping[str, Any]) -> Item:
     code = Code(row["text"] if row["answer"] is None else row["answer"], _WIDTH)
     right = row["reason"] == "CORRECT"
-    grade = Mark("right", "right") if right else Mark(str(row["reason"]).lower().replace("_", " "), "wrong")
+    grade = Mark("right", "right") if right else Mark(plain(row["reason"]).lower().replace("_", " "), "wrong")
     left_out = f" ({code.left_out})" if code.left_out else ""
     return Item((f"{label_of(condition)}: ", code, f"{left_out} ", grade))
 
@@ -360,10 +360,12 @@ def _reproduce(report: Report, run: Run) -> Chapter:
 
 def _command(run: Run) -> str:
     """Return the shortest command that runs the same settings."""
-    for profile, smoke in product((None, *(run.settings.get("profiles") or {})), (False, True)):
+    is_shipped = run.name in dict(list_recipes())
+    profiles = (None, *(run.settings.get("profiles") or {})) if is_shipped else ()
+    for profile, smoke in product(profiles, (False, True)):
         try:
             shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
-        except UserError:  # not one of the shipped recipes
+        except UserError:  # shipped without this profile since, or with another meaning of its settings
             break
         same, full = _is_same(shipped.model_dump(mode="json"), run)
         if same:
