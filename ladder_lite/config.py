@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ladder_lite.errors import UserError, nearest
+from ladder_lite.library_settings import LibrarySettings
 from ladder_lite.marked_yaml import Places, read_yaml
-from ladder_lite.settings import BUILT_IN, LibrarySettings, Recipe
+from ladder_lite.settings import BUILT_IN, Recipe
 
 
 def load_recipe(
@@ -49,14 +50,11 @@ def load_recipe(
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check(*_apply(tree, places, changes))
+        _check_with_arms(*_apply(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
     tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
-    recipe = _check(tree, places)
-    for name, arm in recipe.arms.items():
-        change(recipe, arm, _place(places, ("arms", name)))
-    return recipe
+    return _check_with_arms(tree, places)
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
@@ -157,6 +155,14 @@ def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, A
         places = {known: where for known, where in places.items() if known[: len(path)] != path}
         places[path] = place
     return tree, places
+
+
+def _check_with_arms(tree: dict[str, Any], places: Places) -> Recipe:
+    """Return the recipe of these settings, or raise for its first mistake, or for one that an arm makes with them."""
+    recipe = _check(tree, places)
+    for name, changes in recipe.arms.items():
+        change(recipe, changes, _place(places, ("arms", name)))
+    return recipe
 
 
 def _check(tree: dict[str, Any], places: Places) -> Recipe:

@@ -171,7 +171,7 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
     longest = recipe.eval.max_new_tokens
     looks = sum(1 + int(arm.grpo.trl["max_steps"]) // arm.grpo.eval_every for arm in arms.values())
     stages = conditions.stages_of(recipe, recipe.conditions)
-    evaluated = sum(name.endswith("/eval") and "ttrl" not in name for name in stages)
+    evaluated = sum(name.endswith("/eval") and name.split("/")[1] not in learning for name in stages)
     # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
     # samples, and its tries.
     answers = _times(counts.test, evaluated * (recipe.eval.samples + 1) + looks)

@@ -62,6 +62,7 @@ def summarize(
       `n_agree` equal the set's own.
     """
     sampled, chosen = _by_problem(attempts), _by_problem(greedy)
+    has_greedy = bool(chosen)
     n_tokens = sum(a.completion.n_tokens for group in (sampled, chosen) for own in group.values() for a in own)
     for problem_id in {*_unverifiable(sampled), *_unverifiable(chosen)}:
         sampled.pop(problem_id, None)
@@ -69,7 +70,7 @@ def summarize(
     summary: dict[str, Any] = {"n_problems": len(sampled)}
     for size in dict.fromkeys((1, k)):
         summary[f"pass@{size}"] = mean_with_interval(list(_rates(sampled, size).values()))
-    if chosen:
+    if has_greedy:
         summary["greedy"] = mean_with_interval(list(_rates(chosen, 1).values()))
     summary |= {"shares": _shares(sampled), "n_tokens": n_tokens}
     judged = [problem for problem in problems if problem.id in sampled]

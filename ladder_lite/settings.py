@@ -1,22 +1,19 @@
 """What a recipe says: frozen pydantic models, one for each of its sections.
 
 Every setting is required. Settings that TRL and peft already name keep those names: `grpo.trl` and `ttrl.trl` hold
-settings of trl.GRPOConfig, `model.lora` of peft.LoraConfig. They are checked against trl_settings.json, so that reading
-a recipe imports neither. How a file becomes a `Recipe` is told in `ladder_lite.config`.
+settings of trl.GRPOConfig, `model.lora` of peft.LoraConfig. `ladder_lite.library_settings` checks them, without either
+library; `ladder_lite.config` makes a `Recipe` of a file.
 """
 
-import json
 import string
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
-from pydantic.annotated_handlers import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from ladder_lite.deadline import read_budget
 from ladder_lite.errors import nearest
+from ladder_lite.library_settings import GrpoConfigSettings, LoraConfigSettings, trainable
 
 EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
 BUILT_IN = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100")
@@ -25,79 +22,10 @@ BUILT_IN = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "lad
 _Number = TypeVar("_Number", int, float)
 
 
-def _on_record() -> dict[str, dict[str, dict[str, Any]]]:
-    """The settings of TRL and peft as this package was written for: by class, by name, types and default."""
-    path = Path(__file__).with_name("trl_settings.json")
-    record: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-    return record
-
-
-def grpo_config_defaults() -> dict[str, Any]:
-    """TRL's default of every setting of GRPOConfig, as it was when the list was made."""
-    return {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
-
-
-class LibrarySettings:
-    """Field metadata: a mapping of settings under the names and types a library gives them."""
-
-    def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
-        self.types: dict[str, list[str]] = {name: field["types"] for name, field in _on_record()[owner].items()}
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        fields = {
-            name: core_schema.typed_dict_field(
-                core_schema.union_schema(
-                    [_JSON_TYPES[type_] for type_ in types],
-                    custom_error_type="setting_type",
-                    custom_error_message="must be " + " or ".join(types),
-                ),
-                required=False,
-            )
-            for name, types in self.types.items()
-        }
-        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
-
-
-_JSON_TYPES: dict[str, CoreSchema] = {
-    "bool": core_schema.bool_schema(strict=True),
-    "int": core_schema.int_schema(strict=True),
-    "float": core_schema.float_schema(strict=True, allow_inf_nan=False),
-    "str": core_schema.str_schema(strict=True),
-    "list": core_schema.list_schema(strict=True),
-    "dict": core_schema.dict_schema(strict=True),
-    "null": core_schema.none_schema(),
-}
-
-
 def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
     if bounds[0] > bounds[1]:
         raise ValueError("must be [lowest, highest]")
     return bounds
-
-
-# What the training loop sets itself (ladder_lite.trainer): with other values, steps, rollouts and rows would not match.
-_OURS = {
-    *("output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "logging_nan_inf_filter"),
-    *("disable_tqdm", "save_strategy", "save_total_limit", "ignore_data_skip", "dataloader_num_workers"),
-    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
-    *("repetition_penalty", "generation_kwargs", "use_vllm", "vllm_mode", "vllm_importance_sampling_correction"),
-    *("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"),
-}
-
-
-_LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
-
-
-def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted(_OURS.intersection(trl)):
-        raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
-    return trl
-
-
-def _of_a_language_model(lora: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted({"task_type", "inference_mode"}.intersection(lora)):
-        raise ValueError(f"must leave out {', '.join(taken)}: the loader sets it")
-    return lora
 
 
 Count = Annotated[int, Field(gt=0)]
@@ -107,8 +35,6 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
 TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
-GrpoConfigSettings = Annotated[dict[str, Any], LibrarySettings("GRPOConfig"), AfterValidator(_not_ours)]
-LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), AfterValidator(_of_a_language_model)]
 
 
 class _Section(BaseModel):
@@ -316,28 +242,7 @@ class GrpoSettings(_Section):
     @field_validator("trl")
     @classmethod
     def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
-        return _can_train(trl)
-
-
-def _can_train(trl: dict[str, Any]) -> dict[str, Any]:
-    """ValueError for settings of which TRL would say, once a model is loaded and asked, that it cannot train so."""
-    needed = ("max_steps", "num_generations", "per_device_train_batch_size", "max_completion_length")
-    if missing := sorted(name for name in needed if not trl.get(name)):
-        raise ValueError(f"must set {', '.join(missing)}")
-    counts = (*needed, "gradient_accumulation_steps", "save_steps")
-    if wrong := sorted(name for name in counts if (trl.get(name) or 1) <= 0):
-        raise ValueError(f"must have a {wrong[0]} above 0")
-    if trl["num_generations"] < 2:
-        raise ValueError("must have num_generations of 2 or more: answers are compared within a group")
-    completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
-    if completions % trl["num_generations"]:
-        raise ValueError(
-            f"must have a batch (per_device_train_batch_size times gradient_accumulation_steps, {completions}) that "
-            f"num_generations, {trl['num_generations']}, divides"
-        )
-    if trl.get("loss_type", "dapo") not in _LOSS_TYPES:
-        raise ValueError(f"must have a loss_type of {', '.join(_LOSS_TYPES)}")
-    return trl
+        return trainable(trl)
 
 
 class EvalSettings(_Section):
@@ -394,6 +299,8 @@ def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
         raise ValueError("must have a share above 0 and up to 1")
     if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
         raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
+    if changes.get("variants.transformations") == "model":  # written once, for all conditions
+        raise ValueError("must not have variants.transformations: model; the recipe can, for all of its conditions")
     return changes
 
 
@@ -435,7 +342,7 @@ class Recipe(_Section):
     def _trains_too(cls, ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
         if "grpo" in info.data:
             try:
-                _can_train(ttrl.over(info.data["grpo"]).trl)
+                trainable(ttrl.over(info.data["grpo"]).trl)
             except ValueError as error:
                 raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
         return ttrl

@@ -20,8 +20,9 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError, first_line
+from ladder_lite.library_settings import grpo_config_defaults
 from ladder_lite.micro_batch import is_column, positions_are_relative, teaches_by_advantage_alone, teaching_part
-from ladder_lite.settings import GrpoSettings, grpo_config_defaults
+from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import Task
 
 if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not

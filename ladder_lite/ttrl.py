@@ -39,8 +39,9 @@ class Outcome:
     is what most of the tuned model's answers come to, `voted_share` how many of them, and `voted_right` its grade. See
     the module's docstring for what either owes to the verifier.
 
-    `seconds` are those of everything done for the problem (tree, training, tries, answers); `n_tokens` are those
-    generated for its variants, rollouts and tries. Both are what is on record: not what a kill or a rollback undid.
+    `seconds` are those of everything done for the problem (tree, training, tries, answers), but for what came after
+    the last row of a log before a kill. `n_tokens` are those generated for its variants, rollouts and tries that
+    stand on record: not those that a kill or a rollback undid.
     """
 
     problem_id: str

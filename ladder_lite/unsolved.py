@@ -60,7 +60,8 @@ def answer_after(lab: "Lab", condition: str) -> None:
     """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others."""
 
     def answers(tried: Path, folder: str) -> "list[Attempt]":
-        own = {path.name: lab.attempts(f"{condition}/problems/{path.name}", folder) for path in tried.glob("*/")}
+        ids = sorted(path.name for path in tried.glob("*/"))
+        own = {problem_id: lab.attempts(f"{condition}/problems/{problem_id}", folder) for problem_id in ids}
         before = [attempt for attempt in lab.attempts(STARTS[condition], folder) if attempt.problem_id not in own]
         return [*before, *(attempt for part in own.values() for attempt in part)]
 
@@ -141,8 +142,11 @@ def _resample_one(lab: "Lab", problem: Problem, above: Stage) -> dict[str, Any]:
 
 
 def _unsolved(lab: "Lab") -> list[Problem]:
-    solved = {attempt.problem_id for attempt in lab.attempts("ladder") if attempt.correct}
-    return [problem for problem in lab.tests if problem.id not in solved]
+    """The problems that none of LADDER's answers solves; not those on which the verifier can give no verdict."""
+    from ladder_lite.scores import pass_rates
+
+    rates = pass_rates(lab.attempts("ladder"))
+    return [problem for problem in lab.tests if rates.get(problem.id) == 0]
 
 
 def _tried(lab: "Lab") -> list[Problem]:

@@ -71,8 +71,7 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
     `replies.jsonl` holds what an unfinished round of several parts has brought so far.
     OutOfTime before a part of a round that would not be done in time.
     """
-    deadline = writer.deadline or Deadline.never()
-    settings = writer.settings
+    deadline, settings = writer.deadline or Deadline.never(), writer.settings
     per_root = settings.first_per_root
     tree = _Tree(writer, roots, [], folder)
     for depth in range(1, settings.depth + 1):
@@ -93,12 +92,7 @@ class Growth:
     """
 
     def __init__(
-        self,
-        writer: Writer,
-        roots: Sequence[Problem],
-        variants: Sequence[Problem],
-        settings: Adaptive,
-        folder: Path,
+        self, writer: Writer, roots: Sequence[Problem], variants: Sequence[Problem], settings: Adaptive, folder: Path
     ) -> None:
         self.every = settings.every
         self._writer = writer
@@ -371,6 +365,7 @@ def main(
     """Grow the variant tree of one integral and print it, with what was rejected and why."""
     from ladder_lite import evaluate
     from ladder_lite.backends import load_backend
+    from ladder_lite.scores import pass_rates
     from ladder_lite.tasks import load_task
 
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -392,10 +387,7 @@ def main(
         rates: dict[str, float] = {}
         if tries:
             with live.stage("answers", None):
-                attempts = evaluate.sample(task, backend, [root, *tree], settings.eval, tries, settings.seed)
-            for problem in (root, *tree):
-                own = [attempt.correct for attempt in attempts if attempt.problem_id == problem.id]
-                rates[problem.id] = sum(own) / len(own)
+                rates = pass_rates(evaluate.sample(task, backend, [root, *tree], settings.eval, tries, settings.seed))
         live.print_tree([root, *tree], rates)
         counts = count(folder)
     per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])

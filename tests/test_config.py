@@ -203,6 +203,11 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
             "arms.half={eval.samples: 2}",
             'arms.half is {"eval.samples": 2}; must change nothing but share, variants.* and grpo.*, not eval.samples',
         ),
+        (
+            "arms.half={variants.transformations: model}",
+            'arms.half is {"variants.transformations": "model"}; must not have variants.transformations: model; '
+            "the recipe can, for all of its conditions",
+        ),
         ("arms.half={grpo.row: uniform}", "unknown setting grpo.row; did you mean rows?"),
         ("arms.half={variants.depth: 9}", "variants.depth is 9; must be less than or equal to 5"),
         ("conditions=[]", "conditions is []; must have at least 1 item after validation, not 0"),
@@ -336,6 +341,14 @@ def test_profiles_are_checked_without_being_named(recipe_file: Path) -> None:
 def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("eval.samples: 6", "eval.samples: -6"), encoding="utf-8")
     assert refusal("small.yaml") == "small.yaml:63: eval.samples is -6; must be greater than 0"
+
+
+def test_arms_are_checked_with_smoke_settings_too(recipe_file: Path) -> None:
+    arm = RECIPE.replace("{share: 0.5}", "{grpo.trl.num_generations: 8}")
+    recipe_file.write_text(arm)
+    assert load_recipe(str(recipe_file), smoke=True).arms == {"ladder_half": {"grpo.trl.num_generations": 8}}
+    recipe_file.write_text(arm.replace("eval.samples: 6", "grpo.trl.per_device_train_batch_size: 4"))
+    assert "num_generations, 8, divides" in refusal(str(recipe_file))
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

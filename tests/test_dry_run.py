@@ -103,6 +103,14 @@ def test_conditions_bring_the_training_they_start_from(conditions: str, steps: d
     assert _outlook("tiny", f"conditions={conditions}")["steps_by_condition"] == steps
 
 
+def test_an_arm_is_evaluated_whatever_its_name() -> None:
+    told = [
+        _outlook("tiny", f"arms.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
+        for name in ("half", "half_for_ttrl")
+    ]
+    assert told[0] == told[1]
+
+
 def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
     assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 

@@ -12,8 +12,8 @@ from ladder_lite import grpo, micro_batch, trainer
 from ladder_lite.backends import Backend, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline
+from ladder_lite.library_settings import LOSS_TYPES
 from ladder_lite.problems import Problem
-from ladder_lite.settings import _LOSS_TYPES
 from ladder_lite.tasks import load_task
 
 RECIPE = load_recipe(
@@ -103,7 +103,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return shapes
 
 
-@pytest.mark.parametrize("loss_type", _LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_the_gradient_is_that_of_all_rows(
     backend: Backend,

@@ -207,6 +207,8 @@ def test_greedy_answers_are_counted_apart() -> None:
     assert summary["greedy"] == {"value": 1.0, "low": low, "high": high}
     assert (summary["pass@1"]["value"], summary["n_problems"], summary["n_tokens"]) == (0.5, 2, 7)
     assert "greedy" not in summarize(attempts(a=[WRONG]), 1)
+    nothing = summarize(attempts(a=[NO_JUDGE]), 1, greedy=attempts(a=[NO_JUDGE]))  # whoever asked for it finds it
+    assert nothing["greedy"] == nothing["pass@1"] == {"value": 0.0, "low": 0.0, "high": 1.0}
 
 
 def test_techniques_are_those_that_the_set_names() -> None:

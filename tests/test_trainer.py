@@ -13,8 +13,9 @@ from ladder_lite.backends import Backend, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError
+from ladder_lite.library_settings import OURS, grpo_config_defaults
 from ladder_lite.problems import Problem
-from ladder_lite.settings import _OURS, GrpoSettings, grpo_config_defaults
+from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.verify import Grade, Reason
@@ -83,7 +84,7 @@ def test_what_the_loop_sets_a_recipe_may_not(backend: Backend, tmp_path: Path) -
     wanted = trainer._wanted(chosen, tmp_path, 0, backend, 4)
     overruled = {name for name in grpo_config_defaults() if wanted[name] != chosen.trl[name]}
     adapted = {"per_device_train_batch_size", "gradient_accumulation_steps"}  # to memory, their product stays
-    assert overruled - adapted - {"mask_truncated_completions"} <= _OURS  # the last is done with the rollouts
+    assert overruled - adapted - {"mask_truncated_completions"} <= OURS  # the last is done with the rollouts
 
 
 def test_the_settings_that_trl_rewrites_are_the_ones_known(tmp_path: Path) -> None:

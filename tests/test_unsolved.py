@@ -1,0 +1,144 @@
+"""Problems that LADDER leaves unsolved: which they are, from which weights they are learned, what is set against it."""
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from fakes import FakeBackend
+
+from ladder_lite import ttrl, unsolved
+from ladder_lite.attempts import Attempt, Completion
+from ladder_lite.config import load_recipe
+from ladder_lite.lab import Lab
+from ladder_lite.live import Live
+from ladder_lite.problems import Problem
+from ladder_lite.run_dir import RunDir, append_jsonl, read_jsonl
+from ladder_lite.verify import Grade, Reason
+
+RIGHT = Grade(1.0, Reason.CORRECT, "x**2")
+WRONG = Grade(0.0, Reason.WRONG, "x")
+NO_JUDGE = Grade(None, Reason.UNVERIFIABLE, "x")
+VERDICTS = {"2*x": RIGHT, "3*x": WRONG, "4*x": NO_JUDGE, "5*x": WRONG, "6*x": WRONG}
+"""Of LADDER's answers, by integrand."""
+
+REPLY = "<answer>x</answer>"
+
+
+class Model(FakeBackend):
+    """Answers wrongly, but for one reply of all; notes whose weights it is given."""
+
+    def __init__(self, right_at: int = -1) -> None:
+        number = count()
+
+        def reply(prompt: str, _: Random) -> str:
+            factor = next(text[0] for text in VERDICTS if f"({text}," in prompt)
+            return REPLY.replace("x", f"{factor}*x**2/2") if next(number) == right_at else REPLY
+
+        super().__init__(reply)
+        self.weights_of: list[str] = []
+
+    def restore(self, adapter: dict[str, int]) -> None:
+        self.weights_of.append("base")
+        super().restore(adapter)
+
+    def load(self, folder: Path) -> None:
+        self.weights_of.append(folder.parts[-3])
+
+
+def attempt(problem: Problem, grade: Grade, text: str) -> dict[str, Any]:
+    return Attempt(problem.id, 0, Completion(text, 7, truncated=False), grade).to_row()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A run in which the base model and LADDER have answered each test problem once."""
+    tests = tmp_path / "tests.jsonl"
+    tests.write_text("".join(json.dumps({"integrand": text}) + "\n" for text in VERDICTS))
+    recipe = load_recipe("tiny", [f"task.test={tests}", "ttrl.problems=2", "eval.batch_size=50"])
+    with RunDir.open(tmp_path / "run", recipe) as run:
+        lab = Lab(recipe, run, Live())
+        lab.__dict__["backend"] = Model()  # instead of loading one
+        for name in ("base", "ladder"):
+            for folder in ("eval", "eval/greedy"):
+                rows = [attempt(test, VERDICTS[str(test.data["integrand"])], name) for test in lab.tests]
+                append_jsonl(run.path / "conditions" / name / folder / "attempts.jsonl", rows)
+        yield lab
+
+
+@pytest.fixture
+def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The tokens that TTRL takes for a problem, by its id; TTRL itself is scripted."""
+    tokens: dict[str, int] = {}
+
+    def learn(_writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live) -> ttrl.Outcome:
+        for place in ("eval", "eval/greedy"):
+            append_jsonl(folder / place / "attempts.jsonl", [attempt(problem, RIGHT, "tuned")])
+        n_tokens = tokens.get(problem.id, 10)
+        return ttrl.Outcome(problem.id, True, 3, 3, 1.5, "x", n_tokens, 4, "solved", "x", 1.0, True)
+
+    monkeypatch.setattr(ttrl, "learn", learn)
+    return tokens
+
+
+def summary(lab: Lab, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((lab.run.path / stage / "done.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("spent")
+def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_condition(lab: Lab) -> None:
+    left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
+    for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
+        lab.backend.weights_of.clear()  # type: ignore[attr-defined]
+        unsolved.learn(lab, condition)
+        found = summary(lab, f"conditions/{condition}/problems")
+        assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
+        assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
+        assert (found["steps"], found["n_tokens"], found["steps_to_solve"]) == (6, 20, [3, 3])
+        assert lab.backend.weights_of == [start] * 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("spent")
+def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(lab: Lab) -> None:
+    for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
+        unsolved.learn(lab, condition)
+        unsolved.answer_after(lab, condition)
+        tried = summary(lab, f"conditions/{condition}/problems")["problems"]
+        for folder in ("eval", "eval/greedy"):
+            rows = read_jsonl(lab.run.path / "conditions" / condition / folder / "attempts.jsonl")
+            texts = {row["problem_id"]: row["text"] for row in rows}
+            assert len(rows) == len(VERDICTS)
+            assert texts == {test.id: "tuned" if test.id in tried else start for test in lab.tests}
+        found = summary(lab, f"conditions/{condition}/eval")
+        assert found["n_problems"] == 4
+        assert found["pass@1"]["value"] == found["greedy"]["value"] == 3 / 4
+
+
+def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(lab: Lab, spent: dict[str, int]) -> None:
+    left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
+    few, many = Random(0).sample(left, 2)
+    spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
+    unsolved.learn(lab, "ladder_ttrl")
+    model = lab.__dict__["backend"] = Model(right_at=100 + 104)
+    unsolved.resample(lab)
+    assert model.weights_of == ["ladder"] * 2
+    wrong, right = (summary(lab, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
+    assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))
+    assert (wrong["solved"], wrong["first_right"], wrong["tokens_to_right"], wrong["pass@100"]) == (
+        False,
+        None,
+        None,
+        0,
+    )
+    assert (right["n_samples"], right["n_right"], right["ttrl_tokens"]) == (110, 1, 110 * len(REPLY))
+    assert (right["solved"], right["first_right"]) == (True, 104)
+    assert right["tokens_to_right"] == 105 * len(REPLY) + len("5*x**2/2") - len("x")
+    assert right["pass@100"] == pytest.approx(100 / 110)
+    total = summary(lab, "conditions/ladder_pass100/problems")
+    assert (total["attempted"], total["solved"]) == (2, 1)
+    assert total["pass@100"]["value"] == pytest.approx(50 / 110)
+    assert total["n_tokens"] == wrong["n_tokens"] + right["n_tokens"]
