@@ -130,11 +130,11 @@ def main(
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; run the same command again to go on where it was") from None
         except OutOfTime as stop:
-            live.say(f"report of what is there: {path / 'report.md'}")
+            live.say(f"report of what is there: {path / 'report.html'}")
             live.say(str(stop))
             return
         live.print(report.summary_table(result))
-        live.say(f"report: {path / 'report.md'}")
+        live.say(f"report: {path / 'report.html'}")
 
 
 def _stage_lines(path: Path) -> list[str]:

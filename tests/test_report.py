@@ -1,6 +1,5 @@
 import io
 import json
-import random
 import re
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
@@ -17,32 +17,11 @@ from ladder_lite.errors import UserError
 from ladder_lite.live import plain
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
-from ladder_lite.run_dir import append_jsonl, truncate_jsonl, write_json
+from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.settings import Recipe
 
-KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "ttrl"]
-KEYS += ["peak_memory_bytes", "versions"]
-HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
-CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
-PASS_1 = {"base": 0.0125, "rl_without_variants": 0.0, "ladder": 0.64, "ladder_ttrl": 0.7}
-
-
-def share(value: float) -> dict[str, float]:
-    return {"value": value, "low": value / 2, "high": (1 + value) / 2}
-
-
-def an_attempt(problem_id: str, index: int, text: str, answer: str | None, reason: str) -> dict[str, Any]:
-    return {
-        "problem_id": problem_id,
-        "index": index,
-        "text": text,
-        "n_tokens": 9,
-        "truncated": False,
-        "reward": float(reason == "CORRECT"),
-        "reason": reason,
-        "answer": answer,
-        "detail": "",
-    }
+KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
+KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
 
 
 @pytest.fixture
@@ -57,64 +36,8 @@ def tests() -> list[Problem]:
 
 @pytest.fixture
 def run(tmp_path: Path, recipe: Recipe, tests: list[Problem]) -> Path:
-    """A finished run as the stages leave it, its model's text hostile."""
-    run = tmp_path / "a run"
-    run.mkdir()
-    (run / "recipe.resolved.yaml").write_text(dump_recipe(recipe))
-    write_json(run / "versions.json", {"python": "3.11.9", "torch": "2.9.0"})
-
-    variants, root = run / "variants", Problem.root("integration", {"integrand": "x", "variable": "x"})
-    kept = [
-        Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("drop-one",), "easier").to_row()
-        | {"depth": depth}
-        for n, depth in enumerate([1] * 5 + [2] * 3 + [3])
-    ]
-    append_jsonl(variants / "problems.jsonl", [{"round": 0, **row} for row in kept])
-    reasons = ["duplicate"] * 4 + ["unreadable"] * 6 + ["test_problem"]
-    rejected = [
-        {"round": 0, "text": HOSTILE, "reason": r, "equal_to": "tiny", "parent_id": root.id, "depth": 1}
-        for r in reasons
-    ]
-    append_jsonl(variants / "rejected.jsonl", rejected)
-    rounds = [{"round": n, "depth": 1, "requests": 10, "n_tokens": 100, "seconds": 30.5} for n in range(2)]
-    append_jsonl(variants / "rounds.jsonl", rounds)
-    write_json(variants / "done.json", {"digest": "d", "kept": 9, "seconds": 61.0, "peak_memory_bytes": 7 * 2**30})
-
-    rng = random.Random(0)
-    for condition in CONDITIONS:
-        folder = run / "conditions" / condition
-        attempts = [
-            an_attempt(
-                problem.id, index, HOSTILE, HOSTILE if rng.random() < 0.5 else None, rng.choice(["CORRECT", "WRONG"])
-            )
-            for problem in tests
-            for index in range(4)
-        ]
-        append_jsonl(folder / "eval/attempts.jsonl", attempts)
-        summary = {"n_problems": 20, "pass@1": share(PASS_1[condition]), "pass@2": share(PASS_1[condition] / 2 + 0.5)}
-        write_json(folder / "eval/done.json", {"digest": "d", **summary, "seconds": 5.5, "peak_memory_bytes": 2**30})
-    for condition, steps in (("rl_without_variants", 40), ("ladder", 60)):
-        train = run / "conditions" / condition / "train"
-        append_jsonl(train / "metrics.jsonl", [{"step": n, "reward": 0.5} for n in range(1, steps + 1)])
-        rows = [{"step": n, "pass@1": n / 100, "seconds": 1.5 * n} for n in range(20, steps + 1, 20)]
-        append_jsonl(train / "curve.jsonl", rows)
-        done = {
-            "digest": "d",
-            "steps": steps,
-            "seconds": 100.25,
-            "stopped": "max_steps",
-            "peak_memory_bytes": 3 * 2**30,
-        }
-        write_json(train / "done.json", done)
-
-    problems = run / "conditions/ladder_ttrl/problems"
-    for problem, solved_at in zip(tests[:3], (4, None, 11), strict=True):
-        outcome = {"problem_id": problem.id, "solved": solved_at is not None, "steps_to_solve": solved_at}
-        outcome |= {"steps": solved_at or 30, "seconds": 20.0, "answer": HOSTILE if solved_at else None}
-        write_json(problems / problem.id / "done.json", {"digest": "d", **outcome})
-        append_jsonl(problems / problem.id / "variants/problems.jsonl", [{"round": 0, **row} for row in kept[:6]])
-    write_json(problems / "done.json", {"digest": "d", "n_left": 9, "attempted": 3, "steps": 45, "seconds": 60.0})
-    return run
+    build_run(tmp_path / "a run", recipe, tests)
+    return tmp_path / "a run"
 
 
 def code_spans(markdown: str) -> list[str]:
@@ -167,13 +90,15 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
     write_report(run)
     text = (run / "report.md").read_text()
     assert "scale model" in text
+    assert "after LADDER, 1.2 % before and 0 % with RL without variants. Test-time RL then solved 2 of 3" in text
     assert "| `base` | 1.2 % (0.6-51) | 51 % (25-75) | 20 | 0 | 0:05 | 1 % |" in text
     assert "| `ladder` | 64 % (32-82) | 82 % (41-91) | 20 | 60 | 1:45 | 82 % |" in text
     assert "| 1 | 5 |" in text
+    assert "| `conditions/ladder/train` |  | 1:40 | 3.0 GiB |" in text
     assert "| duplicate | 4 |\n" in text
     assert "(200 tokens, 1:01)" in text
     assert "3 problems of the 9 that LADDER left unsolved; solved 2" in text
-    assert f"| `{tests[1].data['integrand']}` | 6 | not solved | 30 | 0:20 |  |" in text
+    assert f"| not solved | 30 | 0:20 | 6 | `{tests[1].data['integrand']}` |  |" in text
     assert "python -m ladder_lite.recipe" in text
     assert "7.0 GiB" in text
     for name in re.findall(r"!\[[^]]*\]\(([^)`]*)\)\n", text):
@@ -189,7 +114,11 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     truncate_jsonl(train / "metrics.jsonl", lambda row: False)
     append_jsonl(train / "metrics.jsonl", [{"step": n, "groups_without_signal": n / 4} for n in (1, 2)])
     states = ["retired"] * 3 + ["stuck"] * 2 + ["drawn"] * 4
-    append_jsonl(train / "pass_rates.jsonl", [{"state": state, "tries": n % 3} for n, state in enumerate(states)])
+    ids = [row["id"] for row in read_jsonl(run / "variants/problems.jsonl")]
+    rates = [
+        {"problem_id": ids[n], "state": state, "tries": n % 3, "pass_rate": 0.25} for n, state in enumerate(states)
+    ]
+    append_jsonl(train / "pass_rates.jsonl", rates)
     row = {"text": HOSTILE, "reason": "test_problem", "equal_to": "mit_bee", "parent_id": "p", "depth": 1, "round": 5}
     append_jsonl(train / "variants/rejected.jsonl", [row])
     append_jsonl(train / "variants/rounds.jsonl", [{"round": 5, "requests": 8, "n_tokens": 77, "seconds": 1.0}])
@@ -203,6 +132,7 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     assert "| test problem | 2 |" in text
     assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
     assert "Groups without signal: 38 %." in text
+    assert "solved in 25 % of tries" in text
 
 
 @pytest.mark.parametrize(
@@ -232,25 +162,25 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     assert "html_inline" not in {child.type for child in inline} | {token.type for token in tokens}
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png"]
     assert code_spans(text).count(plain(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
-    assert len([token for token in tokens if token.type == "heading_open"]) == 6
+    assert len([token for token in tokens if token.type == "heading_open"]) == 8
     rows = re.findall(r"(?m)^\|.*\|$", text)
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[0].data["integrand"] in row} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[0].data["integrand"] in row} == {8}
     assert not set(text) & {"\x1b", "\u202e"}
 
 
 def test_sampled_answers_are_picked_by_a_rule(run: Path, tests: list[Problem]) -> None:
     write_report(run)
-    samples = (run / "report.md").read_text().partition("## Sampled answers")[2]
+    samples = (run / "report.md").read_text().partition("The first answer to")[2].partition("## Variants")[0]
     picked = [span for span in code_spans(samples) if span in {problem.data["integrand"] for problem in tests}]
     assert picked == [problem.data["integrand"] for problem in tests[0:18:3]]
-    for condition in CONDITIONS:
-        assert samples.count(f"  - {condition}: ") == len(picked)
+    for label in ("base model", "RL without variants", "LADDER", "LADDER + TTRL"):
+        assert samples.count(f"  - {label}: ") == len(picked)
 
 
 def test_the_same_run_gives_the_same_report(run: Path) -> None:
     def results() -> list[bytes]:
         write_report(run)
-        return [(run / name).read_bytes() for name in ("report.json", "report.md", "accuracy.png")]
+        return [(run / name).read_bytes() for name in ("report.html", "report.json", "report.md", "accuracy.png")]
 
     assert results() == results()
 
@@ -370,12 +300,12 @@ def test_the_command_line_prints_table_and_path_without_torch(run: Path) -> None
         "try: runpy.run_module('ladder_lite.report', run_name='__main__')\n"
         "finally: assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert "64 % (32-82)" in done.stdout
-    assert done.stdout.endswith(f"report: {run / 'report.md'}\n")
+    assert done.stdout.endswith(f"report: {run / 'report.html'}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "ladder_lite.report", str(run.parent)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "ladder_lite.report", str(run.parent)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*not a run folder.*\n", done.stderr)

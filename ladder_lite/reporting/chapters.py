@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from ladder_lite import divergence
-from ladder_lite.config import load_recipe
+from ladder_lite.config import list_recipes, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.live import clock_time, percent
+from ladder_lite.live import clock_time, percent, plain
 from ladder_lite.memory import gib
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.reporting import sketches
@@ -64,7 +64,7 @@ def describe(report: Report, run: Run) -> Document:
     statements = statements_of(run.test, "test")
     chapters = [
         _results(report, run),
-        _training(report, run),
+        _training(report),
         test_time(report, run, statements),
         _answers(report, run, statements),
         variants_chapter(report, run),
@@ -128,7 +128,7 @@ def interval(result: Mapping[str, float]) -> str:
 
 
 def points(result: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points: '+12.0 (3.5 to 20.1)'."""
+    """A difference of shares in percentage points: '+12.0 (+3.5 to +20.1)'."""
     value, low, high = (100 * result[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -168,7 +168,8 @@ def _result(report: Report, run: Run, name: str, pass_k: str | None) -> tuple[Te
         cells += [interval(entry[pass_k]) if pass_k in entry else ""] if pass_k else []
         cells += [str(entry["n_problems"]), str(entry["steps"]), clock_time(entry["seconds"])]
     elif tried := outcomes(run, name):
-        cells[0] = f"{sum(bool(row['solved']) for row in tried)} of {len(tried)} problems, below"
+        unfinished = "" if name == "ladder_pass100" else "not finished, "  # which has no more to do than that
+        cells[0] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
     elif steps := len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl")):
         cells[0] = f"not finished, {steps} steps done"
     quoted = PAPER[report["experiment"]].results.get(name)
@@ -198,7 +199,7 @@ def _differences(report: Report) -> list[Block]:
     if not report.get("differences"):
         return []
     rows = tuple(
-        ((Code(row["condition"]), " minus ", Code(row["reference"])), points(row)) for row in report["differences"]
+        (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in report["differences"]
     )
     return [
         Paragraph(
@@ -206,7 +207,7 @@ def _differences(report: Report) -> list[Block]:
             "bootstrap over the problems. An interval that leaves out 0 is a difference that chance over the problems "
             "does not explain; chance between trainings is for several seeds to show."
         ),
-        Table("lr", ("difference", "points"), rows),
+        Table("rl", ("points", "difference"), rows),
     ]
 
 
@@ -223,7 +224,7 @@ def _rollbacks(run: Run) -> list[Block]:
     return [Paragraph("Trainings that diverged, each undone and gone on with once:"), Bullets(tuple(items))]
 
 
-def _training(report: Report, run: Run) -> Chapter:
+def _training(report: Report) -> Chapter:
     found = [sketches.accuracy(report), sketches.variants(report), sketches.signal(report)]
     found += [sketches.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
     counted = [
@@ -321,7 +322,7 @@ def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
 def _answer(condition: str, row: Mapping[str, Any]) -> Item:
     code = Code(row["text"] if row["answer"] is None else row["answer"], _WIDTH)
     right = row["reason"] == "CORRECT"
-    grade = Mark("right", "right") if right else Mark(str(row["reason"]).lower().replace("_", " "), "wrong")
+    grade = Mark("right", "right") if right else Mark(plain(row["reason"]).lower().replace("_", " "), "wrong")
     left_out = f" ({code.left_out})" if code.left_out else ""
     return Item((f"{label_of(condition)}: ", code, f"{left_out} ", grade))
 
@@ -359,12 +360,24 @@ def _reproduce(report: Report, run: Run) -> Chapter:
 
 def _command(run: Run) -> str:
     """Return the shortest command that runs the same settings."""
-    for profile, smoke in product((None, *(run.settings.get("profiles") or {})), (False, True)):
+    is_shipped = run.name in dict(list_recipes())
+    profiles = (None, *(run.settings.get("profiles") or {})) if is_shipped else ()
+    for profile, smoke in product(profiles, (False, True)):
         try:
             shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
-        except UserError:  # not one of the shipped recipes
+        except UserError:  # shipped without this profile since, or with another meaning of its settings
             break
-        if shipped.model_dump(mode="json") == run.settings:
-            options = f"{f' --profile {profile}' if profile else ''}{' --smoke' if smoke else ''}"
+        same, full = _is_same(shipped.model_dump(mode="json"), run)
+        if same:
+            options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
+            options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / 'recipe.resolved.yaml'))} --run-dir NEW_FOLDER"
+
+
+def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:
+    """Whether a run is of these settings, and whether with --full."""
+    full = set(run.settings["conditions"]) > set(shipped["conditions"])
+    wanted = {*shipped["conditions"], *(shipped.get("full", ()) if full else ())}
+    others = {**shipped, "conditions": run.settings["conditions"]} == run.settings
+    return others and wanted == set(run.settings["conditions"]), full

@@ -223,12 +223,12 @@ def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
     names = [run["name"] for run in comparison["runs"]]
     for mean in comparison["means"]:
         rows = tuple(
-            ((Code(row["condition"]), " minus ", Code(row["reference"])), points(row)) for row in mean["differences"]
+            (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in mean["differences"]
         )
         if rows:
             seeds = ", ".join(map(str, mean["seeds"]))
             blocks.append(Paragraph(f"Between conditions, means over the seeds {seeds}, in points:"))
-            blocks.append(Table("lr", ("difference", "points"), rows))
+            blocks.append(Table("rl", ("points", "difference"), rows))
     rows_of_runs = tuple(
         (
             Code(row["condition"]),
@@ -267,6 +267,8 @@ def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
         for run in found
     ]
     head = ("run", "problems", *(f"solved by {label_of(name)}" for name in present))
+    if len(found) > 1:
+        sentences.append(Paragraph("A problem counts once for each run here: the sign test takes them as independent."))
     return [*sentences, Table("l" + "r" * (len(head) - 1), head, tuple(rows))]
 
 

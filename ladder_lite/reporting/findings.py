@@ -30,6 +30,12 @@ REASONS = {
 }
 """Kinds of rollouts, and the grades that they have."""
 
+_REFERENCES = {
+    "rl_without_variants": ("base",),
+    "ladder": ("base", "rl_without_variants"),
+    "ladder_ttrl": ("ladder",),
+    "ttrl": ("base",),
+}
 _RECIPE = "recipe.resolved.yaml"
 _N_BINS = 40
 _WORK = ("train", "problems", "eval")
@@ -252,8 +258,7 @@ def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _references(run: Run, name: str) -> tuple[str, ...]:
     """The conditions that a condition is compared with."""
-    known = {"rl_without_variants": ("base",), "ladder": ("base", "rl_without_variants"), "ladder_ttrl": ("ladder",)}
-    return known.get(name, ("ladder",) if name in run.arms else ())
+    return _REFERENCES.get(name, ("ladder",) if name in run.arms else ())
 
 
 def pass_rates(run: Run, condition: str) -> dict[str, float]:

@@ -22,6 +22,10 @@ _STOPPED = {
     "plateau": "no signal left",
     "no variants": "no variants",
 }
+_CHOSEN = (
+    " It does have one in which model votes: its verdict on the test problem ended the training "
+    "(ttrl.stop_when_solved, the paper's rule)."
+)
 _N_PROBLEMS = 60
 _WIDTH = 120
 
@@ -105,9 +109,10 @@ def _ttrl(
         "a right answer, as the verifier finds, at any step."
     )
     if "voted_right" in counts:
+        chosen = _CHOSEN if run.settings.get("ttrl", {}).get("stop_when_solved", True) else ""
         said += (
-            " Without the verifier, by the majority vote of the tuned model's samples, it answers "
-            f"{counts['voted_right']} right; that is what it would hand in."
+            " By the majority vote of the tuned model's samples, in which the verifier has no say, "
+            f"{counts['voted_right']} are answered right.{chosen}"
         )
     voted = any("voted_answer" in row for row in found)
     head: tuple[Text, ...] = (

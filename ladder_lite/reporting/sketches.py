@@ -61,8 +61,8 @@ def bars(report: Report) -> Figure | None:
         "pass@1 on the test problems",
         f"Bars: {plain(alt, 400)}",
         to_svg(drawing, "bars", f"pass@1 by condition: {plain(alt, 400)}"),
-        f"Lines across the ends of the bars: 95 % intervals. *The paper measured another model on other problems "
-        f"({paper.subject}), so its figures stand apart from ours.",
+        f"Lines across the ends of the bars: 95 % intervals. *The paper's figures are of another model "
+        f"({paper.subject}) and stand apart from ours.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ladder_lite import variants
 from ladder_lite.errors import UserError
-from ladder_lite.live import clock_time, percent
+from ladder_lite.live import clock_time, percent, plain
 from ladder_lite.problems import load_problems
 from ladder_lite.reporting.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Table, Tree
 from ladder_lite.reporting.findings import Run, read_json
@@ -57,7 +57,11 @@ def variants_chapter(report: Mapping[str, Any], run: Run) -> Chapter:
     blocks.append(_by_depth(report))
     reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
     blocks.append(
-        Table("lr", ("rejected because", "variants"), tuple((str(why).replace("_", " "), str(n)) for why, n in reasons))
+        Table(
+            "lr",
+            ("rejected because", "variants"),
+            tuple((plain(str(why), 60).replace("_", " "), str(n)) for why, n in reasons),
+        )
     )
     blocks += [*_held_out(run, done), *_pass_rates(run)]
     if roots := _grow_trees(run):
@@ -122,15 +126,16 @@ def _pass_rates(run: Run) -> list[Block]:
     if not rates or not steps:
         return []
     states = Counter(row["state"] for row in rates)
-    without = sum(step["groups_without_signal"] for step in steps) / len(steps)
+    shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
+    without = f" Groups without signal: {percent(sum(shares) / len(shares))}." if shares else ""
     kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
     drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
     return [
         Paragraph(
             f"Measured difficulty after training (tree {kind}, rows drawn {drawn}): of {len(rates)} problems, "
             f"{states['retired']} are always solved and retired, {states['stuck']} are never solved, "
-            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried. "
-            f"Groups without signal: {percent(without)}."
+            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried."
+            f"{without}"
         )
     ]
 

@@ -1,0 +1,294 @@
+"""report.html, the comparison of runs, and that nothing of a hostile model's text acts in them."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from finished_run import HOSTILE, add_conditions, build_run
+from typer.testing import CliRunner
+
+from ladder_lite import scores
+from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.problems import Problem, load_problems
+from ladder_lite.report import app, summary_table, write_comparison, write_report
+from ladder_lite.reporting.palette import PALETTE
+from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl, write_json
+
+HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
+ACTIVE = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "foreignobject", "a", "video"}
+VOID = {"meta", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its text by the element that it stands in; every element must be closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def within(self, *tags: str) -> str:
+        return "\n".join(text for tag, text in self.texts if tag in tags)
+
+    @property
+    def text(self) -> str:
+        return "".join(text for tag, text in self.texts if tag != "style")
+
+
+def assert_harmless(html: str) -> Page:
+    """Nothing runs, nothing is loaded, and text is free of control and bidi characters."""
+    page = Page(html)
+    assert ACTIVE.isdisjoint(tag for tag, _ in page.elements)
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name == "src"], tag
+        if "href" in attributes:  # only a drawing's own parts
+            assert (attributes["href"] or "").startswith("#"), tag
+        assert "http" not in "".join(value or "" for name, value in attributes.items() if name != "aria-label"), tag
+    assert "@import" not in page.within("style")
+    assert re.findall(r"url\((?!#)", html) == []
+    policy = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none'; style-src 'unsafe-inline'")
+    assert "script-src" not in policy[0]
+    assert not set(html) & {"\x1b", "\x00", "\u202e"}
+    return page
+
+
+@pytest.fixture(scope="module")
+def tests() -> list[Problem]:
+    return load_problems("tiny", "test")[:20]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tests: list[Problem]) -> Path:
+    build_run(tmp_path / "a run", load_recipe("tiny", ["seed=3", "eval.samples=4", "eval.k=2"]), tests)
+    return tmp_path / "a run"
+
+
+def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Problem]) -> None:
+    add_conditions(run, tests)
+    report = write_report(run)
+    page = assert_harmless((run / "report.html").read_text())
+    text = re.sub(r"\s+", " ", page.text)
+    assert report["conditions"]["ladder_10"]["variants"] == 100
+    assert report["conditions"]["ladder"]["n_tokens"] == 5700
+    assert [row["condition"] for row in report["differences"]][-2:] == ["ladder", "ladder_ttrl"]
+    for words in (
+        "pass@1 on the test problems",
+        "Accuracy against number of variants",
+        "ladder_10: LADDER with other settings: share 0.1",
+        "TTRL after LADDER beats LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by the "
+        "paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
+        "TTRL after LADDER beats TTRL without LADDER",
+        "They differ on 2: chance could explain that (sign test, p = 0.5).",
+        "1 are answered right. It does have one in which model votes",
+        "not solved (budget used up)",
+        "8 of 9",
+        "right 60 %",
+        "the paper*",
+        "The recipe as it ran, seed 3",
+    ):
+        assert words in text
+    titles = [words.strip() for tag, words in page.texts if tag == "h3"]
+    assert "Rewards by reason: LADDER" in titles
+    assert "Solved against generated tokens" in titles
+    assert (run / "ttrl.png").read_bytes().startswith(b"\x89PNG")
+    assert "(ttrl.png)" in (run / "report.md").read_text()
+
+
+def test_ttrl_may_lose(run: Path, tests: list[Problem]) -> None:
+    add_conditions(run, tests)
+    for problem in tests[:3]:
+        for condition, solved in (("ladder_ttrl", False), ("ladder_pass100", True)):
+            marker = run / "conditions" / condition / "problems" / problem.id / "done.json"
+            changes = {"solved": solved, "tokens_to_right": 99, "stopped": "plateau"}
+            write_json(marker, json.loads(marker.read_text()) | changes)
+    write_report(run)
+    text = (run / "report.md").read_text()
+    assert "**LADDER resampled beats TTRL after LADDER**: of the same 3 test problems" in text
+    assert "**TTRL after LADDER and TTRL without LADDER are level**" in text
+    assert "Test-time RL then solved 0 of 3" in text
+
+
+def test_problems_that_only_one_method_is_done_with_are_no_race(run: Path, tests: list[Problem]) -> None:
+    add_conditions(run, tests)
+    for problem in tests[:2]:
+        (run / "conditions/ttrl/problems" / problem.id / "done.json").unlink()
+    report = write_report(run)
+    assert report["race"]["problems"] == [tests[2].id]
+    (run / "conditions/ttrl/problems" / tests[2].id / "done.json").unlink()
+    (run / "conditions/ladder_pass100/problems" / tests[2].id / "done.json").unlink()
+    assert write_report(run)["race"]["problems"] == sorted(problem.id for problem in tests[:2])
+
+
+@pytest.mark.parametrize("text", [HOSTILE, HUGE], ids=["hostile", "huge"])
+def test_hostile_text_stays_text_and_small(run: Path, tests: list[Problem], text: str) -> None:
+    add_conditions(run, tests, text)
+    attempts, rejected = run / "conditions/ladder/eval/attempts.jsonl", run / "variants/rejected.jsonl"
+    first = read_jsonl(attempts)[0]
+    truncate_jsonl(attempts, lambda row: False)
+    append_jsonl(
+        attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))]
+    )
+    append_jsonl(rejected, [read_jsonl(rejected)[-1] | {"text": text, "reason": why} for why in ("test_problem", text)])
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
+    recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "arms": {"ladder_10": {text[:90]: text[:9000]}}}
+    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    write_json(run / "versions.json", {text[:9000]: text})
+    write_report(run)
+    html = (run / "report.html").read_text()
+    page = assert_harmless(html)
+    assert len(html) < 600_000
+    assert "alert(1)" in page.within("code")
+    assert "alert(1)" not in page.within("script", "style")
+    if text is HUGE:
+        assert f"(cut, of {len(text):,} characters)" in page.text
+        assert len((run / "report.md").read_text()) < 200_000
+        assert len(html) < 600_000
+
+
+def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
+    root = load_problems("tiny", "train")[0]
+    children = [
+        Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("halve",), "easier").to_row() | {"depth": 1}
+        for n in range(40, 65)
+    ]
+    append_jsonl(run / "variants/problems.jsonl", [{"round": 0, **row} for row in children])
+    rate = {"problem_id": children[0]["id"], "tries": 8, "right": 2, "pass_rate": 0.25, "state": "drawn"}
+    append_jsonl(run / "conditions/ladder/train/pass_rates.jsonl", [rate])
+    write_report(run)
+    page = Page((run / "report.html").read_text())
+    assert "and 13 more" in page.within("small")
+    rates = [rate.strip() for rate in page.within("span").splitlines()]
+    assert rates[:3] == ["not tried", "25 %", "not tried"]
+    assert [attributes["style"] for tag, attributes in page.elements if "--share" in str(attributes.get("style"))] == [
+        "--share:25%"
+    ]
+
+
+def test_drawings_take_their_colours_from_the_page(run: Path, tests: list[Problem]) -> None:
+    add_conditions(run, tests)
+    write_report(run)
+    html = (run / "report.html").read_text()
+    drawings = re.findall(r"<svg role.*?</svg>|<svg viewBox.*?</svg>", html, re.S)
+    assert len(drawings) >= 8
+    assert not [drawing for drawing in drawings if re.search(r"(?<!url\()#[0-9a-fA-F]{6}\b", drawing)]
+    used = set(re.findall(r"var\(--([a-z0-9-]+)", html)) - {"page", "card", "code", "share"}
+    assert used <= {name.replace("_", "-") for name in PALETTE}
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
+
+
+def test_colours_can_be_read() -> None:
+    def luminance(colour: str) -> float:
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(one: str, other: str) -> float:
+        high, low = sorted((luminance(one), luminance(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    for name, colour in PALETTE.items():
+        if name not in ("line", "edge"):  # no text
+            assert contrast(colour.light, "#f6f8fa") >= 4.5, name
+            assert contrast(colour.dark, "#1b2026") >= 4.5, name
+    assert len({colour.light for colour in PALETTE.values()}) == len(PALETTE)
+
+
+def test_an_old_run_without_new_keys_has_a_report(run: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
+    del recipe["ttrl"], recipe["profiles"], recipe["smoke"], recipe["variants"]["adaptive"]
+    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    report = write_report(run)
+    assert report["race"] == {}
+    assert set(report["conditions"]) == {"base", "rl_without_variants", "ladder", "ladder_ttrl"}
+
+
+def seeds(tmp_path: Path, tests: list[Problem], shares: list[float]) -> list[Path]:
+    """Runs that differ in seed, each with so large a share of LADDER's answers right."""
+    runs = []
+    for seed, value in enumerate(shares):
+        run = tmp_path / f"run-s{seed}"
+        build_run(run, load_recipe("tiny", [f"seed={seed}", "eval.samples=4", "eval.k=2"]), tests)
+        done = run / "conditions/ladder/eval/done.json"
+        write_json(done, json.loads(done.read_text()) | {"pass@1": {"value": value, "low": 0.0, "high": 1.0}})
+        runs.append(run)
+    return runs
+
+
+def test_seeds_are_compared_by_their_mean(tmp_path: Path, tests: list[Problem]) -> None:
+    runs = seeds(tmp_path, tests, [0.5, 0.6, 0.7])
+    comparison = write_comparison(runs, tmp_path / "out")
+    (mean,) = comparison["means"]
+    assert mean["seeds"] == [0, 1, 2]
+    ladder = mean["conditions"]["ladder"]
+    assert ladder["value"] == pytest.approx(0.6)
+    assert (ladder["low"], ladder["high"]) == pytest.approx((0.6 - 0.24841, 0.6 + 0.24841), abs=1e-4)  # t of 2 degrees
+    base = mean["conditions"]["base"]  # all seeds alike: the interval of the 60 problems pooled
+    assert (base["low"], base["high"]) == pytest.approx(scores.wilson_interval(0.0125, 60))
+    assert {(row["condition"], row["reference"]) for row in mean["differences"]} >= {("ladder", "base")}
+    assert comparison["differences"] == []
+    assert json.loads((tmp_path / "out/comparison.json").read_text()) == comparison
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert "60 % (35-85) |" in text
+    assert_harmless((tmp_path / "out/comparison.html").read_text())
+
+
+def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, tests: list[Problem]) -> None:
+    one, other = seeds(tmp_path, tests, [0.5, 0.6])
+    recipe = yaml.safe_load((other / "recipe.resolved.yaml").read_text())
+    recipe["grpo"]["eval_every"] = 99
+    (other / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
+    attempts = other / "conditions/ladder/eval/attempts.jsonl"
+    truncate_jsonl(attempts, lambda row: row["problem_id"] != tests[0].id)
+    comparison = write_comparison([one, other], tmp_path / "out")
+    assert comparison["means"] == []
+    found = {row["condition"]: row for row in comparison["differences"]}
+    assert set(found) == {"base", "rl_without_variants", "ladder_ttrl"}  # LADDER was asked other problems
+    assert found["base"]["value"] == 0.0
+    with pytest.raises(UserError, match="named twice"):
+        write_comparison([one, one / "." / ""], tmp_path / "out")
+
+
+def test_the_command_line_compares(tmp_path: Path, tests: list[Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = seeds(tmp_path, tests, [0.5, 0.6])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [str(run) for run in runs])
+    assert result.exit_code == 0
+    assert "comparison: comparison/comparison.html" in result.output
+    assert (tmp_path / "comparison/comparison.html").exists()
+    refused = CliRunner().invoke(app, [str(runs[0]), "--out", "x"])
+    assert isinstance(refused.exception, UserError)
+
+
+def test_a_dozen_conditions_fit_the_terminal(run: Path) -> None:
+    report = write_report(run)
+    entry: dict[str, Any] = report["conditions"]["ladder"]
+    report["conditions"] |= {f"ladder_with_a_long_name_{n}": entry for n in range(8)}
+    table = summary_table(report)
+    assert table.row_count == 12
