@@ -1,7 +1,7 @@
 """What a step of GRPO costs on a CPU, in parts, against the same step without the measures that shorten it.
 
     python -m ladder_lite.recipe tiny --only ladder --run-dir runs/tiny-s0    # half an hour, once
-    python benchmarks/steps.py runs/tiny-s0                                   # about three minutes
+    python benchmarks/steps.py runs/tiny-s0                                   # minutes
 
 Each step begins with the adapter at the end of that run, has the problems of one of its last steps, and is taken in
 each arm in turn, on one thread. `baseline` has all rollouts in one batch, through weights and adapter apart, and

@@ -32,8 +32,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far a prompt's logits may move, as a share of the largest, when it is padded: rounding errors of the type."""
 
 _CPU_BATCH = 32
-"""Replies that a CPU generates together. More of them gain it nothing, and each waits for the longest: with prompts
-sorted by length, 64 replies of the embedded model take two thirds of the time in two batches (benchmarks/steps.py)."""
+"""Replies that a CPU generates together: with prompts sorted by length, a batch ends with its own longest reply and
+not with that of all. benchmarks/steps.py compares it with one batch."""
 
 _DATE = "26 Jul 2024"
 """Llama 3's chat template would put the date of the day into each prompt: a run resumed tomorrow must ask the same."""
