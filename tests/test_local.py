@@ -226,8 +226,8 @@ def test_weights_that_have_another_use_or_do_not_fit_are_not_folded(monkeypatch:
     n_layers = model.config.num_hidden_layers
     assert len(_foldable(model)) == n_layers
     size = 4 * model.config.hidden_size**2 * n_layers
-    for share, folds in ((4.1, True), (3.9, False)):
-        memory = SimpleNamespace(available=int(share * size))
+    for share, folds in ((8.1, True), (7.9, False)):
+        memory = SimpleNamespace(total=int(share * size), available=0)
         monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
         assert bool(_foldable(model)) == folds
 

@@ -18,8 +18,9 @@ from ladder_lite.backends import Adapter
 
 TRAINED, REFERENCE = "default", "ref"
 
-_SPARE = 0.25
-"""The share of the free memory that copies of weights may take."""
+_SPARE = 0.125
+"""The share of the memory that copies of weights may take: of all there is, for what is free differs from one moment to
+the next, and a folded model's replies differ from those of the same weights apart, by rounding errors."""
 
 
 def in_full_precision(model: Any) -> None:
@@ -98,4 +99,4 @@ def _foldable(model: Any) -> list[Any]:
             if weight.device.type == "cpu" and weight.dtype == torch.float32 and users[id(weight)] == 1:
                 layers.append(layer)
     n_bytes = sum(layer.get_base_layer().weight.nbytes for layer in layers)
-    return layers if n_bytes <= _SPARE * psutil.virtual_memory().available else []
+    return layers if n_bytes <= _SPARE * psutil.virtual_memory().total else []
