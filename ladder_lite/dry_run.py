@@ -46,12 +46,14 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
 
     Counts of problems are None where a set has not been fetched yet, and so is what depends on them. `tokens` are
     upper bounds, but for those of variants: they are counted as if no variant were rejected and asked for again.
-    Batches and groups are those of `grpo`. TTRL's, where `ttrl.trl` changes them, count in steps, tokens, the longest
-    completion, the peaks and whether a card fits.
+    Batches and groups are those of `grpo`. Those of arms and of TTRL, where they change `grpo.trl`, count in steps,
+    tokens, the longest completion, the peaks and whether a card fits.
     """
     shape = read_shape(recipe.model.id)
     loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
     trainings = [recipe.grpo]
+    arms = (conditions.arm(recipe, name).grpo for name in conditions.trained(recipe, recipe.conditions))
+    trainings += [training for training in arms if training.trl != recipe.grpo.trl]
     if _learning(recipe):
         trainings.append(recipe.ttrl.over(recipe.grpo))
     setups = [Setup.of(shape, recipe.model, training.trl, loader) for training in trainings]

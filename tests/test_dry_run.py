@@ -111,6 +111,14 @@ def test_an_arm_is_evaluated_whatever_its_name() -> None:
     assert told[0] == told[1]
 
 
+def test_what_an_arm_changes_must_fit_too() -> None:
+    longer = "arms.longer={grpo.trl.max_completion_length: 4000}"
+    told = [_outlook("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
+    assert [each["max_completion_length"] for each in told] == [told[0]["max_completion_length"], 4000]
+    peaks = [[card["predicted_peak_bytes"]["train"] for card in each["cards"]] for each in told]
+    assert all(longer > plain for plain, longer in zip(*peaks, strict=True))
+
+
 def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
     assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 

@@ -140,6 +140,22 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
     assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        ("arms.longer={grpo.trl.max_completion_length: 300}", 300),
+        ("arms.longer={variants.max_new_tokens: 301}", 301),
+        ("ttrl.trl={max_completion_length: 302}", 302),
+        ("ttrl.trl={max_completion_length: 20}", 120),  # then grpo's are longer
+        ("eval.max_new_tokens=303", 303),
+    ],
+)
+def test_a_model_is_loaded_for_the_longest_reply_of_any_condition(change: str, tokens: int) -> None:
+    from ladder_lite.backends.local import _longest_reply
+
+    assert _longest_reply(load_recipe("tiny", [change])) == tokens
+
+
 # --- the adapter folded into the weights
 
 

@@ -22,6 +22,7 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
 from ladder_lite.backends.adapter import folded
 from ladder_lite.backends.loading import load
+from ladder_lite.conditions import arm
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.memory import Loader, Setup, generation_batch, gib, plan
 from ladder_lite.settings import GrpoSettings, Recipe
@@ -308,8 +309,14 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _longest_reply(recipe: Recipe) -> int:
-    training = recipe.grpo.trl | recipe.ttrl.trl
-    return max(int(training["max_completion_length"]), recipe.eval.max_new_tokens, recipe.variants.max_new_tokens)
+    """Tokens of the longest reply in any condition, those of the recipe's arms included."""
+    settings = [recipe, *(arm(recipe, name) for name in recipe.arms)]
+    trainings = [recipe.ttrl.over(recipe.grpo), *(each.grpo for each in settings)]
+    return max(
+        recipe.eval.max_new_tokens,
+        *(each.variants.max_new_tokens for each in settings),
+        *(int(training.trl["max_completion_length"]) for training in trainings),
+    )
 
 
 class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
