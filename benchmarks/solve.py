@@ -67,6 +67,7 @@ def main(
     run: Annotated[Path, typer.Option(help="A finished run of the tiny recipe.")] = Path("runs/tiny-s0"),
     n: Annotated[int, typer.Option("--n", min=1, help="Integrals.")] = 10,
     budget: Annotated[str, typer.Option(help="Time for each.")] = "3m",
+    steps: Annotated[int, typer.Option(min=1, help="Of GRPO for each, at most.")] = 40,
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="Budget in seconds of the processor.")
     ] = False,
@@ -90,13 +91,14 @@ def main(
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "run": run.name,
         "budget": f"{budget} of the {'processor' if processor_time else 'clock'}",
+        "max_steps": steps,
         "samples_at_first": solver.recipe.eval.samples,
         "drawn": n_drawn,
         "problems": problems,
     }
     out.parent.mkdir(exist_ok=True)
     for n_terms, integrand in chosen:
-        problems.append({"n_terms": n_terms, **measure(solver, integrand, Deadline.after(budget, clock))})
+        problems.append({"n_terms": n_terms, **measure(solver, integrand, Deadline.after(budget, clock), steps)})
         print(describe(problems[-1]), flush=True)
         figures |= {
             "tried": len(problems),
@@ -117,10 +119,10 @@ def draw() -> Iterator[corpus.Terms]:
             yield terms
 
 
-def measure(solver: Solver, integrand: str, deadline: Deadline) -> dict[str, Any]:
+def measure(solver: Solver, integrand: str, deadline: Deadline, steps: int) -> dict[str, Any]:
     """TTRL for one integral, and the control at equal tokens."""
     before, started = solver.backend.n_tokens, time.process_time()
-    solution = solver.solve(integrand, ttrl=True, deadline=deadline)
+    solution = solver.solve(integrand, ttrl=True, deadline=deadline, steps=steps)
     processor_s = time.process_time() - started
     if solution.verified and not verify(integrand, solution.answer or "").reward:
         sys.exit(f"{integrand}: the answer {solution.answer} is not verified by the strict rule")

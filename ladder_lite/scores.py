@@ -229,6 +229,7 @@ def _compare(
         right = [str(attempt.grade.answer) for attempt in attempts[problem.id] if attempt.correct]
         if problem.id in official and right:
             places = task.same_answers(problem, [official[problem.id], *right])
-            n_compared += len(right)
-            n_agree += places[1:].count(0)
+            if places[0] is not None:  # an official answer that cannot be read says nothing
+                n_compared += len(right)
+                n_agree += places[1:].count(0)
     return {"n_compared": n_compared, "n_agree": n_agree}

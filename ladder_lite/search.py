@@ -72,8 +72,11 @@ class Search:
                     return
         live.say(f"none of {len(self.attempts)} answers is right: {_kinds(self.attempts)}")
 
-    def learn(self) -> None:
-        """TTRL, in a folder that is gone afterwards; the backend takes its adapter back however it ends."""
+    def learn(self, max_steps: int | None = None) -> None:
+        """TTRL in at most so many steps, the recipe's if None, in a folder that is gone afterwards.
+
+        The backend takes its adapter back however it ends.
+        """
         from ladder_lite import transformations, ttrl
         from ladder_lite.run_dir import read_jsonl
         from ladder_lite.variants import Writer
@@ -83,6 +86,9 @@ class Search:
             "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),  # its last answers decide nothing here
             "ttrl": recipe.ttrl.model_copy(update={"budget": None, "stop_when_solved": True}),
         }
+        if max_steps is not None:  # which `ttrl.trl` may set as well, and has the last word on
+            limits = {"max_steps": max_steps, "trl": recipe.ttrl.trl | {"max_steps": max_steps}}
+            changes["ttrl"] = changes["ttrl"].model_copy(update=limits)
         with TemporaryDirectory(prefix="ladder-solve-") as scratch:
             folder = Path(scratch)
             if recipe.variants.transformations == "model":

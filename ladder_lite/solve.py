@@ -79,6 +79,7 @@ def solve(
     ttrl: bool = False,
     budget: str | None = None,
     samples: int | None = None,
+    steps: int | None = None,
     lower: str | None = None,
     upper: str | None = None,
     seed: int | None = None,
@@ -90,7 +91,7 @@ def solve(
     """
     deadline = _deadline(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-    return solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, lower=lower, upper=upper)
+    return solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper)
 
 
 class Solver:
@@ -164,11 +165,13 @@ class Solver:
         ttrl: bool = False,
         deadline: Deadline | None = None,
         samples: int | None = None,
+        steps: int | None = None,
         lower: str | None = None,
         upper: str | None = None,
     ) -> Solution:
         """Sample up to `samples` answers (the recipe's `eval.samples` if None), then learn by TTRL where asked to.
 
+        TTRL takes at most `steps` steps (the recipe's if None), and the learning rate falls over all of them.
         The deadline may be overrun by one piece of work.
         """
         started = time.monotonic()
@@ -178,7 +181,7 @@ class Solver:
         try:
             search.sample(self.recipe.eval.samples if samples is None else samples)
             if search.answer is None and ttrl:
-                search.learn()
+                search.learn(steps)
         except OutOfTime:
             self.live.say("the budget is used")
         finally:
@@ -295,6 +298,7 @@ def main(
     ] = None,
     lower: Annotated[str | None, typer.Option(help="Lower bound, of a definite integral.")] = None,
     upper: Annotated[str | None, typer.Option(help="Upper bound, of a definite integral.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of GRPO, with --ttrl; default: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw; default: the recipe's.")] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the solution as JSON and nothing else on stdout.")
@@ -308,7 +312,9 @@ def main(
         solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
         try:
             problem = solver.read(integral, lower, upper)
-            solution = solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, lower=lower, upper=upper)
+            solution = solver.solve(
+                integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; nothing is kept") from None
     if json_:
@@ -341,6 +347,8 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
         remedies.append("`--ttrl`, to learn the integral from easier variants of it")
     if budget is not None:
         remedies.append("a longer `--budget`")
+    if ttrl:
+        remedies.append("more `--steps`")
     remedies.append("more `--samples`, another `--seed`, a larger `--model`")
     return [f"not solved: no answer was verified ({_effort(solution)})", f"to try: {'; '.join(remedies)}"]
 

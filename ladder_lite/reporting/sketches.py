@@ -189,8 +189,8 @@ def variants(report: Report) -> Figure | None:
         "Accuracy against number of variants",
         "pass@1 against the number of variants",
         to_svg(drawing, "variants", "pass@1 against the number of variants"),
-        "Dots joined by the line: LADDER with part of its variants and with all. Diamonds: arms that differ otherwise. "
-        + VARIANTS,
+        "Dots joined by the line: LADDER with part of its variants and with all. A part is the first ones of each "
+        "training problem, which lie less deep in the tree. Diamonds: arms that differ otherwise. " + VARIANTS,
         (Key("LADDER, all variants", "ladder"), Key("arms", "arm")),
     )
 
