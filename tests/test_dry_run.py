@@ -25,7 +25,7 @@ sys.argv = ["recipe", *sys.argv[1:]]
 runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 """
 
-STEPS, TTRL_STEPS = 100, 20
+STEPS, TTRL_STEPS = 100, 40
 """Of a training of tiny, and of TTRL for a problem."""
 
 LEARNED = 6 * TTRL_STEPS
@@ -145,8 +145,8 @@ def test_what_ttrl_changes_counts_for_ttrl_alone() -> None:
     told = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
     assert told["steps_by_condition"] == plain["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
     assert told["tokens"]["training"] == 2 * STEPS * 64 * 120 + 6 * 5 * 16 * 200
-    tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((20, 7680), (5, 3200))}
-    fewer = (TTRL_STEPS - 5) * 2 * tries + resampled[20] - resampled[5]  # tries, and LADDER's answers in their place
+    tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((40, 7680), (5, 3200))}
+    fewer = (TTRL_STEPS - 5) * 2 * tries + resampled[40] - resampled[5]  # tries, and LADDER's answers in their place
     assert told["tokens"]["evaluation"] == plain["tokens"]["evaluation"] - 6 * fewer
     assert (told["completions_per_step"], told["num_generations"]) == (64, 8)
     for card in told["cards"]:
@@ -212,4 +212,4 @@ def test_time_left_follows_from_the_steps_measured(tmp_path: Path) -> None:
     assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
     console = Console(width=200, record=True)
     console.print(render(_outlook("tiny", run=tmp_path)))
-    assert "Time left: at most 9:54" in console.export_text()
+    assert "Time left: at most 14:54" in console.export_text()

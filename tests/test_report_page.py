@@ -16,7 +16,9 @@ from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import app, summary_table, write_comparison, write_report
+from ladder_lite.reporting.document import Mark
 from ladder_lite.reporting.palette import PALETTE
+from ladder_lite.reporting.single_problems import compared
 from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl, write_json
 
 HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
@@ -100,9 +102,9 @@ def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Probl
         "pass@1 on the test problems",
         "Accuracy against number of variants",
         "ladder_10: LADDER with other settings: share 0.1",
-        "TTRL after LADDER beats LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by the "
-        "paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
-        "TTRL after LADDER beats TTRL without LADDER",
+        "TTRL after LADDER is ahead of LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by "
+        "the paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
+        "TTRL after LADDER is ahead of TTRL without LADDER",
         "They differ on 2: chance could explain that (sign test, p = 0.5).",
         "1 are answered right. It does have one in which model votes",
         "not solved (budget used up)",
@@ -128,9 +130,17 @@ def test_ttrl_may_lose(run: Path, tests: list[Problem]) -> None:
             write_json(marker, json.loads(marker.read_text()) | changes)
     write_report(run)
     text = (run / "report.md").read_text()
-    assert "**LADDER resampled beats TTRL after LADDER**: of the same 3 test problems" in text
+    assert "**LADDER resampled is ahead of TTRL after LADDER**: of the same 3 test problems" in text
     assert "**TTRL after LADDER and TTRL without LADDER are level**" in text
     assert "Test-time RL then solved 0 of 3" in text
+
+
+@pytest.mark.parametrize(("n_problems", "verdict"), [(5, "is ahead of"), (6, "beats")])
+def test_a_lead_is_a_win_where_chance_does_not_explain_it(n_problems: int, verdict: str) -> None:
+    ours = {"tokens_to_solve": [500] * n_problems, "spent": [500] * n_problems, "solved": n_problems}
+    theirs = {"tokens_to_solve": [None] * n_problems, "spent": [500] * n_problems, "solved": 0}
+    words, *_ = compared({"methods": {"ladder_ttrl": ours, "ttrl": theirs}}, "ttrl")
+    assert words == Mark(f"TTRL after LADDER {verdict} TTRL without LADDER")
 
 
 def test_problems_that_only_one_method_is_done_with_are_no_race(run: Path, tests: list[Problem]) -> None:

@@ -26,6 +26,7 @@ _CHOSEN = (
     " It does have one in which model votes: its verdict on the test problem ended the training "
     "(ttrl.stop_when_solved, the paper's rule)."
 )
+_RARE = 0.05
 _N_PROBLEMS = 60
 _WIDTH = 120
 
@@ -71,7 +72,8 @@ def compared(race: Mapping[str, Any], other: str) -> Text:
     else:
         names = ("TTRL after LADDER", label_of(other))
         winner, loser = names if only_ours > only_theirs else names[::-1]
-        verdict = f"{winner} beats {loser}"
+        # Of few problems a lead proves nothing, and the first words of the paragraph must not say otherwise.
+        verdict = f"{winner} beats {loser}" if _p(only_ours, only_theirs) <= _RARE else f"{winner} is ahead of {loser}"
     how = ""
     if other == "ladder_pass100":
         within = sum(b is not None and b <= spent for (_, b), spent in zip(pairs, ours["spent"], strict=True))
@@ -88,9 +90,14 @@ def _certainty(only_ours: int, only_theirs: int) -> str:
     n_apart = only_ours + only_theirs
     if not n_apart:
         return ""
-    p = binomtest(only_ours, n_apart).pvalue
-    verdict = "chance could explain that" if p > 0.05 else "more than chance explains"
+    p = _p(only_ours, only_theirs)
+    verdict = "more than chance explains" if p <= _RARE else "chance could explain that"
     return f" They differ on {n_apart}: {verdict} (sign test, p = {p:.2g})."
+
+
+def _p(only_ours: int, only_theirs: int) -> float:
+    """How likely chance alone would part two equal methods so far or farther, by the sign test."""
+    return float(binomtest(only_ours, only_ours + only_theirs).pvalue)
 
 
 def _ttrl(
