@@ -101,7 +101,7 @@ def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Probl
     for words in (
         "pass@1 on the test problems",
         "Accuracy against number of variants",
-        "ladder_10: LADDER with other settings: share 0.1",
+        "ladder_10: LADDER with other settings: share=0.1",
         "TTRL after LADDER is ahead of LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by "
         "the paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
         "TTRL after LADDER is ahead of TTRL without LADDER",

@@ -1,6 +1,7 @@
 """The chapters of a run's report: findings put into words, tables and figures."""
 
 import shlex
+import json
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -179,7 +180,7 @@ def _result(report: Report, run: Run, name: str, pass_k: str | None) -> tuple[Te
 def _meaning(run: Run, name: str) -> tuple[Any, ...]:
     if name in _MEANING:
         return (_MEANING[name],)
-    changes = ", ".join(f"{key} {value}" for key, value in run.arms.get(name, {}).items())
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.arms.get(name, {}).items())
     return ("LADDER with other settings: ", Code(changes, _WIDTH)) if changes else ("LADDER with other settings",)
 
 
