@@ -1,7 +1,7 @@
 """The chapters of a run's report: findings put into words, tables and figures."""
 
-import shlex
 import json
+import shlex
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
