@@ -27,7 +27,7 @@ import typer
 from ladder_lite import __version__, config, errors
 from ladder_lite.errors import UserError
 from ladder_lite.memory import GIB
-from ladder_lite.preflight import Check, preflight
+from ladder_lite.preflight import Check, nvidia_smi, preflight
 from ladder_lite.run_dir import versions
 from ladder_lite.settings import Recipe
 
@@ -56,17 +56,16 @@ def examine(online: bool = False) -> dict[str, Any]:
     """Everything the page says, as JSON; `checks` are rows {"name", "ok", "detail", "remedy"}."""
     environment = _environment()  # the user's: the checks add what this package sets
     imports = _try_imports()
-    cards = _nvidia_smi()
+    cards = nvidia_smi()
     has_torch = imports["torch"] is None
     seen = _seen_by_torch() if has_torch else {"cuda": None, "gpus": []}
     unsloth_works = imports.get("unsloth") is None
     recipes = _recipes()
     checks = list(_check_imports(imports, needs_unsloth=bool(seen["gpus"])))
-    if (missed := _check_missed(cards, seen)) is not None:
-        checks.append(missed)
     checks += [Check(f"recipe {name}", False, fault) for name, fault in recipes.items() if fault]
     # A recipe of any model will do: what is checked is how this machine computes, in the type that it would choose.
     overrides = [
+        "model.device=auto",
         "model.dtype=auto",
         "model.load_in_4bit=true",
         f"model.backend={'auto' if unsloth_works else 'transformers'}",
@@ -170,35 +169,6 @@ def _check_imports(imports: Mapping[str, str | None], needs_unsloth: bool) -> It
         if name != "unsloth" or needs_unsloth:  # without a GPU it refuses, as it should
             remedy = f"install {name} anew" if fault else ""
             yield Check(f"import of {name}", fault is None, fault or "works", remedy)
-
-
-def _check_missed(cards: list[dict[str, Any]], seen: Mapping[str, Any]) -> Check | None:
-    """A GPU that nvidia-smi lists and PyTorch does not see, unless it is hidden on purpose."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    if not cards or seen["gpus"] or hidden:
-        return None
-    detail = f"nvidia-smi lists {cards[0]['name']}, and PyTorch sees none"
-    return Check("GPU", False, detail, "install a torch built for CUDA, of a version that this driver carries")
-
-
-def _nvidia_smi() -> list[dict[str, Any]]:
-    """The NVIDIA GPUs as their driver lists them, whether or not PyTorch works."""
-    fields = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    try:
-        listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    cards = []
-    for line in listing.splitlines():
-        name, driver, total, free, capability = (part.strip() for part in line.rsplit(",", 4))
-        memory = {"memory_total_mib": _number(total), "memory_free_mib": _number(free)}
-        cards.append({"name": name, "driver": driver, **memory, "capability": capability})
-    return cards
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0  # "[N/A]" where a GPU shares the machine's memory
 
 
 def _seen_by_torch() -> dict[str, Any]:

@@ -12,8 +12,10 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
 import re
 import shutil
+import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -50,7 +52,7 @@ _TRACKERS = {
     **{name: (name,) for name in ("dagshub", "kubeflow")},
 }
 """What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
-_ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or CUDA_VISIBLE_DEVICES= to run on the CPU"
+_ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or model.device=cpu to run on the CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def preflight(
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
+    if loader is not None and (missing := _check_gpu(recipe.model)) is not None:
+        checks.insert(1, missing)  # why there is no GPU comes before what cannot be done without one
     if trackers := _trackers(recipe.grpo.trl.get("report_to")):
         checks.append(_check_trackers(trackers))
     if loader is not None:
@@ -181,7 +185,7 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
         from ladder_lite.backends.loading import choose_loader, import_unsloth, unsloth_obstacle
 
         loader = choose_loader(settings)
-        obstacle = unsloth_obstacle()
+        obstacle = unsloth_obstacle(settings.device)
         if loader == "unsloth":  # before anything is put on the GPU: it says how memory is to be handed out there
             import_unsloth()
     except UserError as error:
@@ -217,14 +221,63 @@ def _check_trackers(names: Sequence[str]) -> Check:
     )
 
 
+def _check_gpu(settings: ModelSettings) -> Check | None:
+    """A GPU that PyTorch cannot use, or that the recipe asks for and is not there; None where nothing is wrong."""
+    import torch
+
+    if settings.device == "cpu" or torch.cuda.is_available():
+        return None
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    cards = [] if hidden else nvidia_smi()
+    on_cpu = "set model.device=cpu to run on the CPU"
+    if cards:
+        remedy = f"install a PyTorch for this driver and this card, or {on_cpu}"
+        return Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)
+    if settings.device == "auto":
+        return None
+    why = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "this machine has no NVIDIA GPU"
+    return Check("GPU", False, f"{why}, and model.device is cuda", on_cpu)
+
+
+def _cuda_fault() -> str:
+    """What PyTorch says when it is to use a GPU: that the driver is too old, or its own build without CUDA."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return first_line(error)
+    return "it finds none"
+
+
+def nvidia_smi() -> list[dict[str, Any]]:
+    """The NVIDIA GPUs as their driver lists them, whether or not PyTorch works."""
+    fields = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    cards = []
+    for line in listing.splitlines():
+        name, driver, total, free, capability = (part.strip() for part in line.rsplit(",", 4))
+        memory = {"memory_total_mib": _number(total), "memory_free_mib": _number(free)}
+        cards.append({"name": name, "driver": driver, **memory, "capability": capability})
+    return cards
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0  # "[N/A]" where a GPU shares the machine's memory
+
+
 def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Check]:
     """The GPU where there is one, else the CPU."""
     import torch
 
-    from ladder_lite.backends.loading import choose_dtype
+    from ladder_lite.backends.loading import choose_device, choose_dtype
 
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if has_gpu else "cpu")
+    has_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    device = choose_device(settings)
     dtype = choose_dtype(settings, device)
     checks = []
     if has_gpu:

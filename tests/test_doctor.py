@@ -111,45 +111,6 @@ def test_unsloth_may_refuse_a_machine_without_a_gpu(needs_unsloth: bool, expecte
     assert [check.ok for check in checks] == expected
 
 
-def test_cards_are_listed_by_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(
-        "#!/bin/sh\n"
-        'test "$1" = --query-gpu=name,driver_version,memory.total,memory.free,compute_cap || exit 1\n'
-        "echo 'Tesla T4, 550.54.15, 15360, 15095, 7.5'\n"
-        "echo 'NVIDIA GB10, 580.1, [N/A], [N/A], 12.1'\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    t4, shared = doctor._nvidia_smi()
-    assert t4 == {
-        "name": "Tesla T4",
-        "driver": "550.54.15",
-        "memory_total_mib": 15360,
-        "memory_free_mib": 15095,
-        "capability": "7.5",
-    }
-    assert shared["memory_total_mib"] == 0
-    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert doctor._nvidia_smi() == []
-    program.unlink()
-    assert doctor._nvidia_smi() == []
-
-
-@pytest.mark.parametrize(
-    ("names", "visible", "missed"), [([], None, True), (["Tesla T4"], None, False), ([], "", False), ([], "-1", False)]
-)
-def test_a_card_that_torch_does_not_see(
-    monkeypatch: pytest.MonkeyPatch, names: list[str], visible: str | None, missed: bool
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    check = doctor._check_missed([{"name": "Tesla T4"}], {"gpus": names})
-    assert (check is not None) == missed
-    assert doctor._check_missed([], {"gpus": []}) is None
-
-
 def test_a_broken_recipe_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text("nonsense: 1")
     monkeypatch.setattr("ladder_lite.config.shipped", lambda folder: tmp_path)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -37,7 +38,7 @@ GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_grad
 
 
 def settings(*overrides: str) -> ModelSettings:
-    return load_recipe("tiny", [f"model.{override}" for override in overrides]).model
+    return load_recipe("tiny", ["model.device=auto", *(f"model.{override}" for override in overrides)]).model
 
 
 def load(chosen: ModelSettings, max_length: int = 300) -> loading.Loaded:
@@ -86,6 +87,17 @@ def test_what_keeps_unsloth_from_running(
         assert loading.choose_loader(settings("backend=unsloth")) == "unsloth"
 
 
+def test_a_cpu_that_is_asked_for_is_taken(machine: Callable[..., None]) -> None:
+    machine((8, 0), "unsloth")
+    assert loading.choose_device(settings()) == GPU
+    assert loading.choose_loader(settings("backend=auto")) == "unsloth"
+    on_purpose = settings("device=cpu", "backend=auto")
+    assert loading.choose_device(on_purpose) == CPU
+    assert loading.choose_loader(on_purpose) == "transformers"
+    machine(None, "unsloth")
+    assert loading.choose_device(settings()) == CPU
+
+
 @pytest.mark.parametrize(
     ("overrides", "capability", "packages", "message"),
     [
@@ -96,8 +108,7 @@ def test_what_keeps_unsloth_from_running(
             r"is Unsloth's; set it to false, or model\.backend=auto",
         ),
         (["backend=auto"], None, (), r"needs Unsloth: it needs a GPU.*; set model\.fast_inference=false"),
-        (["backend=auto"], (8, 0), ("unsloth",), "needs vLLM, which is not installed; set it to false"),
-        (["backend=auto"], (8, 0), ("unsloth", "vllm"), None),
+        (["device=cpu"], (8, 0), ("unsloth", "vllm"), r"needs Unsloth: .* model\.device is cpu"),
     ],
 )
 def test_vllm_comes_with_unsloth_alone(
@@ -105,19 +116,49 @@ def test_vllm_comes_with_unsloth_alone(
     overrides: list[str],
     capability: tuple[int, int] | None,
     packages: tuple[str, ...],
-    message: str | None,
+    message: str,
 ) -> None:
     machine(capability, *packages)
-    chosen = settings("fast_inference=true", *overrides)
-    if message is None:
+    with pytest.raises(UserError, match=rf"model\.fast_inference {message}"):
+        loading.choose_loader(settings("backend=auto", "fast_inference=true", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "packages", "four_bit", "refused"),
+    [
+        ((8, 0), None, (), "false", "vLLM is not installed"),
+        ((8, 0), "0.33.0", (), "false", None),
+        ((7, 5), "0.11.2", (), "true", None),
+        ((7, 5), "0.11.2+cu128", (), "true", None),
+        ((7, 5), "0.11.3", (), "false", "vLLM 0.11.3 does not run on this GTX 1080; install vllm==0.11.2"),
+        ((8, 0), "0.27.1", (), "true", None),
+        ((8, 0), "0.28.0", (), "true", "vLLM 0.28.0 reads 4-bit weights with a plugin only; install vllm-bnb-plugin"),
+        ((8, 0), "0.28.0", ("vllm_bnb_plugin",), "true", None),
+    ],
+)
+def test_a_vllm_that_cannot_sample_here_is_refused(
+    machine: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    version: str | None,
+    packages: tuple[str, ...],
+    four_bit: str,
+    refused: str | None,
+) -> None:
+    machine(capability, "unsloth", *packages, *(["vllm"] if version else []))
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: version)
+    chosen = settings("backend=auto", "fast_inference=true", f"load_in_4bit={four_bit}")
+    if refused is None:
         assert loading.choose_loader(chosen) == "unsloth"
     else:
-        with pytest.raises(UserError, match=rf"model\.fast_inference {message}"):
+        with pytest.raises(UserError) as caught:
             loading.choose_loader(chosen)
+        assert str(caught.value).startswith(f"model.fast_inference: {refused}")
+        assert str(caught.value).endswith(", or set it to false")
 
 
 def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "model.backend=unsloth", "--smoke"]
+    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "model.device=auto", "model.backend=unsloth"]
     done = subprocess.run(
         [*command, "--run-dir", str(tmp_path / "run")],
         env={**backends.os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -180,7 +221,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     fake.FastLanguageModel = FastLanguageModel  # type: ignore[attr-defined]
     fake.__spec__ = importlib.machinery.ModuleSpec("unsloth", None)
     monkeypatch.setitem(sys.modules, "unsloth", fake)
-    monkeypatch.setattr(loading, "unsloth_obstacle", lambda: None)
+    monkeypatch.setattr(loading, "unsloth_obstacle", lambda _device: None)
     return noted
 
 

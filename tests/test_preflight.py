@@ -21,7 +21,7 @@ from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.lab import Lab
 from ladder_lite.live import Live
-from ladder_lite.preflight import Check, demand, on_hub, predict, preflight
+from ladder_lite.preflight import Check, demand, nvidia_smi, on_hub, predict, preflight
 from ladder_lite.run_dir import RunDir
 from ladder_lite.settings import Recipe
 
@@ -30,7 +30,7 @@ TORCH_2_9 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "c
 
 
 def _recipe(*overrides: str) -> Recipe:
-    return load_recipe("tiny", overrides)
+    return load_recipe("tiny", ["model.device=auto", *overrides])
 
 
 def _named(checks: Sequence[Check], name: str) -> Check:
@@ -186,6 +186,109 @@ def test_unsloth_where_it_cannot_run(
     assert (check.ok, why in check.detail) == (False, True)
     auto = _named(preflight(_recipe("model.backend=auto"), tmp_path), "loader")
     assert (auto.ok, why in auto.detail) == (True, True)
+
+
+def test_cards_are_listed_by_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        'test "$1" = --query-gpu=name,driver_version,memory.total,memory.free,compute_cap || exit 1\n'
+        "echo 'Tesla T4, 550.54.15, 15360, 15095, 7.5'\n"
+        "echo 'NVIDIA GB10, 580.1, [N/A], [N/A], 12.1'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    t4, shared = nvidia_smi()
+    assert t4 == {
+        "name": "Tesla T4",
+        "driver": "550.54.15",
+        "memory_total_mib": 15360,
+        "memory_free_mib": 15095,
+        "capability": "7.5",
+    }
+    assert shared["memory_total_mib"] == 0
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert nvidia_smi() == []
+    program.unlink()
+    assert nvidia_smi() == []
+
+
+T4 = {"name": "Tesla T4", "driver": "535.1"}
+OLD_DRIVER = RuntimeError("The NVIDIA driver on your system is too old (found version 12020).\nPlease update")
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "visible", "fault", "words"),
+    [
+        ("auto", [T4], None, OLD_DRIVER, ["Tesla T4", "driver on your system is too old", "model.device=cpu"]),
+        ("cuda", [T4], None, OLD_DRIVER, ["Tesla T4", "driver on your system is too old", "model.device=cpu"]),
+        ("auto", [T4], None, None, ["Tesla T4", "not compiled with CUDA", "model.device=cpu"]),
+        ("cuda", [], None, OLD_DRIVER, ["no NVIDIA GPU", "model.device=cpu"]),
+        ("cuda", [T4], "", OLD_DRIVER, ["CUDA_VISIBLE_DEVICES", "model.device=cpu"]),
+        ("auto", [], None, OLD_DRIVER, []),
+        ("auto", [T4], "-1", OLD_DRIVER, []),
+        ("cpu", [T4], None, OLD_DRIVER, []),
+    ],
+)
+def test_a_card_that_torch_cannot_use_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    device: str,
+    cards: list[dict[str, Any]],
+    visible: str | None,
+    fault: Exception | None,
+    words: list[str],
+) -> None:
+    def init() -> None:
+        raise fault or AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(module, "prepare_environment", lambda: None)  # it would set that variable
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(module, "nvidia_smi", lambda: cards)
+    checks = preflight(_recipe(f"model.device={device}"), tmp_path)
+    assert [check.ok for check in checks if check.name == "GPU"] == [False] * bool(words)
+    if words:
+        with pytest.raises(UserError) as caught:
+            demand(checks)
+        assert all(word in str(caught.value) for word in words)
+        assert "\n" not in str(caught.value)
+    else:
+        demand(checks)
+
+
+@pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
+def test_a_recipe_for_gpus_does_not_start_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checks = preflight(load_recipe(recipe), tmp_path)
+    assert not _named(checks, "GPU").ok
+    on_purpose = preflight(load_recipe(recipe, ["model.device=cpu"]), tmp_path)
+    assert "GPU" not in [check.name for check in on_purpose]
+    rehearsal = load_recipe(recipe, (), profile="rehearsal")
+    demand(preflight(rehearsal, tmp_path))
+
+
+IMAGES = {
+    "Kaggle": {"torch": "2.10.0+cu128", "datasets": "4.7.0", "trl": "1.14.2"},
+    "Colab": {"torch": "2.11.0+cu128", "datasets": "4.0.0", "trl": "1.15.0"},
+}
+
+
+@pytest.mark.parametrize(("image", "named"), [("Kaggle", []), ("Colab", ["datasets 4.0.0", "trl 1.15.0"])])
+def test_what_is_too_old_in_a_notebook_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, image: str, named: list[str]
+) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: IMAGES[image].get(name) or real(name))
+    check = _named(preflight(_recipe(), tmp_path), "versions")
+    assert check.ok == (not named)
+    assert all(f"{package} is not " in check.detail for package in named)
+    assert all(f"'{package.split()[0]}" in check.remedy for package in named)
 
 
 def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:

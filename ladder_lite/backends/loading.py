@@ -4,6 +4,7 @@ Unsloth where it is installed and a GPU carries it, else transformers, peft and 
 in the same thing: a peft model whose base is frozen in one dtype (or in 4-bit NF4) and whose adapter is float32.
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from packaging.version import Version
 
 from ladder_lite.backends import adapter
 from ladder_lite.backends.gguf import as_folder
@@ -21,6 +23,12 @@ from ladder_lite.settings import EMBEDDED, ModelSettings
 
 _UNSLOTH_CAPABILITY = (7, 0)
 """The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""
+
+_VLLM_LAST_BEFORE_AMPERE = (0, 11, 2)
+"""The last vLLM that ran on GPUs older than Ampere, such as the T4."""
+
+_VLLM_FIRST_WITH_PLUGIN = (0, 28)
+"""From here on, vLLM reads 4-bit weights through the package vllm-bnb-plugin (vllm-project/vllm#43529)."""
 
 _PEFT_DEFAULTS = {"r": 8, "lora_alpha": 8}
 """What a recipe that leaves them out gets from peft; Unsloth's own default of both is 16."""
@@ -44,10 +52,10 @@ def choose_loader(settings: ModelSettings) -> Loader:
         if settings.fast_inference:
             raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
-    obstacle = unsloth_obstacle()
+    obstacle = unsloth_obstacle(settings.device)
     if obstacle is None:
-        if settings.fast_inference and importlib.util.find_spec("vllm") is None:
-            raise UserError("model.fast_inference needs vLLM, which is not installed; set it to false")
+        if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
+            raise UserError(f"model.fast_inference: {reason}, or set it to false")
         return "unsloth"
     if settings.backend == "unsloth":
         raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
@@ -56,8 +64,15 @@ def choose_loader(settings: ModelSettings) -> Loader:
     return "transformers"
 
 
-def unsloth_obstacle() -> str | None:
-    """Why Unsloth cannot run here, None where it can."""
+def choose_device(settings: ModelSettings) -> torch.device:
+    """The device that `model.device` comes to on this machine; `preflight` refuses a "cuda" that is not there."""
+    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def unsloth_obstacle(device: str = "auto") -> str | None:
+    """Why Unsloth cannot run on the `model.device` here, None where it can."""
+    if device == "cpu":
+        return "it needs a GPU, and model.device is cpu"
     if not torch.cuda.is_available():
         return "it needs a GPU, and PyTorch sees none"
     capability = torch.cuda.get_device_capability()
@@ -66,6 +81,20 @@ def unsloth_obstacle() -> str | None:
         return f"it needs compute capability 7.0, and this {torch.cuda.get_device_name()} has {have}"
     if importlib.util.find_spec("unsloth") is None:
         return "it is not installed (pip install 'ladder_lite[gpu]')"
+    return None
+
+
+def _vllm_obstacle(in_4bit: bool) -> str | None:
+    """Why vLLM cannot sample here, with the remedy; None where it can."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed; install it"
+    version = importlib.metadata.version("vllm")
+    release = Version(version).release  # a local version, such as 0.11.2+cu128, sorts above its release
+    if torch.cuda.get_device_capability() < (8, 0) and release > _VLLM_LAST_BEFORE_AMPERE:
+        last = ".".join(map(str, _VLLM_LAST_BEFORE_AMPERE))
+        return f"vLLM {version} does not run on this {torch.cuda.get_device_name()}; install vllm=={last}"
+    if in_4bit and release >= _VLLM_FIRST_WITH_PLUGIN and importlib.util.find_spec("vllm_bnb_plugin") is None:
+        return f"vLLM {version} reads 4-bit weights with a plugin only; install vllm-bnb-plugin"
     return None
 
 

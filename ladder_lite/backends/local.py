@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
 from ladder_lite.backends.adapter import folded
-from ladder_lite.backends.loading import load
+from ladder_lite.backends.loading import choose_device, load
 from ladder_lite.conditions import arm
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.memory import Loader, Setup, generation_batch, gib, plan
@@ -45,7 +45,7 @@ class LocalBackend:
 
     def __init__(self, recipe: Recipe, loader: Loader) -> None:
         settings = recipe.model
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = choose_device(settings)
         self.max_prompt_length = settings.max_prompt_length
         self._model, self._tokenizer, self._loader, self.dtype = load(
             settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
