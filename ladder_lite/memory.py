@@ -16,10 +16,11 @@ itself, to most of what is free, unless `unsloth_grpo_mini_batch` is set. Its vL
 Its "dynamic" 4-bit copies of models (unsloth-bnb-4bit) keep some layers in 16 bits and take somewhat more.
 """
 
+import os
 import sys
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import psutil
@@ -64,7 +65,8 @@ class Setup:
     """A model and how it is loaded and trained, as far as memory depends on it.
 
     `recompute_logits` is Unsloth's UNSLOTH_GRPO_LOGPROB_RECOMPUTE=1: the backward pass computes the logits again, chunk
-    by chunk, instead of keeping them all. `context_bytes` is 0 where memory is counted after CUDA was started.
+    by chunk, instead of keeping them all. `prefix_grouper` is its UNSLOTH_GRPO_PREFIX_GROUPER=1: a group's prompt goes
+    through the model once. `context_bytes` is 0 where memory is counted after CUDA was started.
     """
 
     shape: Shape
@@ -80,6 +82,8 @@ class Setup:
     top_p: float
     completions_per_step: int
     largest_micro_batch: int
+    group_size: int = 1
+    prefix_grouper: bool = False
     recompute_logits: bool = True
     context_bytes: int = CUDA_CONTEXT_BYTES
 
@@ -114,6 +118,8 @@ class Setup:
             top_p=float(trl.get("top_p", 1.0)),
             completions_per_step=batch * int(trl.get("gradient_accumulation_steps") or 1),
             largest_micro_batch=batch,
+            group_size=int(trl.get("num_generations") or 8),
+            prefix_grouper=loader == "unsloth" and os.environ.get("UNSLOTH_GRPO_PREFIX_GROUPER", "0") == "1",
             context_bytes=context_bytes,
         )
 
@@ -183,7 +189,9 @@ def total(parts: Parts) -> int:
 def train_parts(setup: Setup, micro_batch: int) -> Parts:
     """Peak of training on `micro_batch` completions of full length with full prompts, in bytes by part."""
     stays = _weights(setup) | _adapter(setup) | {"lora_gradients": 4 * setup.lora_weights}
-    moments = _loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)
+    moments = [_loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)]
+    if _tokens(setup, micro_batch) < _tokens(replace(setup, prefix_grouper=False), micro_batch):
+        moments.append(_comparing_moment(setup, micro_batch))
     return _with_overheads(setup, stays, max(moments, key=total))
 
 
@@ -238,11 +246,29 @@ def _loss_moment(setup: Setup, micro_batch: int) -> Parts:
 
 def _layer_moment(setup: Setup, micro_batch: int) -> Parts:
     """The backward pass of one layer, computed again before it where activations are checkpointed."""
-    tokens = micro_batch * (setup.max_prompt_length + setup.max_completion_length)
-    layer = _layer_backward(setup)
+    tokens, layer = _tokens(setup, micro_batch), _layer_backward(setup)
     if setup.gradient_checkpointing:  # whose input is among the checkpoints
         layer += _layer_forward(setup) - setup.residual_bytes * setup.shape.hidden_size
     return _kept_activations(setup, micro_batch) | {"one_layer": tokens * layer + _mask(setup, micro_batch)}
+
+
+def _comparing_moment(setup: Setup, micro_batch: int) -> Parts:
+    """Unsloth's check of its prefix grouper: a pass without gradients, beside all that the packed one keeps."""
+    kept = _loss_moment(replace(setup, prefix_grouper=False), micro_batch)
+    widest = setup.dtype_bytes * 3 * (setup.shape.hidden_size + setup.shape.intermediate_size)
+    return kept | {"one_layer": _tokens(setup, micro_batch) * widest}
+
+
+def _tokens(setup: Setup, micro_batch: int) -> int:
+    """Tokens that go through the layers.
+
+    The prefix grouper reads a prompt once for all replies of its group, where groups are whole and it saves enough
+    (unsloth/utils/prefix_grouper.py).
+    """
+    replies = micro_batch * setup.max_completion_length
+    each, shared = (n * setup.max_prompt_length + replies for n in (micro_batch, micro_batch // setup.group_size))
+    is_grouped = setup.prefix_grouper and micro_batch % setup.group_size == 0 and each >= 1.3 * shared
+    return shared if is_grouped else each
 
 
 def _kept_activations(setup: Setup, micro_batch: int) -> Parts:
@@ -251,7 +277,7 @@ def _kept_activations(setup: Setup, micro_batch: int) -> Parts:
     Checkpointing keeps each layer's input, T * H. Unsloth moves them to the CPU: on the GPU are two buffers for the way
     back and the last layer's, which stays (unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction).
     """
-    shape, tokens = setup.shape, micro_batch * (setup.max_prompt_length + setup.max_completion_length)
+    shape, tokens = setup.shape, _tokens(setup, micro_batch)
     if not setup.gradient_checkpointing:
         return {"activations": tokens * shape.num_hidden_layers * _layer_forward(setup) + _mask(setup, micro_batch)}
     inputs = 3 if setup.loader == "unsloth" else shape.num_hidden_layers
@@ -298,8 +324,8 @@ def _mask(setup: Setup, micro_batch: int) -> int:
 
 def _last_hidden(setup: Setup, micro_batch: int) -> int:
     """The last layer's output and its norm, for all tokens; that of the completions once more with its gradient."""
-    length = 2 * (setup.max_prompt_length + setup.max_completion_length) + 2 * setup.max_completion_length
-    return setup.residual_bytes * micro_batch * length * setup.shape.hidden_size
+    tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
+    return setup.residual_bytes * tokens * setup.shape.hidden_size
 
 
 def _logits(setup: Setup, micro_batch: int) -> int:

@@ -19,6 +19,7 @@ from ladder_lite.memory import (
     USABLE,
     Loader,
     Setup,
+    _tokens,
     generate_parts,
     generation_batch,
     micro_batches,
@@ -371,6 +372,34 @@ def test_recomputed_logits_take_one_chunk_for_any_micro_batch() -> None:
     kept = train_parts(replace(setup, recompute_logits=False), 2)["logits"]
     assert kept - 128256 * 2 * 2 * 1024 == 128256 * 8 * 256
     assert train_parts(setup, 1)["logits"] == 128256 * 8 * 256
+
+
+@pytest.mark.parametrize(
+    ("loader", "value", "on"),
+    [("unsloth", "1", True), ("unsloth", "0", False), ("unsloth", None, False), ("transformers", "1", False)],
+)
+def test_the_prefix_grouper_counts_where_a_user_turns_it_on(
+    monkeypatch: pytest.MonkeyPatch, loader: Loader, value: str | None, on: bool
+) -> None:
+    monkeypatch.delenv("UNSLOTH_GRPO_PREFIX_GROUPER", raising=False)
+    if value is not None:
+        monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", value)
+    assert _setup(LLAMA, 1024, loader).prefix_grouper == on
+
+
+def test_a_grouped_prompt_is_read_once_and_compared_with_the_packed_pass() -> None:
+    packed = _setup(LLAMA, 1024)
+    grouped = replace(packed, prefix_grouper=True)
+    assert _tokens(packed, 8) == 8 * (512 + 1024)
+    assert _tokens(grouped, 8) == 512 + 8 * 1024
+    assert _tokens(grouped, 16) == 2 * (512 + 8 * 1024)
+    assert _tokens(grouped, 4) == 4 * (512 + 1024)  # no whole group
+    assert _tokens(replace(grouped, max_completion_length=4096), 8) == 8 * (512 + 4096)  # saves too little
+    parts = train_parts(grouped, 8)
+    # Both passes are there at once: what the packed one keeps, and the widest layer of the other.
+    assert parts["checkpoints"] == train_parts(packed, 8)["checkpoints"]
+    assert parts["one_layer"] == (512 + 8 * 1024) * 2 * 3 * (3072 + 8192)
+    assert train_parts(grouped, 4) == train_parts(packed, 4)
 
 
 def test_the_generation_batch_is_the_largest_that_fits() -> None:

@@ -26,6 +26,9 @@ _ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is new
     "UNSLOTH_COMPILE_LOCATION": str(cache_folder() / "unsloth"),  # else in the current folder
     "UNSLOTH_DISABLE_STATISTICS": "1",
+    # Its FlexAttention kernel wants 128 KiB of shared memory a block, an RTX 3090 has 99 and a T4 64, and Unsloth's own
+    # check runs no backward pass. Off until it has been measured on each kind of card.
+    "UNSLOTH_GRPO_PREFIX_GROUPER": "0",
     "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",  # logits once more in the backward pass, and no gigabytes of them between
     "VLLM_NO_USAGE_STATS": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rollouts of many lengths would leave gaps in the memory
