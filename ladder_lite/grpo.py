@@ -41,6 +41,7 @@ class Step:
 
     `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
     without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
+    `training_pass` is Unsloth's: packed, or padded and why.
     """
 
     step: int
@@ -55,6 +56,7 @@ class Step:
     stop: str | None
     grad_norm: float | None = None
     kl: float | None = None
+    training_pass: str | None = None
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -96,7 +98,7 @@ def train(
     while True:
         checkpoint = _last_checkpoint(folder / "checkpoints")
         _cut_logs(folder, _number(checkpoint) if checkpoint else 0)
-        log = Log(problems, growth, settings, seed, task, folder, after_step)
+        log = Log(problems, growth, settings, seed, task, folder, after_step, say)
         with adapter.without_reference_after(model):
             probe_first = _has_to_probe(backend)
             trainer = build(task, backend, settings, folder, seed, log, deadline, micro_batch, probe_first)
@@ -161,7 +163,10 @@ class Log:
         task: Task,
         folder: Path,
         after_step: AfterStep,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.say = say
+        self.training_pass: str | None = None
         self.problems = list(problems)
         self.rates = PassRates(problems, settings.rows, seed)
         self.steps = [Step(**row) for row in read_jsonl(folder / "metrics.jsonl")]
@@ -231,6 +236,7 @@ class Log:
             stop=None,
             grad_norm=logs.get("grad_norm"),
             kl=logs.get("kl"),
+            training_pass=self.training_pass,
         )
         if self._after_step(step, self._rollouts):
             step = replace(step, stop="asked")

@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from enum import Enum
 from io import StringIO
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite import divergence
@@ -26,6 +27,7 @@ from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import Task
 
 if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
+    import torch
     from trl import GRPOConfig, GRPOTrainer
 
     from ladder_lite.grpo import Log
@@ -74,6 +76,7 @@ def build(
     from trl import GRPOTrainer
 
     from ladder_lite.backends import adapter
+    from ladder_lite.backends.unsloth import forget_self_checks, training_pass
 
     model, tokenizer = backend.trainable()
     wanted = _wanted(settings, folder, seed, backend, micro_batch)
@@ -141,6 +144,7 @@ def build(
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
             divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
+            backend.check_rollouts(score)
             if probe_first:
                 probe()
             self.began_at = deadline.now()
@@ -153,6 +157,9 @@ def build(
             """Comes before the step's checkpoint is saved, and only a step that went well gets one."""
             if "loss" not in logs:
                 return
+            if "unsloth" in sys.modules and (current := training_pass(model)) != log.training_pass:
+                log.training_pass = current
+                log.say(f"Unsloth's training pass: {current}")
             skipped = at_hand["optimizer"].step_was_skipped
             log.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
             if log.end_step(logs):
@@ -166,7 +173,8 @@ def build(
     def roll_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """Generation as evaluation has it: sorted by length, as many at once as fit, each ended by a stop text."""
         if probing:
-            return _longest(backend.max_prompt_length, config.max_completion_length, len(prompts), tokenizer)
+            lengths = backend.max_prompt_length, config.max_completion_length
+            return _longest(*lengths, len(prompts), config.num_generations, tokenizer)
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -176,9 +184,10 @@ def build(
             stop=task.stop,
         )
         rollouts = backend.roll_out(prompts, sampling)
-        truncated = [rollout.completion.truncated for rollout in rollouts]
         # TRL's own way takes for truncated what a stop text ended.
-        cut = truncated if settings.trl.get("mask_truncated_completions") else [False] * len(truncated)
+        masks_truncated = bool(settings.trl.get("mask_truncated_completions"))
+        # A reply of padding alone holds a token that the model did not sample.
+        cut = [(masks_truncated and r.completion.truncated) or not r.completion.n_tokens for r in rollouts]
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
@@ -189,6 +198,16 @@ def build(
 
     def reward(row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
         return [0.0] * len(row) if probing else log.grade(row, reply)
+
+    def score(ids: "torch.Tensor", mask: "torch.Tensor", n: int) -> "torch.Tensor":
+        """Log-probabilities as those of the reference are computed, at temperature 1 and without dropout."""
+        was_training, temperature = trainer.model.training, trainer.temperature
+        trainer.model.eval()
+        trainer.temperature = 1.0
+        logprobs: torch.Tensor = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, n)[0]
+        trainer.temperature = temperature
+        trainer.model.train(was_training)
+        return logprobs
 
     def probe() -> None:
         """A forward and a backward pass of a micro-batch as long as can be: what does not fit fails now, not later."""
@@ -219,6 +238,7 @@ def build(
             callbacks=[Steps()],
             rollout_func=roll_out,
         )
+    forget_self_checks(model)
     adapter.in_full_precision(model)  # TRL rounds adapters on 4-bit weights to 16 bits, where small steps get lost
     backend.restore(before)
     trainer.data_collator = ask
@@ -306,13 +326,18 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _longest(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:
-    """Rollouts of the greatest length there can be, of any word that is neither padding nor an end."""
-    special = {tokenizer.pad_token_id, tokenizer.eos_token_id}
-    word = next(token for token in range(len(tokenizer)) if token not in special)
+def _longest(prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any) -> dict[str, Any]:
+    """Rollouts of the greatest length there can be: each group has one prompt, and replies that differ.
+
+    The tokens are random: among repeated ones every attention mask gives the same output, and Unsloth, which compares
+    its packed pass with the padded one on the first batch it sees, would find nothing wrong with any.
+    """
+    tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    draw = Random(0)  # its own generator: a probe must not move the run's
+    prompts = [draw.choices(tokens, k=prompt_length) for _ in range(n // group_size)]
     return {
-        "prompt_ids": [[word] * prompt_length] * n,
-        "completion_ids": [[word] * completion_length] * n,
+        "prompt_ids": [prompt for prompt in prompts for _ in range(group_size)],
+        "completion_ids": [draw.choices(tokens, k=completion_length) for _ in range(n)],
         "logprobs": None,
         "env_mask": [[1] * completion_length] * n,
         "reply": [None] * n,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ladder_lite.attempts import Completion
-from ladder_lite.backends import Backend, Sampling, load_backend
+from ladder_lite.backends import Backend, Rollout, Sampling, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.live import Live
@@ -467,12 +467,21 @@ def test_tokens_of_a_reply_exclude_its_padding(
     ids = bytes_tokenizer.encode("x</answer>", add_special_tokens=False)
     stopped = Completion("x</answer>", len(ids), truncated=False)
     stop = ("</answer>",)
-    assert rollout([5], [*ids, pad, pad], stop) == ([5], ids, stopped)
-    assert rollout([5], ids, stop) == ([5], ids, stopped)
+    assert rollout([5], [*ids, pad, pad], stop) == Rollout([5], ids, stopped)
+    assert rollout([5], ids, stop) == Rollout([5], ids, stopped)
     ended = replace(stopped, n_tokens=len(ids) + 1)
-    assert rollout([5], [*ids, end, pad], ()) == ([5], [*ids, end], ended)
+    assert rollout([5], [*ids, end, pad], ()) == Rollout([5], [*ids, end], ended)
     cut = replace(stopped, truncated=True)
-    assert rollout([5], ids, ()) == ([5], ids, cut)
+    assert rollout([5], ids, ()) == Rollout([5], ids, cut)
+
+
+def test_a_reply_that_begins_with_padding_holds_an_end_token(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
+) -> None:
+    rollout = _as(backend, monkeypatch, bytes_tokenizer)
+    pad, end = bytes_tokenizer.pad_token_id, bytes_tokenizer.eos_token_id
+    assert rollout([5], [pad, 7, 8], ()) == Rollout([5], [end], Completion("", 0, truncated=True))
+    assert rollout([5], [end, pad, pad], ()) == Rollout([5], [end], Completion("", 1, truncated=False))
 
 
 def test_padding_that_is_the_end_of_turn_is_told_apart(
@@ -569,7 +578,9 @@ def test_vllm_is_asked_for_the_same_replies(backend: Backend, monkeypatch: pytes
     def fast_generate(prompts: list[Any], parameters: list[Any], lora_request: str, use_tqdm: bool) -> list[Any]:
         asked.update(prompts=prompts, parameters=parameters, use_tqdm=use_tqdm)
         asked["adapter"] = load_file(Path(lora_request) / "adapter_model.safetensors")
-        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(reply))]) for _ in prompts]
+        own = [{token: SimpleNamespace(logprob=-float(token))} for token in reply]
+        given = own if parameters[0].logprobs is not None else None
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(reply), logprobs=given)]) for _ in prompts]
 
     fake = ModuleType("vllm")
     fake.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
@@ -587,6 +598,9 @@ def test_vllm_is_asked_for_the_same_replies(backend: Backend, monkeypatch: pytes
     assert [each.temperature for each in asked["parameters"]] == [0.5, 0.5, 1.5, 1.5]
     assert len({each.seed for each in asked["parameters"]}) == 4
     assert {(each.max_tokens, each.top_p, *each.stop) for each in asked["parameters"]} == {(60, 1.0, "</b>")}
+    assert {each.logprobs for each in asked["parameters"]} == {None}
+    (rollout,) = backend.roll_out([_ask("x")], replace(sampling, temperature=1.0, logprobs=True))
+    assert rollout.logprobs == [-float(token) for token in reply]
     assert {name.removeprefix("base_model.model.") for name in asked["adapter"]} == {
         name.replace(".default", "").removeprefix("base_model.model.") for name in backend.snapshot()
     }

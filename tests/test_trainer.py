@@ -1,15 +1,20 @@
 """The trainer: that it holds what the recipe says whatever the libraries think, and trains the same in any portions."""
 
 import dataclasses
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import trl
 
 from ladder_lite import grpo, trainer
-from ladder_lite.backends import Backend, load_backend
+from ladder_lite.backends import Backend, Rollout, Sampling, load_backend
+from ladder_lite.backends.unsloth import forget_self_checks, training_pass
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline
 from ladder_lite.errors import UserError
@@ -182,9 +187,9 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
     checkpoints: list[bool] = []  # activations are, in layers that train
     longest, compute_loss = trainer._longest, trl.GRPOTrainer.compute_loss
 
-    def note(prompt_length: int, completion_length: int, n: int, tokenizer: Any) -> dict[str, Any]:
+    def note(prompt_length: int, completion_length: int, *more: Any) -> dict[str, Any]:
         probed.append(prompt_length + completion_length)
-        return longest(prompt_length, completion_length, n, tokenizer)
+        return longest(prompt_length, completion_length, *more)
 
     def look(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
         checkpoints.append(all(module.training for module in model.modules()))
@@ -199,6 +204,45 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
     assert all(weight.equal(plain[name]) for name, weight in after.items())
     logs = [(tmp_path / folder / "attempts.jsonl").read_text() for folder in ("plain", "probed")]
     assert logs[0] == logs[1]
+
+
+def test_a_probe_shows_a_mask_that_is_wrong(backend: Backend) -> None:
+    """With one token repeated, rows would say the same whatever each attends to."""
+    model, tokenizer = backend.trainable()
+    rows = trainer._longest(20, 10, n=8, group_size=4, tokenizer=tokenizer)
+    prompts, replies = ([tuple(ids) for ids in rows[name]] for name in ("prompt_ids", "completion_ids"))
+    assert [len(set(prompts[:4])), len(set(prompts[4:])), len(set(prompts))] == [1, 1, 2]
+    assert len(set(replies)) == 8
+    assert {len(prompt) for prompt in prompts} == {20}
+    assert {len(reply) for reply in replies} == {10}
+    assert not set(tokenizer.all_special_ids) & {token for ids in prompts + replies for token in ids}
+    first, second = (torch.tensor([*prompts[at], *replies[at]]) for at in (0, 4))
+    packed, alone = model(torch.cat([first, second])[None]).logits[0, 30:], model(second[None]).logits[0]
+    gap = (packed.log_softmax(-1) - alone.log_softmax(-1)).abs().max()
+    assert gap.item() > 1.5  # Unsloth gives its packed pass up above 0.7
+
+
+def test_a_reply_of_padding_alone_trains_nothing(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roll_out, tokenizer = backend.roll_out, backend.trainable()[1]
+
+    def trained_with(token: int | None) -> dict[str, Any]:
+        def begin_with_padding(prompts: Any, sampling: Sampling) -> list[Rollout]:
+            rollouts = roll_out(prompts, sampling)
+            if not sampling.logprobs:
+                empty = backend._rollout(rollouts[0].prompt_ids, [tokenizer.pad_token_id], ())
+                rollouts[0] = empty if token is None else empty._replace(completion_ids=[token])
+            return rollouts
+
+        monkeypatch.setattr(backend, "roll_out", begin_with_padding)
+        return train(backend, tmp_path / str(token), settings())
+
+    as_it_comes = trained_with(None)
+    other = trained_with(tokenizer.encode("x", add_special_tokens=False)[0])
+    assert all(weight.equal(other[name]) for name, weight in as_it_comes.items())
+    first = json.loads((tmp_path / "None" / "attempts.jsonl").read_text().splitlines()[0])
+    assert (first["text"], first["n_tokens"], first["truncated"]) == ("", 0, True)
 
 
 def test_truncated_replies_teach_nothing_where_they_are_masked(backend: Backend, tmp_path: Path) -> None:
@@ -248,6 +292,56 @@ def test_out_of_memory_halves_the_micro_batch(
         "out of memory: going on with a micro-batch of 2 instead of 4",
     ]
     assert len((tmp_path / "found" / "attempts.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_smaller_micro_batch_has_unsloth_check_its_packed_pass_again(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Unsloth does: it gives its packed pass up when that runs out of memory, and the padded one runs out too."""
+    model, _ = backend.trainable()
+    compute_loss = trl.GRPOTrainer.compute_loss
+    packed: list[int] = []
+
+    def loss_of_unsloth(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        if len(inputs["completion_ids"]) > 2:
+            model._unsloth_seq_packing_grad_unsafe_T = 300
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if not hasattr(model, "_unsloth_seq_packing_grad_unsafe_T"):
+            model._unsloth_seq_packing_grad_ok = True
+            packed.append(len(inputs["completion_ids"]))
+        return compute_loss(self, model, inputs, **kwargs)
+
+    monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", loss_of_unsloth)
+    said: list[str] = []
+    train(backend, tmp_path, settings(max_steps=2), said.append)
+    assert packed == [2] * 8
+    assert [words for words in said if "pass" in words] == ["Unsloth's training pass: packed"]
+    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [step["training_pass"] for step in steps] == ["packed", "packed"]
+    forget_self_checks(model)
+
+
+@pytest.mark.parametrize(
+    ("concluded", "expected"),
+    [
+        ({}, "padded"),
+        ({"grad_ok": True}, "packed"),
+        ({"grad_ok": True, "grad_verified_T": 900, "nograd_ok": False}, "packed"),
+        ({"grad_ok": True, "grad_unsafe_T": 700}, "padded from 700 tokens on"),
+        ({"grad_unsafe_T": 700}, "padded from 700 tokens on"),
+        ({"grad_ok": False}, "padded, as the packed pass failed"),
+    ],
+)
+def test_the_pass_that_unsloth_trains_with(concluded: dict[str, Any], expected: str) -> None:
+    model = torch.nn.Linear(1, 1)
+    for name, value in concluded.items():
+        setattr(model, f"_unsloth_seq_packing_{name}", value)
+    model._unsloth_prefix_grouper_grad_unsafe = set()
+    model._unsloth_gradient_checkpointing = "unsloth"
+    assert training_pass(model).startswith(expected)
+    forget_self_checks(model)
+    assert [name for name in vars(model) if name.startswith("_unsloth")] == ["_unsloth_gradient_checkpointing"]
 
 
 def test_a_single_completion_that_does_not_fit_is_refused(

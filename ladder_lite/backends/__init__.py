@@ -19,6 +19,8 @@ from ladder_lite.tasks import Messages
 if TYPE_CHECKING:  # importing this package must not import torch
     import torch
 
+    from ladder_lite.backends.guard import Score
+
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "0",  # transformers' trainer would spread itself over all cards
     "DO_NOT_TRACK": "1",  # what several libraries agree on, vLLM among them
@@ -45,7 +47,7 @@ class Sampling:
 
     `temperature` is one for all prompts or a positive one for each, so that different ones share a batch. A reply ends
     at the model's end of turn, with one of the `stop` texts or at `max_new_tokens`. At most `batch_size` replies are
-    generated at once, fewer where memory is short.
+    generated at once, fewer where memory is short. With `logprobs`, rollouts carry the engine's log-probabilities.
     """
 
     temperature: float | tuple[float, ...]
@@ -54,14 +56,20 @@ class Sampling:
     batch_size: int
     seed: int
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
 
 
 class Rollout(NamedTuple):
-    """A reply with the token ids of its prompt and of itself, as training wants them; a cut one has no end token."""
+    """A reply with the token ids of its prompt and of itself, as training wants them; a cut one has no end token.
+
+    There is at least one token: a reply that begins with padding has an end token in its place, which the model did not
+    sample, and 0 as its `completion.n_tokens`. `logprobs` are the engine's, before the temperature.
+    """
 
     prompt_ids: list[int]
     completion_ids: list[int]
     completion: Completion
+    logprobs: list[float] | None = None
 
 
 class Backend(Protocol):
@@ -88,6 +96,10 @@ class Backend(Protocol):
 
     def micro_batch(self, settings: GrpoSettings) -> int:
         """How many completions to train on at a time, at most the recipe's; UserError where none would fit."""
+        ...
+
+    def check_rollouts(self, score: "Score | None" = None) -> None:
+        """UserError where sampling does not use the weights that `score`, or else a forward pass, computes with."""
         ...
 
     def trainable(self) -> tuple[Any, Any]:

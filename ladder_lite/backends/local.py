@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from ladder_lite.attempts import Completion
 from ladder_lite.backends import Adapter, Rollout, Sampling, vllm
 from ladder_lite.backends.adapter import folded
+from ladder_lite.backends.guard import RolloutGuard, Score
 from ladder_lite.backends.loading import choose_device, load
 from ladder_lite.conditions import arm
 from ladder_lite.errors import UserError, first_line
@@ -57,6 +58,7 @@ class LocalBackend:
         self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
         if not self._fast_inference:  # which pads nothing
             self._check_padding()
+        self._guard = RolloutGuard(self, "vllm" if self._fast_inference else loader)
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of like length are generated together."""
@@ -71,7 +73,10 @@ class LocalBackend:
         encoded = [self._encode(prompt) for prompt in prompts]
         if self._fast_inference:
             rows = vllm.generate(self._model, encoded, sampling)
-            return [self._rollout(prompt, row, sampling.stop) for prompt, row in zip(encoded, rows, strict=True)]
+            return [
+                self._rollout(prompt, row, sampling.stop, logprobs)
+                for prompt, (row, logprobs) in zip(encoded, rows, strict=True)
+            ]
         waiting = sorted(range(len(prompts)), key=lambda at: len(encoded[at]))
         rollouts: dict[int, Rollout] = {}
         devices = [self._device] if self._device.type == "cuda" else []
@@ -153,6 +158,17 @@ class LocalBackend:
         if result.unexpected_keys:
             raise UserError(f"{path}: this adapter belongs to another model; train it again with --redo")
         self._forget_copies()
+        self.check_rollouts()
+
+    def check_rollouts(self, score: Score | None = None) -> None:
+        """UserError where the engine samples with other weights than those of `score`, or of a plain forward pass."""
+        self._guard.check(score or self._score)
+
+    def _score(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
+        with self._for_inference():
+            logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -n - 1 : -1].float()
+        logprobs: torch.Tensor = logits.log_softmax(-1).gather(-1, ids[:, -n:, None]).squeeze(-1)
+        return logprobs
 
     def _forget_copies(self) -> None:
         """Drop the 16-bit copies of the adapter that Unsloth generates with: it drops them before it trains only."""
@@ -243,6 +259,8 @@ class LocalBackend:
             repetition_penalty=1.0,  # what is left out comes from the model, and Qwen 2.5 penalises
             eos_token_id=sorted(self._ends),
             use_cache=True,
+            return_dict_in_generate=True,
+            output_logits=sampling.logprobs,
         )
         stopping = [_StopTexts(tokenizer, sampling.stop, inputs.input_ids.shape[1])] if sampling.stop else []
         output = self._model.generate(
@@ -252,10 +270,17 @@ class LocalBackend:
             logits_processor=processors,
             stopping_criteria=stopping,
         )
-        for prompt, row in zip(prompts, output[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
-            yield self._rollout(prompt, row, sampling.stop)
+        replies = output.sequences[:, inputs.input_ids.shape[1] :]
+        logprobs: list[list[float] | None] = [None] * len(prompts)
+        if sampling.logprobs:
+            logits = torch.stack(output.logits, dim=1).float()
+            logprobs = logits.log_softmax(-1).gather(-1, replies[..., None]).squeeze(-1).tolist()
+        for prompt, row, own in zip(prompts, replies.tolist(), logprobs, strict=True):
+            yield self._rollout(prompt, row, sampling.stop, own)
 
-    def _rollout(self, prompt: list[int], row: list[int], stop: tuple[str, ...]) -> Rollout:
+    def _rollout(
+        self, prompt: list[int], row: list[int], stop: tuple[str, ...], logprobs: list[float] | None = None
+    ) -> Rollout:
         """What of a row of the output is the reply: all before the padding, with its end of turn where it has one."""
         over = self._ends | {self._tokenizer.pad_token_id}
         at = next((at for at, token in enumerate(row) if token in over), len(row))
@@ -264,7 +289,8 @@ class LocalBackend:
         # Where padding is done with the end of turn, what follows a stop text is padding.
         ended = not stopped and at < len(row) and row[at] in self._ends
         tokens = row[: at + ended]
-        return Rollout(prompt, tokens, Completion(text, len(tokens), truncated=not (stopped or ended)))
+        completion = Completion(text, len(tokens), truncated=not (stopped or ended))
+        return Rollout(prompt, tokens or [min(self._ends)], completion, logprobs and logprobs[: len(tokens)])
 
     def _check_padding(self) -> None:
         """UserError if padding changes what the model says next: then every batch would be wrong, and none fail."""

@@ -13,8 +13,13 @@ from typing import Any
 from ladder_lite.backends import Sampling, adapter
 
 
-def generate(model: Any, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
-    """The tokens of one reply to each prompt, in their order; a reply that was not cut ends in what ended it."""
+def generate(
+    model: Any, prompts: Sequence[list[int]], sampling: Sampling
+) -> list[tuple[list[int], list[float] | None]]:
+    """The tokens of one reply to each prompt, in their order, with their log-probabilities where they are asked for.
+
+    A reply that was not cut ends in what ended it.
+    """
     from vllm import SamplingParams
 
     own = sampling.temperature
@@ -28,6 +33,7 @@ def generate(model: Any, prompts: Sequence[list[int]], sampling: Sampling) -> li
             max_tokens=sampling.max_new_tokens,
             stop=list(sampling.stop),
             seed=seeds.getrandbits(31),
+            logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
         )
         for temperature in temperatures
     ]
@@ -39,4 +45,10 @@ def generate(model: Any, prompts: Sequence[list[int]], sampling: Sampling) -> li
             lora_request=model.load_lora(folder),
             use_tqdm=False,
         )
-    return [list(output.outputs[0].token_ids) for output in outputs]
+    rows: list[tuple[list[int], list[float] | None]] = []
+    for output in outputs:
+        reply = output.outputs[0]
+        tokens = list(reply.token_ids)
+        logprobs = [at[token].logprob for token, at in zip(tokens, reply.logprobs or (), strict=sampling.logprobs)]
+        rows.append((tokens, logprobs if sampling.logprobs else None))
+    return rows

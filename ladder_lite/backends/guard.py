@@ -1,0 +1,103 @@
+"""Does the engine that samples hold the weights that are trained? Its log-probabilities against the trainer's.
+
+An engine that ignores the adapter, or keeps an old copy of it, samples fluent text from other weights, and nothing
+fails: losses stay finite (unslothai/unsloth#8701, huggingface/trl#5312, huggingface/transformers#45323). A fresh
+adapter cannot reveal this, because its B is zero. So for a check the adapter gets random values, different ones each
+time, that move log-probabilities by at least `MARGIN` tolerances. The engine samples a few short replies, the trainer
+scores the same tokens, and the adapter is restored bit by bit.
+
+A check costs one short rollout and one forward pass. The first check of a model also finds the scale of the random
+values: one more forward pass, and another check each time that the scale has to grow.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from ladder_lite.backends import Adapter, Backend, Rollout, Sampling
+from ladder_lite.errors import UserError
+from ladder_lite.tasks import Messages
+
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far apart the two may be, by what rounding in each type explains: the mean over sampled tokens of the engine's
+log-probability less the trainer's. It estimates the KL divergence between them; rounding errors cancel in it."""
+
+MARGIN = 10
+_LEAST_EFFECT = 1.5 * MARGIN * max(TOLERANCE.values())
+"""In every type: a smaller one would drown in which tokens happen to be sampled. The half more is for other draws."""
+_GROWTH, _DRAWS = 1.25, 20
+_PROMPT: Messages = [{"role": "user", "content": "solve integrate(x,x)"}]
+_REPLIES, _TOKENS = 8, 16
+
+_REMEDIES = {
+    "vllm": "set model.fast_inference=false",
+    "unsloth": "set model.backend=transformers",
+    "transformers": "try other versions of transformers and peft; ladder_lite.doctor prints those installed",
+}
+
+Score = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""Token ids and attention mask (replies, length), and n -> log-probabilities of the last n tokens, temperature 1."""
+
+
+class RolloutGuard:
+    """Checks one backend, whose engine is "vllm", "unsloth" or "transformers"."""
+
+    def __init__(self, backend: Backend, engine: str) -> None:
+        self._backend, self._engine, self._remedy = backend, engine, _REMEDIES[engine]
+        self._scale, self._scale_is_known, self._n_draws = 0.5, False, 0
+
+    def check(self, score: Score) -> None:
+        """UserError where the engine's log-probabilities are not those of `score`; the adapter is as it was."""
+        start = self._backend.snapshot()
+        try:
+            gap = self._compare(start, score)
+        finally:
+            self._backend.restore(start)
+        tolerance = TOLERANCE[self._backend.dtype]
+        if not abs(gap) <= tolerance:
+            raise UserError(
+                f"rollouts: {self._engine} samples from other weights than those that are trained: log-probabilities "
+                f"of the same tokens differ by {gap:.2g} on average, the limit is {tolerance:g}; {self._remedy}"
+            )
+
+    def _compare(self, start: Adapter, score: Score) -> float:
+        """The mean difference of log-probabilities, engine less `score`, with random values in the adapter."""
+        nothing = {name: torch.zeros_like(weight) for name, weight in start.items()}
+        for _ in range(_DRAWS):
+            self._backend.restore(self._draw(start))
+            sampling = Sampling(1.0, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True)
+            rollouts = [r for r in self._backend.roll_out([_PROMPT] * _REPLIES, sampling) if r.completion.n_tokens]
+            if not rollouts:  # all began with padding
+                continue
+            scored = self._score(rollouts, score)
+            if not self._scale_is_known:
+                self._backend.restore(nothing)
+                self._scale_is_known = float((scored - self._score(rollouts, score)).mean()) >= _LEAST_EFFECT
+            if self._scale_is_known:
+                sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs or ()])
+                return float((sampled - scored).mean())
+            self._scale *= _GROWTH
+        raise UserError(f"rollouts: no adapter changes what {self._engine} makes of this model; {self._remedy}")
+
+    def _draw(self, start: Adapter) -> Adapter:
+        """Other values each time: an engine that keeps those of an earlier check is found out."""
+        self._n_draws += 1
+        draw = torch.Generator().manual_seed(self._n_draws)
+        return {
+            name: self._scale * torch.randn(weight.shape, generator=draw) / weight.shape[-1] ** 0.5
+            for name, weight in start.items()
+        }
+
+    def _score(self, rollouts: list[Rollout], score: Score) -> torch.Tensor:
+        """Log-probabilities of all replies' tokens, one reply after the other, on the CPU; one forward pass."""
+        model, tokenizer = self._backend.trainable()
+        lengths = torch.tensor([len(rollout.completion_ids) for rollout in rollouts])
+        longest = int(lengths.max())
+        padding = [[tokenizer.pad_token_id] * (longest - length) for length in lengths.tolist()]
+        rows = [[*r.prompt_ids, *r.completion_ids, *pad] for r, pad in zip(rollouts, padding, strict=True)]
+        replies = torch.arange(longest) < lengths[:, None]
+        prompts = torch.ones(len(rows), len(rows[0]) - longest, dtype=torch.bool)
+        mask = torch.cat([prompts, replies], dim=1).long()
+        with torch.no_grad():
+            found = score(torch.tensor(rows).to(model.device), mask.to(model.device), longest)
+        return found.float().cpu()[replies]
