@@ -144,7 +144,7 @@ def build(
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
             divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
-            backend.check_rollouts(score)
+            backend.check_rollouts(score, config.temperature)
             if probe_first:
                 probe()
             self.began_at = deadline.now()
@@ -200,12 +200,10 @@ def build(
         return [0.0] * len(row) if probing else log.grade(row, reply)
 
     def score(ids: "torch.Tensor", mask: "torch.Tensor", n: int) -> "torch.Tensor":
-        """Log-probabilities as those of the reference are computed, at temperature 1 and without dropout."""
-        was_training, temperature = trainer.model.training, trainer.temperature
+        """Log-probabilities as those of the reference are computed, without dropout."""
+        was_training = trainer.model.training
         trainer.model.eval()
-        trainer.temperature = 1.0
         logprobs: torch.Tensor = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, n)[0]
-        trainer.temperature = temperature
         trainer.model.train(was_training)
         return logprobs
 

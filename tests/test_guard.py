@@ -108,14 +108,14 @@ def test_the_random_values_move_log_probabilities_by_the_margin(
 ) -> None:
     effects = []
 
-    def check_effect(score: Any) -> None:
+    def check_effect(score: Any, temperature: float) -> None:
         def score_without(ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
             found = score(ids, mask, n)
             with backend.trainable()[0].disable_adapter():
                 effects.append(float((found - score(ids, mask, n))[mask[:, -n:].bool()].mean()))
             return found
 
-        check(score_without)
+        check(score_without, temperature)
 
     backend.check_rollouts()  # finds the scale
     check = backend._guard.check

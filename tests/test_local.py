@@ -498,6 +498,24 @@ def test_padding_that_is_the_end_of_turn_is_told_apart(
     assert rollout([5], [*ids, end, end], ()).completion_ids == [*ids, end]  # ended by its first end of turn
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5, (0.5, 1.5)])
+def test_log_probabilities_are_those_of_a_forward_pass(backend: Backend, temperature: Any) -> None:
+    import torch
+
+    model, _ = backend.trainable()
+    prompts = [_ask("x**2+sin(3*x)"), _ask("x")]
+    each = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    for rollout, own in zip(
+        backend.roll_out(prompts, replace(SAMPLING, temperature=temperature, logprobs=True)), each, strict=True
+    ):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*rollout.prompt_ids, *rollout.completion_ids]])).logits[0]
+        start, ids = len(rollout.prompt_ids), torch.tensor(rollout.completion_ids)
+        expected = (logits[start - 1 : -1] / own).log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+        assert rollout.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    assert all(rollout.logprobs is None for rollout in backend.roll_out(prompts, SAMPLING))
+
+
 def test_a_stop_text_ends_a_reply_of_the_model(backend: Backend) -> None:
     prompts = [_ask("x**2+sin(3*x)"), _ask("x")]
     sampling = replace(SAMPLING, temperature=0.0, stop=("sin", "</answer>"))

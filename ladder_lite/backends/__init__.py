@@ -47,7 +47,8 @@ class Sampling:
 
     `temperature` is one for all prompts or a positive one for each, so that different ones share a batch. A reply ends
     at the model's end of turn, with one of the `stop` texts or at `max_new_tokens`. At most `batch_size` replies are
-    generated at once, fewer where memory is short. With `logprobs`, rollouts carry the engine's log-probabilities.
+    generated at once, fewer where memory is short. With `logprobs`, rollouts carry the engine's log-probabilities; the
+    temperature must be positive then.
     """
 
     temperature: float | tuple[float, ...]
@@ -63,7 +64,7 @@ class Rollout(NamedTuple):
     """A reply with the token ids of its prompt and of itself, as training wants them; a cut one has no end token.
 
     There is at least one token: a reply that begins with padding has an end token in its place, which the model did not
-    sample, and 0 as its `completion.n_tokens`. `logprobs` are the engine's, before the temperature.
+    sample, and 0 as its `completion.n_tokens`. `logprobs` are the engine's, after the temperature.
     """
 
     prompt_ids: list[int]
@@ -98,8 +99,11 @@ class Backend(Protocol):
         """How many completions to train on at a time, at most the recipe's; UserError where none would fit."""
         ...
 
-    def check_rollouts(self, score: "Score | None" = None) -> None:
-        """UserError where sampling does not use the weights that `score`, or else a forward pass, computes with."""
+    def check_rollouts(self, score: "Score | None" = None, temperature: float = 1.0) -> None:
+        """UserError where sampling does not use the weights that `score`, or else a forward pass, computes with.
+
+        `temperature` is that of the log-probabilities of `score`.
+        """
         ...
 
     def trainable(self) -> tuple[Any, Any]:

@@ -36,7 +36,7 @@ _REMEDIES = {
 }
 
 Score = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-"""Token ids and attention mask (replies, length), and n -> log-probabilities of the last n tokens, temperature 1."""
+"""Token ids and attention mask (replies, length), and n -> log-probabilities of the last n tokens (replies, n)."""
 
 
 class RolloutGuard:
@@ -46,11 +46,11 @@ class RolloutGuard:
         self._backend, self._engine, self._remedy = backend, engine, _REMEDIES[engine]
         self._scale, self._scale_is_known, self._n_draws = 0.5, False, 0
 
-    def check(self, score: Score) -> None:
+    def check(self, score: Score, temperature: float) -> None:
         """UserError where the engine's log-probabilities are not those of `score`; the adapter is as it was."""
         start = self._backend.snapshot()
         try:
-            gap = self._compare(start, score)
+            gap = self._compare(start, score, temperature)
         finally:
             self._backend.restore(start)
         tolerance = TOLERANCE[self._backend.dtype]
@@ -60,12 +60,12 @@ class RolloutGuard:
                 f"of the same tokens differ by {gap:.2g} on average, the limit is {tolerance:g}; {self._remedy}"
             )
 
-    def _compare(self, start: Adapter, score: Score) -> float:
+    def _compare(self, start: Adapter, score: Score, temperature: float) -> float:
         """The mean difference of log-probabilities, engine less `score`, with random values in the adapter."""
         nothing = {name: torch.zeros_like(weight) for name, weight in start.items()}
         for _ in range(_DRAWS):
             self._backend.restore(self._draw(start))
-            sampling = Sampling(1.0, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True)
+            sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True)
             rollouts = [r for r in self._backend.roll_out([_PROMPT] * _REPLIES, sampling) if r.completion.n_tokens]
             if not rollouts:  # all began with padding
                 continue

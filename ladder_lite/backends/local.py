@@ -160,9 +160,9 @@ class LocalBackend:
         self._forget_copies()
         self.check_rollouts()
 
-    def check_rollouts(self, score: Score | None = None) -> None:
+    def check_rollouts(self, score: Score | None = None, temperature: float = 1.0) -> None:
         """UserError where the engine samples with other weights than those of `score`, or of a plain forward pass."""
-        self._guard.check(score or self._score)
+        self._guard.check(score or self._score, temperature)
 
     def _score(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
         with self._for_inference():
@@ -247,6 +247,7 @@ class LocalBackend:
         tokenizer = self._tokenizer
         inputs = self._pad(prompts).to(self._device)
         greedy = temperature == 0
+        heat = torch.tensor(temperature, device=self._device).reshape(-1, 1, 1)
         processors = []
         if isinstance(temperature, list):
             processors, temperature = [_Temperatures(temperature, self._device)], 1.0
@@ -273,7 +274,7 @@ class LocalBackend:
         replies = output.sequences[:, inputs.input_ids.shape[1] :]
         logprobs: list[list[float] | None] = [None] * len(prompts)
         if sampling.logprobs:
-            logits = torch.stack(output.logits, dim=1).float()
+            logits = torch.stack(output.logits, dim=1).float() / heat
             logprobs = logits.log_softmax(-1).gather(-1, replies[..., None]).squeeze(-1).tolist()
         for prompt, row, own in zip(prompts, replies.tolist(), logprobs, strict=True):
             yield self._rollout(prompt, row, sampling.stop, own)
