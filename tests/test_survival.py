@@ -100,16 +100,16 @@ def test_a_training_stopped_by_its_budget_goes_on_to_the_same_numbers(backend: B
 
 @contextmanager
 def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
-    """Logits that are no numbers in the n-th steps that are done, but not where replies are sampled."""
+    """Hidden states that are NaN in the n-th steps that are done, but not where replies are sampled."""
     import torch
 
     model, _ = backend.trainable()
     number = count(1)
 
-    def spoil(_module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor | None:
-        return logits * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
+    def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
+        return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
 
-    hook = model.get_output_embeddings().register_forward_hook(spoil)
+    hook = model.get_base_model().model.norm.register_forward_hook(spoil)  # TRL 1.16 does not call the head itself
     try:
         yield
     finally:
