@@ -235,7 +235,7 @@ def _check_gpu(settings: ModelSettings) -> Check | None:
         return Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)
     if settings.device == "auto":
         return None
-    why = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "this machine has no NVIDIA GPU"
+    why = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "neither PyTorch nor nvidia-smi sees a GPU"
     return Check("GPU", False, f"{why}, and model.device is cuda", on_cpu)
 
 

@@ -454,6 +454,17 @@ def test_the_environment_is_set_and_a_users_own_stays(monkeypatch: pytest.Monkey
     } == backends._ENVIRONMENT | own
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "0"), ("1", "1")])
+def test_the_prefix_grouper_is_off_unless_a_user_wants_it(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("UNSLOTH_GRPO_PREFIX_GROUPER", raising=False)
+    if own is not None:
+        monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", own)
+    prepare_environment()
+    assert backends.os.environ["UNSLOTH_GRPO_PREFIX_GROUPER"] == expected
+
+
 @functools.cache
 def _imported(module: str) -> set[str]:
     program = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"

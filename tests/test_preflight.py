@@ -223,7 +223,7 @@ OLD_DRIVER = RuntimeError("The NVIDIA driver on your system is too old (found ve
         ("auto", [T4], None, OLD_DRIVER, ["Tesla T4", "driver on your system is too old", "model.device=cpu"]),
         ("cuda", [T4], None, OLD_DRIVER, ["Tesla T4", "driver on your system is too old", "model.device=cpu"]),
         ("auto", [T4], None, None, ["Tesla T4", "not compiled with CUDA", "model.device=cpu"]),
-        ("cuda", [], None, OLD_DRIVER, ["no NVIDIA GPU", "model.device=cpu"]),
+        ("cuda", [], None, OLD_DRIVER, ["neither PyTorch nor nvidia-smi", "model.device=cpu"]),
         ("cuda", [T4], "", OLD_DRIVER, ["CUDA_VISIBLE_DEVICES", "model.device=cpu"]),
         ("auto", [], None, OLD_DRIVER, []),
         ("auto", [T4], "-1", OLD_DRIVER, []),
