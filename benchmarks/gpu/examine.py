@@ -1,0 +1,72 @@
+"""The machine before any model is loaded: card, bandwidth, 4-bit kernels, Unsloth. One finding for each.
+
+python benchmarks/gpu/examine.py
+"""
+
+import os
+import subprocess
+from contextlib import redirect_stdout
+from io import StringIO
+
+from workload import Finding, Findings, bandwidth
+
+from ladder_lite.backends import prepare_environment
+
+
+def card() -> Finding:
+    """The GPU as PyTorch and the driver see it."""
+    import torch
+
+    found: Finding = {"cores": os.cpu_count(), "cuda": torch.version.cuda}
+    if not torch.cuda.is_available():
+        return found
+    own, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
+    listing = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False).stdout
+    found |= {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
+    return found | {"bandwidth": bandwidth(), "nvidia_smi": listing[:1500]}
+
+
+def four_bits() -> Finding:
+    """Errors of NF4 (expected: 0.09) and of products with NF4 weights (bfloat16: below 0.01), against arithmetic."""
+    import torch
+    from bitsandbytes.cextension import lib
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weight = torch.randn(3072, 1024, dtype=torch.bfloat16)
+    layer = Linear4bit(1024, 3072, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+    layer.weight.data = weight.clone()
+    layer = layer.to(device)
+    unpacked = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().cpu().view(3072, 1024)
+    found: Finding = {"library": str(getattr(getattr(lib, "_lib", None), "_name", type(lib).__name__))}
+    found["quantization_error"] = float((unpacked - weight.float()).norm() / weight.float().norm())
+    for rows in (1, 8, 300):  # one row has a kernel of its own
+        x = torch.randn(rows, 1024, dtype=torch.bfloat16, device=device)
+        expected = x.float().cpu() @ unpacked.T
+        found[f"product_error_{rows}"] = float((layer(x).float().cpu() - expected).norm() / expected.norm())
+    return found
+
+
+def unsloth() -> Finding:
+    """Unsloth's version, and the attention that it takes for packed and for padded batches."""
+    prepare_environment()
+    with redirect_stdout(StringIO()) as said:
+        import unsloth
+    import trl
+    from unsloth.utils import attention_dispatch as dispatch
+
+    flags = {name: str(getattr(dispatch, name))[:80] for name in dir(dispatch) if name.startswith(("HAS_", "SDPA_"))}
+    packed, padded = (dispatch.select_attention_backend(use_varlen=varlen) for varlen in (True, False))
+    found: Finding = {
+        "version": unsloth.__version__,
+        "trainer": trl.GRPOTrainer.__name__,
+        "said": said.getvalue()[-1500:],
+    }
+    return found | {"packed_attention": packed, "padded_attention": padded, "flags": flags}
+
+
+if __name__ == "__main__":
+    findings = Findings()
+    for examination in (card, four_bits, unsloth):
+        findings.attempt(examination.__name__, 0, examination)

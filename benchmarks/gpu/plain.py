@@ -1,0 +1,79 @@
+"""The step that `measure.py` times, on plain TRL, peft and bitsandbytes as their documentation has it.
+
+    python benchmarks/gpu/measure.py llama3b plain MODELS
+
+NF4 weights, LoRA, gradient checkpointing, SDPA; the trainer generates all replies of a step at once.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workload import Clock, Finding, Findings, ForcedTask, Measurements, Sizes, take_peaks
+
+from ladder_lite.backends import prepare_environment
+from ladder_lite.settings import Recipe
+
+
+class Plain:
+    """A recipe's model and the timed steps on it."""
+
+    def __init__(self, recipe: Callable[..., Recipe], sizes: Sizes, findings: Findings) -> None:
+        lengths = sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply
+        self.recipe, self._findings = recipe(*lengths), findings
+
+    def measurements(self) -> Measurements:
+        """Return the measurements in their order."""
+        return {"load": (20, self.load), "timed": (40, self.timed)}
+
+    def load(self) -> Finding:
+        """Load the model in 4 bits."""
+        prepare_environment()
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+        gpu = torch.cuda.is_available()
+        dtype, device = (torch.bfloat16, "cuda") if gpu else (torch.float32, "cpu")
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        options = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, **nf4)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(self.recipe.model.id, **options)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.recipe.model.id, padding_side="left")
+        self.task = ForcedTask(self.recipe, self.tokenizer)
+        return {"dtype": str(dtype), "peaks": take_peaks()}
+
+    def timed(self) -> Finding:
+        """Timed steps with the rewards and lengths of `measure.py`."""
+        from datasets import Dataset
+        from peft import LoraConfig
+        from transformers import TrainerCallback
+        from trl import GRPOConfig, GRPOTrainer
+
+        problems, lengths, findings, clock = self.task.problems, list[float](), self._findings, Clock()
+
+        def reward(completions: Sequence[Any], row: Sequence[int], **_: Any) -> list[float | None]:
+            texts = [completion[0]["content"] for completion in completions]
+            return [self.task.grade(problems[at], text).reward for at, text in zip(row, texts, strict=True)]
+
+        class Laps(TrainerCallback):
+            def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
+                if "loss" in logs:
+                    lengths.append(logs["completions/mean_length"])
+                    clock.end_step()
+                    control.should_training_stop |= clock.is_late(findings.left())
+
+        rows = [{"prompt": self.task.prompt(problem), "row": at} for at, problem in enumerate(problems)]
+        gpu = self.model.device.type == "cuda"
+        own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": not gpu}
+        with tempfile.TemporaryDirectory() as run:
+            config = GRPOConfig(**self.recipe.grpo.trl | own | {"output_dir": run, "bf16": gpu})
+            options = {"args": config, "train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer}
+            lora = LoraConfig(task_type="CAUSAL_LM", **self.recipe.model.lora)
+            trainer = GRPOTrainer(self.model, reward, peft_config=lora, callbacks=[Laps()], **options)
+            take_peaks()
+            trainer.train()
+        found = {
+            "peaks": take_peaks(),
+            "tokens": [length * self.recipe.grpo.completions_per_step for length in lengths],
+        }
+        return found | clock.summary(self.recipe, config.per_device_train_batch_size)
