@@ -1,10 +1,9 @@
-"""The machine before any model is loaded: card, bandwidth, 4-bit kernels, Unsloth. One finding for each.
+"""The machine before any model is loaded: card, bandwidth, 4-bit kernels, Unsloth. A finding for each.
 
 python benchmarks/gpu/examine.py
 """
 
 import os
-import subprocess
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -14,16 +13,14 @@ from ladder_lite.backends import prepare_environment
 
 
 def card() -> Finding:
-    """The GPU as PyTorch and the driver see it."""
+    """The GPU as PyTorch sees it."""
     import torch
 
-    found: Finding = {"cores": os.cpu_count(), "cuda": torch.version.cuda}
     if not torch.cuda.is_available():
-        return found
+        return {"cores": os.cpu_count()}
     own, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
-    listing = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False).stdout
-    found |= {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
-    return found | {"bandwidth": bandwidth(), "nvidia_smi": listing[:1500]}
+    found = {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
+    return found | {"bandwidth": bandwidth(), "cuda": torch.version.cuda, "cores": os.cpu_count()}
 
 
 def four_bits() -> Finding:
@@ -56,17 +53,12 @@ def unsloth() -> Finding:
     import trl
     from unsloth.utils import attention_dispatch as dispatch
 
-    flags = {name: str(getattr(dispatch, name))[:80] for name in dir(dispatch) if name.startswith(("HAS_", "SDPA_"))}
+    found = {"version": unsloth.__version__, "trainer": trl.GRPOTrainer.__name__, "said": said.getvalue()[-1500:]}
+    found["flags"] = {name: str(getattr(dispatch, name))[:80] for name in dir(dispatch) if name.startswith("HAS_")}
     packed, padded = (dispatch.select_attention_backend(use_varlen=varlen) for varlen in (True, False))
-    found: Finding = {
-        "version": unsloth.__version__,
-        "trainer": trl.GRPOTrainer.__name__,
-        "said": said.getvalue()[-1500:],
-    }
-    return found | {"packed_attention": packed, "padded_attention": padded, "flags": flags}
+    return found | {"packed_attention": packed, "padded_attention": padded}
 
 
 if __name__ == "__main__":
-    findings = Findings()
     for examination in (card, four_bits, unsloth):
-        findings.attempt(examination.__name__, 0, examination)
+        Findings().attempt(examination.__name__, 0, examination)

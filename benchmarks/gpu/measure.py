@@ -3,12 +3,12 @@
     python benchmarks/gpu/measure.py llama3b unsloth MODELS --seconds 220
     python benchmarks/gpu/measure.py qwen7b transformers MODELS --only load,memory_8,fits
 
-Unsloth patches the other libraries, so each loader has a process of its own. The model has random weights (see
-`random_models.py`), steps are those of `ladder_lite.grpo.train`. Where only memory matters, replies are random tokens
-instead of generated ones. A rehearsal measures tiny models, with transformers in place of Unsloth.
+Unsloth patches the other libraries, so each loader has a process of its own. Steps are those of `grpo.train`. Where only
+memory matters, replies are random tokens. A rehearsal measures tiny models, with transformers in place of Unsloth.
 """
 
 import argparse
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,21 +20,9 @@ from typing import Any
 from unittest.mock import patch
 
 import random_models
+import workload
 from plain import Plain
-from workload import (
-    CAP_GIB,
-    REAL,
-    REHEARSAL,
-    Clock,
-    Finding,
-    Findings,
-    ForcedTask,
-    Measurements,
-    Sizes,
-    recipe_of,
-    take_peaks,
-)
-from workload import bandwidth as measure_bandwidth
+from workload import Finding, Findings, Sizes, take_peaks
 
 from ladder_lite import grpo, memory
 from ladder_lite.attempts import Completion
@@ -43,172 +31,143 @@ from ladder_lite.config import load_recipe
 from ladder_lite.curriculum import PassRates
 from ladder_lite.settings import Recipe
 
+MakeRecipe = Callable[..., Recipe]  # takes micro-batch, completions of a step, length of replies, and changes
+
 
 class Bench:
-    """A recipe's model, loaded once, and the measurements on it; each leaves the adapter as it was.
+    """A recipe's model and the measurements on it; in the file `shared`, one loader leaves results for the other."""
 
-    `recipe(micro_batch, completions, reply, *changes)` makes the recipe of a measurement.
-    """
+    def __init__(self, name: str, recipe: MakeRecipe, sizes: Sizes, findings: Findings, shared: Path) -> None:
+        self.name, self.sizes, self.findings, self.shared = name, sizes, findings, shared
+        self.recipe, self.largest = recipe, sizes.micro_batches[0]
 
-    def __init__(
-        self, name: str, recipe: Callable[..., Recipe], sizes: Sizes, shared: Path, findings: Findings
-    ) -> None:
-        self.name, self.sizes, self.findings = name, sizes, findings
-        self._recipe, self._shared, self._largest = recipe, shared, sizes.micro_batches[0]
-
-    def measurements(self) -> Measurements:
+    def measurements(self) -> workload.Measurements:
         """Return the measurements, the most valuable first."""
         slow = 1.6 if self.name == "qwen7b" else 1.0
-        trained = dict(zip(REAL.micro_batches, self.sizes.micro_batches, strict=True))
-        generated = dict(zip(REAL.generated, self.sizes.generated, strict=True))
-        return {
-            "load": (20, self.load),
-            "real_steps": (45 * slow, self.real_steps),
-            "memory_8": (20 * slow, partial(self.train_memory, trained[8])),
-            "agreement": (15, self.agreement),
-            "unequal": (20 * slow, self.unequal),
-            "generation_64": (12, partial(self.generation, generated[64])),
-            "fits": (40 * slow, self.fits),
-            "resumed": (20, self.resumed),
-            "timed": (40, self.timed),
-            "memory_1": (20 * slow, partial(self.train_memory, trained[1])),
-            "memory_4": (20 * slow, partial(self.train_memory, trained[4])),
-            "generation_8": (12, partial(self.generation, generated[8])),
-            "generation_32": (12, partial(self.generation, generated[32])),
-        }
+        large, one, middle = (partial(self.train_memory, n) for n in self.sizes.micro_batches)
+        few, more, many = (partial(self.generation, n) for n in self.sizes.generated)
+        found: workload.Measurements = {"load": (20, self.load), "real_steps": (45 * slow, self.real_steps)}
+        found |= {"memory_8": (20 * slow, large), "agreement": (15, self.agreement)}
+        found |= {"unequal": (20 * slow, self.unequal), "generation_64": (12, many), "fits": (40 * slow, self.fits)}
+        found |= {"resumed": (20, self.resumed), "timed": (40, self.timed), "memory_1": (20 * slow, one)}
+        return found | {"memory_4": (20 * slow, middle), "generation_8": (12, few), "generation_32": (12, more)}
 
     def load(self) -> Finding:
         """Load the model; its bytes against those of the prediction."""
-        own = load_recipe(self.name).grpo.trl
-        reply = int(own["max_completion_length"]) if self.sizes is REAL else self.sizes.reply
-        self.base = self._recipe(min(own["per_device_train_batch_size"], self._largest), self.sizes.group, reply)
+        own, real = load_recipe(self.name).grpo.trl, self.sizes is workload.REAL
+        reply = int(own["max_completion_length"]) if real else self.sizes.reply
+        self.base = self.recipe(min(own["per_device_train_batch_size"], self.largest), self.sizes.group, reply)
         self.backend: Any = load_backend(self.base)
         import torch
 
-        self._roll_out, (model, tokenizer) = self.backend.roll_out, self.backend.trainable()
-        self.task = ForcedTask(self.base, tokenizer)
+        self.roll_out, (model, tokenizer) = self.backend.roll_out, self.backend.trainable()
+        self.fresh_adapter = self.backend.snapshot()
+        self.task = workload.ForcedTask(self.base, tokenizer)
         allocated, peaks = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0, take_peaks()
-        self._bandwidth, parts = measure_bandwidth(), memory.train_parts(self._setup(self.base), 1)
+        self.bandwidth, parts = workload.bandwidth(), memory.train_parts(self.setup(self.base), 1)
         stored = ("weights", "weights_4bit", "embeddings_and_norms", "lora")
-        self._weight_bytes = sum(parts.get(part, 0) for part in stored)
-        found: Finding = {
-            "loader": self.backend._loader,
-            "dtype": str(self.backend.dtype),
-            "model": type(model).__name__,
-        }
-        found |= {"attention": getattr(model.config, "_attn_implementation", None), "bandwidth": self._bandwidth}
-        return found | {"allocated": allocated, "predicted": self._weight_bytes, "peaks": peaks}
+        self.weight_bytes = sum(parts.get(part, 0) for part in stored)
+        found = {"loader": self.backend._loader, "dtype": str(self.backend.dtype), "model": type(model).__name__}
+        found |= {"attention": getattr(model.config, "_attn_implementation", None), "bandwidth": self.bandwidth}
+        return found | {"allocated": allocated, "predicted": self.weight_bytes, "peaks": peaks}
 
     def real_steps(self) -> Finding:
         """Steps as in a run, with short generated replies."""
-        return self._train(self._recipe(self._largest, 2 * self.sizes.group, self.sizes.short_reply), 3)
+        return self.train(self.recipe(self.largest, 2 * self.sizes.group, self.sizes.short_reply), 3)
 
     def train_memory(self, micro_batch: int) -> Finding:
         """The peak of a step with full prompts and replies against the prediction."""
-        recipe = self._recipe(micro_batch, self._largest, self.sizes.reply)
-        found = self._train(recipe, 1, self._random_replies)
-        parts = memory.train_parts(self._setup(recipe), micro_batch)
+        recipe = self.recipe(micro_batch, self.largest, self.sizes.reply)
+        found, parts = self.train(recipe, 1, self.random_replies), memory.train_parts(self.setup(recipe), micro_batch)
         return found | {"micro_batch": micro_batch} | against_prediction(found["peaks"], parts)
 
     def agreement(self) -> Finding:
         """Logits of fixed tokens and greedy replies with a fixed adapter, against the other loader's if it has run."""
         import torch
 
-        start, model = self.backend.snapshot(), self.backend.trainable()[0]
-        self.backend.restore(self._fixed_adapter())
-        ids = torch.randint(300, self.backend._shape.vocab_size, (2, 256), generator=torch.Generator().manual_seed(6))
-        ids = ids.to(model.device)
+        model, generator = self.backend.trainable()[0], torch.Generator().manual_seed(6)
+        self.backend.restore(self.fixed_adapter())
+        ids = torch.randint(300, self.backend._shape.vocab_size, (2, 256), generator=generator).to(model.device)
         with self.backend._for_inference():
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -32:].float().cpu()
-        rollouts = self.backend.roll_out(self._prompts(4), Sampling(0.0, 1.0, self.sizes.short_reply, 4, 0))
+        rollouts = self.backend.roll_out(self.prompts(4), Sampling(0.0, 1.0, self.sizes.short_reply, 4, 0))
         greedy = torch.tensor([rollout.completion_ids for rollout in rollouts])
-        self.backend.restore(start)
         found: Finding = {"finite": bool(logits.isfinite().all()), "spread": float(logits.std())}
-        if not self._shared.exists():
-            torch.save({"logits": logits, "greedy": greedy}, self._shared)
+        if not self.shared.exists():
+            torch.save({"logits": logits, "greedy": greedy}, self.shared)
             return found
-        other = torch.load(self._shared)
+        other = torch.load(self.shared)
         gap = (logits - other["logits"]).abs() / logits.std()
-        found |= {"mean_gap": float(gap.mean()), "largest_gap": float(gap.max())}
-        found["same_first_choice"] = float((logits.argmax(-1) == other["logits"].argmax(-1)).float().mean())
-        same = (greedy == other["greedy"]).int().cumprod(1).sum(1)  # tokens until the first difference
-        return found | {"greedy_same": same.tolist(), "greedy_tokens": self.sizes.short_reply}
+        same_first = (logits.argmax(-1) == other["logits"].argmax(-1)).float().mean()
+        found |= {"mean_gap": float(gap.mean()), "largest_gap": float(gap.max()), "same_first": float(same_first)}
+        until = (greedy == other["greedy"]).int().cumprod(1).sum(1)  # tokens before the first that differs
+        return found | {"greedy_until": until.tolist(), "greedy_tokens": self.sizes.short_reply}
 
     def unequal(self) -> Finding:
         """Steps on replies of unequal lengths, which Unsloth packs and checks; the same rows for either loader."""
 
         def replies(prompts: Sequence[Any], sampling: Sampling) -> list[Rollout]:
-            rows = self._random_replies(prompts, sampling)
+            rollouts = self.random_replies(prompts, sampling)
             if getattr(sampling, "logprobs", False):
-                return rows
-            lengths = [max(4, sampling.max_new_tokens * (3 + at % 6) // 8) for at in range(len(rows))]
-            cut = [Completion(row.completion.text, n, truncated=False) for row, n in zip(rows, lengths, strict=True)]
-            return [
-                Rollout(row.prompt_ids, row.completion_ids[: c.n_tokens], c) for row, c in zip(rows, cut, strict=True)
-            ]
+                return rollouts
+            cut = []
+            for at, (prompt, reply, completion) in enumerate(rollouts):
+                n = max(4, len(reply) * (3 + at % 6) // 8)
+                cut.append(Rollout(prompt, reply[:n], Completion(completion.text, n, truncated=False)))
+            return cut
 
-        recipe = self._recipe(self._largest, 2 * self.sizes.group, self.sizes.reply // 2)
-        return self._train(recipe, 2, replies, fixed=True)
+        recipe = self.recipe(self.largest, 2 * self.sizes.group, self.sizes.reply // 2)
+        return self.train(recipe, 2, replies, fixed=True)
 
-    def generation(self, sequences: int, new_tokens: int | None = None) -> Finding:
+    def generation(self, sequences: int, new_tokens: int = 0) -> Finding:
         """Tokens a second, as a share of what bandwidth allows if each step reads all weights once; memory."""
         new_tokens = new_tokens or self.sizes.short_reply
-        prompts, shape = self._prompts(sequences), self.backend._shape
+        prompts, shape = self.prompts(sequences), self.backend._shape
         take_peaks()
         began = time.monotonic()
         rollouts = self.backend.roll_out(prompts, Sampling(1.0, 1.0, new_tokens, sequences, 1))
         seconds, peaks = time.monotonic() - began, take_peaks()
         rate = sum(len(rollout.completion_ids) for rollout in rollouts) / seconds
         looked_up = 0 if shape.tie_word_embeddings else 2 * shape.vocab_size * shape.hidden_size  # not read whole
-        limit = sequences * self._bandwidth / (self._weight_bytes - looked_up)
+        limit = sequences * self.bandwidth / (self.weight_bytes - looked_up)
+        parts = memory.generate_parts(self.setup(self.base), sequences, self.sizes.prompt, new_tokens)
+        for part in ("optimizer", "lora_reference"):  # there is no trainer between two measurements
+            parts.pop(part, None)
         found: Finding = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
-        parts = memory.generate_parts(self._setup(self.base), sequences, self.sizes.prompt, new_tokens)
-        for training in ("optimizer", "lora_reference"):  # there is no trainer between two measurements
-            parts.pop(training, None)
         return found | {"limit": limit, "share": rate / limit if limit else 0} | against_prediction(peaks, parts)
 
     def fits(self) -> Finding:
         """A step with the recipe's own lengths, planned and run within the memory of its smallest card."""
         import torch
 
-        cap, gpu = int(CAP_GIB[self.name] * memory.GIB) - memory.CUDA_CONTEXT_BYTES, torch.cuda.is_available()
+        cap = int(workload.CAP_GIB[self.name] * memory.GIB) - memory.CUDA_CONTEXT_BYTES
+        gpu, reply = torch.cuda.is_available(), self.base.grpo.trl["max_completion_length"]
         if gpu:
             torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.mem_get_info()[1])
         try:
-            planned, reply = self.backend.micro_batch(self.base.grpo), self.base.grpo.trl["max_completion_length"]
-            found = self._train(self.base, 1, self._random_replies)
+            found = {"cap": cap, "micro_batch": self.backend.micro_batch(self.base.grpo), "reply": reply}
+            found |= self.train(self.base, 1, self.random_replies)
             at_once = self.backend._generation_batch(self.sizes.prompt, Sampling(1.0, 1.0, reply, 64, 0))
-            whole = self.sizes is REHEARSAL or self.findings.left() > 0.05 * reply + 60
-            generated = self.generation(at_once, reply if whole else self.sizes.short_reply)
+            enough_time = self.findings.left() > 0.05 * reply + 60
+            return found | {"generated": self.generation(at_once, reply if enough_time else 0)}
         finally:
             if gpu:
                 torch.cuda.set_per_process_memory_fraction(1.0)
-        return found | {"cap": cap, "micro_batch": planned, "reply": reply, "generated": generated}
 
     def resumed(self) -> Finding:
-        """Two steps with and without a break between them, and an adapter that is saved and loaded."""
-        from ladder_lite.backends.adapter import is_same
-
-        recipe = self._recipe(self._largest, 2 * self.sizes.group, self.sizes.short_reply, "grpo.trl.save_steps=1")
-        train = partial(self._train, recipe, roll_out=self._random_replies, fixed=True)
-        start, adapter = self.backend.snapshot(), self._fixed_adapter()
-        with tempfile.TemporaryDirectory() as temporary:
-            run = Path(temporary)
-            runs = {"whole": train(2), "first": train(1, folder=run), "resumed": train(2, folder=run)}
-            self.backend.restore(adapter)
-            self.backend.save(run / "adapter")
-            self.backend.restore(start)
-            self.backend.load(run / "adapter")
-        loaded = is_same(adapter, self.backend.snapshot())
-        self.backend.restore(start)
-        return {"loaded": loaded} | {name: [step["grad_norm"] for step in run["steps"]] for name, run in runs.items()}
+        """Gradient norms of two steps, with and without a break between them."""
+        recipe = self.recipe(self.largest, 2 * self.sizes.group, self.sizes.short_reply, "grpo.trl.save_steps=1")
+        train = partial(self.train, recipe, roll_out=self.random_replies, fixed=True)
+        with tempfile.TemporaryDirectory() as run:
+            found = {"whole": train(2), "first": train(1, folder=Path(run)), "resumed": train(2, folder=Path(run))}
+        return {name: [step["grad_norm"] for step in each["steps"]] for name, each in found.items()}
 
     def timed(self) -> Finding:
         """Timed steps, generated replies included, and the seconds of this package's own code in them."""
         from ladder_lite.backends import adapter
 
-        recipe = self._recipe(self._largest, self.sizes.timed_completions, self.sizes.timed_reply)
-        clock, model = Clock(), self.backend.trainable()[0]
+        recipe = self.recipe(self.largest, self.sizes.timed_completions, self.sizes.timed_reply)
+        clock, model = workload.Clock(), self.backend.trainable()[0]
         end_step = clock.timed("log", grpo.Log.end_step)
 
         def end(log: grpo.Log, logs: dict[str, float]) -> bool:
@@ -223,27 +182,21 @@ class Bench:
             for owner, name, part in parts:
                 patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
             patches.enter_context(patch.object(grpo.Log, "end_step", end))
-            found = self._train(recipe, 3, stop=lambda *_: clock.is_late(self.findings.left()), apart=False)
+            found = self.train(recipe, 3, stop=lambda *_: clock.is_late(self.findings.left()), apart=False)
         summary = clock.summary(recipe, self.backend.micro_batch(recipe.grpo))
         seconds = summary["median"]
-        own = sum(seconds.get(part, 0.0) for part in ("data", "verify", "log", "roll_out")) - seconds["generate"]
-        tokens = [step["n_tokens"] for step in found["steps"]]
-        return {"peaks": found["peaks"], "tokens": tokens, "own_seconds": own} | summary
+        own = sum(seconds[part] for part in ("data", "verify", "log", "roll_out")) - seconds["generate"]
+        return summary | {"own_seconds": own, "peaks": found["peaks"], "n_tokens": found["steps"][-1]["n_tokens"]}
 
-    def _train(
+    def train(
         self, recipe: Recipe, steps: int, roll_out: Any = None, folder: Path | None = None, fixed: bool = False,
         stop: Callable[..., bool] = lambda *_: False, apart: bool = True,
     ) -> Finding:  # fmt: skip
-        """Train and put the adapter back; with `apart`, what comes before the first step has a peak of its own."""
-        start, said, peaks, begin_step = (
-            self.backend.snapshot(),
-            list[str](),
-            list[dict[str, int]](),
-            grpo.Log.begin_step,
-        )
-        if fixed:
-            self.backend.restore(self._fixed_adapter())
+        """Train a fresh or the fixed adapter; with `apart`, what comes before the first step has a peak of its own."""
+        said, peaks = list[str](), list[dict[str, int]]()
+        self.backend.restore(self.fixed_adapter() if fixed else self.fresh_adapter)
         settings = recipe.grpo.model_copy(update={"trl": recipe.grpo.trl | {"max_steps": steps}})
+        begin_step = grpo.Log.begin_step
 
         def begin(log: grpo.Log) -> None:
             if apart:
@@ -256,50 +209,43 @@ class Bench:
             arguments = self.task, self.backend, self.task.problems, settings, folder or Path(temporary), 0, stop
             done = grpo.train(*arguments, say=said.append)
         peaks.append(take_peaks())
-        self.backend.restore(start)
         before, during = (peaks[0], peaks[1:]) if apart else ({}, peaks)
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}
-        found: Finding = {
-            "steps": [asdict(step) for step in done],
-            "peaks": largest,
-            "peaks_before": before,
-            "said": said,
-        }
-        if self.backend._loader == "unsloth":
-            with suppress(ImportError):
-                from ladder_lite.backends.unsloth import training_pass
+        found = {"steps": [asdict(step) for step in done], "peaks": largest, "peaks_before": before, "said": said}
+        with suppress(ImportError):
+            from ladder_lite.backends.unsloth import training_pass
 
+            if self.backend._loader == "unsloth":
                 found["pass"] = training_pass(self.backend.trainable()[0])
         return found
 
-    def _random_replies(self, prompts: Sequence[Any], sampling: Sampling) -> list[Rollout]:
-        """Replies of full length without generating them; self-checks that need log-probabilities generate theirs."""
+    def random_replies(self, prompts: Sequence[Any], sampling: Sampling) -> list[Rollout]:
+        """Return replies of full length without generating them, except for self-checks of probabilities."""
         import torch
 
         if getattr(sampling, "logprobs", False):
-            return list(self._roll_out(prompts, sampling))
-        draw, top = torch.Generator().manual_seed(sampling.seed), self.backend._shape.vocab_size
-        rows = torch.randint(300, top, (len(prompts), sampling.max_new_tokens), generator=draw).tolist()
-        texts = self.backend._tokenizer.batch_decode(rows)
-        completions = [Completion(text, sampling.max_new_tokens, truncated=False) for text in texts]
-        encoded = map(self.backend._encode, prompts)
-        return [Rollout(*rollout) for rollout in zip(encoded, rows, completions, strict=True)]
+            return list(self.roll_out(prompts, sampling))
+        size, top = (len(prompts), sampling.max_new_tokens), self.backend._shape.vocab_size
+        replies = torch.randint(300, top, size, generator=torch.Generator().manual_seed(sampling.seed)).tolist()
+        texts = self.backend._tokenizer.batch_decode(replies)
+        completions = [Completion(text, size[1], truncated=False) for text in texts]
+        return [*map(Rollout, map(self.backend._encode, prompts), replies, completions)]
 
-    def _fixed_adapter(self) -> dict[str, Any]:
+    def fixed_adapter(self) -> dict[str, Any]:
         """Return the same adapter for either loader; neither of its matrices is zero, as one of a fresh adapter is."""
         import torch
 
-        draw = torch.Generator().manual_seed(5)
-        start = sorted(self.backend.snapshot().items())
-        return {name: torch.randn(weight.shape, generator=draw) * 0.02 for name, weight in start}
+        draw, fresh = torch.Generator().manual_seed(5), sorted(self.fresh_adapter.items())
+        return {name: torch.randn(weight.shape, generator=draw) * 0.02 for name, weight in fresh}
 
-    def _prompts(self, n: int) -> list[Any]:
+    def prompts(self, n: int) -> list[Any]:
+        """Return prompts of full length."""
         return [self.task.prompt(self.task.problems[at % len(self.task.problems)]) for at in range(n)]
 
-    def _setup(self, recipe: Recipe) -> memory.Setup:
-        options: dict[str, Any] = {"loader": self.backend._loader, "context_bytes": 0}
-        options["dtype"] = str(self.backend.dtype).removeprefix("torch.")
-        return memory.Setup.of(memory.read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, **options)
+    def setup(self, recipe: Recipe) -> memory.Setup:
+        """Return what memory is predicted from."""
+        loading = self.backend._loader, str(self.backend.dtype).removeprefix("torch."), 0
+        return memory.Setup.of(memory.read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, *loading)
 
 
 def against_prediction(peaks: dict[str, int], parts: dict[str, int]) -> Finding:
@@ -311,27 +257,28 @@ def against_prediction(peaks: dict[str, int], parts: dict[str, int]) -> Finding:
 def main() -> None:
     """Make the findings that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=CAP_GIB)
+    parser.add_argument("recipe", choices=workload.CAP_GIB)
     parser.add_argument("loader", choices=["unsloth", "transformers", "plain"])
     parser.add_argument("models", type=Path)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", help="measurements, separated by commas")
     parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
-    findings, sizes = Findings(time.time() + given.seconds), REHEARSAL if given.rehearse else REAL
-    model = random_models.folder(given.models, given.recipe, tiny=given.rehearse)
+    findings, sizes = Findings(time.time() + given.seconds), workload.REHEARSAL if given.rehearse else workload.REAL
+    model = random_models.folder(given.models, given.recipe, given.rehearse)
     while not model.exists() and findings.left() > 0:  # random_models.py is still writing it
         time.sleep(0.2)
     loader = "unsloth" if given.loader == "unsloth" and not given.rehearse else "transformers"
-    recipe = partial(recipe_of, given.recipe, model, loader, sizes)
-    if given.loader == "plain":
-        bench: Bench | Plain = Plain(recipe, sizes, findings)
-    else:
-        bench = Bench(given.recipe, recipe, sizes, given.models / f"agreement-{given.recipe}.pt", findings)
-    wanted = given.only.split(",") if given.only else bench.measurements()
+    recipe = partial(workload.recipe_of, given.recipe, model, loader, sizes)
+    bench: Any = Plain(recipe, sizes, findings)
+    if given.loader != "plain":
+        bench = Bench(given.recipe, recipe, sizes, findings, given.models / f"agreement-{given.recipe}.pt")
     for name, (least, measurement) in bench.measurements().items():
-        if name in wanted and not findings.attempt(name, least, measurement) and name == "load":
+        done = (given.only and name not in given.only.split(",")) or findings.attempt(name, least, measurement)
+        if name == "load" and not done:
             raise SystemExit("no measurement without a model")
+        if name == "load":
+            gc.freeze()  # each training collects garbage several times: not in all the libraries
 
 
 if __name__ == "__main__":

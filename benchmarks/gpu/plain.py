@@ -19,8 +19,8 @@ class Plain:
     """A recipe's model and the timed steps on it."""
 
     def __init__(self, recipe: Callable[..., Recipe], sizes: Sizes, findings: Findings) -> None:
-        lengths = sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply
-        self.recipe, self._findings = recipe(*lengths), findings
+        self.recipe = recipe(sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply)
+        self.findings = findings
 
     def measurements(self) -> Measurements:
         """Return the measurements in their order."""
@@ -32,14 +32,13 @@ class Plain:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-        gpu = torch.cuda.is_available()
-        dtype, device = (torch.bfloat16, "cuda") if gpu else (torch.float32, "cpu")
+        self.gpu = torch.cuda.is_available()
+        dtype, device = (torch.bfloat16, "cuda") if self.gpu else (torch.float32, "cpu")
         nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-        options = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, **nf4)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(self.recipe.model.id, **options)
+        self.model = AutoModelForCausalLM.from_pretrained(self.recipe.model.id, **options)
         self.tokenizer = AutoTokenizer.from_pretrained(self.recipe.model.id, padding_side="left")
-        self.task = ForcedTask(self.recipe, self.tokenizer)
         return {"dtype": str(dtype), "peaks": take_peaks()}
 
     def timed(self) -> Finding:
@@ -49,11 +48,11 @@ class Plain:
         from transformers import TrainerCallback
         from trl import GRPOConfig, GRPOTrainer
 
-        problems, lengths, findings, clock = self.task.problems, list[float](), self._findings, Clock()
+        task, findings, clock, lengths = ForcedTask(self.recipe, self.tokenizer), self.findings, Clock(), list[float]()
 
         def reward(completions: Sequence[Any], row: Sequence[int], **_: Any) -> list[float | None]:
             texts = [completion[0]["content"] for completion in completions]
-            return [self.task.grade(problems[at], text).reward for at, text in zip(row, texts, strict=True)]
+            return [task.grade(task.problems[at], text).reward for at, text in zip(row, texts, strict=True)]
 
         class Laps(TrainerCallback):
             def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
@@ -62,18 +61,15 @@ class Plain:
                     clock.end_step()
                     control.should_training_stop |= clock.is_late(findings.left())
 
-        rows = [{"prompt": self.task.prompt(problem), "row": at} for at, problem in enumerate(problems)]
-        gpu = self.model.device.type == "cuda"
-        own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": not gpu}
+        rows = Dataset.from_list([{"prompt": task.prompt(each), "row": at} for at, each in enumerate(task.problems)])
+        own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}
+        own |= {"bf16": self.gpu, "use_cpu": not self.gpu}
         with tempfile.TemporaryDirectory() as run:
-            config = GRPOConfig(**self.recipe.grpo.trl | own | {"output_dir": run, "bf16": gpu})
-            options = {"args": config, "train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer}
+            config = GRPOConfig(**self.recipe.grpo.trl | own | {"output_dir": run})
+            options = {"args": config, "train_dataset": rows, "processing_class": self.tokenizer, "callbacks": [Laps()]}
             lora = LoraConfig(task_type="CAUSAL_LM", **self.recipe.model.lora)
-            trainer = GRPOTrainer(self.model, reward, peft_config=lora, callbacks=[Laps()], **options)
+            trainer = GRPOTrainer(self.model, reward, peft_config=lora, **options)
             take_peaks()
             trainer.train()
-        found = {
-            "peaks": take_peaks(),
-            "tokens": [length * self.recipe.grpo.completions_per_step for length in lengths],
-        }
-        return found | clock.summary(self.recipe, config.per_device_train_batch_size)
+        found = clock.summary(self.recipe, config.per_device_train_batch_size)
+        return found | {"peaks": take_peaks(), "n_tokens": round(lengths[-1] * self.recipe.grpo.completions_per_step)}

@@ -17,12 +17,12 @@ from ladder_lite.config import load_recipe
 from ladder_lite.shape import read_shape
 
 # What config.json of each model has on the hub, except for sizes and token ids.
-_FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("families.json").read_text())
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-_TINY = dict(zip(_SIZES, (64, 128, 2, 4, 2), strict=True)) | {"vocab_size": 500}
-_SPECIAL = ("<pad>", "<unk>", "<bos>", "<end>", "<user>", "<assistant>", "<system>")
-_TOKENS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-_CHAT_TEMPLATE = (
+FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("families.json").read_text())
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+TINY = dict(zip(SIZES, (64, 128, 2, 4, 2), strict=True)) | {"vocab_size": 500}
+TOKENS = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<end>"}
+IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] + '<end>' }}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
@@ -36,23 +36,22 @@ def folder(models: Path, recipe: str, tiny: bool = False) -> Path:
 def make(models: Path, recipe: str, tiny: bool = False) -> Path:
     """Write a model unless its folder exists; a folder with the final name is always complete."""
     made = folder(models, recipe, tiny)
-    if made.exists():
-        return made
-    unfinished = made.with_name(f"{made.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    write(unfinished, config_of(recipe, tiny))
-    return unfinished.rename(made)
+    if not made.exists():
+        unfinished = made.with_name(f"{made.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write(unfinished, config_of(recipe, tiny))
+        unfinished.rename(made)
+    return made
 
 
 def config_of(recipe: str, tiny: bool = False) -> dict[str, Any]:
     """Return the config.json of a recipe's model, or of a tiny one of the same family."""
     shape = read_shape(load_recipe(recipe).model.id)
-    sizes = {key: getattr(shape, key) for key in (*_SIZES, "vocab_size", "tie_word_embeddings")}
-    sizes |= _TINY if tiny else {}
+    sizes = {key: getattr(shape, key) for key in (*SIZES, "vocab_size", "tie_word_embeddings")} | (TINY if tiny else {})
     sizes["head_dim"] = sizes["hidden_size"] // sizes["num_attention_heads"]
     common = {"hidden_act": "silu", "initializer_range": 0.02, "max_position_embeddings": 131072, "use_cache": True}
-    return _FAMILIES[recipe] | common | sizes | _TOKENS | {"torch_dtype": "bfloat16"}
+    return FAMILIES[recipe] | common | sizes | IDS | {"torch_dtype": "bfloat16"}
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:
@@ -66,8 +65,8 @@ def write(folder: Path, config: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="1GB")
     (folder / "config.json").write_text(text)  # in the form that the hub has, which loaders have to read
-    suppressed = [_TOKENS["pad_token_id"], _TOKENS["eos_token_id"]]
-    (folder / "generation_config.json").write_text(json.dumps(_TOKENS | {"suppress_tokens": suppressed}) + "\n")
+    suppressed = {"suppress_tokens": [IDS["pad_token_id"], IDS["eos_token_id"]]}
+    (folder / "generation_config.json").write_text(json.dumps(IDS | suppressed) + "\n")
     tokenizer_of(config["vocab_size"]).save_pretrained(folder)
 
 
@@ -76,17 +75,16 @@ def tokenizer_of(vocab_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [*_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    words = [*TOKENS.values(), "<system>", "<user>", "<assistant>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     words += [f"w{number}" for number in range(len(words), vocab_size)]
     tokenizer = Tokenizer(models.BPE({text: at for at, text in enumerate(words)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    named = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), _SPECIAL, strict=False))
-    options = {"additional_special_tokens": list(_SPECIAL[4:]), "clean_up_tokenization_spaces": False}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=_CHAT_TEMPLATE, **named, **options)
+    options = TOKENS | {"additional_special_tokens": words[4:7], "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **options)
 
 
 if __name__ == "__main__":
     for name in sys.argv[2:]:
         if name != "--tiny":
-            print(make(Path(sys.argv[1]), name, "--tiny" in sys.argv), flush=True)
+            make(Path(sys.argv[1]), name, "--tiny" in sys.argv)

@@ -1,16 +1,10 @@
-"""Make wheels small enough to travel to a GPU machine.
-
-python3 benchmarks/gpu/repack.py RAW WHEELS     # copies of RAW/*.whl without files that are of no use there
-python3 benchmarks/gpu/repack.py --split WHEEL KIT    # KIT/part0, KIT/part1 and the wheel's digest
-"""
+"""Copy wheels without the files that are of no use on the GPU machine: python3 benchmarks/gpu/repack.py RAW WHEELS"""
 
 import base64
 import hashlib
 import sys
 import zipfile
 from pathlib import Path
-
-FIRST_PART_BYTES = 38 * 2**20  # beside the other wheels; what is left fits into a transfer of its own
 
 
 def travels(wheel: str, name: str) -> bool:
@@ -36,18 +30,6 @@ def repack(source: Path, target: Path) -> None:
         new.writestr(record, "\n".join(lines) + "\n")
 
 
-def split(wheel: Path, kit: Path) -> None:
-    """Write the halves of a wheel, and its digest."""
-    data = wheel.read_bytes()
-    cut, digest = min(FIRST_PART_BYTES, len(data) // 2), hashlib.sha256(data).hexdigest().encode()
-    for name, part in (("part0", data[:cut]), ("part1", data[cut:]), ("kit", digest)):
-        (kit / name).mkdir(parents=True, exist_ok=True)
-        (kit / name / ("smollm.sha256" if name == "kit" else "smollm.bin")).write_bytes(part)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "--split":
-        split(Path(sys.argv[2]), Path(sys.argv[3]))
-    else:
-        for path in Path(sys.argv[1]).glob("*.whl"):
-            repack(path, Path(sys.argv[2], path.name))
+    for path in Path(sys.argv[1]).glob("*.whl"):
+        repack(path, Path(sys.argv[2], path.name))

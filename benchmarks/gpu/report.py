@@ -1,121 +1,89 @@
-"""Verdicts on the bars and a table of all findings: python benchmarks/gpu/report.py results-first.json"""
+"""Verdicts on the bars and all findings as text: python benchmarks/gpu/report.py results-first.json"""
 
 import json
 import sys
 from collections.abc import Callable
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
 from workload import CAP_GIB, Finding
 
-GIB = 2**30
-WITHIN, FASTER, SMALLER, OWN, SHARE, GAP = 0.10, 1.5, 0.60, 0.02, 0.25, 0.05  # the bars
-OMITTED = {
-    "what",
-    "took",
-    "trace",
-    "parts",
-    "nvidia_smi",
-    "flags",
-    "entropy",
-    "learning_rate",
-    "stop",
-    "median",
-    "step",
-}
-Judged = tuple[str, bool | None]
+OMITTED = {"what", "took", "trace", "parts", "flags", "entropy", "learning_rate", "stop", "median", "step"}
 
 
 def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return (bar, figure, "met", "not met" or "not measured") for every bar."""
-    found = {(stage, row["what"]): row for stage, entry in results["stages"].items() for row in entry["findings"]}
-    rows: list[tuple[str, str, str]] = []
+    found = {f"{stage}/{row['what']}": row for stage, entry in results["stages"].items() for row in entry["findings"]}
+    rows = []
 
-    def judge(bar: str, names: list[str], figure: Callable[..., Judged], failure: str | None = None) -> None:
-        """Judge findings, named "stage/what"; an error that contains `failure` means that the bar is not met."""
-        parts = [found.get((*name.split("/"),), {"skipped": f"{name} has not run"}) for name in names]  # type: ignore[call-overload]
-        problem = next((part[key] for part in parts for key in ("error", "skipped") if key in part), None)
-        if problem is None and not results["card"]:
-            problem = "no GPU"
-        text, met = figure(*parts) if problem is None else (problem, None)
-        if problem and failure and failure in problem.lower():
-            met = False
-        rows.append((bar, text, "not measured" if met is None else "met" if met else "not met"))
+    def judge(bar: str, figure: Callable[..., float], *names: str, low: float = -inf, high: float = inf) -> None:
+        parts = [found.get(name, {"skipped": f"{name} has not run"}) for name in names]
+        problem = next((part[key] for part in parts for key in ("error", "skipped") if key in part), "")
+        if not problem and results["card"] and not isnan(value := figure(*parts)):
+            rows.append((bar, f"{value:.3f}", "met" if low <= value <= high else "not met"))
+        else:
+            out_of_memory = "memory" in problem.lower() and names[0].endswith("fits")
+            reason = problem or ("nothing to compare with" if results["card"] else "no GPU")
+            rows.append((bar, reason, "not met" if out_of_memory else "not measured"))
 
-    for stage, what in [key for key, row in found.items() if "ratio" in row]:
-        judge(f"{stage} {what}: peak within {WITHIN:.0%} of its prediction", [f"{stage}/{what}"], _predicted)
+    for name in [name for name, row in found.items() if "ratio" in row]:
+        judge(f"{name}: peak / prediction from 0.90 to 1.10", lambda row: row["ratio"], name, low=0.9, high=1.1)
     for recipe, cap in CAP_GIB.items():
-        judge(f"{recipe} trains within {cap} GiB", [f"{recipe}-unsloth/fits"], _fits, failure="memory")
-    timed = ["llama3b-unsloth/timed", "llama3b-plain/timed"]
-    judge(f"at least {FASTER} times as fast as plain TRL", timed, _faster)
-    judge(f"at most {SMALLER:.0%} of the memory of plain TRL", timed, _smaller)
-    judge(f"own code at most {OWN:.0%} of a step", timed[:1], _own)
-    judge(f"rollouts at least {SHARE:.0%} of the bandwidth limit", ["llama3b-unsloth/generation_64"], _rollouts)
+        judge(f"{recipe}: peak / {cap} GiB at most 1", _peak_share, f"{recipe}-unsloth/fits", high=1)
+    ours, plain = "llama3b-unsloth/timed", "llama3b-plain/timed"
+    judge(
+        "seconds of plain TRL / ours at least 1.5",
+        lambda a, b: _alike(a, b) * _seconds(b) / _seconds(a),
+        ours,
+        plain,
+        low=1.5,
+    )
+    judge(
+        "peak / that of plain TRL at most 0.6", lambda a, b: _alike(a, b) * _peak(a) / _peak(b), ours, plain, high=0.6
+    )
+    judge("own code at most 0.02 of a step", lambda row: row["own_seconds"] / _seconds(row), ours, high=0.02)
+    rollouts = "llama3b-unsloth/generation_64"
+    judge("rollouts at least 0.25 of the bandwidth limit", lambda row: row["share"], rollouts, low=0.25)
     for recipe in CAP_GIB:
-        other = f"{recipe}-transformers"
-        names = [f"{other}/agreement", f"{recipe}-unsloth/unequal", f"{other}/unequal"]
-        judge(f"{recipe}: loaders agree within {GAP:.0%}", names, _agree)
+        unequal = f"{recipe}-unsloth/unequal", f"{recipe}-transformers/unequal"
+        agreement = f"{recipe}-transformers/agreement"
+        judge(f"{recipe}: loaders differ by at most 0.05", _difference, agreement, *unequal, high=0.05)
     return rows
 
 
-def _predicted(row: Finding) -> Judged:
-    peak, predicted = row["peaks"]["reserved"] / GIB, row["predicted"] / GIB
-    return f"{row['ratio']:.2f} = {peak:.2f} of {predicted:.2f} GiB", abs(row["ratio"] - 1) <= WITHIN
+def _peak(row: Finding) -> int:
+    return int(row["peaks"]["reserved"])
 
 
-def _fits(row: Finding) -> Judged:
-    peak = max(each["reserved"] for each in (row["peaks"], row["peaks_before"], row["generated"]["peaks"]))
-    return f"{peak / GIB:.2f} GiB beside CUDA's, micro-batch {row['micro_batch']}", peak <= row["cap"]
+def _seconds(row: Finding) -> float:
+    return float(row["median"]["seconds"])
 
 
-def _faster(ours: Finding, plain: Finding) -> Judged:
-    if (ours["workload"], ours["tokens"][:2]) != (plain["workload"], plain["tokens"][:2]):
-        return "the workloads differ", None
-    if not (ours["median"] and plain["median"]):
-        return "one step is not enough", None
-    seconds = ours["median"]["seconds"], plain["median"]["seconds"]
-    return f"{seconds[1] / seconds[0]:.2f} = {seconds[1]:.1f} / {seconds[0]:.1f} s", seconds[1] >= FASTER * seconds[0]
+def _alike(one: Finding, other: Finding) -> float:
+    return 1 if one["workload"] == other["workload"] else nan
 
 
-def _smaller(ours: Finding, plain: Finding) -> Judged:
-    if ours["workload"] != plain["workload"]:
-        return "the workloads differ", None
-    peaks = ours["peaks"]["reserved"], plain["peaks"]["reserved"]
-    text = f"{peaks[0] / peaks[1]:.2f} = {peaks[0] / GIB:.2f} / {peaks[1] / GIB:.2f} GiB"
-    return text, peaks[0] <= SMALLER * peaks[1]
+def _peak_share(row: Finding) -> float:
+    return max(each["reserved"] for each in (row["peaks"], row["peaks_before"], row["generated"]["peaks"])) / row["cap"]
 
 
-def _own(row: Finding) -> Judged:
-    own, seconds = row["own_seconds"], row["median"]["seconds"]
-    return f"{own / seconds:.1%} = {own:.2f} of {seconds:.1f} s", own <= OWN * seconds
+def _difference(agreement: Finding, one: Finding, other: Finding) -> float:
+    """Return the larger of the logits' mean difference, by their spread, and that of the gradients' norms."""
+    norms = [row["steps"][0]["grad_norm"] for row in (one, other)]
+    return max(abs(norms[0] / norms[1] - 1), agreement["mean_gap"]) if "mean_gap" in agreement else nan
 
 
-def _rollouts(row: Finding) -> Judged:
-    return f"{row['share']:.1%} = {row['tokens_a_second']:.0f} of {row['limit']:.0f} tokens/s", row["share"] >= SHARE
-
-
-def _agree(agreement: Finding, fast: Finding, other: Finding) -> Judged:
-    if "mean_gap" not in agreement:
-        return "logits of one loader only", None
-    norms = [row["steps"][0]["grad_norm"] for row in (fast, other)]
-    apart = abs(norms[0] / norms[1] - 1)
-    text = f"logits {agreement['mean_gap']:.1%} of their spread, gradient norms {apart:.1%} apart"
-    return text, agreement["mean_gap"] <= GAP and apart <= GAP
-
-
-def line(finding: Finding) -> str:
-    """Return a finding in one line."""
-    return f"{finding['what']} ({finding['took']} s): {_short(finding)[1:-1]}"
-
-
-def _short(value: Any) -> str:
+def line(value: Any) -> str:
+    """Return a finding, or a part of one, in one line."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and value > 2**24:
-        return f"{value / GIB:.2f} Gi"
+        return f"{value / 2**30:.2f}Gi"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key} {_short(each)}' for key, each in value.items() if key not in OMITTED)}}}"
-    return f"[{', '.join(map(_short, value))}]" if isinstance(value, list) else str(value)
+        head = f"{value['what']} ({value['took']} s): " if "what" in value else ""
+        return head + ", ".join(f"{key} {line(each)}" for key, each in value.items() if key not in OMITTED)
+    return f"[{'; '.join(map(line, value))}]" if isinstance(value, list) else str(value)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -126,8 +94,7 @@ def summary(results: dict[str, Any]) -> str:
     for name, entry in results["stages"].items():
         state = entry.get("skipped") or f"{entry['took']} s {entry.get('error', '')}"
         lines += [f"\n[{name}] {state}", *(f"  {line(finding)[:600]}" for finding in entry["findings"])]
-        lines += [f"  {text[:160]}" for text in entry.get("unsloth", [])[:12]]
-        lines += [f"  {text}" for text in entry.get("report", "").splitlines()[:30]]
+        lines += [f"  {text}" for text in [*entry.get("unsloth", [])[:12], *entry.get("report", "").splitlines()[:30]]]
     return "\n".join(lines) + "\n"
 
 

