@@ -3,7 +3,7 @@
     python benchmarks/gpu/measure.py llama3b unsloth MODELS --seconds 220
     python benchmarks/gpu/measure.py qwen7b transformers MODELS --only load,memory_8,fits
 
-Unsloth patches the other libraries, so each loader has a process of its own. Steps are those of `grpo.train`. Where only
+Unsloth patches other libraries, so each loader has a process of its own. Steps are those of `grpo.train`. Where only
 memory matters, replies are random tokens. A rehearsal measures tiny models, with transformers in place of Unsloth.
 """
 
@@ -11,7 +11,6 @@ import argparse
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
@@ -19,10 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import random_models
 import workload
 from plain import Plain
-from workload import Finding, Findings, Sizes, take_peaks
+from workload import Finding, Findings, Sizes, predicted, take_peaks
 
 from ladder_lite import grpo, memory
 from ladder_lite.attempts import Completion
@@ -31,13 +29,11 @@ from ladder_lite.config import load_recipe
 from ladder_lite.curriculum import PassRates
 from ladder_lite.settings import Recipe
 
-MakeRecipe = Callable[..., Recipe]  # takes micro-batch, completions of a step, length of replies, and changes
-
 
 class Bench:
     """A recipe's model and the measurements on it; in the file `shared`, one loader leaves results for the other."""
 
-    def __init__(self, name: str, recipe: MakeRecipe, sizes: Sizes, findings: Findings, shared: Path) -> None:
+    def __init__(self, name: str, recipe: Any, sizes: Sizes, findings: Findings, shared: Path) -> None:
         self.name, self.sizes, self.findings, self.shared = name, sizes, findings, shared
         self.recipe, self.largest = recipe, sizes.micro_batches[0]
 
@@ -79,7 +75,7 @@ class Bench:
         """The peak of a step with full prompts and replies against the prediction."""
         recipe = self.recipe(micro_batch, self.largest, self.sizes.reply)
         found, parts = self.train(recipe, 1, self.random_replies), memory.train_parts(self.setup(recipe), micro_batch)
-        return found | {"micro_batch": micro_batch} | against_prediction(found["peaks"], parts)
+        return found | {"micro_batch": micro_batch} | predicted(parts, found["peaks"])
 
     def agreement(self) -> Finding:
         """Logits of fixed tokens and greedy replies with a fixed adapter, against the other loader's if it has run."""
@@ -90,7 +86,7 @@ class Bench:
         ids = torch.randint(300, self.backend._shape.vocab_size, (2, 256), generator=generator).to(model.device)
         with self.backend._for_inference():
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -32:].float().cpu()
-        rollouts = self.backend.roll_out(self.prompts(4), Sampling(0.0, 1.0, self.sizes.short_reply, 4, 0))
+        rollouts = self.backend.roll_out(self.task.prompts[:4], Sampling(0.0, 1.0, self.sizes.short_reply, 4, 0))
         greedy = torch.tensor([rollout.completion_ids for rollout in rollouts])
         found: Finding = {"finite": bool(logits.isfinite().all()), "spread": float(logits.std())}
         if not self.shared.exists():
@@ -105,24 +101,13 @@ class Bench:
 
     def unequal(self) -> Finding:
         """Steps on replies of unequal lengths, which Unsloth packs and checks; the same rows for either loader."""
-
-        def replies(prompts: Sequence[Any], sampling: Sampling) -> list[Rollout]:
-            rollouts = self.random_replies(prompts, sampling)
-            if getattr(sampling, "logprobs", False):
-                return rollouts
-            cut = []
-            for at, (prompt, reply, completion) in enumerate(rollouts):
-                n = max(4, len(reply) * (3 + at % 6) // 8)
-                cut.append(Rollout(prompt, reply[:n], Completion(completion.text, n, truncated=False)))
-            return cut
-
         recipe = self.recipe(self.largest, 2 * self.sizes.group, self.sizes.reply // 2)
-        return self.train(recipe, 2, replies, fixed=True)
+        return self.train(recipe, 2, partial(self.random_replies, eighths=(3, 4, 5, 6, 7, 8)))
 
     def generation(self, sequences: int, new_tokens: int = 0) -> Finding:
         """Tokens a second, as a share of what bandwidth allows if each step reads all weights once; memory."""
         new_tokens = new_tokens or self.sizes.short_reply
-        prompts, shape = self.prompts(sequences), self.backend._shape
+        prompts, shape = self.task.prompts[:sequences], self.backend._shape
         take_peaks()
         began = time.monotonic()
         rollouts = self.backend.roll_out(prompts, Sampling(1.0, 1.0, new_tokens, sequences, 1))
@@ -134,7 +119,7 @@ class Bench:
         for part in ("optimizer", "lora_reference"):  # there is no trainer between two measurements
             parts.pop(part, None)
         found: Finding = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
-        return found | {"limit": limit, "share": rate / limit if limit else 0} | against_prediction(peaks, parts)
+        return found | {"limit": limit, "share": rate / limit if limit else 0} | predicted(parts, peaks)
 
     def fits(self) -> Finding:
         """A step with the recipe's own lengths, planned and run within the memory of its smallest card."""
@@ -157,9 +142,9 @@ class Bench:
     def resumed(self) -> Finding:
         """Gradient norms of two steps, with and without a break between them."""
         recipe = self.recipe(self.largest, 2 * self.sizes.group, self.sizes.short_reply, "grpo.trl.save_steps=1")
-        train = partial(self.train, recipe, roll_out=self.random_replies, fixed=True)
+        train = partial(self.train, recipe, replies=self.random_replies)
         with tempfile.TemporaryDirectory() as run:
-            found = {"whole": train(2), "first": train(1, folder=Path(run)), "resumed": train(2, folder=Path(run))}
+            found = {"whole": train(2), "first": train(1, run=run), "resumed": train(2, run=run)}
         return {name: [step["grad_norm"] for step in each["steps"]] for name, each in found.items()}
 
     def timed(self) -> Finding:
@@ -182,34 +167,31 @@ class Bench:
             for owner, name, part in parts:
                 patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
             patches.enter_context(patch.object(grpo.Log, "end_step", end))
-            found = self.train(recipe, 3, stop=lambda *_: clock.is_late(self.findings.left()), apart=False)
+            found = self.train(recipe, 3, clock=clock)
         summary = clock.summary(recipe, self.backend.micro_batch(recipe.grpo))
         seconds = summary["median"]
         own = sum(seconds[part] for part in ("data", "verify", "log", "roll_out")) - seconds["generate"]
         return summary | {"own_seconds": own, "peaks": found["peaks"], "n_tokens": found["steps"][-1]["n_tokens"]}
 
-    def train(
-        self, recipe: Recipe, steps: int, roll_out: Any = None, folder: Path | None = None, fixed: bool = False,
-        stop: Callable[..., bool] = lambda *_: False, apart: bool = True,
-    ) -> Finding:  # fmt: skip
-        """Train a fresh or the fixed adapter; with `apart`, what comes before the first step has a peak of its own."""
-        said, peaks = list[str](), list[dict[str, int]]()
-        self.backend.restore(self.fixed_adapter() if fixed else self.fresh_adapter)
+    def train(self, recipe: Recipe, steps: int, replies: Any = None, run: Any = None, clock: Any = None) -> Finding:
+        """Train a fresh adapter, or the fixed one on given replies; without a clock, note the peak of each step."""
+        said, peaks, begin_step = list[str](), list[dict[str, int]](), grpo.Log.begin_step
+        self.backend.restore(self.fixed_adapter() if replies else self.fresh_adapter)
         settings = recipe.grpo.model_copy(update={"trl": recipe.grpo.trl | {"max_steps": steps}})
-        begin_step = grpo.Log.begin_step
 
         def begin(log: grpo.Log) -> None:
-            if apart:
+            if not clock:
                 peaks.append(take_peaks())
             begin_step(log)
 
         take_peaks()
-        replies = patch.object(self.backend, "roll_out", roll_out or self.backend.roll_out)
-        with tempfile.TemporaryDirectory() as temporary, patch.object(grpo.Log, "begin_step", begin), replies:
-            arguments = self.task, self.backend, self.task.problems, settings, folder or Path(temporary), 0, stop
-            done = grpo.train(*arguments, say=said.append)
+        with tempfile.TemporaryDirectory() as temporary, ExitStack() as patches:
+            patches.enter_context(patch.object(grpo.Log, "begin_step", begin))
+            patches.enter_context(patch.object(self.backend, "roll_out", replies or self.backend.roll_out))
+            arguments = self.task, self.backend, self.task.problems, settings, Path(run or temporary), 0
+            done = grpo.train(*arguments, lambda *_: clock and clock.is_late(self.findings.left()), say=said.append)
         peaks.append(take_peaks())
-        before, during = (peaks[0], peaks[1:]) if apart else ({}, peaks)
+        before, during = ({}, peaks) if clock else (peaks[0], peaks[1:])  # before: probe and self-checks
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}
         found = {"steps": [asdict(step) for step in done], "peaks": largest, "peaks_before": before, "said": said}
         with suppress(ImportError):
@@ -219,16 +201,17 @@ class Bench:
                 found["pass"] = training_pass(self.backend.trainable()[0])
         return found
 
-    def random_replies(self, prompts: Sequence[Any], sampling: Sampling) -> list[Rollout]:
-        """Return replies of full length without generating them, except for self-checks of probabilities."""
+    def random_replies(self, prompts: list[Any], sampling: Sampling, eighths: Any = (8,)) -> list[Rollout]:
+        """Return replies of these lengths by turns, without generating them unless probabilities are asked for."""
         import torch
 
         if getattr(sampling, "logprobs", False):
             return list(self.roll_out(prompts, sampling))
         size, top = (len(prompts), sampling.max_new_tokens), self.backend._shape.vocab_size
         replies = torch.randint(300, top, size, generator=torch.Generator().manual_seed(sampling.seed)).tolist()
-        texts = self.backend._tokenizer.batch_decode(replies)
-        completions = [Completion(text, size[1], truncated=False) for text in texts]
+        replies = [row[: size[1] * eighths[at % len(eighths)] // 8] for at, row in enumerate(replies)]
+        texts = zip(self.backend._tokenizer.batch_decode(replies), replies, strict=True)
+        completions = [Completion(text, len(reply), truncated=False) for text, reply in texts]
         return [*map(Rollout, map(self.backend._encode, prompts), replies, completions)]
 
     def fixed_adapter(self) -> dict[str, Any]:
@@ -238,20 +221,10 @@ class Bench:
         draw, fresh = torch.Generator().manual_seed(5), sorted(self.fresh_adapter.items())
         return {name: torch.randn(weight.shape, generator=draw) * 0.02 for name, weight in fresh}
 
-    def prompts(self, n: int) -> list[Any]:
-        """Return prompts of full length."""
-        return [self.task.prompt(self.task.problems[at % len(self.task.problems)]) for at in range(n)]
-
     def setup(self, recipe: Recipe) -> memory.Setup:
         """Return what memory is predicted from."""
         loading = self.backend._loader, str(self.backend.dtype).removeprefix("torch."), 0
         return memory.Setup.of(memory.read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, *loading)
-
-
-def against_prediction(peaks: dict[str, int], parts: dict[str, int]) -> Finding:
-    """Return a peak beside its prediction, which `ladder_lite.memory` makes in parts."""
-    predicted = sum(parts.values())
-    return {"peaks": peaks, "predicted": predicted, "ratio": peaks["reserved"] / predicted, "parts": parts}
 
 
 def main() -> None:
@@ -265,11 +238,8 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
     findings, sizes = Findings(time.time() + given.seconds), workload.REHEARSAL if given.rehearse else workload.REAL
-    model = random_models.folder(given.models, given.recipe, given.rehearse)
-    while not model.exists() and findings.left() > 0:  # random_models.py is still writing it
-        time.sleep(0.2)
     loader = "unsloth" if given.loader == "unsloth" and not given.rehearse else "transformers"
-    recipe = partial(workload.recipe_of, given.recipe, model, loader, sizes)
+    recipe = partial(workload.recipe_of, given.recipe, given.models.absolute() / given.recipe, loader, sizes)
     bench: Any = Plain(recipe, sizes, findings)
     if given.loader != "plain":
         bench = Bench(given.recipe, recipe, sizes, findings, given.models / f"agreement-{given.recipe}.pt")

@@ -61,7 +61,7 @@ class Plain:
                     clock.end_step()
                     control.should_training_stop |= clock.is_late(findings.left())
 
-        rows = Dataset.from_list([{"prompt": task.prompt(each), "row": at} for at, each in enumerate(task.problems)])
+        rows = Dataset.from_list([{"prompt": prompt, "row": at} for at, prompt in enumerate(task.prompts)])
         own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}
         own |= {"bf16": self.gpu, "use_cpu": not self.gpu}
         with tempfile.TemporaryDirectory() as run:

