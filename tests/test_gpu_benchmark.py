@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import pytest
 
 from ladder_lite.config import load_recipe
-from ladder_lite.memory import GIB
 from ladder_lite.shape import Shape, read_shape
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +129,7 @@ def test_only_what_a_gpu_machine_uses_travels(gpu: SimpleNamespace, tmp_path: Pa
 def call(gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("OUT", "WORK"):
         monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.delenv("BEGAN", raising=False)
+    monkeypatch.setenv("BEGAN", str(time.time()))
     return gpu.stages.Call("first", 60, rehearse=True)
 
 
@@ -164,7 +164,8 @@ findings = Findings()
 findings.attempt("first", 0, fail)
 print("a progress bar", end="")
 findings.attempt("second", 0, lambda: {"value": float("nan")})
-Findings(ends_at=0).attempt("third", 5, fail)
+findings.ends_at = 0
+findings.attempt("third", 5, fail)
 raise ValueError("at the end")
 """
     call.stage("stage", ["-c", f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\n{program}"], limit=60, least=0)
@@ -240,22 +241,15 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
         (kit / name).write_bytes(part)
     environment = os.environ | {"REHEARSE": "1", "PYTHON": sys.executable, "OUT": str(out), "KIT": str(kit)}
     environment |= {"OMP_NUM_THREADS": "1"}
-    calls = {
-        which: subprocess.Popen(
-            ["bash", str(PROGRAMS / "on_device.sh"), which, "400"],
-            **{
-                "cwd": ROOT,
-                "env": environment | {"WORK": str(tmp_path / which)},
-                "text": True,
-                "stdout": subprocess.PIPE,
-                "stderr": subprocess.STDOUT,
-            },
+    calls = {}
+    for which in ("first", "second"):  # which have nothing in common here, and two cores
+        command = ["bash", str(PROGRAMS / "on_device.sh"), which, "400"]
+        output, work = (tmp_path / f"{which}.txt").open("w"), {"WORK": str(tmp_path / which)}
+        calls[which] = subprocess.Popen(
+            command, cwd=ROOT, env=environment | work, stdout=output, stderr=subprocess.STDOUT
         )
-        for which in ("first", "second")
-    }
     for which, process in calls.items():
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, f"{which}: {output[-3000:]}"
+        assert process.wait(timeout=400) == 0, (tmp_path / f"{which}.txt").read_text()[-3000:]
     found = {which: json.loads((out / f"results-{which}.json").read_text()) for which in calls}
     stages = {name: entry for results in found.values() for name, entry in results["stages"].items()}
     errors = {name: entry["error"] for name, entry in stages.items() if "error" in entry}
@@ -293,3 +287,79 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
     verdicts = gpu.report.verdicts(found["first"])
     assert {state for *_, state in verdicts} == {"not measured"}
     assert {figure for _, figure, _ in verdicts} == {"no GPU"}
+
+
+# --- verdicts
+
+
+GIB = 2**30
+FAILED = {"error": "RuntimeError: no kernel"}
+OUT_OF_MEMORY = {"error": "UserError: out of memory: not even one completion at a time can be trained on"}
+
+
+def peaks(gib: float) -> dict[str, int]:
+    return {"allocated": int(0.9 * gib * GIB), "reserved": int(gib * GIB)}
+
+
+def timed(seconds: float, gib: float, own: float = 0.0, reply: int = 512) -> dict[str, Any]:
+    return {"median": {"seconds": seconds}, "peaks": peaks(gib), "own_seconds": own, "workload": {"reply": reply}}
+
+
+def fits(train: float, generate: float) -> dict[str, Any]:
+    return {"peaks": peaks(train), "peaks_before": peaks(1), "generated": {"peaks": peaks(generate)}, "cap": 6 * GIB}
+
+
+def norm(value: float) -> dict[str, Any]:
+    return {"steps": [{"grad_norm": value}, {"grad_norm": 9}]}
+
+
+OURS, PLAIN = "llama3b-unsloth/timed", "llama3b-plain/timed"
+AGREEMENT = [f"llama3b-{name}" for name in ("transformers/agreement", "unsloth/unequal", "transformers/unequal")]
+
+
+@pytest.mark.parametrize(
+    ("findings", "bar", "expected"),
+    [
+        ({"qwen7b-unsloth/memory_4": {"ratio": 1.09}}, "qwen7b-unsloth/memory_4", "met"),
+        ({"qwen7b-unsloth/memory_4": {"ratio": 0.85}}, "qwen7b-unsloth/memory_4", "not met"),
+        ({"qwen7b-unsloth/generation_8": {"ratio": 1.2}}, "qwen7b-unsloth/generation_8", "not met"),
+        ({"llama3b-unsloth/fits": {**fits(5, 5.9)}}, "llama3b: peak / 7.3 GiB", "met"),
+        ({"llama3b-unsloth/fits": {**fits(5, 6.1)}}, "llama3b: peak / 7.3 GiB", "not met"),
+        ({"llama3b-unsloth/fits": OUT_OF_MEMORY}, "llama3b: peak / 7.3 GiB", "not met"),
+        ({"llama3b-unsloth/fits": FAILED}, "llama3b: peak / 7.3 GiB", "not measured"),
+        ({"qwen7b-unsloth/fits": {"skipped": "3 s left"}}, "qwen7b: peak / 11.0 GiB", "not measured"),
+        ({}, "qwen7b: peak / 11.0 GiB", "not measured"),
+        ({OURS: timed(10, 6), PLAIN: timed(15, 10)}, "speed / that of plain TRL", "met"),
+        ({OURS: timed(10, 6), PLAIN: timed(14, 10)}, "speed / that of plain TRL", "not met"),
+        ({OURS: timed(10, 6), PLAIN: timed(15, 10, reply=256)}, "speed / that of plain TRL", "not measured"),
+        ({OURS: timed(10, 6), PLAIN: OUT_OF_MEMORY}, "speed / that of plain TRL", "not measured"),
+        ({OURS: timed(10, 6), PLAIN: timed(15, 10)}, "peak / that of plain TRL", "met"),
+        ({OURS: timed(10, 7), PLAIN: timed(15, 10)}, "peak / that of plain TRL", "not met"),
+        ({OURS: timed(10, 7)}, "peak / that of plain TRL", "not measured"),
+        ({OURS: timed(10, 7, own=0.19)}, "own code", "met"),
+        ({OURS: timed(10, 7, own=0.21)}, "own code", "not met"),
+        ({"llama3b-unsloth/generation_64": {"share": 0.26}}, "rollouts", "met"),
+        ({"llama3b-unsloth/generation_64": {"share": 0.1}}, "rollouts", "not met"),
+        (dict(zip(AGREEMENT, [{"mean_gap": 0.02}, norm(1.0), norm(1.01)], strict=True)), "llama3b: loaders", "met"),
+        (dict(zip(AGREEMENT, [{"mean_gap": 0.07}, norm(1.0), norm(1.01)], strict=True)), "llama3b: loaders", "not met"),
+        (dict(zip(AGREEMENT, [{"mean_gap": 0.02}, norm(1.0), norm(1.2)], strict=True)), "llama3b: loaders", "not met"),
+        (
+            dict(zip(AGREEMENT, [{"finite": True}, norm(1.0), norm(1.0)], strict=True)),
+            "llama3b: loaders",
+            "not measured",
+        ),
+    ],
+)
+def test_bars(gpu: SimpleNamespace, findings: dict[str, dict[str, Any]], bar: str, expected: str) -> None:
+    stages: dict[str, Any] = {"examine": {"took": 1.0, "findings": []}}
+    for name, finding in findings.items():
+        stage, what = name.split("/")
+        entry = stages.setdefault(stage, {"took": 1.0, "findings": []})
+        entry["findings"].append({"what": what, "took": 1.0, **finding})
+    results = {"command": "first", "card": "H100, 570.1, 81559 MiB", "seconds": 60, "stages": stages}
+    states = {text: state for text, _, state in gpu.report.verdicts(results)}
+    assert [state for text, state in states.items() if text.startswith(bar)] == [expected]
+    assert f"{expected:12}  {bar}" in gpu.report.summary(results)
+    without_gpu = gpu.report.verdicts(results | {"card": None})
+    assert {state for *_, state in without_gpu} <= {"not measured", "not met"}
+    assert "met" not in {state for *_, state in without_gpu}

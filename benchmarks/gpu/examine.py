@@ -1,7 +1,4 @@
-"""The machine before any model is loaded: card, bandwidth, 4-bit kernels, Unsloth. A finding for each.
-
-python benchmarks/gpu/examine.py
-"""
+"""Card, bandwidth, 4-bit kernels and Unsloth, a finding for each: python benchmarks/gpu/examine.py"""
 
 import os
 from contextlib import redirect_stdout
@@ -16,11 +13,11 @@ def card() -> Finding:
     """The GPU as PyTorch sees it."""
     import torch
 
-    if not torch.cuda.is_available():
-        return {"cores": os.cpu_count()}
-    own, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
-    found = {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
-    return found | {"bandwidth": bandwidth(), "cuda": torch.version.cuda, "cores": os.cpu_count()}
+    found = {"cores": os.cpu_count(), "cuda": torch.version.cuda, "bandwidth": bandwidth()}
+    if torch.cuda.is_available():
+        own, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
+        found |= {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
+    return found
 
 
 def four_bits() -> Finding:
@@ -36,8 +33,8 @@ def four_bits() -> Finding:
     layer.weight.data = weight.clone()
     layer = layer.to(device)
     unpacked = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().cpu().view(3072, 1024)
-    found: Finding = {"library": str(getattr(getattr(lib, "_lib", None), "_name", type(lib).__name__))}
-    found["quantization_error"] = float((unpacked - weight.float()).norm() / weight.float().norm())
+    error = float((unpacked - weight.float()).norm() / weight.float().norm())
+    found: Finding = {"library": str(getattr(getattr(lib, "_lib", lib), "_name", lib)), "quantization_error": error}
     for rows in (1, 8, 300):  # one row has a kernel of its own
         x = torch.randn(rows, 1024, dtype=torch.bfloat16, device=device)
         expected = x.float().cpu() @ unpacked.T

@@ -1,7 +1,6 @@
 """Measure one recipe with one loader: memory against its prediction, real steps, agreement, speed. A finding for each.
 
-    python benchmarks/gpu/measure.py llama3b unsloth MODELS --seconds 220
-    python benchmarks/gpu/measure.py qwen7b transformers MODELS --only load,memory_8,fits
+    python benchmarks/gpu/measure.py llama3b unsloth MODELS --seconds 220 --only load,memory_8,fits
 
 Unsloth patches other libraries, so each loader has a process of its own. Steps are those of `grpo.train`. Where only
 memory matters, replies are random tokens. A rehearsal measures tiny models, with transformers in place of Unsloth.
@@ -36,22 +35,20 @@ class Bench:
     def __init__(self, name: str, recipe: Any, sizes: Sizes, findings: Findings, shared: Path) -> None:
         self.name, self.sizes, self.findings, self.shared = name, sizes, findings, shared
         self.recipe, self.largest = recipe, sizes.micro_batches[0]
-
-    def measurements(self) -> workload.Measurements:
-        """Return the measurements, the most valuable first."""
         slow = 1.6 if self.name == "qwen7b" else 1.0
         large, one, middle = (partial(self.train_memory, n) for n in self.sizes.micro_batches)
         few, more, many = (partial(self.generation, n) for n in self.sizes.generated)
-        found: workload.Measurements = {"load": (20, self.load), "real_steps": (45 * slow, self.real_steps)}
-        found |= {"memory_8": (20 * slow, large), "agreement": (15, self.agreement)}
-        found |= {"unequal": (20 * slow, self.unequal), "generation_64": (12, many), "fits": (40 * slow, self.fits)}
-        found |= {"resumed": (20, self.resumed), "timed": (40, self.timed), "memory_1": (20 * slow, one)}
-        return found | {"memory_4": (20 * slow, middle), "generation_8": (12, few), "generation_32": (12, more)}
+        # The most valuable first.
+        found = {"load": (20, self.load), "real_steps": (45 * slow, self.real_steps), "memory_8": (20 * slow, large)}
+        found |= {"agreement": (15, self.agreement), "unequal": (20 * slow, self.unequal)}
+        found |= {"generation_64": (12, many), "fits": (40 * slow, self.fits), "resumed": (20, self.resumed)}
+        found |= {"timed": (40, self.timed), "memory_1": (20 * slow, one), "memory_4": (20 * slow, middle)}
+        self.measurements: workload.Measurements = found | {"generation_8": (12, few), "generation_32": (12, more)}
 
     def load(self) -> Finding:
         """Load the model; its bytes against those of the prediction."""
-        own, real = load_recipe(self.name).grpo.trl, self.sizes is workload.REAL
-        reply = int(own["max_completion_length"]) if real else self.sizes.reply
+        own = load_recipe(self.name).grpo.trl
+        reply = int(own["max_completion_length"]) if self.sizes is workload.REAL else self.sizes.reply
         self.base = self.recipe(min(own["per_device_train_batch_size"], self.largest), self.sizes.group, reply)
         self.backend: Any = load_backend(self.base)
         import torch
@@ -184,12 +181,15 @@ class Bench:
                 peaks.append(take_peaks())
             begin_step(log)
 
+        def stop(*_: Any) -> bool:
+            return bool(clock and clock.steps) and clock.steps[-1]["seconds"] > self.findings.left()
+
         take_peaks()
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as patches:
             patches.enter_context(patch.object(grpo.Log, "begin_step", begin))
             patches.enter_context(patch.object(self.backend, "roll_out", replies or self.backend.roll_out))
             arguments = self.task, self.backend, self.task.problems, settings, Path(run or temporary), 0
-            done = grpo.train(*arguments, lambda *_: clock and clock.is_late(self.findings.left()), say=said.append)
+            done = grpo.train(*arguments, stop, say=said.append)
         peaks.append(take_peaks())
         before, during = ({}, peaks) if clock else (peaks[0], peaks[1:])  # before: probe and self-checks
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}
@@ -237,18 +237,18 @@ def main() -> None:
     parser.add_argument("--only", help="measurements, separated by commas")
     parser.add_argument("--rehearse", action="store_true")
     given = parser.parse_args()
-    findings, sizes = Findings(time.time() + given.seconds), workload.REHEARSAL if given.rehearse else workload.REAL
+    findings, sizes = Findings(), workload.REHEARSAL if given.rehearse else workload.REAL
+    findings.ends_at = time.time() + given.seconds
     loader = "unsloth" if given.loader == "unsloth" and not given.rehearse else "transformers"
     recipe = partial(workload.recipe_of, given.recipe, given.models.absolute() / given.recipe, loader, sizes)
     bench: Any = Plain(recipe, sizes, findings)
     if given.loader != "plain":
         bench = Bench(given.recipe, recipe, sizes, findings, given.models / f"agreement-{given.recipe}.pt")
-    for name, (least, measurement) in bench.measurements().items():
+    for name, (least, measurement) in bench.measurements.items():
         done = (given.only and name not in given.only.split(",")) or findings.attempt(name, least, measurement)
-        if name == "load" and not done:
+        if not done and name == "load":
             raise SystemExit("no measurement without a model")
-        if name == "load":
-            gc.freeze()  # each training collects garbage several times: not in all the libraries
+        gc.freeze()  # so that collections, of which each training makes several, pass over the libraries
 
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
 #!/usr/bin/env bash
-# Started at the project's root on the GPU machine, where prepare.sh has put a copy into .gpu/kit:
-#
-#     OUT=FOLDER bash .gpu/kit/on_device.sh first SECONDS     # installs the wheels, measures until SECONDS are over
-#     OUT=FOLDER bash .gpu/kit/on_device.sh second SECONDS    # on the same machine: SmolLM2
-#
-# With REHEARSE=1, all stages with tiny models on a CPU, by $PYTHON.
+# On the GPU machine, at the project's root: OUT=FOLDER bash .gpu/kit/on_device.sh first|second SECONDS
+# The first call installs the wheels. With REHEARSE=1, all stages with tiny models on a CPU, by $PYTHON.
 set -euo pipefail
 : "${OUT:?names the folder for results}"
 export OUT BEGAN=$(date +%s) KIT=${KIT:-.gpu} WORK=${WORK:-/tmp/ladder-gpu}
 export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 UNSLOTH_ENABLE_LOGGING=1
 export LADDER_LITE_CACHE=$WORK/cache TORCHINDUCTOR_CACHE_DIR=$WORK/inductor TRITON_CACHE_DIR=$WORK/triton
 mkdir -p "$OUT" "$WORK"
-for part in part0 part1; do
-  if [ -f "$KIT/$part/smollm.bin" ]; then cp "$KIT/$part/smollm.bin" "$WORK/$part"; fi
-done
+for part in part0 part1; do cp "$KIT/$part/smollm.bin" "$WORK/$part" 2>/dev/null || true; done # each call brings one
 if [ -n "${REHEARSE:-}" ]; then
   export CUDA_VISIBLE_DEVICES=
 elif [ ! -d "$WORK/site" ]; then

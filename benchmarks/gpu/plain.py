@@ -1,9 +1,4 @@
-"""The step that `measure.py` times, on plain TRL, peft and bitsandbytes as their documentation has it.
-
-    python benchmarks/gpu/measure.py llama3b plain MODELS
-
-NF4 weights, LoRA, gradient checkpointing, SDPA; the trainer generates all replies of a step at once.
-"""
+"""Plain TRL, peft and bitsandbytes as their documentation has it: NF4, LoRA, checkpointing, SDPA. See `measure.py`."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,12 +14,9 @@ class Plain:
     """A recipe's model and the timed steps on it."""
 
     def __init__(self, recipe: Callable[..., Recipe], sizes: Sizes, findings: Findings) -> None:
-        self.recipe = recipe(sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply)
-        self.findings = findings
-
-    def measurements(self) -> Measurements:
-        """Return the measurements in their order."""
-        return {"load": (20, self.load), "timed": (40, self.timed)}
+        lengths = sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply
+        self.recipe, self.findings = recipe(*lengths), findings
+        self.measurements: Measurements = {"load": (20, self.load), "timed": (40, self.timed)}
 
     def load(self) -> Finding:
         """Load the model in 4 bits."""
@@ -55,11 +47,11 @@ class Plain:
             return [task.grade(task.problems[at], text).reward for at, text in zip(row, texts, strict=True)]
 
         class Laps(TrainerCallback):
-            def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
+            def on_log(self, _args: Any, _state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
                 if "loss" in logs:
                     lengths.append(logs["completions/mean_length"])
                     clock.end_step()
-                    control.should_training_stop |= clock.is_late(findings.left())
+                    control.should_training_stop |= clock.steps[-1]["seconds"] > findings.left()
 
         rows = Dataset.from_list([{"prompt": prompt, "row": at} for at, prompt in enumerate(task.prompts)])
         own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}

@@ -1,7 +1,6 @@
 """Models with the exact shapes of the recipes' models and random weights: measurements need no download.
 
-    python benchmarks/gpu/random_models.py MODELS llama3b qwen7b    # 6.4 and 15.2 GB
-    python benchmarks/gpu/random_models.py MODELS llama3b --tiny    # same family, small enough for a CPU
+    python benchmarks/gpu/random_models.py MODELS llama3b qwen7b    # 6.4 and 15.2 GB; with --tiny, for a CPU
 
 Time and memory depend on the shape of a model, not on the values of its weights. An ASCII letter of a prompt is one
 token, and `generation_config.json` suppresses the end token, so that prompts and replies have exact lengths.

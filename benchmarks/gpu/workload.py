@@ -1,7 +1,4 @@
-"""What the measuring programs share: findings, the recipes' workload in exact lengths, clock, memory peaks.
-
-Importing this module imports neither torch nor transformers, TRL or peft: Unsloth has to be imported before them.
-"""
+"""What the measuring programs share; it does not import the libraries that Unsloth has to be imported before."""
 
 import functools
 import json
@@ -35,10 +32,9 @@ REHEARSAL.micro_batches, REHEARSAL.generated = (4, 1, 2), (2, 3, 4)
 
 
 class Findings:
-    """Makes measurements one by one and prints what each has found; `ends_at` is in seconds of `time.time`."""
+    """Makes measurements one by one, and prints what each has found, until `ends_at` (in seconds of `time.time`)."""
 
-    def __init__(self, ends_at: float = float("inf")) -> None:
-        self.ends_at = ends_at
+    ends_at = float("inf")
 
     def attempt(self, what: str, least: float, measurement: Callable[[], Finding]) -> bool:
         """Print a finding, be it an error, and return whether it is a result; without `least` seconds, skip it."""
@@ -82,10 +78,7 @@ def recipe_of(
 
 
 class ForcedTask(IntegrationTask):
-    """Prompts of an exact number of letters, each of which is a token, and real work for the verifier.
-
-    In place of a random reply, the verifier reads the problem's answer, right for about half of the replies.
-    """
+    """Prompts of exactly the greatest length, and in place of random replies answers, about half of which are right."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         super().__init__(recipe.task)
@@ -100,7 +93,7 @@ class ForcedTask(IntegrationTask):
         self._answers = {problem.id: row["answer"] for problem, row in zip(self.problems, rows, strict=True)}
 
     def prompt(self, problem: Problem) -> Messages:
-        """Repeat the integrand up to the length."""
+        """Repeat the integrand up to the length; each letter is a token."""
         text = f"{problem.data['integrand']} " * self._letters
         return [{"role": "user", "content": text[: self._letters]}]
 
@@ -135,10 +128,6 @@ class Clock:
         self.steps.append({"seconds": now() - self._began, **self._parts})
         self._parts.clear()
         self._began = now()
-
-    def is_late(self, left: float) -> bool:
-        """Return whether another step may take longer than the seconds that are left."""
-        return bool(self.steps) and self.steps[-1]["seconds"] > left
 
     def summary(self, recipe: Recipe, micro_batch: int) -> Finding:
         """Return steps, medians without the first step, which compiles kernels, and what comparisons depend on."""
