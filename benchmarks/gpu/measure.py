@@ -38,7 +38,7 @@ class Bench:
         slow = 1.6 if self.name == "qwen7b" else 1.0
         large, one, middle = (partial(self.train_memory, n) for n in self.sizes.micro_batches)
         few, more, many = (partial(self.generation, n) for n in self.sizes.generated)
-        # The most valuable first.
+        # Name: (least seconds, measurement), the most valuable first.
         found = {"load": (20, self.load), "real_steps": (45 * slow, self.real_steps), "memory_8": (20 * slow, large)}
         found |= {"agreement": (15, self.agreement), "unequal": (20 * slow, self.unequal)}
         found |= {"generation_64": (12, many), "fits": (40 * slow, self.fits), "resumed": (20, self.resumed)}
@@ -113,7 +113,7 @@ class Bench:
         looked_up = 0 if shape.tie_word_embeddings else 2 * shape.vocab_size * shape.hidden_size  # not read whole
         limit = sequences * self.bandwidth / (self.weight_bytes - looked_up)
         parts = memory.generate_parts(self.setup(self.base), sequences, self.sizes.prompt, new_tokens)
-        for part in ("optimizer", "lora_reference"):  # there is no trainer between two measurements
+        for part in ("optimizer", "lora_reference"):  # no trainer exists between measurements
             parts.pop(part, None)
         found: Finding = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
         return found | {"limit": limit, "share": rate / limit if limit else 0} | predicted(parts, peaks)
@@ -166,8 +166,8 @@ class Bench:
             patches.enter_context(patch.object(grpo.Log, "end_step", end))
             found = self.train(recipe, 3, clock=clock)
         summary = clock.summary(recipe, self.backend.micro_batch(recipe.grpo))
-        seconds = summary["median"]
-        own = sum(seconds[part] for part in ("data", "verify", "log", "roll_out")) - seconds["generate"]
+        seconds = {"generate": 0.0} | summary["median"]
+        own = sum(seconds.get(part, 0.0) for part in ("data", "verify", "log", "roll_out")) - seconds["generate"]
         return summary | {"own_seconds": own, "peaks": found["peaks"], "n_tokens": found["steps"][-1]["n_tokens"]}
 
     def train(self, recipe: Recipe, steps: int, replies: Any = None, run: Any = None, clock: Any = None) -> Finding:
@@ -202,7 +202,7 @@ class Bench:
         return found
 
     def random_replies(self, prompts: list[Any], sampling: Sampling, eighths: Any = (8,)) -> list[Rollout]:
-        """Return replies of these lengths by turns, without generating them unless probabilities are asked for."""
+        """Return random replies, by turns of these lengths; self-checks, which need log-probabilities, get real ones."""
         import torch
 
         if getattr(sampling, "logprobs", False):
@@ -215,7 +215,7 @@ class Bench:
         return [*map(Rollout, map(self.backend._encode, prompts), replies, completions)]
 
     def fixed_adapter(self) -> dict[str, Any]:
-        """Return the same adapter for either loader; neither of its matrices is zero, as one of a fresh adapter is."""
+        """Return an adapter that is the same for both loaders; a fresh one has a matrix of zeros, this one has none."""
         import torch
 
         draw, fresh = torch.Generator().manual_seed(5), sorted(self.fresh_adapter.items())
@@ -248,7 +248,7 @@ def main() -> None:
         done = (given.only and name not in given.only.split(",")) or findings.attempt(name, least, measurement)
         if not done and name == "load":
             raise SystemExit("no measurement without a model")
-        gc.freeze()  # so that collections, of which each training makes several, pass over the libraries
+        gc.freeze()  # each training collects garbage several times; skip what is loaded
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
 set -euo pipefail
 : "${OUT:?names the folder for results}"
 export OUT BEGAN=$(date +%s) KIT=${KIT:-.gpu} WORK=${WORK:-/tmp/ladder-gpu}
-export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 UNSLOTH_ENABLE_LOGGING=1
+export PYTHONPATH=$PWD:$WORK/site PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 UNSLOTH_ENABLE_LOGGING=1
 export LADDER_LITE_CACHE=$WORK/cache TORCHINDUCTOR_CACHE_DIR=$WORK/inductor TRITON_CACHE_DIR=$WORK/triton
 mkdir -p "$OUT" "$WORK"
 for part in part0 part1; do cp "$KIT/$part/smollm.bin" "$WORK/$part" 2>/dev/null || true; done # each call brings one
 if [ -n "${REHEARSE:-}" ]; then
   export CUDA_VISIBLE_DEVICES=
-elif [ ! -d "$WORK/site" ]; then
+elif [ ! -d "$WORK/site/unsloth" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --target "$WORK/site" "$KIT"/wheels/*.whl
 fi
 exec "${PYTHON:-python3}" benchmarks/gpu/stages.py "$1" "$2" ${REHEARSE:+--rehearse}

@@ -16,7 +16,7 @@ def travels(wheel: str, name: str) -> bool:
 
 
 def repack(source: Path, target: Path) -> None:
-    """Copy a wheel without what does not travel; pip does not mind that RECORD still has it."""
+    """Copy a wheel without what does not travel; pip accepts a RECORD that lists more."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
         for name in old.namelist():
             if travels(source.name, name):

