@@ -115,7 +115,7 @@ class Bench:
         parts = memory.generate_parts(self.setup(self.base), sequences, self.sizes.prompt, new_tokens)
         for part in ("optimizer", "lora_reference"):  # no trainer exists between measurements
             parts.pop(part, None)
-        found: Finding = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
+        found = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
         return found | {"limit": limit, "share": rate / limit if limit else 0} | predicted(parts, peaks)
 
     def fits(self) -> Finding:
@@ -202,7 +202,7 @@ class Bench:
         return found
 
     def random_replies(self, prompts: list[Any], sampling: Sampling, eighths: Any = (8,)) -> list[Rollout]:
-        """Return random replies, by turns of these lengths; self-checks, which need log-probabilities, get real ones."""
+        """Return random replies, by turns of these lengths; self-checks, which need log-probs, get generated ones."""
         import torch
 
         if getattr(sampling, "logprobs", False):

@@ -27,11 +27,7 @@ from ladder_lite.run_dir import read_jsonl, write_json
 HERE, KIT = Path(__file__).parent, Path(os.environ.get("KIT", ".gpu"), "kit")
 BRIEF = "load,real_steps,memory_8,agreement,unequal,generation_64"  # for transformers
 CARD = "nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader"
-FEW = (
-    f"task.train={HERE}/rehearsal.jsonl",
-    f"task.test={HERE}/rehearsal.jsonl",
-    "model.backend=transformers",
-)  # to rehearse
+FEW = f"task.train={HERE}/rehearsal.jsonl", f"task.test={HERE}/rehearsal.jsonl", "model.backend=transformers"
 
 
 class Call:

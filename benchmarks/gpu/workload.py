@@ -78,7 +78,7 @@ def recipe_of(
 
 
 class ForcedTask(IntegrationTask):
-    """Prompts of maximum length; in place of each random reply, a known answer is graded, right for about half of them."""
+    """Prompts of maximum length; for each random reply, a known answer is graded, right for about half of them."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         super().__init__(recipe.task)
