@@ -26,6 +26,7 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Rollout, Sampling, load_backend
 from ladder_lite.config import load_recipe
 from ladder_lite.curriculum import PassRates
+from ladder_lite.errors import UserError
 from ladder_lite.settings import Recipe
 
 
@@ -172,7 +173,10 @@ class Bench:
 
     def train(self, recipe: Recipe, steps: int, replies: Any = None, run: Any = None, clock: Any = None) -> Finding:
         """Train a fresh adapter, or the fixed one on given replies; without a clock, note the peak of each step."""
-        said, peaks, begin_step = list[str](), list[dict[str, int]](), grpo.Log.begin_step
+        from ladder_lite.backends.guard import RolloutGuard
+
+        said, peaks = list[str](), list[dict[str, int]]()
+        begin_step, check_rollouts = grpo.Log.begin_step, RolloutGuard.check
         self.backend.restore(self.fixed_adapter() if replies else self.fresh_adapter)
         settings = recipe.grpo.model_copy(update={"trl": recipe.grpo.trl | {"max_steps": steps}})
 
@@ -181,12 +185,17 @@ class Bench:
                 peaks.append(take_peaks())
             begin_step(log)
 
+        def check(*arguments: Any) -> None:
+            with suppress(UserError):  # it ends a run; here the gap is part of the finding
+                check_rollouts(*arguments)
+
         def stop(*_: Any) -> bool:
             return bool(clock and clock.steps) and clock.steps[-1]["seconds"] > self.findings.left()
 
         take_peaks()
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as patches:
             patches.enter_context(patch.object(grpo.Log, "begin_step", begin))
+            patches.enter_context(patch.object(RolloutGuard, "check", check))
             patches.enter_context(patch.object(self.backend, "roll_out", replies or self.backend.roll_out))
             arguments = self.task, self.backend, self.task.problems, settings, Path(run or temporary), 0
             done = grpo.train(*arguments, stop, say=said.append)
@@ -194,12 +203,7 @@ class Bench:
         before, during = ({}, peaks) if clock else (peaks[0], peaks[1:])  # before: probe and self-checks
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}
         found = {"steps": [asdict(step) for step in done], "peaks": largest, "peaks_before": before, "said": said}
-        with suppress(ImportError):
-            from ladder_lite.backends.unsloth import training_pass
-
-            if self.backend._loader == "unsloth":
-                found["pass"] = training_pass(self.backend.trainable()[0])
-        return found
+        return found | {"guard_gap": self.backend._guard.gap}
 
     def random_replies(self, prompts: list[Any], sampling: Sampling, eighths: Any = (8,)) -> list[Rollout]:
         """Return random replies, by turns of these lengths; self-checks, which need log-probs, get generated ones."""

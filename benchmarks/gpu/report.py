@@ -81,7 +81,7 @@ def summary(results: dict[str, Any]) -> str:
     if "examine" in results["stages"]:
         lines += [f"{state:12}  {bar}: {figure[:160]}" for bar, figure, state in verdicts(results)]
     for name, entry in results["stages"].items():
-        state = entry.get("skipped") or f"{entry['took']} s {entry.get('error', '')}"
+        state = entry.get("skipped") or f"{entry.get('took')} s {entry.get('error', '')}"
         lines += [f"\n[{name}] {state}", *(f"  {line(finding)[:600]}" for finding in entry["findings"])]
         lines += [f"  {text}" for text in [*entry.get("unsloth", [])[:12], *entry.get("report", "").splitlines()[:30]]]
     return "\n".join(lines) + "\n"

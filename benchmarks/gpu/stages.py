@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from workload import MARK, overrides
+from workload import ANY_DEVICE, MARK
 
 from ladder_lite.run_dir import read_jsonl, write_json
 
@@ -120,7 +120,7 @@ def first(call: Call) -> None:
     with (call.out / "doctor.txt").open("w") as file:  # beside a stage that times nothing
         doctor = subprocess.Popen([sys.executable, "-m", "ladder_lite.doctor"], stdout=file, stderr=file)
     tiny = [*FEW, "conditions=[ladder_ttrl]"] if call.rehearse else [f"model.backend={fast}"]
-    call.recipe("tiny", 110, 45, "tiny", "--smoke", *overrides("model.load_in_4bit=true", *tiny))
+    call.recipe("tiny", 110, 45, "tiny", "--smoke", ANY_DEVICE, "model.load_in_4bit=true", *tiny)
     if fast == "unsloth":
         call.measure("llama3b", "transformers", 100, 45, BRIEF)
     call.measure("llama3b", "plain", 130, 60)
@@ -149,9 +149,9 @@ def second(call: Call) -> None:
     if call.rehearse:
         more += ["model.max_prompt_length=2000", "task.select=null", "conditions=[rl_without_variants]", *FEW]
         sizes = []
-    call.recipe("smollm-smoke", 120, 40, "smollm", "--smoke", *overrides(*more))
+    call.recipe("smollm-smoke", 120, 40, "smollm", "--smoke", ANY_DEVICE, *more)
     seconds = 5 if call.rehearse else max(20, int(call.ends - time.time() - 25))
-    call.recipe("smollm", seconds + 20, 50, "smollm", "--budget", f"{seconds}s", *overrides(*more, *sizes))
+    call.recipe("smollm", seconds + 20, 50, "smollm", "--budget", f"{seconds}s", ANY_DEVICE, *more, *sizes)
     with tarfile.open(call.out / "run-smollm.tgz", "w:gz") as archive:
         for path in sorted(path for path in run.rglob("*") if path.is_file() and path.suffix != ".safetensors"):
             if "checkpoints" not in path.parts:

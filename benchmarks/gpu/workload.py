@@ -15,13 +15,14 @@ from typing import Any
 from ladder_lite.backends import release_memory
 from ladder_lite.config import load_recipe
 from ladder_lite.problems import Problem
-from ladder_lite.settings import ModelSettings, Recipe
+from ladder_lite.settings import Recipe
 from ladder_lite.tasks import Messages
 from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.verify import Grade
 
 Finding = dict[str, Any]
 Measurements = dict[str, tuple[float, Callable[[], Finding]]]  # (least seconds, measurement) by name
+ANY_DEVICE = "model.device=auto"  # a rehearsal takes the CPU
 MARK = "finding "  # begins each line of standard output that holds a finding as JSON
 CAP_GIB = {"llama3b": 7.3, "qwen7b": 11.0}  # what cards of 8 and 12 GB leave to one process
 
@@ -56,12 +57,6 @@ class Findings:
         return self.ends_at - time.time()
 
 
-def overrides(*changes: str) -> list[str]:
-    """Return the changes to a recipe with `model.device=auto`, so that a rehearsal can take the CPU."""
-    known = "device" in ModelSettings.model_fields  # until model.device is merged
-    return ["model.device=auto", *changes] if known else [*changes]
-
-
 def recipe_of(
     name: str, model: Path, backend: str, sizes: Sizes, micro_batch: int, completions: int, reply: int, *more: str
 ) -> Recipe:
@@ -74,7 +69,7 @@ def recipe_of(
     changes += [f"grpo.trl.{key}={value}" for key, value in trl.items()]
     changes += ["grpo.trl.mask_truncated_completions=false"]
     changes += ["grpo.trl.optim=adamw_torch"] if sizes is REHEARSAL else []  # the 8-bit one needs a GPU
-    return load_recipe(name, overrides(*changes, *more))
+    return load_recipe(name, [ANY_DEVICE, *changes, *more])
 
 
 class ForcedTask(IntegrationTask):
