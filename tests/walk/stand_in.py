@@ -70,9 +70,10 @@ def with_large_stack(function: Callable[..., Any]) -> Callable[..., Any]:
     return FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
 
 
-def _replace(owner: Any, **values: Any) -> None:
+def replace(owner: Any, **values: Any) -> None:
+    """Set attributes that the owner has."""
     for name, value in values.items():
-        assert hasattr(owner, name), f"{owner.__name__} has no {name} to stand in for"
+        assert hasattr(owner, name), f"{owner.__name__} has no {name} any more"
         setattr(owner, name, value)
 
 
@@ -90,7 +91,7 @@ def _stand_in_for_cuda() -> None:
 
         return run
 
-    _replace(torch, empty=on_cpu(torch.empty))  # the buffers of gradient checkpointing and of rotary embeddings
+    replace(torch, empty=on_cpu(torch.empty))  # the buffers of gradient checkpointing and of rotary embeddings
 
     class Stream:
         """Streams and events, which order nothing where everything runs at once."""
@@ -107,7 +108,7 @@ def _stand_in_for_cuda() -> None:
 
         def synchronize(self) -> None: ...
 
-    _replace(
+    replace(
         torch.cuda,
         # What kernels and plans of memory depend on.
         get_device_properties=lambda _device=None: _CARD,
@@ -152,5 +153,5 @@ def _count_one_device() -> None:
         cache.current_rope_size = current_rope_size
         cache._rope_cache_versions[device_index] = cache._rope_cache_version
 
-    _replace(llama, DEVICE_COUNT=1, DEVICE_TYPE_TORCH="cpu")
-    _replace(llama._PerDeviceRopeCache, _build_rope_cache=build_rope_cache)
+    replace(llama, DEVICE_COUNT=1, DEVICE_TYPE_TORCH="cpu")
+    replace(llama._PerDeviceRopeCache, _build_rope_cache=build_rope_cache)

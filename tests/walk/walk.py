@@ -7,6 +7,7 @@ same to the same weights; test_walk.py compares what they write. A part that fai
 and the others go on.
 """
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import stand_in
@@ -44,6 +46,8 @@ _RECIPE = [
     "grpo.trl.save_steps=1",
 ]
 _ONE_STEP = {"max_steps": 1}
+_ONE_PORTION = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+_FITS = 2 * (8 + 6)  # tokens of two rollouts, the longest that there can be
 _REPLY_LENGTHS = (5, 2, 6, 4)
 _FIRST_WORD, _LAST_WORD = 6, 500  # those of the vocabulary that have no function
 _TEXTS = ("x", "x**2", "1/x")
@@ -74,6 +78,10 @@ class Walk:
         from ladder_lite.problems import Problem
 
         grpo._has_to_probe = lambda _backend: loader == "unsloth"  # as on a GPU
+        if importlib.util.find_spec("ladder_lite.backends.guard"):  # until the rollout guard is merged
+            from ladder_lite.backends import guard
+
+            stand_in.replace(guard, _REPLIES=2, _TOKENS=4)  # its checks would take half of the time of the walk
         self.backend: Any = LocalBackend(self.recipe, loader)  # load_backend refuses Unsloth without a GPU
         self.model, self.tokenizer = self.backend.trainable()
         self.start, self.other = (self._adapter(seed) for seed in (1, 2))
@@ -94,19 +102,21 @@ class Walk:
 
     def loading(self) -> Result:
         """Who has loaded what, and what the model says to fixed tokens, with the start adapter."""
-        import torch
-
         self.backend.restore(self.start)
-        tokens = torch.randint(_FIRST_WORD, _LAST_WORD, (1, 20), generator=torch.Generator().manual_seed(3))
-        with self.backend._for_inference():
-            logits = self.model(input_ids=tokens).logits[0].float()
         layer = self.model.get_base_model().model.layers[0]
         return {
             "dtype": str(self.backend.dtype),
             "adapter": sorted(self.start),
             "attention": type(layer.self_attn).forward.__qualname__,
-            "logits": logits.tolist(),
+            "logits": self.logits(_words(0, 20), _words(1, 20)).tolist(),
         }
+
+    def packing(self) -> Result:
+        """How far packing moves the log-probabilities of a sequence, as it is and where borders are ignored."""
+        self.backend.restore(self.start)
+        found = {"kept": self.moved_by_packing()}
+        with _borders_ignored():
+            return found | {"ignored": self.moved_by_packing()}
 
     def adapters(self) -> Result:
         """What comes back of an adapter that was put aside, in memory and in a file."""
@@ -149,19 +159,42 @@ class Walk:
 
     def leaking(self) -> Result:
         """A step where packed sequences attend to those before them."""
-        from unsloth.models import llama
-
-        packed_info = llama.get_packed_info_from_kwargs
-        llama.get_packed_info_from_kwargs = lambda *_, **__: None
-        try:
+        with _borders_ignored():
             return self.train("leaking", _ONE_STEP)
-        finally:
-            llama.get_packed_info_from_kwargs = packed_info
 
     def short_of_memory(self) -> Result:
-        """A step in one micro-batch, where memory suffices for half of its tokens."""
-        whole = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
-        return self.train("memory", _ONE_STEP | whole, most_tokens=2 * (8 + 6))
+        """A step in one micro-batch, where memory suffices for half of it."""
+        return self.train("short_of_memory", _ONE_STEP | _ONE_PORTION, short=True)
+
+    def short_of_memory_in_check(self) -> Result:
+        """The same, where the packed pass itself just fits and leaves no room for the pass that it is checked with."""
+        return self.train("short_of_memory_in_check", _ONE_STEP | _ONE_PORTION, short=True, packed_fits=True)
+
+    # --- passes without gradients
+
+    def logits(self, *sequences: list[int], **options: Any) -> Any:
+        """Logits of sequences of equal lengths, (sequences, tokens, words)."""
+        import torch
+
+        self.model.train()  # as GRPO's passes are, those of the reference included
+        with torch.no_grad():
+            logits = self.model(input_ids=torch.tensor(sequences), use_cache=False, **options).logits.float()
+        self.model.eval()
+        return logits
+
+    def moved_by_packing(self) -> float:
+        """The most by which a log-probability of a sequence depends on being packed behind another one."""
+        import torch
+
+        first, second = _words(2, 12), _words(3, 12)
+        packed = self.logits(
+            first + second,
+            position_ids=torch.arange(12).repeat(2)[None],
+            packed_seq_lengths=torch.tensor([12, 12], dtype=torch.int32),
+        )
+        alone = self.logits(second)
+        moved = (packed[0, 12:].log_softmax(-1) - alone[0].log_softmax(-1)).abs()
+        return float(moved[range(11), second[1:]].max())
 
     # --- training
 
@@ -170,7 +203,7 @@ class Walk:
         name: str,
         changes: Result,
         roll_out: Callable[..., Any] | None = None,
-        most_tokens: int | None = None,
+        **memory: bool,
     ) -> Result:
         """Train the start adapter with changed settings, in a folder that is kept for a second call."""
         from ladder_lite import grpo
@@ -181,7 +214,7 @@ class Walk:
         self.backend.roll_out = roll_out or self.force()
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        with self.watched(most_tokens) as passes:
+        with self.watched(**memory) as passes:
             steps = grpo.train(
                 self.task, self.backend, self.problems, settings, folder, 0, lambda *_: False, say=said.append
             )
@@ -194,14 +227,12 @@ class Walk:
         marks = {name: mark for name, mark in vars(self.model).items() if name.startswith("_unsloth_seq_packing_")}
         try:
             from ladder_lite.backends.unsloth import training_pass
-        except ImportError:
-            return {"marks": marks}
+        except ImportError:  # until ladder_lite.backends.unsloth is merged
+            return {"marks": marks, "training_pass": "unknown"}
         return {"marks": marks, "training_pass": training_pass(self.model)}
 
     def force(self, empty_row: int | None = None) -> Callable[..., Any]:
         """A backend's `roll_out` of given replies, of unequal lengths, half of which end by themselves."""
-        import torch
-
         from ladder_lite.attempts import Completion
         from ladder_lite.backends import Rollout
 
@@ -210,11 +241,10 @@ class Walk:
         def roll_out(prompts: Sequence[Any], sampling: Any) -> list[Rollout]:
             if getattr(sampling, "logprobs", False):  # a check of the backend's own replies
                 return list(self.sample(prompts, sampling))
-            generator = torch.Generator().manual_seed(sampling.seed)
             rollouts = []
             for row, prompt in enumerate(prompts):
                 length = _REPLY_LENGTHS[row % len(_REPLY_LENGTHS)]
-                words = torch.randint(_FIRST_WORD, _LAST_WORD, (length,), generator=generator).tolist()
+                words = _words(sampling.seed + row, length)
                 tokens = words if row % 2 else [*words[:-1], end]
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                 completion = Completion(text, len(tokens), truncated=bool(row % 2))
@@ -226,26 +256,55 @@ class Walk:
         return roll_out
 
     @contextmanager
-    def watched(self, most_tokens: int | None) -> Iterator[list[str]]:
-        """Note each pass with gradients, "packed" or "padded"; one of more than `most_tokens` runs out of memory."""
+    def watched(self, short: bool = False, packed_fits: bool = False) -> Iterator[list[str]]:
+        """Note each pass with gradients: "packed" or "padded".
+
+        Where memory is short, one of more than `_FITS` tokens runs out of it. With `packed_fits`, a packed one does
+        not, and the next pass does, which is the first row of Unsloth's self-check.
+        """
         import torch
 
         passes: list[str] = []
+        memory_is_full = False
 
         def watch(_model: Any, args: Any, options: Result) -> None:
-            if not torch.is_grad_enabled():
+            nonlocal memory_is_full
+            if torch.is_grad_enabled():
+                tokens = options["input_ids"] if "input_ids" in options else args[0]
+                passes.append("packed" if "packed_seq_lengths" in options else "padded")
+                fits = not short or tokens.numel() <= _FITS
+                memory_is_full = not fits and packed_fits and passes[-1] == "packed"
+                if fits or memory_is_full:
+                    return
+            elif not memory_is_full:
                 return
-            tokens = options["input_ids"] if "input_ids" in options else args[0]
-            passes.append("packed" if "packed_seq_lengths" in options else "padded")
-            if most_tokens is not None and tokens.numel() > most_tokens:
-                passes[-1] += ", out of memory"
-                raise torch.cuda.OutOfMemoryError(f"{tokens.numel()} tokens")
+            memory_is_full = False
+            passes[-1] += ", out of memory"
+            raise torch.cuda.OutOfMemoryError("no room for this pass")
 
         hook = self.model.register_forward_pre_hook(watch, with_kwargs=True)
         try:
             yield passes
         finally:
             hook.remove()
+
+
+def _words(seed: int, length: int) -> list[int]:
+    draw = Random(seed)
+    return [draw.randrange(_FIRST_WORD, _LAST_WORD) for _ in range(length)]
+
+
+@contextmanager
+def _borders_ignored() -> Iterator[None]:
+    """Attention that takes a packed row for one sequence, as a kernel without support for packing would."""
+    from unsloth.models import llama
+
+    packed_info = llama.get_packed_info_from_kwargs
+    llama.get_packed_info_from_kwargs = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        llama.get_packed_info_from_kwargs = packed_info
 
 
 def _task(recipe: Any) -> Any:
@@ -282,7 +341,7 @@ def _walk(recipe: str, loader: str, model: str, path: str) -> None:
         result["import_seconds"] = round(time.monotonic() - began_at, 1)
         parts = [walk.loading, walk.adapters, walk.sampling, walk.training, walk.padding]
         if loader == "unsloth":
-            parts += [walk.leaking, walk.short_of_memory]
+            parts += [walk.packing, walk.leaking, walk.short_of_memory, walk.short_of_memory_in_check]
         for part in parts:
             _run(result, part.__name__, part)
     Path(path).write_text(json.dumps(result), encoding="utf-8")
