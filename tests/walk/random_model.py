@@ -20,6 +20,10 @@ from random_models import make  # noqa: E402
 _CONFIG = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "torch_dtype": "float32"}
 """The same weights in fewer heads, as interpreted kernels take time by the head."""
 
+_SHORT = 16
+"""Positions that Llama's rotary embedding was "trained" for: with the 8192 of the real model, its scaling would not
+show in sequences as short as these."""
+
 _LOGITS_STD = 3.0
 
 
@@ -31,6 +35,8 @@ def write(models: Path, recipe: str) -> Path:
         weights = {name: _drawn(name, weight, generator) for name, weight in sorted(load_file(file).items())}
         save_file(weights, file, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "rope_scaling" in config:
+        config["rope_scaling"]["original_max_position_embeddings"] = _SHORT
     (folder / "config.json").write_text(json.dumps(config | _CONFIG), encoding="utf-8")
     return folder
 

@@ -104,8 +104,9 @@ def test_replies_are_the_same_and_follow_the_adapter(loaders: tuple[Result, Resu
     ours, theirs = _part("sampling", *loaders)
     for name in ("start", "other", "random"):
         assert ours[name] == theirs[name]
-    assert theirs["start"] != theirs["other"]  # Unsloth keeps 16-bit copies, and an old one would give the first again
+    assert theirs["start"] != theirs["other"]
     assert theirs["other"] != theirs["random"]
+    assert ours["copies"] == len(_part("loading", loaders[0])[0]["adapter"])  # of which none was used again
 
 
 def test_steps_are_the_same(loaders: tuple[Result, Result]) -> None:

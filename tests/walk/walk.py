@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -74,15 +74,17 @@ class Walk:
 
         torch.set_num_threads(1)
         from ladder_lite import grpo
-        from ladder_lite.backends.local import LocalBackend
+        from ladder_lite.backends import local
         from ladder_lite.problems import Problem
 
-        grpo._has_to_probe = lambda _backend: loader == "unsloth"  # as on a GPU
+        # What differs on a GPU: the first step is probed, and adapters are not folded into the weights for sampling.
+        stand_in.replace(grpo, _has_to_probe=lambda _backend: loader == "unsloth")
+        stand_in.replace(local, folded=lambda _model: nullcontext())
         if importlib.util.find_spec("ladder_lite.backends.guard"):  # until the rollout guard is merged
             from ladder_lite.backends import guard
 
             stand_in.replace(guard, _REPLIES=2, _TOKENS=4)  # its checks would take half of the time of the walk
-        self.backend: Any = LocalBackend(self.recipe, loader)  # load_backend refuses Unsloth without a GPU
+        self.backend: Any = local.LocalBackend(self.recipe, loader)  # load_backend refuses Unsloth without a GPU
         self.model, self.tokenizer = self.backend.trainable()
         self.start, self.other = (self._adapter(seed) for seed in (1, 2))
         self.sample = self.backend.roll_out
@@ -141,10 +143,11 @@ class Walk:
         greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=6, batch_size=4, seed=0)
         warm = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=6, batch_size=4, seed=0)
         asks = {"start": (self.start, greedy), "other": (self.other, greedy), "random": (self.other, warm)}
-        found = {}
+        found: Result = {}
         for name, (adapter, sampling) in asks.items():
             self.backend.restore(adapter)
             found[name] = [rollout.completion_ids for rollout in self.sample(prompts, sampling)]
+            found["copies"] = self.separate_copies()
         return found
 
     def training(self) -> Result:
@@ -169,6 +172,17 @@ class Walk:
     def short_of_memory_in_check(self) -> Result:
         """The same, where the packed pass itself just fits and leaves no room for the pass that it is checked with."""
         return self.train("short_of_memory_in_check", _ONE_STEP | _ONE_PORTION, short=True, packed_fits=True)
+
+    def separate_copies(self) -> int:
+        """Give Unsloth's copies of the adapter, which it generates with, memory of their own; how many there are.
+
+        It makes them in the type of the model. In float32 they share the memory of the adapter, and an old one would
+        not be noticed.
+        """
+        copied = [weight for weight in self.model.parameters() if hasattr(weight, "_fast_lora")]
+        for weight in copied:
+            weight._fast_lora = weight._fast_lora.clone()
+        return len(copied)
 
     # --- passes without gradients
 
