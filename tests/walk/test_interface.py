@@ -29,3 +29,7 @@ def test_its_functions_take_what_the_table_says() -> None:
 def test_the_engine_of_vllm_is_reached_by_the_names_we_use() -> None:
     assert "model.load_lora = functools.partial(load_lora, model)" in _source("models/_utils.py")
     assert "model.fast_generate = model.vllm_engine.generate" in _source("models/llama.py")
+
+
+def test_copies_of_the_adapter_are_kept_under_the_name_we_drop() -> None:
+    assert "lora_A._fast_lora = " in _source("kernels/utils.py")

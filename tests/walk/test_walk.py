@@ -106,7 +106,8 @@ def test_replies_are_the_same_and_follow_the_adapter(loaders: tuple[Result, Resu
         assert ours[name] == theirs[name]
     assert theirs["start"] != theirs["other"]
     assert theirs["other"] != theirs["random"]
-    assert ours["copies"] == len(_part("loading", loaders[0])[0]["adapter"])  # of which none was used again
+    (loading,) = _part("loading", loaders[0])
+    assert ours["copies"] in (0, len(loading["adapter"]))  # of which none was used again
 
 
 def test_steps_are_the_same(loaders: tuple[Result, Result]) -> None:

@@ -177,7 +177,7 @@ class Walk:
         """Give Unsloth's copies of the adapter, which it generates with, memory of their own; how many there are.
 
         It makes them in the type of the model. In float32 they share the memory of the adapter, and an old one would
-        not be noticed.
+        not be noticed. Since 2026.10.9, there are none in float32, and Unsloth itself notices when one is old.
         """
         copied = [weight for weight in self.model.parameters() if hasattr(weight, "_fast_lora")]
         for weight in copied:
