@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 GPU = torch.device("cuda")
 TINY = Path(ladder_lite.tiny.__file__).parent
 
-# What we name in calls of FastLanguageModel; test_unsloth.py looks them up in the installed Unsloth (2026.10.7).
+# What we name in calls of FastLanguageModel; tests/walk/test_interface.py looks them up in the installed Unsloth.
 LOAD_MODEL = {
     *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
     *("max_lora_rank", "offload_embedding"),

@@ -209,7 +209,7 @@ class Bench:
         """Return random replies, by turns of these lengths; self-checks, which need log-probs, get generated ones."""
         import torch
 
-        if getattr(sampling, "logprobs", False):
+        if sampling.logprobs:
             return list(self.roll_out(prompts, sampling))
         size, top = (len(prompts), sampling.max_new_tokens), self.backend._shape.vocab_size
         replies = torch.randint(300, top, size, generator=torch.Generator().manual_seed(sampling.seed)).tolist()

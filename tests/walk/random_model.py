@@ -1,6 +1,6 @@
 """Small random models of the recipes' families whose next token depends on all tokens before it.
 
-benchmarks/random_models.py draws weights so small that all tokens are about equally likely. Here they are larger: a
+benchmarks/gpu/random_models.py draws weights so small that all tokens are about equally likely. Here they are larger: a
 token that attends to another sequence by mistake changes its log-probability by more than 1.5, the difference from
 which Unsloth's self-check gives up packing.
 """
@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path[:0] = [str(_BENCHMARKS / "gpu"), str(_BENCHMARKS)]
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
 
-from random_models import make  # noqa: E402
+from random_models import make
 
 _CONFIG = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "torch_dtype": "float32"}
 """The same weights in fewer heads, as interpreted kernels take time by the head."""

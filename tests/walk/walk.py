@@ -7,7 +7,6 @@ same to the same weights; test_walk.py compares what they write. A part that fai
 and the others go on.
 """
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -26,6 +25,7 @@ import stand_in
 Result = dict[str, Any]
 
 _RECIPE = [
+    "model.device=cpu",
     "model.load_in_4bit=false",
     "model.dtype=float32",
     "model.max_prompt_length=8",
@@ -57,33 +57,26 @@ class Walk:
     """A loaded model, the adapters that it is given, and the task that it is trained on."""
 
     def __init__(self, recipe_name: str, loader: str, model: str, folder: Path) -> None:
-        from ladder_lite import settings
         from ladder_lite.backends import prepare_environment
         from ladder_lite.config import load_recipe
 
         prepare_environment()
         if loader == "unsloth":
             stand_in.import_unsloth()
-        changes = [f"model.id={model}", f"model.backend={loader}", *_RECIPE]
-        if "device" in settings.ModelSettings.model_fields:  # until model.device is merged
-            changes.append("model.device=cpu")
         self.loader, self.folder = loader, folder
-        self.recipe = load_recipe(recipe_name, changes)
+        self.recipe = load_recipe(recipe_name, [f"model.id={model}", f"model.backend={loader}", *_RECIPE])
 
         import torch
 
         torch.set_num_threads(1)
         from ladder_lite import grpo
-        from ladder_lite.backends import local
+        from ladder_lite.backends import guard, local
         from ladder_lite.problems import Problem
 
         # What differs on a GPU: the first step is probed, and adapters are not folded into the weights for sampling.
         stand_in.replace(grpo, _has_to_probe=lambda _backend: loader == "unsloth")
         stand_in.replace(local, folded=lambda _model: nullcontext())
-        if importlib.util.find_spec("ladder_lite.backends.guard"):  # until the rollout guard is merged
-            from ladder_lite.backends import guard
-
-            stand_in.replace(guard, _REPLIES=2, _TOKENS=4)  # its checks would take half of the time of the walk
+        stand_in.replace(guard, _REPLIES=2, _TOKENS=4)  # its checks would take half of the time of the walk
         self.backend: Any = local.LocalBackend(self.recipe, loader)  # load_backend refuses Unsloth without a GPU
         self.model, self.tokenizer = self.backend.trainable()
         self.start, self.other = (self._adapter(seed) for seed in (1, 2))
@@ -239,10 +232,8 @@ class Walk:
         if self.loader != "unsloth":
             return {}
         marks = {name: mark for name, mark in vars(self.model).items() if name.startswith("_unsloth_seq_packing_")}
-        try:
-            from ladder_lite.backends.unsloth import training_pass
-        except ImportError:  # until ladder_lite.backends.unsloth is merged
-            return {"marks": marks, "training_pass": "unknown"}
+        from ladder_lite.backends.unsloth import training_pass
+
         return {"marks": marks, "training_pass": training_pass(self.model)}
 
     def force(self, empty_row: int | None = None) -> Callable[..., Any]:
@@ -253,7 +244,7 @@ class Walk:
         end = self.tokenizer.eos_token_id
 
         def roll_out(prompts: Sequence[Any], sampling: Any) -> list[Rollout]:
-            if getattr(sampling, "logprobs", False):  # a check of the backend's own replies
+            if sampling.logprobs:  # a check of the backend's own replies
                 return list(self.sample(prompts, sampling))
             rollouts = []
             for row, prompt in enumerate(prompts):
