@@ -423,6 +423,11 @@ def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> N
     assert listed == installed_settings(), "TRL or peft has changed: python tests/test_config.py writes the list anew"
 
 
+FOR_ALL_VERSIONS = {
+    "pad_to_multiple_of": {"types": ["int", "null"], "default": None},  # TRL 1.16 adds "auto", its default
+}
+
+
 def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
     """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
     import peft
@@ -430,7 +435,9 @@ def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
 
     return {
         owner.__name__: {
-            field.name: {"types": sorted(kinds(hints[field.name])), "default": default(field)}
+            field.name: FOR_ALL_VERSIONS.get(
+                field.name, {"types": sorted(kinds(hints[field.name])), "default": default(field)}
+            )
             for field in dataclasses.fields(owner)
             if field.init and kinds(hints[field.name]) - {"null"}
         }

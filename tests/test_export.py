@@ -286,7 +286,9 @@ def _with_unsloth(monkeypatch: pytest.MonkeyPatch, model: FakeUnslothModel) -> l
 
     def load(recipe: Any) -> Any:
         loaded.append(recipe.model.backend)
-        return SimpleNamespace(load=loaded.append, trainable=lambda: (model, "a tokenizer"))
+        return SimpleNamespace(
+            load=lambda adapter, check: loaded.append((adapter, check)), trainable=lambda: (model, "a tokenizer")
+        )
 
     monkeypatch.setattr(merging, "unsloth_obstacle", lambda: None)
     monkeypatch.setattr(merging, "load_backend", load)
@@ -297,7 +299,7 @@ def test_gguf_is_written_by_unsloth(run: Path, tmp_path: Path, monkeypatch: pyte
     model, out = FakeUnslothModel(), tmp_path / "out"
     loaded = _with_unsloth(monkeypatch, model)
     lines = export(run, "gguf", "ladder", out, "q8_0")
-    assert loaded == ["unsloth", run / "conditions/ladder/train/adapter"]
+    assert loaded == ["unsloth", (run / "conditions/ladder/train/adapter", False)]  # nothing is sampled
     (call,) = model.calls
     assert (call["tokenizer"], call["quantization_method"]) == ("a tokenizer", "q8_0")
     assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "README.md", "recipe.yaml", "tiny.Q4_K_M.gguf"]

@@ -122,8 +122,11 @@ class Backend(Protocol):
         """Write the adapter in peft's format."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Read an adapter that `save` wrote; UserError where the files are missing or of another shape."""
+    def load(self, folder: Path, check: bool = True) -> None:
+        """Read an adapter that `save` wrote; UserError where the files are missing or of another shape.
+
+        `check` rollouts with it, unless nothing will be sampled.
+        """
         ...
 
 

@@ -147,7 +147,7 @@ class LocalBackend:
         """Write `adapter_config.json` and `adapter_model.safetensors`."""
         self._model.save_pretrained(folder)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, check: bool = True) -> None:
         """Read the adapter of a folder that `save` wrote."""
         path = folder / "adapter_model.safetensors"
         try:
@@ -158,7 +158,8 @@ class LocalBackend:
         if result.unexpected_keys:
             raise UserError(f"{path}: this adapter belongs to another model; train it again with --redo")
         self._forget_copies()
-        self.check_rollouts()
+        if check:
+            self.check_rollouts()
 
     def check_rollouts(self, score: Score | None = None, temperature: float = 1.0) -> None:
         """UserError where the engine samples with other weights than those of `score`, or of a plain forward pass."""

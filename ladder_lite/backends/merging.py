@@ -143,7 +143,7 @@ def save_gguf(
     make_room(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
     settings = recipe.model.model_copy(update={"backend": "unsloth", "fast_inference": False})
     backend = load_backend(recipe.model_copy(update={"model": settings}))
-    backend.load(adapter)
+    backend.load(adapter, check=False)
     model, tokenizer = backend.trainable()
     try:
         written = model.save_pretrained_gguf(
@@ -231,7 +231,7 @@ def _load(recipe: Recipe, adapter: Path, load_in_4bit: bool) -> tuple[Any, Any]:
     """The peft model and its tokenizer, by transformers: Unsloth patches classes that are read with plainly later."""
     plain = {"backend": "transformers", "fast_inference": False, "load_in_4bit": load_in_4bit}
     backend = load_backend(recipe.model_copy(update={"model": recipe.model.model_copy(update=plain)}))
-    backend.load(adapter)
+    backend.load(adapter, check=False)
     return backend.trainable()
 
 
