@@ -50,7 +50,6 @@ Parts = dict[str, int]
 _CUBLAS_WORKSPACE_BYTES = 32 * MIB  # PyTorch's largest, that of Hopper (docs: CUBLAS_WORKSPACE_CONFIG); 8 MiB elsewhere
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # 4 bits; an 8-bit scale for 64 weights; a 32-bit scale for 256 scales
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
-_OFF = ("0", "false", "no", "off")  # what Unsloth takes for a switch that is off, in any case of letters
 _DTYPE_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}  # auto is 16 bits on every GPU
 _OPTIMIZER_BYTES = {  # a weight, beside the weight itself; other optimizers count as AdamW in 32 bits
     "adamw_8bit": 2 + 2 * 4 / 256,  # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
@@ -121,7 +120,9 @@ class Setup:
             largest_micro_batch=batch,
             group_size=int(trl.get("num_generations") or 8),
             prefix_grouper=loader == "unsloth"
-            and os.environ.get("UNSLOTH_GRPO_PREFIX_GROUPER", "0").lower() not in _OFF,
+            and not model.fast_inference
+            and _is_on("UNSLOTH_GRPO_PREFIX_GROUPER", "0")
+            and _is_on("UNSLOTH_GRPO_SEQ_PACKING", "1"),
             context_bytes=context_bytes,
         )
 
@@ -395,6 +396,11 @@ def _sampling_bytes(setup: Setup, top_p: float) -> int:
     sorted, its 64-bit place, softmax and sum over it, and two masks.
     """
     return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if top_p < 1 else 0)
+
+
+def _is_on(variable: str, default: str) -> bool:
+    """A switch in the environment, as Unsloth reads it."""
+    return os.environ.get(variable, default).lower() not in ("0", "false", "no", "off")
 
 
 def gib(n_bytes: int) -> str:

@@ -81,8 +81,8 @@ def preflight(
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
-    if loader is not None and (missing := _check_gpu(recipe.model)) is not None:
-        checks.insert(1, missing)  # why there is no GPU comes before what cannot be done without one
+    if loader is not None:
+        checks[1:1] = _check_gpu(recipe.model)  # a fault of the GPU explains what cannot be done without one
     if trackers := _trackers(recipe.grpo.trl.get("report_to")):
         checks.append(_check_trackers(trackers))
     if loader is not None:
@@ -185,7 +185,7 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
         from ladder_lite.backends.loading import choose_loader, import_unsloth, unsloth_obstacle
 
         loader = choose_loader(settings)
-        obstacle = unsloth_obstacle(settings.device)
+        obstacle = unsloth_obstacle(settings)
         if loader == "unsloth":  # before anything is put on the GPU: it says how memory is to be handed out there
             import_unsloth()
     except UserError as error:
@@ -221,22 +221,28 @@ def _check_trackers(names: Sequence[str]) -> Check:
     )
 
 
-def _check_gpu(settings: ModelSettings) -> Check | None:
-    """A GPU that PyTorch cannot use, or that the recipe asks for and is not there; None where nothing is wrong."""
+def _check_gpu(settings: ModelSettings) -> list[Check]:
+    """The GPU, if PyTorch can use it; otherwise whether one is there or the recipe asks for one."""
     import torch
 
-    if settings.device == "cpu" or torch.cuda.is_available():
-        return None
+    if settings.device == "cpu":
+        return []
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        checks = [_check_capability(capability, settings)]
+        if torch.version.cuda is not None:  # AMD's builds name their architectures otherwise
+            checks.insert(0, _check_build(capability, torch.cuda.get_arch_list(), torch.__version__))
+        return checks
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     cards = [] if hidden else nvidia_smi()
     on_cpu = "set model.device=cpu to run on the CPU"
     if cards:
         remedy = f"install a PyTorch for this driver and this card, or {on_cpu}"
-        return Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)
+        return [Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)]
     if settings.device == "auto":
-        return None
+        return []
     why = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "neither PyTorch nor nvidia-smi sees a GPU"
-    return Check("GPU", False, f"{why}, and model.device is cuda", on_cpu)
+    return [Check("GPU", False, f"{why}, and model.device is cuda", on_cpu)]
 
 
 def _cuda_fault() -> str:
@@ -271,24 +277,17 @@ def _number(text: str) -> int:
 
 
 def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Check]:
-    """The GPU where there is one, else the CPU."""
+    """What the device computes, and whether its memory suffices."""
     import torch
 
     from ladder_lite.backends.loading import choose_device, choose_dtype
 
-    has_gpu = settings.device != "cpu" and torch.cuda.is_available()
     device = choose_device(settings)
     dtype = choose_dtype(settings, device)
-    checks = []
-    if has_gpu:
-        capability = torch.cuda.get_device_capability()
-        if torch.version.cuda is not None:  # AMD's builds name their architectures otherwise
-            checks.append(_check_build(capability, torch.cuda.get_arch_list(), torch.__version__))
-        checks.append(_check_capability(capability, settings))
-    checks.append(_check_product(device, dtype))
+    checks = [_check_product(device, dtype)]
     if settings.load_in_4bit:
         checks.append(_check_four_bit(device, dtype))
-    if has_gpu and needed_bytes is not None:
+    if needed_bytes is not None and settings.device != "cpu" and torch.cuda.is_available():
         checks.append(_check_memory(needed_bytes))
     return checks
 

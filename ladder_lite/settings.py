@@ -131,13 +131,14 @@ class ModelSettings(_Section):
     `id` is "embedded", a local folder, a GGUF file or an id of the Hugging Face hub; `mirror` an ungated copy on the
     hub, named where the hub refuses the id. `max_prompt_length` counts tokens of what asks for a solution: a longer
     one is refused, and memory is predicted with it. `device` "auto" is the GPU where PyTorch can use one, else the CPU;
-    "cuda" refuses to start without a GPU. `fast_inference` is Unsloth's vLLM, which has not been run with this package.
+    with "cuda", runs refuse to start without a GPU. `fast_inference` is Unsloth's vLLM, which has not been run with
+    this package.
     """
 
     id: str
     mirror: str | None
     backend: Literal["auto", "unsloth", "transformers"]
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # runs of earlier versions have no such key
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # the recipes of earlier runs lack it
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     load_in_4bit: bool
     fast_inference: bool

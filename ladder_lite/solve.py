@@ -111,7 +111,10 @@ class Solver:
         live: Live | None = None,
     ) -> None:
         chosen, self._adapter = _choose(model, condition, recipe, [] if seed is None else [f"seed={seed}"])
-        self.recipe = chosen.model_copy(update={"task": chosen.task.model_copy(update={"protocol": "strict"})})
+        task = chosen.task.model_copy(update={"protocol": "strict"})
+        device = "cpu" if chosen.model.device == "cpu" else "auto"  # one integral can do without a GPU
+        own = chosen.model.model_copy(update={"device": device})
+        self.recipe = chosen.model_copy(update={"task": task, "model": own})
         self.live = live or Live(Console(quiet=True, force_interactive=False))
 
     @property

@@ -145,6 +145,7 @@ def build(
         def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
             divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
             backend.check_rollouts(score, config.temperature)
+            forget_self_checks(model)  # those of other trainers and micro-batches, and of the guard's random adapter
             if probe_first:
                 probe()
             self.began_at = deadline.now()
@@ -236,7 +237,6 @@ def build(
             callbacks=[Steps()],
             rollout_func=roll_out,
         )
-    forget_self_checks(model)
     adapter.in_full_precision(model)  # TRL rounds adapters on 4-bit weights to 16 bits, where small steps get lost
     backend.restore(before)
     trainer.data_collator = ask

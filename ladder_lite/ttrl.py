@@ -67,11 +67,9 @@ class Watch(Protocol):
 
     def tree(self, variants: Sequence[Problem]) -> None:
         """The tree is grown, or read back."""
-        ...
 
     def step(self, step: grpo.Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
         """A step is done: with its answers to the variants, and then to the problem itself."""
-        ...
 
 
 def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:

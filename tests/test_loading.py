@@ -38,7 +38,8 @@ GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_grad
 
 
 def settings(*overrides: str) -> ModelSettings:
-    return load_recipe("tiny", ["model.device=auto", *(f"model.{override}" for override in overrides)]).model
+    usual = ("device=auto", "dtype=auto")
+    return load_recipe("tiny", [f"model.{override}" for override in (*usual, *overrides)]).model
 
 
 def load(chosen: ModelSettings, max_length: int = 300) -> loading.Loaded:
@@ -96,6 +97,13 @@ def test_a_cpu_that_is_asked_for_is_taken(machine: Callable[..., None]) -> None:
     assert loading.choose_loader(on_purpose) == "transformers"
     machine(None, "unsloth")
     assert loading.choose_device(settings()) == CPU
+
+
+def test_unsloth_is_not_asked_for_32_bits(machine: Callable[..., None]) -> None:
+    machine((8, 0), "unsloth")
+    assert loading.choose_loader(settings("backend=auto", "dtype=float32")) == "transformers"
+    with pytest.raises(UserError, match=r"trains in 16 bits, and model\.dtype is float32; model\.backend=transformers"):
+        loading.choose_loader(settings("backend=unsloth", "dtype=float32"))
 
 
 @pytest.mark.parametrize(

@@ -381,10 +381,13 @@ def test_recomputed_logits_take_one_chunk_for_any_micro_batch() -> None:
 def test_the_prefix_grouper_counts_where_a_user_turns_it_on(
     monkeypatch: pytest.MonkeyPatch, loader: Loader, value: str | None, on: bool
 ) -> None:
-    monkeypatch.delenv("UNSLOTH_GRPO_PREFIX_GROUPER", raising=False)
+    for variable in ("UNSLOTH_GRPO_PREFIX_GROUPER", "UNSLOTH_GRPO_SEQ_PACKING"):
+        monkeypatch.delenv(variable, raising=False)
     if value is not None:
         monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", value)
     assert _setup(LLAMA, 1024, loader).prefix_grouper == on
+    monkeypatch.setenv("UNSLOTH_GRPO_SEQ_PACKING", "0")  # without which there is none
+    assert not _setup(LLAMA, 1024, loader).prefix_grouper
 
 
 def test_a_grouped_prompt_is_read_once_and_compared_with_the_packed_pass() -> None:

@@ -331,12 +331,14 @@ def test_a_smaller_micro_batch_has_unsloth_check_its_packed_pass_again(
         ({"grad_ok": True, "grad_unsafe_T": 700}, "padded from 700 tokens on"),
         ({"grad_unsafe_T": 700}, "padded from 700 tokens on"),
         ({"grad_ok": False}, "padded, as the packed pass failed"),
+        ({"grad_ok": True, "grouper": {"shape": (900, 90)}}, "packed, with one prompt for each group"),
     ],
 )
 def test_the_pass_that_unsloth_trains_with(concluded: dict[str, Any], expected: str) -> None:
     model = torch.nn.Linear(1, 1)
     for name, value in concluded.items():
-        setattr(model, f"_unsloth_seq_packing_{name}", value)
+        kind = "prefix_grouper_grad_verified" if name == "grouper" else f"seq_packing_{name}"
+        setattr(model, f"_unsloth_{kind}", value)
     model._unsloth_prefix_grouper_grad_unsafe = set()
     model._unsloth_gradient_checkpointing = "unsloth"
     assert training_pass(model).startswith(expected)

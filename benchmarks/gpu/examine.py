@@ -43,19 +43,22 @@ def four_bits() -> Finding:
 
 
 def unsloth() -> Finding:
-    """Unsloth's version, and the attention that it takes for packed and for padded batches."""
+    """Unsloth's version; every stage does without it if it cannot be imported."""
     prepare_environment()
     with redirect_stdout(StringIO()) as said:
         import unsloth
     import trl
+
+    return {"version": unsloth.__version__, "trainer": trl.GRPOTrainer.__name__, "said": said.getvalue()[-1500:]}
+
+
+def attention() -> Finding:
+    """The attention that Unsloth takes for packed and for padded batches."""
     from unsloth.utils import attention_dispatch as dispatch
 
-    found = {"version": unsloth.__version__, "trainer": trl.GRPOTrainer.__name__, "said": said.getvalue()[-1500:]}
-    found["flags"] = {name: str(getattr(dispatch, name))[:80] for name in dir(dispatch) if name.startswith("HAS_")}
-    packed, padded = (dispatch.select_attention_backend(use_varlen=varlen) for varlen in (True, False))
-    return found | {"packed_attention": packed, "padded_attention": padded}
+    return {f"varlen_{varlen}": dispatch.select_attention_backend(use_varlen=varlen) for varlen in (True, False)}
 
 
 if __name__ == "__main__":
-    for examination in (card, four_bits, unsloth):
+    for examination in (card, four_bits, unsloth, attention):
         Findings().attempt(examination.__name__, 0, examination)

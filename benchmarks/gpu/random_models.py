@@ -79,6 +79,5 @@ def tokenizer_of(vocab_size: int) -> Any:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:]:
-        if name != "--tiny":
-            make(Path(sys.argv[1]), name, "--tiny" in sys.argv)
+    for name in sorted({*sys.argv[2:]} - {"--tiny"}):
+        make(Path(sys.argv[1]), name, "--tiny" in sys.argv)

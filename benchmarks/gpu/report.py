@@ -9,7 +9,7 @@ from typing import Any
 
 from workload import CAP_GIB, Finding
 
-OMITTED = {"what", "took", "trace", "parts", "flags", "entropy", "learning_rate", "stop", "median", "step"}
+OMITTED = {"what", "took", "trace", "parts", "entropy", "learning_rate", "stop", "median", "step"}
 
 
 def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -32,8 +32,8 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     for recipe, cap in CAP_GIB.items():
         judge(f"{recipe}: peak / {cap} GiB at most 1", _peak_share, f"{recipe}-unsloth/fits", high=1)
     ours, plain = "llama3b-unsloth/timed", "llama3b-plain/timed"
-    judge("speed / that of plain TRL at least 1.5", _speed, ours, plain, low=1.5)
-    judge("peak / that of plain TRL at most 0.6", _memory, ours, plain, high=0.6)
+    judge("speed / plain TRL's at least 1.5", lambda a, b: _ratio(b, a, "median", "seconds"), ours, plain, low=1.5)
+    judge("peak / plain TRL's at most 0.6", lambda a, b: _ratio(a, b, "peaks", "reserved"), ours, plain, high=0.6)
     judge("own code at most 0.02 of a step", lambda row: row["own_seconds"] / row["median"]["seconds"], ours, high=0.02)
     many = "llama3b-unsloth/generation_64"
     judge("rollouts at least 0.25 of the bandwidth limit", lambda row: row["share"], many, low=0.25)
@@ -43,14 +43,8 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _speed(ours: Finding, plain: Finding) -> float:
-    same = ours["workload"] == plain["workload"]
-    return plain["median"]["seconds"] / ours["median"]["seconds"] if same else nan
-
-
-def _memory(ours: Finding, plain: Finding) -> float:
-    same = ours["workload"] == plain["workload"]
-    return ours["peaks"]["reserved"] / plain["peaks"]["reserved"] if same else nan
+def _ratio(one: Finding, other: Finding, part: str, key: str) -> float:
+    return one[part][key] / other[part][key] if one["workload"] == other["workload"] else nan
 
 
 def _peak_share(row: Finding) -> float:

@@ -116,15 +116,17 @@ def first(call: Call) -> None:
     findings = call.stage("examine", [str(HERE / "examine.py")], 100, 10)["findings"]
     imported = any(finding["what"] == "unsloth" and "error" not in finding for finding in findings)
     fast = "unsloth" if imported or call.rehearse else "transformers"
-    call.measure("llama3b", fast, 230, 60)
+    call.measure("llama3b", fast, 200, 60)
     with (call.out / "doctor.txt").open("w") as file:  # beside a stage that times nothing
         doctor = subprocess.Popen([sys.executable, "-m", "ladder_lite.doctor"], stdout=file, stderr=file)
-    tiny = [*FEW, "conditions=[ladder_ttrl]"] if call.rehearse else [f"model.backend={fast}"]
-    call.recipe("tiny", 110, 45, "tiny", "--smoke", ANY_DEVICE, "model.load_in_4bit=true", *tiny)
+    tiny = [*FEW, "conditions=[ladder_ttrl]"] if call.rehearse else [f"model.backend={fast}", "model.dtype=auto"]
+    call.recipe("tiny", 70, 45, "tiny", "--smoke", ANY_DEVICE, "model.load_in_4bit=true", *tiny)
+    findings = call.results["stages"][f"llama3b-{fast}"]["findings"]
+    if any(finding["what"] == "timed" and "median" in finding for finding in findings):  # to compare with
+        call.measure("llama3b", "plain", 90, 60)
+    call.measure("qwen7b", fast, 130, 60, f"{BRIEF},fits" if call.rehearse else "")
     if fast == "unsloth":
-        call.measure("llama3b", "transformers", 100, 45, BRIEF)
-    call.measure("llama3b", "plain", 130, 60)
-    call.measure("qwen7b", fast, 170, 60, f"{BRIEF},fits" if call.rehearse else "")
+        call.measure("llama3b", "transformers", 90, 45, BRIEF)
     if fast == "unsloth":
         call.measure("qwen7b", "transformers", 100, 50, BRIEF)
         call.measure("llama3b", fast, 90, 50, "load,real_steps,memory_8,unequal", UNSLOTH_GRPO_PREFIX_GROUPER="1")
@@ -175,7 +177,7 @@ def main() -> None:
         call.write()
         summary = report.summary(call.results)
         (call.out / f"summary-{call.which}.txt").write_text(summary)
-        print(summary[-9000:], flush=True)
+        print(summary[:9000], flush=True)
 
 
 if __name__ == "__main__":

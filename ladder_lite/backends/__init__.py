@@ -63,8 +63,8 @@ class Sampling:
 class Rollout(NamedTuple):
     """A reply with the token ids of its prompt and of itself, as training wants them; a cut one has no end token.
 
-    There is at least one token: a reply that begins with padding has an end token in its place, which the model did not
-    sample, and 0 as its `completion.n_tokens`. `logprobs` are the engine's, after the temperature.
+    There is at least one token. A reply that begins with padding consists of an end token, which the model did not
+    sample; its `completion.n_tokens` is 0. `logprobs` are the engine's, after the temperature.
     """
 
     prompt_ids: list[int]
@@ -81,53 +81,42 @@ class Backend(Protocol):
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt, in the order of the prompts."""
-        ...
 
     def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
         """Sample one reply to each prompt, in the order of the prompts, with the tokens of both."""
-        ...
 
     def check(self, prompts: Sequence[Messages]) -> None:
         """UserError for a prompt that is too long, or has a word that the model's vocabulary lacks."""
-        ...
 
     def fits(self, prompt: Messages) -> bool:
         """Whether the prompt is short enough to be trained on."""
-        ...
 
     def micro_batch(self, settings: GrpoSettings) -> int:
         """How many completions to train on at a time, at most the recipe's; UserError where none would fit."""
-        ...
 
     def check_rollouts(self, score: "Score | None" = None, temperature: float = 1.0) -> None:
         """UserError where sampling does not use the weights that `score`, or else a forward pass, computes with.
 
         `temperature` is that of the log-probabilities of `score`.
         """
-        ...
 
     def trainable(self) -> tuple[Any, Any]:
         """The model with its adapter and its tokenizer, as TRL's trainers take them."""
-        ...
 
     def snapshot(self) -> Adapter:
         """A copy of the adapter's weights."""
-        ...
 
     def restore(self, adapter: Adapter) -> None:
         """Put an adapter's weights back, bit by bit."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format."""
-        ...
 
     def load(self, folder: Path, check: bool = True) -> None:
         """Read an adapter that `save` wrote; UserError where the files are missing or of another shape.
 
         `check` rollouts with it, unless nothing will be sampled.
         """
-        ...
 
 
 def load_backend(recipe: Recipe) -> Backend:

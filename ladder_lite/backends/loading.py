@@ -52,7 +52,7 @@ def choose_loader(settings: ModelSettings) -> Loader:
         if settings.fast_inference:
             raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
-    obstacle = unsloth_obstacle(settings.device)
+    obstacle = unsloth_obstacle(settings)
     if obstacle is None:
         if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.fast_inference: {reason}, or set it to false")
@@ -69,9 +69,9 @@ def choose_device(settings: ModelSettings) -> torch.device:
     return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def unsloth_obstacle(device: str = "auto") -> str | None:
-    """Why Unsloth cannot run on the `model.device` here, None where it can."""
-    if device == "cpu":
+def unsloth_obstacle(settings: ModelSettings | None = None) -> str | None:
+    """Why Unsloth cannot run here, or not with these settings; None where it can."""
+    if settings and settings.device == "cpu":
         return "it needs a GPU, and model.device is cpu"
     if not torch.cuda.is_available():
         return "it needs a GPU, and PyTorch sees none"
@@ -81,6 +81,8 @@ def unsloth_obstacle(device: str = "auto") -> str | None:
         return f"it needs compute capability 7.0, and this {torch.cuda.get_device_name()} has {have}"
     if importlib.util.find_spec("unsloth") is None:
         return "it is not installed (pip install 'ladder_lite[gpu]')"
+    if settings and settings.dtype == "float32":  # whatever it is told, it trains in bfloat16 where the card has it
+        return "it trains in 16 bits, and model.dtype is float32"
     return None
 
 

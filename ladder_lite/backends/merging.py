@@ -141,7 +141,7 @@ def save_gguf(
             "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
         )
     make_room(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
-    settings = recipe.model.model_copy(update={"backend": "unsloth", "fast_inference": False})
+    settings = recipe.model.model_copy(update={"backend": "unsloth", "device": "auto", "fast_inference": False})
     backend = load_backend(recipe.model_copy(update={"model": settings}))
     backend.load(adapter, check=False)
     model, tokenizer = backend.trainable()

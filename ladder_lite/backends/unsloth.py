@@ -24,4 +24,6 @@ def training_pass(model: Any) -> str:
         return f"padded from {limit} tokens on, where the packed pass ran out of memory or disagreed with it"
     if agrees is False:
         return "padded, as the packed pass failed or disagreed with it"
+    if getattr(model, "_unsloth_prefix_grouper_grad_verified", None):
+        return "packed, with one prompt for each group"
     return "packed" if agrees else "padded"
