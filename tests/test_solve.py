@@ -248,6 +248,7 @@ def test_a_word_that_the_embedded_model_lacks_is_one_line(backend: Backend) -> N
 def test_a_model_comes_with_a_recipe(model: str, options: dict[str, str], recipe: str, id_: str) -> None:
     chosen = Solver(model, **options).recipe  # type: ignore[arg-type]
     assert (chosen.name, chosen.model.id) == (recipe, id_)
+    assert chosen.model.device == ("cpu" if recipe == "tiny" else "auto")  # it does without a GPU
 
 
 def test_a_run_brings_its_recipe_and_the_adapter_of_a_condition(
