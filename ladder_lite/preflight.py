@@ -235,7 +235,7 @@ def _check_gpu(settings: ModelSettings) -> list[Check]:
         return checks
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     cards = [] if hidden else nvidia_smi()
-    on_cpu = "set model.device=cpu to run on the CPU"
+    on_cpu = "set model.device=cpu to run on the CPU, which takes far longer"
     if cards:
         remedy = f"install a PyTorch for this driver and this card, or {on_cpu}"
         return [Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)]

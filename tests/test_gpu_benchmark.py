@@ -255,9 +255,7 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
     errors = {name: entry["error"] for name, entry in stages.items() if "error" in entry}
     assert not errors, (errors, [stages[name]["tail"] for name in errors])
     failed = [row for entry in stages.values() for row in entry["findings"] if {"error", "skipped"} & row.keys()]
-    assert [row["what"] for row in failed] == ["unsloth", "attention"] * (
-        "unsloth" not in found["first"]["versions"]
-    )
+    assert [row["what"] for row in failed] == ["unsloth", "attention"] * ("unsloth" not in found["first"]["versions"])
     assert {name: [row["what"] for row in entry["findings"]] for name, entry in stages.items()} == {
         "examine": ["card", "four_bits", "unsloth", "attention"],
         "llama3b-unsloth": MEASUREMENTS,
