@@ -1,7 +1,5 @@
 """Exports of a run: an adapter on the embedded model, with random weights, through every format."""
 
-import ast
-import importlib.util
 import inspect
 import json
 import os
@@ -19,7 +17,7 @@ import pytest
 from ladder_lite import export as module
 from ladder_lite.config import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.export import QUANTIZATIONS, export, push
+from ladder_lite.export import export, push
 from ladder_lite.run_dir import write_json
 
 # The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
@@ -332,24 +330,6 @@ def test_gguf_without_unsloth_is_one_line(run: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="needs a GPU, and PyTorch sees none; --format merged"):
         export(run, "gguf", "ladder", tmp_path / "out", "q4_k_m")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("unsloth") is None, reason="Unsloth is not installed")
-def test_the_installed_unsloth_takes_what_it_is_given() -> None:
-    spec = importlib.util.find_spec("unsloth")  # not imported: that needs a GPU
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse((Path(spec.origin).parent / "save.py").read_text(encoding="utf-8"))
-    (function,) = (
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "unsloth_save_pretrained_gguf"
-    )
-    assert [argument.arg for argument in function.args.args] == ["self", *GGUF_PARAMETERS]
-    (allowed,) = (
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALLOWED_QUANTS"
-    )
-    assert set(QUANTIZATIONS) == set(allowed) - {"not_quantized", "fast_quantized", "quantized"}  # other names of some
 
 
 def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import ast
 import importlib.util
 from pathlib import Path
 
+from test_export import GGUF_PARAMETERS
 from test_loading import GET_PEFT_MODEL, LOAD_MODEL
+
+from ladder_lite.export import QUANTIZATIONS
 
 
 def _source(module: str) -> str:
@@ -33,3 +36,17 @@ def test_the_engine_of_vllm_is_reached_by_the_names_we_use() -> None:
 
 def test_copies_of_the_adapter_are_kept_under_the_name_we_drop() -> None:
     assert "lora_A._fast_lora = " in _source("kernels/utils.py")
+
+
+def test_gguf_files_are_asked_for_in_its_own_words() -> None:
+    tree = ast.parse(_source("save.py"))
+    (function,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "unsloth_save_pretrained_gguf"
+    )
+    assert [argument.arg for argument in function.args.args] == ["self", *GGUF_PARAMETERS]
+    (allowed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALLOWED_QUANTS"
+    )
+    assert set(QUANTIZATIONS) == set(allowed) - {"not_quantized", "fast_quantized", "quantized"}  # other names of some
