@@ -45,10 +45,10 @@ def generate(
             lora_request=model.load_lora(folder),
             use_tqdm=False,
         )
-    rows: list[tuple[list[int], list[float] | None]] = []
-    for output in outputs:
-        reply = output.outputs[0]
-        tokens = list(reply.token_ids)
-        logprobs = [at[token].logprob for token, at in zip(tokens, reply.logprobs or (), strict=sampling.logprobs)]
-        rows.append((tokens, logprobs if sampling.logprobs else None))
-    return rows
+    replies = [output.outputs[0] for output in outputs]
+    return [(list(reply.token_ids), _logprobs(reply) if sampling.logprobs else None) for reply in replies]
+
+
+def _logprobs(reply: Any) -> list[float]:
+    """Those of the sampled tokens; vLLM gives a mapping from tokens for each position."""
+    return [at[token].logprob for token, at in zip(reply.token_ids, reply.logprobs, strict=True)]
