@@ -15,15 +15,18 @@ answers that equal a third, on different components). Answers are hostile text: 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
 
-from ladder_lite.definite import EXACT_TOLERANCE, TOLERANCE, References
-from ladder_lite.examination import CLEARLY, JUMP, MAX_COMPONENTS, NOISY, POINTS, SLACK, hides_a_term, sheets_of
+from ladder_lite import exact
+from ladder_lite.antiderivatives import CLEARLY
+from ladder_lite.definite import References, allowed_of, value_of
+from ladder_lite.examination import JUMP, NOISY, POINTS
 from ladder_lite.examination import TOLERANCE as SLOPE_TOLERANCE
 from ladder_lite.expressions import Complexes, Expression, ExpressionError, parse
-from ladder_lite.integrands import MIN_POINTS, N_NEAR, SMALLEST, Integrand, IntegrandError, noise, prepare
+from ladder_lite.integrands import LOUD, MIN_POINTS, N_NEAR, SMALLEST, Integrand, IntegrandError, noise, prepare
 from ladder_lite.validity import Data
 
 _QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
@@ -34,7 +37,7 @@ Answer = TypeVar("Answer")
 def same_answers(data: Data, answers: Sequence[str], references: References) -> list[int | None]:
     """For each answer the place of the first one that is the same; None for one that cannot be read.
 
-    `references` has the values of definite integrals, of which only the size of the integrand counts here. Nothing can
+    `references` has the values of definite integrals, of which only the size counts here. Nothing can
     be compared where the problem itself is no integral (nowhere real, divergent): all None.
     """
     try:
@@ -85,8 +88,7 @@ def _pieces(problem: Integrand) -> list[Complexes]:
     if problem.identically_zero:
         near = problem.points[:N_NEAR]
         return [near[np.isfinite(problem.values[:N_NEAR])].astype(complex)]
-    components = problem.components[:MAX_COMPONENTS]
-    return [component.sample(POINTS, problem.seed + 2).astype(complex) for component in components]
+    return [component.sample(POINTS, problem.seed + 2).astype(complex) for component in problem.components]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,25 +107,10 @@ class _Antiderivative:
         return list(zip(np.split(values, ends), np.split(slopes, ends), strict=True))
 
     def equals(self, other: "_Antiderivative") -> bool:
-        """Whether the two differ by one constant on a whole component.
-
-        As where the verifier judges one answer, a difference that shows on a component counts on its neighbours too,
-        where larger terms may hide it, unless a root or a step lies between.
-        """
-        differs = [self._differs_plainly(other, number) for number in range(len(self.pieces))]
-        if all(differs):
-            return False
-        # The closer look takes ten evaluations: only where what is plain already leaves something to decide.
-        verdicts: list[bool | None] = [False if plain else None for plain in differs]
-        sheets = sheets_of(self.problem, self.expression, other.expression) if len(differs) > 1 else [(0, 0)]
-        for number, sheet in enumerate(sheets[: len(differs)]):
-            if (sheet, False) not in zip(sheets, verdicts, strict=False):
-                verdicts[number] = self._agrees(other, number)
-        differing = {sheet for sheet, verdict in zip(sheets, verdicts, strict=False) if verdict is False}
-        return any(
-            verdict and sheet not in differing and not self._may_hide(other, number, verdicts)
-            for number, (sheet, verdict) in enumerate(zip(sheets, verdicts, strict=False))
-        )
+        """Whether the two differ by one constant on a whole component, of those that the verifier looks at."""
+        # The closer look takes ten evaluations: only where what is plain leaves something to decide.
+        numbers = range(len(self.pieces))
+        return any(not self._differs_plainly(other, number) and self._agrees(other, number) for number in numbers)
 
     def _differs_plainly(self, other: "_Antiderivative", number: int) -> bool:
         slopes, other_slopes = self.evaluated[number][1], other.evaluated[number][1]
@@ -134,37 +121,35 @@ class _Antiderivative:
             excess = (errors - CLEARLY * size)[finite]
         return len(excess) >= MIN_POINTS and bool(np.median(excess) > SMALLEST)
 
-    def _agrees(self, other: "_Antiderivative", number: int) -> bool | None:
-        """Whether the two agree on a piece up to a constant, None if floating point cannot tell or one jumps there."""
+    def _agrees(self, other: "_Antiderivative", number: int) -> bool:
+        """Whether the two agree on a piece up to a constant; False if floating point cannot tell or one jumps there."""
         points = self.pieces[number]
         (values, slopes), (others, other_slopes) = self.evaluated[number], other.evaluated[number]
         with np.errstate(all="ignore"):
             finite = np.isfinite(values + slopes + others + other_slopes)
             if finite.sum() < MIN_POINTS:
-                return None
+                return False
             points, values, others = points[finite], values[finite], others[finite]
             errors = np.abs(slopes - other_slopes)[finite]
             size = np.maximum(np.abs(slopes), np.abs(other_slopes))[finite]
             noises = [noise(answer.expression, points) for answer in (self, other)]
-            allowed = SLACK * sum(of_slopes for _, of_slopes in noises)
+            allowed = sum(of_slopes for _, of_slopes in noises)
             if (errors > SLOPE_TOLERANCE * size + allowed).any():
                 return False
             if (allowed <= np.maximum(NOISY * size, _QUIET)).sum() < MIN_POINTS:
-                return None
+                return False
             magnitude = np.abs(values) + np.abs(others)
             anchor = int(magnitude.argmin())
             steps = np.abs((values - others) - (values - others)[anchor])
-            allowed = SLACK * sum(of_values for of_values, _ in noises) + _ROUNDING * magnitude
+            allowed = sum(of_values for of_values, _ in noises) + _ROUNDING * magnitude
             allowed += JUMP * np.abs(values - values[anchor])
-            return True if (steps <= allowed + allowed[anchor] + SMALLEST).all() else None
-
-    def _may_hide(self, other: "_Antiderivative", number: int, verdicts: Sequence[bool | None]) -> bool:
-        """Whether, where the two agree, a term is too small to show that is plain to see where they differ."""
-        away = [piece.real for piece, verdict in zip(self.pieces, verdicts, strict=True) if verdict is False]
-        return bool(away) and any(
-            hides_a_term(answer.expression, self.problem.expression, self.pieces[number].real, np.concatenate(away))
-            for answer in (self, other)
-        )
+            if not (steps <= allowed + allowed[anchor] + SMALLEST).all():
+                return False
+        if size.min() <= LOUD:
+            return True
+        exact.allow()  # slopes that are so large may hide a difference
+        near = sorted(points.real.tolist(), key=abs)[:3]
+        return exact.grow_alike(self.expression, other.expression, [*pairwise(near)]) is True
 
 
 # --- values of definite integrals
@@ -185,7 +170,7 @@ def _values(data: Data, references: References) -> Callable[[str], _Value | None
     variable, lower, upper = data["variable"] or "x", data["lower"], data["upper"]
     if lower is None or upper is None:
         raise IntegrandError("one bound is missing")
-    scale = references.get(str(data["integrand"]), variable, lower, upper).scale
+    reference = references.get(str(data["integrand"]), variable, lower, upper)
     real = "cbrt" in prepare(str(data["integrand"]), variable).expression.functions
 
     def read(text: str) -> _Value | None:
@@ -193,9 +178,7 @@ def _values(data: Data, references: References) -> Callable[[str], _Value | None
             expression = parse(text, variable, real_cube_roots=real)
         except ExpressionError:
             return None
-        value = complex(expression.values(np.zeros(1, complex))[0])
-        if expression.free or not np.isfinite(value):
-            return None
-        return _Value(value, scale * (TOLERANCE if "." in expression.source else EXACT_TOLERANCE))
+        value = None if expression.free else value_of(expression, reference)
+        return None if value is None else _Value(value, allowed_of(expression, reference))
 
     return read

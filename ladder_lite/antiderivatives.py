@@ -1,165 +1,193 @@
 """Is F an antiderivative of f: the 'strict' rule.
 
-F' = f is tested at random points, relative to f's own size, and where F may hide a step between them, its increments
-against the integral of f. F is right if it is right at every point of at least one whole component of f's domain, and
-does not jump inside it. Points where floating point overflows are left out: as long as F and f are analytic between
-their switches, agreement on any part of a piece decides for the whole of it (identity theorem), so each piece needs
-some points that do count.
+F is right if on one whole component of f's domain F' = f at every point, relative to f's own size, and F does not jump:
+its increments are the integrals of f. The component has to reach into x > 0 where any does. Points where floating point
+overflows are left out: F and f are analytic between their switches, so agreement on any part of a piece decides for the
+whole of it (identity theorem).
 
-One evaluation at the base points decides most answers, right and wrong. The others go to
-`ladder_lite.examination`, component by component, which takes ten times as long.
+One evaluation at the base points decides most answers, right and wrong: see `is_antiderivative`. The others go to
+`ladder_lite.examination`, which takes ten times as long.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from functools import lru_cache
+from typing import Final
 
+import numpy as np
+
+from ladder_lite import exact
 from ladder_lite.evaluation import RESOLVED, Evaluation
-from ladder_lite.examination import CLEARLY, NOISY, SLACK, TOLERANCE, WRONG, bad_increments, examine
-from ladder_lite.expressions import Expression
-from ladder_lite.integrands import (
-    MIN_POINTS,
-    N_NEAR,
-    Floats,
-    Integrand,
-    Numbers,
-    gaps,
-    noise,
-    stretches,
+from ladder_lite.examination import (
+    EXACT_TO,
+    JUMP,
+    MAX_LEAPS,
+    MOST,
+    NOISY,
+    TOLERANCE,
+    VISIBLE,
+    WRONG,
+    Agreement,
+    Growth,
+    examine,
 )
+from ladder_lite.expressions import Expression
+from ladder_lite.integrands import N_NEAR, Bools, Floats, Integrand, Numbers, Stretch, gaps, jitter, noise
+
+CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
+MANY: Final = 0.15  # of a stretch's points
+ROUNDING: Final = 1e-14  # of terms that cancel
+UNDECIDED: Final = "undecided"
+FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    evaluation = _evaluate(answer, problem)
-    slopes = evaluation.slopes
+    exact.allow()
+    points = problem.points
+    if not (answer.is_complex or problem.expression.is_complex):
+        evaluation = answer.evaluate(points)
+        verdict = _first_look(answer, problem, evaluation)
+        if verdict != UNDECIDED or np.isfinite(evaluation.values)[problem.known].all():
+            return examine(answer, problem) if verdict == UNDECIDED else verdict
+    verdict = _first_look(answer, problem, answer.evaluate(points.astype(complex)))
+    return examine(answer, problem) if verdict == UNDECIDED else verdict
+
+
+def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) -> str | None:
+    """The verdict where one evaluation decides it, stretch by stretch between the breaks of f."""
     with np.errstate(all="ignore"):
-        agree = np.abs(slopes - problem.values) <= TOLERANCE * np.abs(problem.values)
-        agree &= problem.known
-    noise_over_f = None
-    if np.count_nonzero(agree[:N_NEAR]) >= MIN_POINTS:
-        noise_over_f = _explained(answer, problem, slopes, problem.known & ~agree)
-    if noise_over_f is None:
-        # (Only zero has a constant antiderivative, which needs the closer look.)
-        if slopes.any() and _is_wrong_everywhere(answer, evaluation, problem):
-            return WRONG
-    elif (
-        noise_over_f <= NOISY  # else digits that f never had are lost in F's own terms
-        and not problem.is_loud
-        and _has_no_switches(answer, evaluation, problem)
-        and (_has_no_steps(answer, evaluation, problem) or not len(bad_increments(evaluation.values, problem)))
-    ):
-        return None
-    return examine(answer, problem)
+        errors = np.abs(evaluation.slopes - problem.values) / problem.size
+    off = ~(errors <= TOLERANCE)
+    counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
+    good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
+    if counts and not good:
+        # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. Only zero is constant.
+        plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
+        is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
+        return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
+    for stretch, n_off in good:
+        if (
+            not stretch.is_loud
+            and np.count_nonzero((errors > EXACT_TO) & stretch.inside) <= MOST * stretch.n_points
+            and (not n_off or _is_explained(answer, problem, evaluation, stretch.inside, ~off))
+            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch))
+        ):
+            return None
+    return UNDECIDED
 
 
-def _evaluate(answer: Expression, problem: Integrand) -> Evaluation:
-    """F at the base points: in real numbers if they suffice, which is much faster."""
-    if not answer.is_complex:
-        evaluation = answer.evaluate(problem.points)
-        with np.errstate(all="ignore"):
-            if np.isfinite(evaluation.values + evaluation.slopes)[problem.known].all():
-                return evaluation
-    return answer.evaluate(problem.points.astype(complex))
+def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
+    """Whether terms of F' are so large, where an error is plain closest to 0, that they may have cancelled to it."""
+    at = int(np.argmin(np.where(plain, problem.distances, np.inf)))
+    terms = [slope[at] for slope in evaluation.slopes_of_slots if isinstance(slope, np.ndarray)]
+    error = abs(evaluation.slopes[at] - problem.values[at])
+    return bool(error < ROUNDING * max(map(abs, terms), default=0.0))
 
 
-def _is_wrong_everywhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether each stretch between roots and steps has a point where F' is plainly not f: most wrong answers do.
+def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation, inside: Bools, fine: Bools) -> bool:
+    """Whether rounding noise explains the few points of a stretch where F' is not f; of far ones, so does an overflow.
 
-    Inside such a stretch F' - f is one analytic function, poles apart: see `examination._sheets`.
+    And beside them F' is f to all digits, not to TOLERANCE only.
     """
-    with np.errstate(all="ignore"):
-        differences = evaluation.slopes - problem.values
-        counts = problem.known & np.isfinite(differences)
-        errors = np.where(counts, np.abs(differences.real) / np.abs(problem.values), 0)
-    if counts.sum() < 2 * MIN_POINTS:
-        return False
-    breakables = problem.breakables + evaluation.breakables
-    switches = [breakable for breakable in breakables if breakable.kind in ("root", "step")]
-    stretch = stretches(problem.points, switches) if switches else np.zeros(len(counts), np.intp)
-    plain = errors > CLEARLY
-    in_doubt = []
-    for number in np.unique(stretch[counts]):
-        inside = counts & (stretch == number)
-        if not plain[inside].any():
-            return False
-        # Errors at most points are not lost digits, unless all that the integrand has is lost digits.
-        if 2 * plain[inside].sum() <= inside.sum() or np.median(np.abs(problem.values[inside])) < CLEARLY:
-            in_doubt.append(int(np.where(inside, errors, -1).argmax()))
-    if not in_doubt:
-        return True
-    points = problem.points[in_doubt]
-    allowed = SLACK * (noise(answer, points.astype(complex))[1] + noise(problem.expression, points)[0])
-    return bool((np.abs(differences.real)[in_doubt] > allowed).all())
-
-
-def _explained(answer: Expression, problem: Integrand, slopes: Numbers, doubtful: NDArray[np.bool_]) -> float | None:
-    """The noise, over f's largest value, that explains the points where F' is not f; None if it does not."""
-    if not doubtful.any():
-        return 0.0
-    finite = np.isfinite(slopes) | ~doubtful
-    if not finite[:N_NEAR].all() or doubtful.sum() > N_NEAR // 2:
-        return None
-    if not finite.all() and "root" in problem.expression.kinds:
-        return None  # beyond a root's branch point the near points decide nothing
-    doubtful = doubtful & finite
+    doubtful = inside & ~fine
+    if not problem.expression.kinds & {"root", "step"}:  # whose sides have nothing to do with each other
+        doubtful[N_NEAR:] &= np.isfinite(evaluation.slopes[N_NEAR:])
     at = problem.points[doubtful]
-    if not len(at):
-        return 0.0
-    allowed = SLACK * (noise(answer, at.astype(slopes.dtype))[1] + noise(problem.expression, at)[0])
-    if not (np.abs(slopes[doubtful] - problem.values[doubtful]) <= allowed).all():
-        return None
-    return float(allowed.max() / np.abs(problem.values[problem.known]).max())
+    if len(at):
+        allowed = noise(answer, at.astype(evaluation.slopes.dtype))[1] + noise(problem.expression, at)[0]
+        with np.errstate(all="ignore"):
+            unexplained = ~(np.abs(evaluation.slopes[doubtful] - problem.values[doubtful]) <= allowed)
+        if unexplained.any() or allowed.max() > NOISY * np.nanmax(problem.size[:N_NEAR]):
+            return False
+    near = problem.points[:N_NEAR][(inside & fine)[:N_NEAR]]
+    return bool(Agreement(answer, problem.expression)(near[-1:]))
 
 
-def _has_no_switches(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F has no steps, no branch points of roots but at ends of f's domain, and no steep turns far away.
-
-    (sqrt(x**2)/x is a step.) A root of a linear quantity has one branch point only; any other must be f's own too.
-    """
-    if "step" in answer.kinds or "step" in problem.expression.kinds:
+def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch) -> bool:
+    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away."""
+    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
-    roots = [q for kind, q in problem.breakables if kind == "root"]
+    values = evaluation.values[:N_NEAR]
+    if not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
+        return False
+    if not stretch.is_whole and (problem.removable & np.diff(stretch.inside[:N_NEAR])).any():
+        return False  # f does not end where the stretch does
+    near = problem.points[:N_NEAR]
+    jittered = answer.evaluate(near.astype(values.dtype), derivative=False, jitter=jitter(N_NEAR)).values
+    with np.errstate(all="ignore"):
+        rounding = np.abs(jittered - values)
+        is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
+    if is_clear and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
+        return True
+    growth = _growth(problem, stretch)
+    if growth is None:
+        return False
+    unclear = growth.unclear(values, rounding)
+    if unclear is None and answer.inverse_tangents and not answer.is_complex:
+        unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
+    return unclear is not None and not unclear.any()
+
+
+def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
+    """Whether nothing in F breaks in a stretch, or turns so fast that it may look like a break."""
+    pairs = inside[: N_NEAR - 1] & inside[1:N_NEAR]
+    for kind, q in evaluation.breakables:
+        if kind != "turn":
+            negative = np.signbit(q[:N_NEAR])
+            if ((negative[1:] != negative[:-1]) & pairs).any():
+                return False
+    return evaluation.is_resolved(answer.curves, gaps(seed))
+
+
+@lru_cache(maxsize=256)
+def _growth(problem: Integrand, stretch: Stretch) -> Growth | None:
+    """How F has to grow in a stretch; None where f is hard to integrate."""
+    before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
+    integrals, scales = problem.increments
+    if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
+        return None
+    integrals = np.where(before & after, integrals, np.nan)
+    return Growth(problem.points[:N_NEAR], integrals, scales, JUMP * scales, np.zeros(N_NEAR - 1, bool))
+
+
+def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluation) -> Numbers:
+    """F at the near points, its inverse tangents continued where their arguments pass through infinity.
+
+    Unchanged if that is more often than `MAX_LEAPS` allows.
+    """
+    held, leaps = {}, 0
+    for name, slot, argument in answer.inverse_tangents:
+        u, slope = evaluation.slots[argument][:N_NEAR], evaluation.slopes_of_slots[argument]
+        away = u * np.broadcast_to(slope, problem.points.shape)[:N_NEAR] * (1 if name == "atan" else -1) > 0
+        leap = np.where((u[1:] * u[:-1] < 0) & away[:-1] & ~away[1:], np.sign(u[:-1]), 0)  # through infinity
+        leaps += int(np.count_nonzero(leap))
+        held[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
+    if leaps > MAX_LEAPS + problem.turns:
+        return evaluation.values[:N_NEAR]
+    return answer.values_holding(problem.points[:N_NEAR], held)
+
+
+def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
+    """Whether F shows, beyond the near points, no change of sign of roots, logarithms or steep turns.
+
+    (Steps in disguise come of them: sqrt(x**2)/x. Near ones show in the increments.)
+    """
     for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
         slope = evaluation.slopes_of_slots[slot]
-        linear = not isinstance(slope, np.ndarray)
-        if linear and kind in ("root", "log") and _changes_far(q):
+        if kind != "pole" and _changes_far(q) and (kind != "turn" or _is_steep(slope, problem.seed)):
             return False
-        if kind == "root":
-            if _changes(q, problem.known).any() if linear else not any(_are_proportional(q, r) for r in roots):
-                return False
-        elif kind == "turn" and np.abs(slope).max() * gaps(problem.seed).max() > RESOLVED and _changes_far(q):
+        if kind == "root" and isinstance(slope, np.ndarray) and _changes_far(slope):
             return False
     return True
 
 
+def _is_steep(slope: Floats, seed: int) -> bool:
+    far = np.sort(np.abs(slope[N_NEAR:])) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
+    return bool(far[4] * gaps(seed).max() > RESOLVED)  # not at a pole only
+
+
 def _changes_far(q: Floats) -> bool:
     """Whether a quantity changes its sign beyond the near points."""
-    far, ends = np.signbit(q[N_NEAR:]), np.signbit(q[[0, N_NEAR - 1]])
+    far, ends = np.signbit(q[N_NEAR:].real), np.signbit(q[[0, N_NEAR - 1]].real)
     return bool((far.reshape(2, -1) != ends[:, None]).any())
-
-
-def _are_proportional(q: Floats, r: Floats) -> bool:
-    if np.array_equal(q, r, equal_nan=True):
-        return True
-    with np.errstate(all="ignore"):
-        ratio = q / r
-    low, high = np.nanmin(ratio), np.nanmax(ratio)
-    return bool(low > 0 and high - low <= 1e-12 * high)
-
-
-def _has_no_steps(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F cannot jump, or seem to, between near points unless f breaks there; then F' = f at them decides."""
-    if answer.is_complex or not evaluation.is_resolved(answer.curves, gaps(problem.seed)):
-        return False
-    # Where its argument changes sign a logarithm's imaginary part jumps, or its real part breaks (log(Abs(x))).
-    logs = (q for kind, q in evaluation.breakables if kind == "log")
-    return not any((_changes(q, problem.known) & problem.whole).any() for q in logs)
-
-
-def _changes(q: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Between which neighbouring near points, known ones, a quantity changes its sign."""
-    negative = np.signbit(q[:N_NEAR])
-    changes: NDArray[np.bool_] = (negative[1:] != negative[:-1]) & known[: N_NEAR - 1] & known[1:N_NEAR]
-    return changes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from ladder_lite.functions import Break
 from ladder_lite.operations import Breakable, Step
 
-ONE: Final = np.float64(1.0)  # of NumPy's, whose division by zero is infinite and no error
 RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros
 SATURATED: Final = 20.0  # arguments at which such a function has come to rest
 NEAR_ZERO: Final = 2.0  # a divisor that would vanish within half a gap, at its speed, has to change its sign there
+ONE: Final = np.float64(1.0)  # of NumPy's, whose division by zero is infinite and no error
 
 
 class Breaks(NamedTuple):
@@ -78,7 +79,9 @@ class Evaluation:
         with np.errstate(all="ignore"):
             for kind, slot, vanishes in self.breaks:
                 u = self.slots[slot]
-                found.append(Breakable(kind, np.real(u if vanishes is None else vanishes(u))))
+                quantity = np.real(u if vanishes is None else vanishes(u))
+                shaped = quantity if isinstance(quantity, np.ndarray) else np.full(self.points.shape, quantity)
+                found.append(Breakable(kind, shaped))
         return found
 
     def is_resolved(self, curves: Sequence[Curve] | None, gaps: NDArray[np.float64]) -> bool:
@@ -125,12 +128,12 @@ def run(
     breaks: Sequence[Breaks],
     points: NDArray[Any],
     derivative: bool,
-    jitter: np.random.Generator | None,
+    jitter: NDArray[np.float64] | None,
 ) -> Evaluation:
     """Evaluate every step in turn.
 
-    With `jitter` each operation's result is scaled by a random rounding error of a few units in the last place: the
-    spread of some such runs is the rounding noise of a plain run (Vignes' stochastic arithmetic).
+    With `jitter`, rows of random factors close to 1, each operation's result is scaled by the next row: the spread of
+    some such runs is the rounding noise of a plain run (Vignes' stochastic arithmetic).
     """
     values: list[Any] = list(template)
     slopes: list[Any] = [None] * len(values)
@@ -140,7 +143,7 @@ def run(
             for slot, forward, left, right, _, _ in steps:
                 values[slot], slopes[slot] = forward(values[left], slopes[left], values[right], slopes[right])
             return Evaluation(points, values, slopes, breaks)
-        factors = iter(1 + 4e-16 * jitter.uniform(-1, 1, (2 * len(steps) + 1, *points.shape)))
+        factors = cycle(jitter)
         values[0] = points * next(factors)
         for slot, forward, left, right, _, _ in steps:
             value, slope = forward(values[left], slopes[left], values[right], slopes[right])

@@ -53,14 +53,15 @@ def lookup(name: str) -> Function | None:
     return None
 
 
-# Of two arguments; and SymPy's names around a number. `expressions` reads both.
-OF_TWO = frozenset(["log", "polylog", "root", "Pow", "Rational"])
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+# Of two arguments; SymPy's names around a number; of several arguments, and conditions. `expressions` reads them.
+OF_TWO = frozenset(words("log Log polylog root Pow Rational expint Ei Max Min"))
 NUMBERS = frozenset(["S", "Integer", "Float", "Rational"])
-
-
-def is_function(name: str) -> bool:
-    """Whether a call of `name` can be read."""
-    return lookup(name) is not None or name in OF_TWO or name in NUMBERS
+CONDITIONAL = frozenset(words("Piecewise And Or Not Eq Ne Lt Le Gt Ge"))
 
 
 def same(u: Array) -> Array:
@@ -137,6 +138,7 @@ ELEMENTARY: dict[str, Function] = {
     "cbrt": Function(_cbrt, lambda u, v: v / (3 * u), "root", same),
     "Abs": Function(_abs, _abs_slope, "step", same, True),
     "sign": Function(_sign, _flat, "step", same),
+    "positive": Function(lambda u: (u.real > 0).astype(u.dtype), _flat, "step", same),
     "Heaviside": Function(lambda u: (_sign(u) + 1) / 2, _flat, "step", same),
     "floor": Function(lambda u: np.floor(u.real).astype(u.dtype), _flat, "step", integers),
     "ceiling": Function(lambda u: np.ceil(u.real).astype(u.dtype), _flat, "step", integers),
@@ -191,53 +193,50 @@ def _factorial_slope(u: Array, v: Array) -> Array:
 
 ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", integers)
 
-SPECIAL = frozenset(
-    [
-        "erf",
-        "erfc",
-        "erfi",
-        "Si",
-        "Ci",
-        "Shi",
-        "Chi",
-        "Ei",
-        "li",
-        "fresnels",
-        "fresnelc",
-        "dilog",
-        "gamma",
-        "loggamma",
-        "digamma",
-    ]
-)
+SPECIAL = frozenset(words("erf erfc erfi Si Ci Shi Chi Ei E1 li Li fresnels fresnelc dilog gamma loggamma digamma"))
 
+_INVERSES = [f"{name}{h}" for name in ("sin", "cos", "tan", "cot", "sec", "csc") for h in ("", "h")]
+# Of other capitals `spelling` takes the small letters.
 SPELLINGS: dict[str, str] = {
-    "ln": "log",
-    "lg": "log10",
+    **{f"{prefix}{name}": f"a{name}" for prefix in ("arc", "ar", "arg") for name in _INVERSES},
+    **dict.fromkeys(["ln", "Log"], "log"),
+    **dict.fromkeys(["lg", "log_10"], "log10"),
+    **dict.fromkeys(["abs", "fabs", "absolute", "RealAbs"], "Abs"),
+    **dict.fromkeys(["sgn", "signum"], "sign"),
+    **dict.fromkeys(["heaviside", "unitstep", "heavisidetheta"], "Heaviside"),
+    **dict.fromkeys(["arctg", "atg"], "atan"),
+    **dict.fromkeys(["lgamma", "lngamma", "gammaln"], "loggamma"),
+    **dict.fromkeys(["Li2", "Li_2"], "dilog"),
+    **dict.fromkeys(["E_1", "exp1", "e1"], "E1"),
+    **dict.fromkeys(["ei", "expi", "expintegralei"], "Ei"),
     "log_2": "log2",
-    "log_10": "log10",
     "log_e": "log",
-    "abs": "Abs",
-    "sgn": "sign",
     "ceil": "ceiling",
-    "heaviside": "Heaviside",
     "tg": "tan",
     "ctg": "cot",
     "cosec": "csc",
-    **{
-        f"{prefix}{name}": f"a{name}" for prefix in ("arc", "ar") for name in ("sin", "cos", "tan", "cot", "sec", "csc")
-    },
-    **{
-        f"{prefix}{name}": f"a{name}"
-        for prefix in ("arc", "ar")
-        for name in ("sinh", "cosh", "tanh", "coth", "sech", "csch")
-    },
-    "arctg": "atan",
-    "exp_polar": "exp",  # SymPy's
+    "sen": "sin",
+    "exp_polar": "exp",
     "psi": "digamma",
-    "lgamma": "loggamma",
-    "Li2": "dilog",
+    "cuberoot": "cbrt",
+    "logintegral": "li",
+    "sinintegral": "Si",
+    "cosintegral": "Ci",
+    "pow": "Pow",
+    "power": "Pow",
+    "max": "Max",
+    "min": "Min",
+    "maximum": "Max",
+    "minimum": "Min",
     "FresnelS": "fresnels",
     "FresnelC": "fresnelc",
-    "ei": "Ei",
+    "sinhintegral": "Shi",
+    "coshintegral": "Chi",
 }
+
+NAMES = frozenset({*ELEMENTARY, *SPECIAL, *SPELLINGS} | OF_TWO | NUMBERS | CONDITIONAL) - {"positive", "log_abs"}
+
+
+def is_function(name: str) -> bool:
+    """Whether a call of `name` can be read."""
+    return name in NAMES

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ladder_lite import exact
 from ladder_lite.evaluation import Evaluation
 from ladder_lite.expressions import Breakable, Expression, ExpressionError, parse
-from ladder_lite.landmarks import MAX_FOUND, WORK, locate
+from ladder_lite.functions import Break
+from ladder_lite.landmarks import MAX_FOUND, locate
 from ladder_lite.quadrature import DEGREE, NODES, between_nodes, kronrod
 
 # Edges of the panels that hold the near points, to either side of 0; moved by up to a tenth of a panel for a seed.
@@ -21,10 +24,14 @@ N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
 SMALLEST: Final = 1e-90  # closer to 0, parts of a value (its cubes and squares) may have lost their digits
 LARGEST: Final = 1e90
-LOUD: Final = 1e6  # an integrand that is larger at all near points can hide plain errors
+LOUD: Final = 1e6  # an integrand that is larger everywhere hides plain errors from double precision
+MAX_COMPONENTS: Final = 6  # that an answer may be right on
 QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
-MAX_PANELS: Final = 1000  # of one round of quadrature between near points; an integrand that needs more oscillates fast
+JITTER: Final = 1.2e-14  # a run is off by so much in each operation, many times its rounding
+GRID_WORK: Final = 1_500_000  # bound on operations times points
+MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
+ZERO: Final = 1e-40  # what zero may be in sixty digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -33,6 +40,10 @@ Numbers = NDArray[Any]  # real or complex
 
 class IntegrandError(Exception):
     """The integrand cannot be read, or is nowhere finite and real: the problem's fault, no answer's."""
+
+
+class NoiseError(IntegrandError):
+    """Double precision shows nothing of the integrand but rounding noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +82,23 @@ def _in_cells(cells: Floats, n: int, rng: np.random.Generator) -> Floats:
     return np.asarray(low + (high - low) * (at - index))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Base points between which f does not end: where they are, how many, and whether f is LOUD at all of them.
+
+    `is_whole`: whether they are all near points at which f is known; `goes_far`: whether there are far ones.
+    """
+
+    inside: Bools
+    n_points: int
+    is_loud: bool
+    is_whole: bool
+    goes_far: bool
+
+
+@dataclass(eq=False)
 class Integrand:
-    """A read integrand with its values at the base points. The survey is made when an answer first needs it."""
+    """A read integrand with its values at the base points; what else there is to know of it is found when needed."""
 
     expression: Expression
     seed: int
@@ -81,63 +106,116 @@ class Integrand:
     values: Numbers
     breakables: list[Breakable]
     known: Bools  # finite, real, and neither underflowing nor overflowing
-    _surveyed: tuple[tuple[Component, ...], bool] | None = None  # components, whether identically zero
-    _increments: tuple[Floats, Floats] | None = None
 
-    @property
+    @cached_property
     def components(self) -> tuple[Component, ...]:
-        """The intervals of the domain, those with the most known points first; raises IntegrandError if none."""
-        if self._surveyed is None:
-            self._surveyed = _survey(self)
-        components, zero = self._surveyed
-        if not components and not zero:
-            raise IntegrandError("the integrand is nowhere finite and real")
-        return components
+        """The intervals that an answer may be right on, those with the most known points first; none if it is zero.
+
+        They are those that reach into x > 0, the others only where none does. Raises IntegrandError if it is nowhere
+        finite and real, or but rounding noise.
+        """
+        components = _survey(self)
+        reaching = tuple(component for component in components if component.high > 0)
+        return (reaching or components)[:MAX_COMPONENTS]
 
     @property
     def identically_zero(self) -> bool:
-        """Whether it is zero up to rounding wherever it is defined."""
+        """Whether it is zero wherever it is defined."""
         return not self.components
 
-    @property
-    def is_loud(self) -> bool:
-        """Whether it is so large at all base points that plain errors do not show there."""
-        sizes = np.abs(self.values[self.known])
-        return bool(len(sizes)) and bool(sizes.min() > LOUD)
+    @cached_property
+    def size(self) -> Floats:
+        """Sizes at the base points, by which errors are measured; nan where it is not known.
 
-    @property
-    def whole(self) -> Bools:
-        """Between which neighbouring near points f has no pole or branch point that shows, and is known at both."""
-        whole = self.known[: N_NEAR - 1] & self.known[1:N_NEAR]
+        Next to a zero of f, where terms of its own cancel, part of the size at both neighbours.
+        """
+        size = np.where(self.known, np.abs(self.values), np.nan)
+        beside = 0.1 * np.minimum(size[: N_NEAR - 2], size[2:N_NEAR])
+        size[1 : N_NEAR - 1] = np.fmax(size[1 : N_NEAR - 1], np.minimum(beside, 1e3 * size[1 : N_NEAR - 1]))
+        return size
+
+    @cached_property
+    def distances(self) -> Floats:
+        """Of the base points from 0."""
+        return np.abs(self.points)
+
+    @cached_property
+    def telling(self) -> Bools:
+        """The base points with x > 0, or all where none of them is known."""
+        positive = self.points > 0
+        return positive if (positive & self.known).any() else ~positive
+
+    @cached_property
+    def turns(self) -> int:
+        """How often it turns, from rising to falling or back, at the near points."""
+        with np.errstate(invalid="ignore"):
+            return int(np.count_nonzero(np.diff(np.sign(np.diff(self.values[:N_NEAR].real)))))
+
+    @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The stretches with MIN_POINTS known points that reach into x > 0, all where none of them does."""
+        signs = [np.signbit(q) for kind, q in self.breakables if kind in ("pole", "log")]
+        if not signs and self.known.all():
+            return (self._stretch(self.known),)
+        order = _order(self.seed)
+        ends = np.any([np.diff(sign[order]) for sign in [*signs, self.known]], axis=0)
+        numbers = np.empty(len(order), np.intp)
+        numbers[order] = np.append(0, np.cumsum(ends))
+        counts = np.bincount(numbers, weights=self.known)
+        reaching = (np.bincount(numbers, weights=self.points > 0) > 0) & (counts >= MIN_POINTS)
+        chosen = np.flatnonzero(reaching if reaching.any() else counts >= MIN_POINTS)
+        return tuple(self._stretch(numbers == number) for number in chosen)
+
+    def _stretch(self, inside: Bools) -> Stretch:
+        is_loud = bool((self.size[inside] > LOUD).all())
+        is_whole = bool((inside == self.known)[:N_NEAR].all())
+        return Stretch(inside, int(np.count_nonzero(inside)), is_loud, is_whole, bool(inside[N_NEAR:].any()))
+
+    @cached_property
+    def removable(self) -> Bools:
+        """Between which neighbouring near points f has an integral across a break, as sin(x)/x has."""
+        broken = np.zeros(N_NEAR - 1, bool)
         for kind, q in self.breakables:
             if kind in ("pole", "log"):
-                negative = np.signbit(q[:N_NEAR])
-                whole &= negative[1:] == negative[:-1]
-        return whole
+                broken |= np.diff(np.signbit(q[:N_NEAR]))
+        known = self.known[: N_NEAR - 1] & self.known[1:N_NEAR]
+        return np.isfinite(refined(self.expression, self.points[:N_NEAR], broken & known)[0])
 
-    @property
-    def increments(self) -> tuple[Floats, Floats]:
-        """Integrals of f between neighbouring near points and its size there; nan where f breaks, or is not real."""
-        if self._increments is None:
-            self._increments = _integrate_between(self)
-        return self._increments
+    @cached_property
+    def increments(self) -> tuple[Numbers, Floats]:
+        """Integrals of f between neighbouring near points and those of its size; nan where f breaks."""
+        x = self.points[:N_NEAR]
+        edges = x[::DEGREE]
+        integrals, size = between_nodes(self.values[_PANELS], 0.5 * np.diff(edges))
+        # Of the function's size in the whole panel, which its integrals are known by, a part.
+        local = np.maximum(np.abs(self.values[: N_NEAR - 1]), np.abs(self.values[1:N_NEAR]))
+        scales = np.maximum(local, 0.01 * np.repeat(size, DEGREE)) * np.diff(x)
+        known = self.known[: N_NEAR - 1] & self.known[1:N_NEAR]
+        return refined(self.expression, x, known, integrals.ravel(), scales)
 
 
-def _integrate_between(problem: Integrand) -> tuple[Floats, Floats]:
-    x = problem.points[:N_NEAR]
-    if problem.expression.is_complex:
-        return np.full(N_NEAR - 1, np.nan), np.full(N_NEAR - 1, np.nan)
-    edges = x[::DEGREE]
-    integrals, size = between_nodes(problem.values[_PANELS], 0.5 * np.diff(edges))
-    integrals, scales = integrals.ravel(), np.repeat(size, DEGREE) * np.diff(x)
-    # Where the nodes are too few, as around poles: intervals on their own.
-    rest = np.isnan(integrals) & problem.whole
+def refined(
+    expression: Expression,
+    edges: Floats,
+    wanted: Bools,
+    integrals: Numbers | None = None,
+    scales: Floats | None = None,
+) -> tuple[Numbers, Floats]:
+    """Integrals of f between neighbouring edges, and those of its size: the `wanted` ones that are not there yet.
+
+    By quadrature; nan where it does not converge.
+    """
+    low, width = edges[:-1], np.diff(edges)
+    if integrals is None or scales is None:
+        integrals = np.full(len(low), np.nan, complex if expression.is_complex else float)
+        scales = np.zeros(len(low))
+    rest = np.isnan(integrals) & wanted
     for panels in (1, 4, 16):
         at = np.flatnonzero(rest)
         if not len(at) or len(at) * panels > MAX_PANELS:
             break
-        ends = x[at, None] + (x[at + 1] - x[at])[:, None] * (np.arange(panels + 1) / panels)
-        found = kronrod(problem.expression.values, ends[:, :-1].ravel(), ends[:, 1:].ravel())
+        ends = low[at, None] + width[at, None] * (np.arange(panels + 1) / panels)
+        found = kronrod(expression.values, ends[:, :-1].ravel(), ends[:, 1:].ravel())
         integral, absolute, uncertain, _ = (part.reshape(len(at), panels).sum(axis=1) for part in found)
         converged = uncertain <= 1e-9 * absolute
         integrals[at[converged]] = integral[converged]
@@ -182,18 +260,6 @@ def is_known(evaluation: Evaluation) -> Bools:
         return known
 
 
-def stretches(points: Floats, breakables: list[Breakable]) -> NDArray[np.intp]:
-    """The number of the stretch each point lies in: no breakable quantity changes its sign inside a stretch."""
-    order = np.argsort(points)
-    broken = np.zeros(len(points), dtype=np.intp)
-    for _, quantity in breakables:
-        negative = np.signbit(np.broadcast_to(quantity, points.shape)[order])
-        broken[1:] |= negative[1:] != negative[:-1]
-    numbers = np.empty(len(points), dtype=np.intp)
-    numbers[order] = np.cumsum(broken)
-    return numbers
-
-
 # Indices of the near points of each panel: neighbours share an edge.
 _PANELS: Final = DEGREE * np.arange(2 * len(_EDGES))[:, None] + np.arange(DEGREE + 1)
 
@@ -216,6 +282,11 @@ def base_points(seed: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
+def _order(seed: int) -> NDArray[np.intp]:
+    return np.argsort(base_points(seed))
+
+
+@lru_cache(maxsize=64)
 def gaps(seed: int) -> Floats:
     """Distance of every base point to its neighbours, the larger one; 0 for the far points."""
     between = np.diff(base_points(seed)[:N_NEAR])
@@ -226,7 +297,7 @@ def gaps(seed: int) -> Floats:
 # --- the survey: components of the domain ---------------------------------------------------------------------------
 
 
-def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
+def _survey(problem: Integrand) -> tuple[Component, ...]:
     expression = problem.expression
     grid = survey_grid(expression, problem.seed)
     evaluation = evaluate_real(expression, grid)
@@ -238,10 +309,10 @@ def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
         values = evaluation.values
         known = is_known(evaluation)
     usable = np.isfinite(values)
-    if _only_noise(expression, grid, values, usable):
-        return (), bool(usable.sum() >= MIN_POINTS)
+    if _is_zero(expression, grid, values, usable):
+        return ()
     landmarks = locate(expression, grid, evaluation.breakables, usable, limit=2 * MAX_FOUND)
-    breaks = [at for at, kind in landmarks if kind in ("pole", "log")]
+    breaks = [at for at, kind in landmarks if kind == "log"] + _poles(expression, landmarks)
     switches = sorted({at for at, kind in landmarks if kind in ("step", "root")})
     edges = usable[:-1] & usable[1:]
     edges[np.searchsorted(grid, [b for b in breaks if grid[0] < b < grid[-1]]) - 1] = False
@@ -257,7 +328,25 @@ def _survey(problem: Integrand) -> tuple[tuple[Component, ...], bool]:
                 components.append(Component(float(grid[start]), float(grid[end]), cells, quiet, inside))
         start = end + 1
     components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
-    return tuple(components), False
+    if not components:
+        raise IntegrandError("the integrand is nowhere finite and real")
+    return tuple(components)
+
+
+def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> list[float]:
+    """The poles among the landmarks, but for removable singularities, as sin(x)/x has one.
+
+    Where f vanishes it may have an end all the same: x**4*exp(acsch(x)) has one at 0.
+    """
+    at = np.array([at for at, kind in landmarks if kind == "pole"])
+    h = 1e-7 * np.maximum(1.0, np.abs(at))
+    points = np.concatenate([at - h, at + h, at - 1e3 * h, at + 1e3 * h])
+    with np.errstate(all="ignore"):
+        before, after, *further = real_values(expression, points).reshape(4, -1)
+        size = np.maximum(np.abs(further[0]), np.abs(further[1]))
+        removable = (np.abs(after - before) <= 1e-3 * size) & (np.abs(after) <= 1.5 * size)
+        removable &= np.abs(after) > 1e-3 * size
+    return [float(place) for place in at[~removable]]
 
 
 def _quiet(cells: Floats, size: Floats, informative: Bools) -> Floats:
@@ -270,7 +359,7 @@ def _quiet(cells: Floats, size: Floats, informative: Bools) -> Floats:
 
 def survey_grid(expression: Expression, seed: int) -> Floats:
     """Sorted points over the line: dense in [-10, 10], logarithmic to 1e6, and around the expression's constants."""
-    n = max(24, min(240, WORK // (40 * max(1, expression.n_nodes))))
+    n = max(24, min(240, GRID_WORK // (40 * max(1, expression.n_nodes))))
     centres = sorted({c for c in expression.constants if 1e-3 < abs(c) < 1e9} - {-1.0}, key=abs)
     return _grid_around(tuple(centres[-8:]), n, seed)
 
@@ -298,22 +387,36 @@ def _grid_around_zeros(expression: Expression, grid: Floats) -> Floats:
     return np.unique(np.concatenate(pieces))
 
 
-def _only_noise(expression: Expression, grid: Floats, values: Numbers, usable: Bools) -> bool:
-    if not usable.any():
-        return True
-    points = grid[usable][:: max(1, int(usable.sum()) // 64)]
-    plain = values[usable][:: max(1, int(usable.sum()) // 64)]
+def _is_zero(expression: Expression, grid: Floats, values: Numbers, usable: Bools) -> bool:
+    """Whether an integrand is zero; raises NoiseError."""
+    at = np.flatnonzero(usable)
+    at = at[:: max(1, len(at) // 64)]
+    noises = noise(expression, grid[at])[0]
     # Of random noise a few values are larger than any run's spread.
-    return bool((np.abs(plain) <= 30 * noise(expression, points)[0]).mean() >= 0.95)
+    if len(at) < MIN_POINTS or (np.abs(values[at]) <= noises).mean() < 0.95:
+        return False
+    near = grid[at[np.argsort(np.abs(grid[at]))[:3]]]
+    sizes = exact.sizes(expression, near.tolist())
+    if sizes and max(sizes) <= ZERO:
+        return True
+    if noises.any():
+        raise NoiseError("the integrand is lost in rounding noise")
+    return not sizes
 
 
-def noise(expression: Expression, points: Numbers) -> tuple[Floats, Floats]:
-    """Rounding noise of values and derivatives at `points`: the spread of a plain run and four jittered ones."""
+@lru_cache(maxsize=8)
+def jitter(n: int) -> Floats:
+    """Factors close to 1, shape (61, n)."""
+    return np.asarray(1 + JITTER * np.random.default_rng(12345).uniform(-1, 1, (61, n)))
+
+
+def noise(expression: Expression, points: Numbers, runs: int = N_JITTERED) -> tuple[Floats, Floats]:
+    """Rounding noise of values and derivatives at `points`: the spread of a plain run and some jittered ones."""
     if expression.is_complex:
         points = points.astype(complex)
     plain = expression.evaluate(points)
-    runs = expression.evaluate(np.tile(points, N_JITTERED), jitter=np.random.default_rng(12345))
+    jittered = expression.evaluate(np.tile(points, runs), jitter=jitter(runs * len(points)))
     with np.errstate(all="ignore"):
-        values = np.abs(runs.values.reshape(N_JITTERED, -1) - plain.values).max(axis=0)
-        slopes = np.abs(runs.slopes.reshape(N_JITTERED, -1) - plain.slopes).max(axis=0)
+        values = np.abs(jittered.values.reshape(runs, -1) - plain.values).max(axis=0)
+        slopes = np.abs(jittered.slopes.reshape(runs, -1) - plain.slopes).max(axis=0)
     return values, slopes

@@ -14,7 +14,7 @@ from ladder_lite.functions import Break
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-WORK: Final = 1_500_000  # bound on operations times points
+WORK: Final = 6_000_000  # bound on operations times points
 MAX_FOUND: Final = 48
 ALL: Final[tuple[Break, ...]] = ("pole", "log", "root", "step")
 _PARTS: Final = 32  # of a bracket, of which two are kept
@@ -35,7 +35,7 @@ def locate(
     are those on `grid`. Zooms in on their changes of sign and dips between its points, where the expression is `usable`
     beside them.
     """
-    which, low, high = _brackets(grid, breakables, kinds, usable)
+    which, low, high = brackets(grid, breakables, kinds, usable)
     if not len(which):
         return []
     chosen = _in_turns(which, np.minimum(np.abs(low), np.abs(high)))
@@ -73,10 +73,13 @@ def _in_turns(which: Indices, distance: Floats) -> Indices:
     return found
 
 
-def _brackets(
+def brackets(
     grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: NDArray[np.bool_] | None
 ) -> tuple[Indices, Floats, Floats]:
-    """Index of a quantity and the ends of a bracket on which it may vanish, for each such bracket."""
+    """Index of a quantity and the ends of a bracket on which it may vanish, for each such bracket.
+
+    A change of sign or a dip between points of `grid`, where the expression is `usable` beside it.
+    """
     beside = np.ones(len(grid), bool) if usable is None else usable.copy()
     if usable is not None:
         beside[1:] |= usable[:-1]
@@ -90,7 +93,7 @@ def _brackets(
             q = np.broadcast_to(quantity, grid.shape)
             size, sign = np.abs(q), np.sign(q)
             seen = np.isfinite(q)
-            changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] != sign[1:]) & beside[:-1])
+            changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] * sign[1:] < 0) & beside[:-1])
             middle, before, after = size[1:-1], size[:-2], size[2:]
             least = (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(before, after))
             dips = np.flatnonzero(least & beside[1:-1])

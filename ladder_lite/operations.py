@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ladder_lite.functions import Break
 
 Complexes = NDArray[np.complex128]
-Operation = Literal["+", "-", "*", "/", "**", "call"]
+# "only" is the second operand where the first is 1, else 0; "where" is it too, else its value at some such point.
+Operation = Literal["+", "-", "*", "/", "**", "call", "only", "where"]
 # (u, u', v, v') -> (value, derivative); a derivative of None is an exact zero. A call has its one operand twice.
 Forward = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
@@ -91,6 +92,17 @@ def _fixed_power(u: Any, du: Any, v: Any, _dv: Any) -> tuple[Any, Any]:
     return value, None if du is None else v * value / u * du
 
 
+def _only(u: Any, _du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    chosen = np.real(u) > 0.5
+    return np.where(chosen, v, 0.0), None if dv is None else np.where(chosen, dv, 0.0)
+
+
+def _where(u: Any, _du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
+    chosen = np.real(u) > 0.5
+    at = v[chosen]
+    return np.where(chosen, v, at[0] if len(at) else v), None if dv is None else np.where(chosen, dv, 0.0)
+
+
 @lru_cache(maxsize=256)
 def _whole_power(n: int) -> Forward:
     def forward(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
@@ -115,7 +127,15 @@ def _product(u: Any, n: int) -> Any:
     return power
 
 
-_FORWARD: Final[dict[Operation, Forward]] = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide, "**": _power}
+_FORWARD: Final[dict[Operation, Forward]] = {
+    "+": _add,
+    "-": _subtract,
+    "*": _multiply,
+    "/": _divide,
+    "**": _power,
+    "only": _only,
+    "where": _where,
+}
 _POWERS: Final[dict[complex, Forward]] = {2: _square, -1: _reciprocal, 0.5: _square_root}
 
 
@@ -146,7 +166,7 @@ UNKNOWN, REAL, NOT_NEGATIVE, POSITIVE = range(4)
 _REAL_FUNCTIONS: Final = frozenset(
     (
         *("sin", "cos", "tan", "sinh", "tanh", "atan", "asinh", "erf", "Si", "Shi"),
-        *("cbrt", "sign", "floor", "ceiling", "Heaviside"),
+        *("cbrt", "sign", "positive", "floor", "ceiling", "Heaviside"),
     )
 )
 

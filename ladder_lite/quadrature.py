@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -44,9 +45,13 @@ _HALF_GAUSS: Final = (
 )
 N_NODES: Final = 15  # of a Gauss-Kronrod panel
 CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
-MAX_EVALUATIONS: Final = 12_000_000  # operations times points of one
+KINKS: Final = 1e6  # how much less well the integral of |f| is to be known: |f| has a kink at each zero of f
+MAX_EVALUATIONS: Final = 15_000_000  # operations times points of one
 FAR: Final = 1e30  # where overflow is that of powers: x/(1+x**2) is not 0 at 1e160
-MAX_LEVELS: Final = 60  # of halving
+AT_A_POINT: Final = 1e-5  # what the narrowest panel there is may have of the integral of |f|
+N_NOISY: Final = 2000  # panels in which the rounding of f is looked at
+MAX_LEVELS: Final = 60  # of halving panels
+N_HALVINGS: Final = 52  # of an interval around a step
 DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
 SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
 _NODES: Final = np.array([*(-node for node in _HALF_NODES), 0.0, *reversed(_HALF_NODES)])
@@ -59,7 +64,7 @@ def kronrod(f: Callable[[Floats], NDArray[Any]], low: Floats, high: Floats) -> t
     half = 0.5 * (high - low)
     points = (0.5 * (low + high))[:, None] + half[:, None] * _NODES
     with np.errstate(all="ignore"):
-        values = np.real(f(points.ravel())).reshape(points.shape)
+        values = f(points.ravel()).reshape(points.shape)
         size = np.abs(values)
         integral = half * (values @ _KRONROD)
         absolute = half * (size @ _KRONROD)
@@ -96,40 +101,74 @@ def between_nodes(values: NDArray[Any], half: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Integral:
-    """Value of a definite integral, the integral of |f| it is measured by, and an estimate of its error."""
+    """A definite integral: `value` and `imaginary` part, `scale`, which is the integral of |f|, and `error`.
+
+    All in units of 10**`exponent`, which is 1 unless floating point cannot hold the integral.
+    """
 
     value: float
     scale: float
     error: float
+    imaginary: float = 0.0
+    exponent: int = 0
 
 
-def adaptive(expression: Expression, edges: Floats) -> Integral | None:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A function on the real line: values, their rounding noise, what changes sign at its steps, cost in operations."""
+
+    values: Callable[[Floats], Floats]
+    noise: Callable[[Floats], Floats]
+    steps: Callable[[Floats], NDArray[np.bool_]] | None
+    cost: int
+
+    def rounding(self, low: Floats, high: Floats, scale: float) -> float:
+        """What the rounding of f, independent in each panel, and of their sum may come to."""
+        every = 1 + len(low) // N_NOISY
+        low, high = low[::every], high[::every]
+        with np.errstate(all="ignore"):
+            noise = self.noise(0.5 * low + 0.5 * high) * (high - low)
+            return 3 * math.sqrt(every * np.nansum(noise**2)) + 1e-15 * scale
+
+
+def adaptive(f: Line, edges: Floats) -> Integral | None:
     """Integral over the panels between `edges`; None unless f and |f| both converge."""
+    panels = refined(f, edges)
+    if panels is None:
+        return None
+    value, scale, error = (float(part.sum()) for part in panels[2:])
+    if not error <= CONVERGED * scale < math.inf:
+        return None
+    return Integral(value, scale, error + f.rounding(panels[0], panels[1], scale))
+
+
+def refined(f: Line, edges: Floats) -> Floats | None:
+    """Panels that f needs, halves of those between `edges`: rows low, high, integral of f, that of |f|, uncertainty."""
     low, high = edges[:-1], edges[1:]
-    budget = MAX_EVALUATIONS // (N_NODES * (expression.n_nodes + 3))
-    value = scale = error = 0.0
+    budget = MAX_EVALUATIONS // (N_NODES * (f.cost + 3))
+    total = 0.0
+    found = []
     for level in range(MAX_LEVELS):
         budget -= len(low)
         if budget < 0:
             return None
-        integral, absolute, *both = kronrod(lambda x: real_line_values(expression, x), low, high)
-        uncertain = np.maximum(*both)
-        if not np.isfinite(uncertain).all():
+        integral, absolute, uncertain, size_uncertain = kronrod(f.values, low, high)
+        if not np.isfinite(absolute).all():
             return None
-        total = scale + absolute.sum()
-        stuck = (high - low) <= 1e-15 * np.maximum(np.abs(low), np.abs(high))
-        done = (uncertain <= 1e-2 * CONVERGED * total / (16 + len(low) / 4)) | (uncertain <= 1e-14 * absolute) | stuck
-        if level == MAX_LEVELS - 1:
-            done[:] = True
-        value += integral[done].sum()
-        scale += absolute[done].sum()
-        error += uncertain[done].sum()
+        stuck = ((high - low) <= 1e-15 * np.maximum(np.abs(low), np.abs(high))) | (level == MAX_LEVELS - 1)
+        allowed = 1e-2 * CONVERGED * (total + absolute.sum()) / (16 + len(low) / 4)
+        done = (uncertain <= np.maximum(allowed, 1e-14 * absolute)) & (size_uncertain <= KINKS * allowed) | stuck
+        found.append(np.array([low, high, integral, absolute, uncertain])[:, done])
+        total += absolute[done].sum()
+        vague = stuck & (uncertain > 0.1 * absolute) & (absolute > 1e-13 * total)
+        if vague.any() or (absolute[stuck] > AT_A_POINT * total).any():  # a pole, or a singularity that is nearly one
+            return None
         low, high = low[~done], high[~done]
         if not len(low):
             break
         middle = _middle(low, high)
         low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
-    return Integral(float(value), float(scale), float(error)) if error <= CONVERGED * scale else None
+    return np.concatenate(found, axis=1)
 
 
 def _middle(low: Floats, high: Floats) -> Floats:
@@ -141,20 +180,26 @@ def _middle(low: Floats, high: Floats) -> Floats:
         return np.where(wide, np.sign(low) * np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * low + 0.5 * high)
 
 
-def real_line_values(expression: Expression, x: Floats) -> Floats:
-    """Values on the real line, nan where f is not real; isolated holes (0/0) are filled from beside them."""
-    values = _values_at(expression, x)
+def real_line_values(expression: Expression, x: Floats, *, imaginary: bool = False) -> Floats:
+    """Values on the real line, nan where f is not real; isolated holes (0/0) are filled from beside them.
+
+    Of an expression with complex constants: the real or the imaginary part.
+    """
+    values = _values_at(expression, x, imaginary)
     for nudge in (1e-9, -1e-9):
         holes = np.flatnonzero(~np.isfinite(values))
         if len(holes):
-            values[holes] = _values_at(expression, x[holes] * (1 + nudge) + nudge * 1e-3)
+            values[holes] = _values_at(expression, x[holes] * (1 + nudge) + nudge * 1e-3, imaginary)
     return values
 
 
-def _values_at(expression: Expression, x: Floats) -> Floats:
+def _values_at(expression: Expression, x: Floats, imaginary: bool) -> Floats:
+    if expression.is_complex:
+        found = expression.values(x.astype(complex))
+        return np.array(found.imag if imaginary else found.real)
     # Real arithmetic first: it is faster, and infinities inside it stay what they are.
     evaluation = expression.evaluate(x, derivative=False)
-    values = np.full(x.shape, np.nan) if expression.is_complex else np.array(evaluation.values.real)
+    values = np.array(evaluation.values.real)
     overflown = (np.abs(x) > FAR) & ~evaluation.is_finite
     values[overflown] = np.nan
     holes = ~np.isfinite(values) & ~overflown
@@ -166,11 +211,21 @@ def _values_at(expression: Expression, x: Floats) -> Floats:
     return values
 
 
-def bisect(sign: Callable[[Floats], NDArray[np.bool_]], low: Floats, high: Floats) -> Floats:
-    """For each bracket the place where `sign` changes, all at once."""
-    before = sign(low)
-    for _ in range(52):
-        middle = 0.5 * (low + high)
-        same = sign(middle) == before
-        low, high = np.where(same, middle, low), np.where(same, high, middle)
-    return 0.5 * (low + high)
+def jumps(f: Line, low: float, high: float, looks: int = 1) -> Floats | None:
+    """Where f has steps between `low` and `high`, as a dense array shows, which `looks` divides; None if too many."""
+    if f.steps is None:
+        return np.zeros(0)
+    x = np.linspace(low, high, min(120_000, MAX_EVALUATIONS // (10 * f.cost)) // looks + 2)[1:-1]
+    found = f.steps(x)
+    which, at = np.nonzero(found[:, :-1] != found[:, 1:])
+    if not len(at):
+        return np.zeros(0)
+    if len(at) * f.cost > MAX_EVALUATIONS // N_HALVINGS:
+        return None
+    rows = np.arange(len(at))
+    before, left, right = found[which, at], x[at], x[at + 1]
+    for _ in range(N_HALVINGS):
+        middle = 0.5 * (left + right)
+        same = f.steps(middle)[which, rows] == before
+        left, right = np.where(same, middle, left), np.where(same, right, middle)
+    return 0.5 * (left + right)

@@ -17,6 +17,9 @@ def _li(u: Any) -> Any:
     return special.expi(np.log(u + 0.0))
 
 
+_LI_OF_2: Final = _li(2.0)
+
+
 def _at_positive(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Of real arguments the positive ones only: elsewhere SciPy gives the real part of a complex value."""
     return lambda u: function(u) if np.iscomplexobj(u) else np.where(u > 0, function(u), np.nan)
@@ -35,6 +38,8 @@ TABLE: Final[dict[str, Function]] = {
     "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
     "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", same),
     "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", same),
+    "E1": Function(_at_positive(special.exp1), lambda u, v: -np.exp(-u) / u, "log", same),
+    "Li": Function(lambda u: _li(u) - _LI_OF_2, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),
     "fresnelc": Function(lambda u: special.fresnel(u)[1], lambda u, v: np.cos(np.pi / 2 * u * u)),

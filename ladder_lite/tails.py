@@ -1,100 +1,105 @@
-"""Integrals to infinity of integrands that never settle: summed lobe by lobe, and the sums extrapolated."""
+"""Integrals towards an end at which f never settles, or dies out slowly: cut off smoothly, and the cut moved there.
+
+The end is moved to infinity: the new variable is the distance from the start, a multiple of the inverse distance from
+a finite end, or the logarithm of either. Integrals up to a smooth cut at R forget what oscillates, and differ from the
+limit by powers of R, which Wynn's epsilon algorithm removes when R grows in geometric progression. As that gives
+divergent integrals a value too (cos has 0), the plain integral between R and 2 R has to die out as well.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.expressions import Expression
-from ladder_lite.quadrature import Floats, Integral, adaptive, bisect, real_line_values
+from ladder_lite.quadrature import Floats, Integral, Line, jumps, kronrod, refined
 
-N_LOBES: Final = 32
+Function = Callable[[Floats], Floats]
+LARGEST: Final = (2048.0, 512.0, 128.0, 32.0, 8.0)  # cuts to try, until one can be afforded
+LARGEST_LOGARITHM: Final = 690.0  # exp of it is finite
+N_CUTS: Final = 15  # each sqrt(2) times the one before
+SHARPNESS: Final = 12.0  # of a cut: it takes a sixth of the way to it
+SHRINKS: Final = 0.9  # what an octave may keep of the last but one
+UNCERTAIN: Final = 2e-10  # relative to the integral of |f|
 
 
-def oscillating(expression: Expression, low: float, high: float) -> Integral | None:
-    """The integral from `low` to `high`, one or both infinite; None unless the sums of its lobes converge."""
-    if math.isinf(low) and math.isinf(high):
-        left = oscillating(expression, low, 0.0)
-        right = oscillating(expression, 0.0, high)
-        if left is None or right is None:
-            return None
-        return Integral(left.value + right.value, left.scale + right.scale, left.error + right.error)
-    sign = -1.0 if math.isinf(low) else 1.0
-    start = high if math.isinf(low) else low
-    if not math.isfinite(start):
+def tail(f: Line, start: float, end: float) -> Integral | None:
+    """The integral from `start` up or down to `end`; None unless it converges."""
+    width = end - start if math.isfinite(end) else math.copysign(1.0, end)
+
+    def moved(
+        x: Function, slope: Function, cuts: Sequence[float], lowest: float = 0.0
+    ) -> tuple[Integral | None, float]:
+        """The integral in a variable whose end is infinity, by the first cut that can be afforded, and that cut."""
+        steps = f.steps
+        g = Line(
+            lambda t: f.values(x(t)) * slope(t),
+            lambda t: f.noise(x(t)) * slope(t),
+            None if steps is None else (lambda t: steps(x(t))),
+            f.cost,
+        )
+        for cut in cuts:
+            at = jumps(g, lowest, cut)
+            edges = np.geomspace(cut / 1024, cut, 240)
+            edges = np.concatenate([[lowest], edges[edges > lowest]])
+            panels = None if at is None else refined(g, np.union1d(edges, at))
+            if panels is not None:
+                return _to_infinity(g, panels), cut
+        return None, 0.0
+
+    if math.isfinite(end):
+        found, _ = moved(lambda t: end - width / (1 + t), lambda t: abs(width) / (1 + t) ** 2, LARGEST)
+        if found is None and end == 0:
+            sign = math.copysign(1.0, start)
+            lowest = -math.log(abs(start))
+            found, _ = moved(lambda t: sign * np.exp(-t), lambda t: np.exp(-t), [LARGEST_LOGARITHM], lowest)
+        return found
+    found, cut = moved(lambda t: start + width * t, np.ones_like, LARGEST)
+    if found is None and cut == LARGEST[0]:
+        found, _ = moved(lambda t: start + width * np.expm1(t), np.exp, [LARGEST_LOGARITHM])
+    elif found is None:  # f oscillates fast, as sin(exp(x)) does
+        found, _ = moved(lambda t: start + width * np.log1p(t), lambda t: 1 / (1 + t), LARGEST)
+    return found
+
+
+def _to_infinity(f: Line, panels: Floats) -> Integral | None:
+    """The integral from 0 to infinity, by cuts up to the end of the panels."""
+    from scipy import special
+
+    low, high, integral, absolute, uncertain = panels[:, panels[0].argsort()]
+    largest, scale = high[-1], float(absolute.sum())
+    so_far = np.cumsum(integral)
+    changes = [np.ptp(so_far[(high > end / 2) & (high <= end)]) for end in (largest / 4, largest)]
+    kept = changes[1] / changes[0] if changes[1] > 1e-14 * scale else 0.0
+    if not kept <= SHRINKS:
         return None
-    # Lobes lie between zeros (sin(x)/x), or between the least values of one that keeps its sign (sin(x)**2/x**2).
-    cuts = _cuts(lambda x: real_line_values(expression, x), start, sign)
-    limit = _wynn
-    if cuts is None:
-        cuts = _cuts(lambda x: sign * _slopes_at(expression, x), start, sign, rising=True)
-        limit = _levin
-    if cuts is None:
-        return None
-    lobes: list[Integral] = []
-    for a, b in itertools.pairwise([start, *cuts]):
-        lobe = adaptive(expression, np.linspace(min(a, b), max(a, b), 4))
-        if lobe is None:
-            return None
-        lobes.append(lobe)
-    sums = np.cumsum([lobe.value for lobe in lobes])
-    value, error = limit(sums)
-    scale = float(sum(lobe.scale for lobe in lobes[:8]))
-    shrinks = lobes[-1].scale < 0.9 * lobes[1].scale  # else the lobes of cos(x) would be summed as if they died out
-    return Integral(value, scale, error) if shrinks and error <= 1e-8 * scale else None
+    sums = []
+    for cut in largest * 2.0 ** (0.5 * np.arange(1 - N_CUTS, 1)):
+        near = low < cut
+
+        def cut_off(t: Floats, cut: float = cut) -> Floats:
+            return f.values(t) * special.erfc(SHARPNESS * (t / cut - 0.5)) / 2
+
+        sums.append(kronrod(cut_off, low[near], high[near])[0].sum())
+    reach = 2 * changes[1] / (1 - math.sqrt(kept))  # of what is still to come
+    value, error = _limit(np.array(sums), reach + 1e-14 * scale)
+    error += float(uncertain.sum()) + f.rounding(low, high, scale)
+    return Integral(value, scale, error) if error <= UNCERTAIN * scale else None
 
 
-def _cuts(f: Callable[[Floats], Floats], start: float, sign: float, *, rising: bool = False) -> Floats | None:
-    """The first N_LOBES zeros of `f` from `start` on, only those where it rises if asked; None if there are fewer."""
-    for reach in (30.0, 200.0, 2000.0):
-        x = start + sign * np.linspace(0, reach, 60_001)[1:]
-        values = f(x)
-        changes = np.sign(values[:-1]) * np.sign(values[1:]) < 0
-        at = np.flatnonzero(changes & (values[1:] > 0) if rising else changes)[:N_LOBES]
-        if len(at) == N_LOBES:
-            return bisect(lambda middle: np.signbit(f(middle)), x[at], x[at + 1])
-    return None
+def _limit(sums: Floats, reach: float) -> tuple[float, float]:
+    """The limit of a sequence, within `reach` of its last value, and how far it has settled.
 
-
-def _slopes_at(expression: Expression, x: Floats) -> Floats:
-    return np.asarray(expression.values_and_derivatives(x.astype(complex))[1].real)
-
-
-def _levin(sums: Floats) -> tuple[float, float]:
-    """Limit of a sequence whose terms shrink like a power of n, by Levin's u transform, and its error.
-
-    Of few terms it knows too little, of many it enlarges their rounding: taken where it changes least.
+    Of the columns of Wynn's epsilon table the one that has settled most is taken.
     """
-    import mpmath
-
-    limits = [mpmath.levin(variant="u").update_psum([mpmath.mpf(float(s)) for s in sums[:n]])[0] for n in range(8, 25)]
-    changes = np.abs(np.diff(np.array(limits, float)))
-    spread = changes[:-1] + changes[1:]
-    best = int(spread.argmin())
-    return float(limits[best + 1]), 2 * float(spread[best])
-
-
-def _wynn(sums: Floats) -> tuple[float, float]:
-    """Limit of a sequence of partial sums that alternate, by Wynn's epsilon algorithm, and its error."""
-    limits = [_epsilon(sums[:n]) for n in range(len(sums) - 6, len(sums) + 1, 2)]
-    return limits[-1], float(np.ptp(limits))
-
-
-def _epsilon(sums: Floats) -> float:
-    before, row = np.zeros(len(sums) + 1), np.asarray(sums, float)
-    best = float(row[-1])
+    before, row = np.zeros(len(sums) + 1), sums
+    limit, error = float(row[-1]), float(np.ptp(row[-3:]))
     with np.errstate(all="ignore"):
-        for order in range(1, len(sums)):
-            difference = np.diff(row)
-            if not difference.all():
-                break
-            before, row = row, before[1:-1] + 1 / difference
-            if order % 2 == 0 and np.isfinite(row[-1]):
-                best = float(row[-1])
-            if order >= 24:
-                break
-    return best
+        for order in range(1, len(sums) - 2):
+            before, row = row, before[1:-1] + 1 / np.diff(row)
+            spread = np.ptp(row[-3:])
+            if order % 2 == 0 and spread < error and abs(row[-1] - sums[-1]) <= reach:
+                limit, error = float(row[-1]), float(spread)
+    return limit, 2 * error

@@ -138,13 +138,15 @@ class _Builder:
     def _call(self, node: ast.Call) -> Any:
         assert isinstance(node.func, ast.Name)  # no other function is admitted
         name = SPELLINGS.get(node.func.id, node.func.id)
+        if name == "Piecewise":
+            return self._piecewise(node.args)
         arguments = [self.build(argument) for argument in node.args]
         if name in NUMBERS and len(arguments) == 1:
             return arguments[0]
         number = self._sympy.Integer
         match name:
             case "log" if len(arguments) == 2:
-                return self._logarithm(*arguments)
+                return self._logarithm(*(arguments[::-1] if node.func.id == "Log" else arguments))
             case "log2" | "log10":
                 return self._logarithm(arguments[0], number(name.removeprefix("log")))
             case "sqrt" | "cbrt":
@@ -155,9 +157,18 @@ class _Builder:
                 return self._power(*arguments)
             case "Rational":
                 return self._quotient([arguments[0]], [arguments[1]])
+            case "E1" | "Ei" if name == "E1" or len(arguments) == 2:  # Ei(1, x) is Maple's
+                return self._named(self._sympy.expint(number(1), arguments[-1], evaluate=False))
             case "dilog":  # which is here Li2, and in SymPy another function
                 return self._named(self._sympy.polylog(number(2), arguments[0], evaluate=False))
         return self._named(getattr(self._sympy, name)(*arguments, evaluate=False))
+
+    def _piecewise(self, pairs: list[ast.expr]) -> Any:
+        rows = [pair.elts for pair in pairs if isinstance(pair, ast.Tuple)]
+        symbol = self._sympy.Dummy()
+        cases = (rf"{self.latex(self.build(piece))} & \text{{{ast.unparse(condition)}}}" for piece, condition in rows)
+        self._names[symbol] = r"\begin{cases} " + r" \\ ".join(cases) + r" \end{cases}"
+        return symbol
 
     def _logarithm(self, argument: Any, base: Any) -> Any:
         above, below = (self._named(self._sympy.log(u, evaluate=False)) for u in (argument, base))

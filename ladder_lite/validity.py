@@ -24,6 +24,7 @@ _SETS: Final = (
 )
 POINTS: Final = np.array(_SETS, dtype=np.complex128).ravel()
 _FRACTIONS: Final = np.array([0.0071, 0.0437, 0.1273, 0.2361, 0.3719, 0.4583, 0.5417, 0.6367, 0.7549, 0.8761, 0.9533])
+_LARGE: Final = 1e9  # a constant in whose rounding an integrand can be lost
 _INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
 
 
@@ -39,9 +40,10 @@ def fault(data: Data) -> Fault | None:
         return "bad_bounds"
     if bounds is None and function.variable not in function.free:
         return "not_one_variable"
-    if bounds is not None:
-        return None if _is_real(function, function.values(_inside(*bounds))) else "undefined"
-    return None if _is_real(function, values) or _is_defined(function) else "undefined"
+    values = values if bounds is None else function.values(_inside(*bounds))
+    if _is_real(function, values):
+        return "undefined" if _is_doubtful(function, values) and not _is_defined(function) else None
+    return "undefined" if bounds is not None or not _is_defined(function) else None
 
 
 def sampled(data: Data) -> tuple[Expression, NDArray[np.complex128]]:
@@ -62,14 +64,15 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
         return None
     if lower is None or upper is None:
         raise ValueError("one bound is missing")
-    bounds = _bound(lower), _bound(upper)
+    bounds = bound(lower), bound(upper)
     if bounds[0] == bounds[1]:
         raise ValueError("the bounds are equal")
     return bounds
 
 
 @lru_cache(maxsize=256)
-def _bound(text: str) -> float:
+def bound(text: str) -> float:
+    """A bound as a number, an infinite one included; ValueError if it is none."""
     bare = text.replace(" ", "")
     if bare.lstrip("+-") in _INFINITIES:
         return -math.inf if bare.startswith("-") else math.inf
@@ -99,6 +102,24 @@ def _is_real(function: Expression, values: NDArray[np.complex128]) -> bool:
     with np.errstate(all="ignore"):
         real = function.is_complex | (np.abs(values.imag) <= 1e-9 * np.abs(values))
         return bool((np.isfinite(values) & real).any())
+
+
+def is_zero(data: Data) -> bool:
+    """Whether an integral without a fault is one of zero, up to rounding: nothing to learn from."""
+    function, values = sampled(data)
+    bounds = bounds_of(data)
+    values = values if bounds is None else function.values(_inside(*bounds))
+    try:
+        return _is_doubtful(function, values) and prepare(function.source, function.variable).identically_zero
+    except IntegrandError:
+        return False
+
+
+def _is_doubtful(function: Expression, values: NDArray[np.complex128]) -> bool:
+    """Whether it may be zero everywhere, or only rounding noise: few are, and these are looked at more closely."""
+    large = max(map(abs, function.constants), default=0.0)
+    with np.errstate(all="ignore"):
+        return large > _LARGE or not (np.abs(values[np.isfinite(values)]) > 1e-12 * max(1.0, large)).any()
 
 
 def _is_defined(function: Expression) -> bool:

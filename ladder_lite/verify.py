@@ -16,17 +16,22 @@ What a grade means ('strict'):
   no timeouts, signals or processes, from any thread. (The value of a definite integral, its problem's and no answer's
   doing, may need a process that is killed in time; it is computed once.)
 - Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between -10
-  and 10, and that F makes no step between those. A wrong F' that is analytic, and off by more than that in most places,
-  is within it at 8 or more points, placed by 2 random numbers or more, with a probability below 1e-18.
-- By rule right: F' = f on one whole component of f's domain; any jump where f is undefined, or at a pole of tan or an
-  infinite argument of atan, as the Weierstrass substitution leaves them.
-- Not seen: an error below one part in 1e9 wherever it is tested, a step below one part in 1e8, a bump that begins and
-  ends between two neighbouring points, a spike of f that is narrower than floating point can follow, a step far from
-  the origin at which no function of F breaks or turns.
-- Rejected although right: F that loses its digits, or overflows, almost everywhere f can be evaluated.
+  and 10, and that F grows between them by the integral of f. Where rounding could hide an error or a step, both are
+  worked out in sixty digits or more, and an answer is refused if they cannot be.
+- Right by rule: F' = f on one whole component of f's domain, one that reaches into x > 0 if any does. F may jump where
+  f is undefined, at a branch point of a root of f's, and where the argument of an inverse tangent is infinite, as the
+  Weierstrass substitution leaves it, but not much more often than f turns. Complex constants are allowed: log(-x).
+- Refused by rule: functions that are not on the list, most special ones among them (Bessel, elliptic, hypergeometric);
+  an F that may break at more places than can be looked at, such as floor(10**6*x); one that loses its digits, or
+  overflows, almost everywhere f can be evaluated.
+- Unverifiable, which is no reward at all: an integrand that is nowhere real, or lost in its own rounding noise; a
+  definite integral that diverges or could not be computed.
+- Not seen: an error below one part in 1e9 wherever it is tested (1e12 unless there are decimals in the text), a step
+  below one part in 1e8, a bump that begins and ends between two neighbouring points, a spike of f that is narrower than
+  floating point can follow, a step far from the origin at which no function of F breaks or turns.
 
 'paper' is the published protocol (`ladder_lite.paper_protocol`), which accepts errors of one part in a hundred. Rates,
-error counts beside SymPy's and Math-Verify's, and a million random examples: `benchmarks/verifier*.py`.
+error counts beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
 """
 
 from __future__ import annotations
@@ -34,16 +39,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ladder_lite import antiderivatives, paper_protocol
 from ladder_lite.definite import References, wrong_value
-from ladder_lite.expressions import ExpressionError, parse
-from ladder_lite.integrands import IntegrandError, prepare
+from ladder_lite.expressions import Expression, ExpressionError, parse
+from ladder_lite.integrands import Integrand, IntegrandError, prepare
 from ladder_lite.quadrature import Integral
 from ladder_lite.thinking import said
 
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
 
 Protocol = Literal["strict", "paper"]
 _REFERENCES: Final = References()
+MAX_REMEMBERED: Final = 1024  # verdicts on antiderivatives: groups of samples hold many answers twice
 
 
 class Reason(StrEnum):
@@ -94,25 +101,46 @@ def verify(
     """
     if not answer.strip():
         return Grade(0.0, Reason.NO_ANSWER, answer)
+    if lower is None and upper is None:
+        return _antiderivative(integrand, answer, variable, protocol, seed)
+
+    def fault(problem: Integrand) -> str | None:
+        value = _reference(references, integrand, variable, lower, upper, seed, protocol)
+        return wrong_value(_read(answer, problem, constant_of_integration=False), value)
+
+    return _grade(integrand, answer, variable, seed, fault)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _antiderivative(integrand: str, answer: str, variable: str, protocol: Protocol, seed: int) -> Grade:
+    def fault(problem: Integrand) -> str | None:
+        read = _read(answer, problem, constant_of_integration=True)
+        if protocol == "strict":
+            return antiderivatives.is_antiderivative(read, problem)
+        return paper_protocol.is_antiderivative(read, problem.expression, seed)
+
+    return _grade(integrand, answer, variable, seed, fault)
+
+
+def _read(answer: str, problem: Integrand, *, constant_of_integration: bool) -> Expression:
+    # To an integral of cbrt(x) people answer x**(4/3), and mean real roots.
+    real = "cbrt" in problem.expression.functions
+    return parse(
+        answer,
+        problem.expression.variable,
+        constant_of_integration=constant_of_integration,
+        real_cube_roots=real,
+    )
+
+
+def _grade(integrand: str, answer: str, variable: str, seed: int, fault: Callable[[Integrand], str | None]) -> Grade:
     try:
-        problem = prepare(integrand, variable, seed)
-        value = None
-        if lower is not None or upper is not None:
-            value = _reference(references, integrand, variable, lower, upper, seed, protocol)
-        # To an integral of cbrt(x) people answer x**(4/3), and mean real roots.
-        real = "cbrt" in problem.expression.functions
-        read = parse(answer, variable, constant_of_integration=value is None, real_cube_roots=real)
-        if value is not None:
-            fault = wrong_value(read, value)
-        elif protocol == "strict":
-            fault = antiderivatives.is_antiderivative(read, problem)
-        else:
-            fault = paper_protocol.is_antiderivative(read, problem.expression, seed)
+        found = fault(prepare(integrand, variable, seed))
     except IntegrandError as error:
         return Grade(None, Reason.UNVERIFIABLE, answer, str(error))
     except ExpressionError as error:
         return Grade(0.0, Reason(error.reason), answer, str(error))
-    return Grade(1.0, Reason.CORRECT, answer) if fault is None else Grade(0.0, Reason.WRONG, answer, fault)
+    return Grade(1.0, Reason.CORRECT, answer) if found is None else Grade(0.0, Reason.WRONG, answer, found)
 
 
 def _reference(

@@ -1,5 +1,8 @@
+import json
+import time
 from pathlib import Path
 
+import mpmath
 import pytest
 
 from ladder_lite import definite
@@ -27,6 +30,36 @@ from ladder_lite.verify import verify
         ("sin(x**2)", "0", "oo", "sqrt(pi/8)"),
         ("sin(x)**2/x**2", "-oo", "oo", "pi"),
         ("(1-cos(x))/x**2", "0", "oo", "pi/2"),
+        ("sin(x)*sin(2*x)*sin(3*x)/x**3", "0", "oo", "pi"),
+        ("sin(x)*sin(sqrt(2)*x)/x**2", "0", "oo", "pi/2"),
+        ("sin(x**3)", "0", "oo", "gamma(1/3)/6"),
+        ("sin(exp(x))", "0", "oo", "pi/2-Si(1)"),
+        ("log(x)*sin(x)/x", "0", "oo", "-EulerGamma*pi/2"),
+        ("(x-floor(x))/x**2", "1", "oo", "1-EulerGamma"),
+        # Oscillations and steps without end at a finite end.
+        ("sin(1/x)", "0", "1", "sin(1)-Ci(1)"),
+        ("sin(1/x)/x", "0", "1", "pi/2-Si(1)"),
+        ("1/x-floor(1/x)", "0", "1", "1-EulerGamma"),
+        # Tails that die out slowly.
+        ("1/(x*log(x)**2)", "2", "oo", "1/log(2)"),
+        ("1/(x*log(x)**2)", "0", "1/10", "1/log(10)"),
+        ("1/((x+1)*(log(x)**2+pi**2))", "0", "oo", "1/2"),
+        # Many oscillations.
+        ("(cos(3*x)+sin(2*x))*(-sin(2019*x)+cos(3*x))", "-2*pi", "2*pi", "2*pi"),
+        # Complex values, and real cube roots.
+        ("exp(I*x)", "0", "pi", "2*I"),
+        ("exp(I*x)/(1+x**2)", "-oo", "oo", "pi/E"),
+        ("1/(1+I*x)", "0", "1", "pi/4-I*log(2)/2"),
+        ("1/(x-1)**(2/3)", "0", "3", "3+3*2**(1/3)"),
+        ("x**(1/3)", "-8", "0", "-12"),
+        # Small beside the integral of |f|: double precision loses them.
+        ("10**9*x+cos(x)", "-1", "1", "2*sin(1)"),
+        ("x**7+x**2", "-10", "10", "2000/3"),
+        ("sinh(10*x)+x**2", "-3", "3", "18"),
+        ("x**3*exp(x**2)+cos(x)", "-5", "5", "2*sin(5)"),
+        ("(sin(x)+10**17)-10**17", "0", "pi", "2"),
+        ("x-1/3", "0", "2/3", "0"),
+        ("sign(sin(20*x))", "0", "2*pi", "0"),
         # Singular ends and insides.
         ("1/sqrt(x)", "0", "1", "2"),
         ("x**(-9/10)", "0", "1", "10"),
@@ -45,6 +78,49 @@ from ladder_lite.verify import verify
 def test_values(integrand: str, lower: str, upper: str, answer: str) -> None:
     assert verify(integrand, answer, lower=lower, upper=upper).reward == 1.0
     assert verify(integrand, f"({answer})+1/1000", lower=lower, upper=upper).reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("integrand", "lower", "upper", "answer", "wrong"),
+    [
+        ("exp(x)", "0", "1000", "exp(1000)-1", "0"),
+        ("exp(x)", "-1000", "-900", "exp(-900)", "0"),
+        ("cosh(800*x)", "0", "1", "sinh(800)/800", "17"),
+        ("x**9999", "0", "2", "2**10000/10000", "2**10000/10001"),
+        ("exp(x)*sin(x)", "0", "1000", "(1+exp(1000)*(sin(1000)-cos(1000)))/2", "17"),
+        ("x**1010/(1+x)**2022", "0", "oo", "factorial(1010)**2/factorial(2021)", "0"),
+        ("x**1000*(1-x)**1000", "0", "1", "factorial(1000)**2/factorial(2001)*(1+10**(-10))", "factorial(1000)"),
+        ("x**3", "0", "1/10**8", "1/(4*10**32)", "1/(4*10**32)+1/10**39"),
+    ],
+)
+def test_values_that_floating_point_cannot_hold(
+    integrand: str, lower: str, upper: str, answer: str, wrong: str
+) -> None:
+    assert verify(integrand, answer, lower=lower, upper=upper).reward == 1.0
+    assert verify(integrand, wrong, lower=lower, upper=upper).reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("integrand", "lower", "upper"),
+    [("exp(exp(x))", "0", "10"), ("gamma(x)", "1", "200"), ("exp(x**2)", "0", "30")],
+)
+def test_a_finite_number_is_no_value_beyond_floating_point(integrand: str, lower: str, upper: str) -> None:
+    assert verify(integrand, "3", lower=lower, upper=upper).reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("integrand", "lower", "upper"),
+    [("sin(x)/x", 0, "oo"), ("sin(x)**3/x", 0, "oo"), ("exp(-x)*x**(1/3)", 0, "oo"), ("log(x)/sqrt(1-x)", 0, 1)],
+)
+def test_values_are_those_of_mpmath(integrand: str, lower: int, upper: str | int) -> None:
+    by_mpmath = {
+        "sin(x)/x": lambda: mpmath.quadosc(lambda x: mpmath.sin(x) / x, [0, mpmath.inf], omega=1),
+        "sin(x)**3/x": lambda: mpmath.quadosc(lambda x: mpmath.sin(x) ** 3 / x, [0, mpmath.inf], omega=1),
+        "exp(-x)*x**(1/3)": lambda: mpmath.gamma(mpmath.mpf(4) / 3),
+        "log(x)/sqrt(1-x)": lambda: mpmath.quad(lambda x: mpmath.log(1 - x) / mpmath.sqrt(x), [0, 1]),
+    }
+    found = reference(integrand, "x", str(lower), str(upper))
+    assert abs(found.value - by_mpmath[integrand]()) <= found.error + 1e-12
 
 
 def test_a_singular_end_that_needs_mpmath() -> None:
@@ -67,6 +143,18 @@ def test_a_singular_end_that_needs_mpmath() -> None:
         ("x/sqrt(1+x**2)", "0", "oo"),
         ("floor(10**6*x)+floor(10**6*sin(x))", "0", "10"),
         ("sin(x)**2/x", "1", "oo"),
+        ("1/cos(x)**4", "0", "pi"),  # finite at the float beside its pole
+        ("1/(x-sqrt(2))**2", "0", "2"),
+        ("1/(x-1)**2", "0", "oo"),
+        ("x*cos(x)", "0", "oo"),  # its lobes grow, but their smooth sums converge
+        ("x*sin(x**2)", "0", "oo"),
+        ("sin(1/x)**2/x", "0", "1"),
+        ("sin(x)**2/(x*log(x))", "2", "oo"),
+        ("1/(x*log(x)*log(log(x)))", "3", "oo"),
+        ("exp(-x)+10**(-12)/x", "1", "oo"),
+        ("1+10**(-9)/x", "0", "1"),
+        ("I/x", "-1", "1"),
+        ("exp(I*x)", "0", "oo"),
         ("sqrt(x)", "-1", "1"),  # not real
         ("x", "0", "y"),
         ("x", "0", "I"),
@@ -95,11 +183,50 @@ def test_one_bound_is_not_enough() -> None:
         ("pi+C", False),
         ("pi*I", False),
         ("pi+I/1000", False),
+        ("pi+I/10**7", False),
+        ("3.14159265+0.0000001*I", False),
+        ("pi+1/10**7", False),
+        ("exp(10**7)", False),
+        ("gamma(1/2)**2", True),
+        ("(10**20+pi)-10**20", True),  # lost in double precision
         ("1/0", False),
     ],
 )
 def test_answers_to_one_over_one_plus_square(answer: str, right: bool) -> None:
     assert (verify("1/(1+x**2)", answer, lower="-oo", upper="oo").reward == 1.0) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("0", True),
+        ("0.0", True),
+        ("-1.2e-16", True),
+        ("sqrt(2)*sqrt(3)-sqrt(6)", True),
+        ("10**(-9)", False),
+        ("0.000001", False),
+        ("(10**20+1)-10**20", False),
+        ("100000000000000000001-100000000000000000000", False),
+        ("(10**70+1)-10**70", False),
+        ("(10**400+1)-10**400", False),
+        ("((10**70+1)-10**70)-((10**70+2)-10**70)", False),
+    ],
+)
+def test_answers_to_an_integral_that_is_zero(answer: str, right: bool) -> None:
+    assert (verify("x**3", answer, lower="-1", upper="1").reward == 1.0) is right
+
+
+def test_an_answer_takes_little_time() -> None:
+    answers = ["1/3", "+".join(["gamma(1/3)"] * 500), "+".join(f"li({n})" for n in range(2, 900)), "exp(exp(13))"]
+    answers += ["*".join(f"exp(1/{n})" for n in range(2, 700)), "(10**70+1)-10**70", "factorial(10**5)"]
+    verify("x**2", "1/3", lower="0", upper="1")
+    for answer in answers:
+        taken = []
+        for _ in range(3):  # the quickest counts: a busy machine now and then stops for a while
+            started = time.process_time()
+            assert (verify("x**2", answer, lower="0", upper="1").reward == 1.0) is (answer == "1/3")
+            taken.append(time.process_time() - started)
+        assert min(taken) < 0.1
 
 
 def test_scale_is_the_integral_of_the_size() -> None:
@@ -140,4 +267,18 @@ def test_an_integral_that_took_too_long_is_tried_again_by_the_next_run(
 def test_a_hanging_worker_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(definite, "WORKER_TIMEOUT_S", 0.01)
     with pytest.raises(IntegrandError, match="could not be computed in"):
-        reference("(1-x)**(-9/10)", "x", "0", "1")
+        reference("exp(x)", "x", "0", "1000")
+
+
+def test_references_of_older_versions_are_read_if_they_are_known_well_enough(tmp_path: Path) -> None:
+    file = tmp_path / "references.jsonl"
+    rows = [
+        (["x", "x", "0", "1", 0], {"value": 0.5, "scale": 0.5, "error": 1e-14}),
+        (["exp(x)", "x", "0", "1000", 0], {"value": float("inf"), "scale": float("inf"), "error": float("nan")}),
+        (["10**9*x+cos(x)", "x", "-1", "1", 0], {"value": 1.7, "scale": 1e9, "error": 1e-1}),
+    ]
+    file.write_text("".join(json.dumps({"integral": json.dumps(key), "reference": row}) + "\n" for key, row in rows))
+    references = References(file)
+    assert references.get("x", "x", "0", "1").error == 1e-14
+    assert references.get("exp(x)", "x", "0", "1000").exponent == 434
+    assert references.get("10**9*x+cos(x)", "x", "-1", "1").value == pytest.approx(1.6829419696157930)

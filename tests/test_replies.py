@@ -59,7 +59,7 @@ REPLIES: list[tuple[str, Expected]] = [
     (r"$\int x^2 \, dx$, $$\int \sin x\;\mathrm{d}x$$", ["x**2", "sin(x)"]),
     (
         r"\[\int_0^1 x e^{x} \, dx\] and \(\int_{0}^{\pi} \sin^2 x \, dx\)",
-        [("x*e**(x)", "0", "1"), ("(sin(x))**2", "0", "pi")],
+        [("x*e**x", "0", "1"), ("(sin(x))**2", "0", "pi")],
     ),
     (r"\displaystyle\int\limits_{-\infty}^{\infty} e^{-t^2}\,\text{d}t = \sqrt{\pi}", [("e**(-x**2)", "-oo", "oo")]),
     (r"\int^{2}_{1} \frac{1}{x} dx", [("((1)/(x))", "1", "2")]),
@@ -74,7 +74,7 @@ REPLIES: list[tuple[str, Expected]] = [
     (r"\int x\, and \int x\,dx", [None, "x"]),
     # the sign
     ("∫ x² dx", ["x**(2)"]),
-    ("∫ (x + 1)·sin(x) dx, ∫ x·eˣ dx", ["(x+1)*sin(x)", "x*e**(x)"]),
+    ("∫ (x + 1)·sin(x) dx, ∫ x·eˣ dx", ["(x+1)*sin(x)", "x*e**x"]),
     ("∫₀¹ x dx and ∫_0^π sin(x) dx and ∫_{-1}^{1} x dx", [("x", "0", "1"), ("sin(x)", "0", "pi"), ("x", "-1", "1")]),
     ("∫_0^(pi/2) 2 x dx", [("2*x", "0", "pi/2")]),
     ("∫_-1^1 dx/(1+x²)", [("1/(1+x**(2))", "-1", "1")]),
@@ -93,7 +93,25 @@ REPLIES: list[tuple[str, Expected]] = [
     ("I see that a is x, and x**2 - 1 is its square.", []),
     ("- x**2\n- integrate(x, x)", ["x"]),
     ("1. x**2, which is the x of ∫ x dx", ["x"]),
+    # bounds in words
+    (r"1. \int x^2\,dx, between 0 and 1.", [("x**2", "0", "1")]),
+    ("∫ x dx (from 0 to π), ∫ x² dx from 0 to 1", [("x", "0", "pi"), ("x**(2)", "0", "1")]),
+    (r"- $\int x\,dx$ over $[0, 1]$", [("x", "0", "1")]),
+    ("integrate(x**2, x) from 0 to pi/2", [("x**2", "0", "pi/2")]),
+    ("1. integrate x e^x from 0 to 1\n2. x**2 on the interval [0, 2]", [("x*e**x", "0", "1"), ("x**2", "0", "2")]),
+    # other programs
+    ("int(x^2, x=0..1), int(x*exp(x), x)", [("x**2", "0", "1"), "x*exp(x)"]),
+    ("Integrate[x^2 Sin[x], {x, 0, Pi}], Integrate[E^x, x]", [("x**2*sin(x)", "0", "Pi"), "E**x"]),
+    ("int(x) is a cast", []),
+    ("1. sp.sin(x)**2\n2. $x {\\rm e}^x$\n3. \\sqrt[3]{x}", ["sin(x)**2", "x*e**x", "((x)**(1/((3))))"]),
+    # steps of a derivation
+    ("1. Let u = x**2+1\n2. du = 2x dx\n3. f(x) = x**3", [None, None, "x**3"]),
+    (r"\int x e^{x^2} dx = \frac12 \int e^u du", ["x*e**(x**2)"]),
+    ("∫ x dx\n= ∫ u du\nso we get ∫ w dw", ["x"]),
+    (r"I_1 = \int x\,dx, I_2 = \int x^2 dx", ["x", "x**2"]),
     # JSON
+    ('{"variants": ["x**2", "t dt"]}', ["x**2", "x"]),
+    ('{"variants": [["x**2", "easier"], ["x**3", 2]]}', ["x**2", "easier", "x**3"]),
     ('["x**2", "x*exp(x) dx", "integrate(x, x)"]', ["x**2", "x*exp(x)", "x"]),
     ('Sure!\n```json\n["x**2", "t dt"]\n```\n', ["x**2", "x"]),
     (
@@ -134,7 +152,8 @@ def test_without_a_parent_the_variable_stays() -> None:
 
 def test_blanks_and_depth_cost_little() -> None:
     nested = '{"integrand": "x", "a": ' + "[" * 990 + "]" * 990 + "}"
-    for text in ("\\int" + " " * 15_000 + "x", "\\int\\limits" + " " * 15_000 + "x", nested):
+    worded = ("- from" + " " * 19_000, "∫ x dx = " * 2_000, "- x from 0 to 1\n" * 1_200, "int(x, x=" * 2_000)
+    for text in (*worded, "\\int" + " " * 15_000 + "x", "\\int\\limits" + " " * 15_000 + "x", nested):
         started = time.process_time()
         read_integrals(text)
         assert time.process_time() - started < 2

@@ -18,6 +18,8 @@ from ladder_lite.verify import Reason, reward, verify
 
 DATA = Path(__file__).with_name("data")
 CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]
+# Answers that graders get wrong, or did: forms of right ones, spellings, exploits, integrals of every kind.
+FAULTS = [json.loads(line) for line in (DATA / "verifier_faults.jsonl").open(encoding="utf-8")]
 # The MIT Integration Bee's qualifying exams of 2023 to 2025 with their official answers, transcribed.
 QUALIFIERS = [json.loads(line) for line in (shipped("benchmarks") / "mit_bee.jsonl").open()]
 
@@ -34,6 +36,13 @@ def test_labelled_cases(case: dict[str, Any]) -> None:
     assert (grade.reward == 1.0) is case["accept"], grade
     if "budget_ms" in case:
         assert (time.process_time() - started) * 1e3 < case["budget_ms"]
+
+
+@pytest.mark.parametrize("case", FAULTS, ids=lambda case: f"{case['id']}-{case['kind']}".replace(" ", "_"))
+def test_labelled_faults(case: dict[str, Any]) -> None:
+    options = {name: case[name] for name in ("variable", "lower", "upper") if name in case}
+    grade = verify(case["integrand"], case["answer"], **options)
+    assert grade.reward == {True: 1.0, False: 0.0, "unverifiable": None}[case["accept"]], grade
 
 
 @pytest.mark.parametrize("problem", QUALIFIERS, ids=lambda problem: problem["id"])
@@ -101,11 +110,16 @@ RIGHT = [
     ("sqrt(x)", "**2/3 root(x, 2)^3**"),
     ("exp(2*x)", "½e²ˣ + C, C \N{ELEMENT OF} \N{DOUBLE-STRUCK CAPITAL R}"),
     ("sin(x)+3*cos(3*x)", "-cosx + sin3x + C."),
+    # A pole of tan where the integrand vanishes.
+    ("1/(3/2+2/3*tan(x)**2)", "6*x/5-4*atan(2*tan(x)/3)/5"),
     # Steep, and so is the integrand.
     ("300*tanh(100*(x-3))**2/cosh(100*(x-3))**2", "tanh(100*(x-3))**3"),
     # A constant where it is defined, and the integrand is zero.
     ("(sqrt(x**2)-x**2/sqrt(x**2))/x", "sqrt(x**2)/x"),
 ]
+
+TAYLOR = "+".join(f"({(-1) ** k})*x**{2 * k + 1}/factorial({2 * k + 1})" for k in range(23))  # of the sine
+IN_PIECES = "cos(x-{d})*sin({d})+sin(x-{d})*(cos({d})-1)".format(d="(atan(tan(8*x))/8)")
 
 WRONG = [
     # Steps, open and in disguise.
@@ -160,6 +174,13 @@ WRONG = [
     ("cos(x)", "sin(x)+sign(x-60)+0*atan(sin(30*x))"),
     ("cos(x)", "sin(x)+sqrt((x-60)**2)/(x-60)+0*atan(sin(30*x))"),
     ("cos(x)", "sin(x)+atan(10**15*(x-9.3))+0*atan(sin(30*x))"),
+    # Right where it is finite, to one part in 1e9, or from a leap to the next.
+    ("cos(x)", f"{TAYLOR}+0*exp(4*x**2)"),
+    ("cos(x)", "sin(x)+x/10**11"),
+    ("cos(x)", IN_PIECES),
+    # Steps that rounding hides.
+    ("x*sqrt(x+3)", "2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+40*erf(10**9*((x+10**20)-10**20-74/101))"),
+    ("x**x*(1+log(x))", "x**x+(-1)**floor(6*((x+10**16)-10**16))/1000"),
     # An integrand that is huge wherever it is looked at first.
     ("cosh(sqrt(2012-x))", "2*cosh(sqrt(2012-x))-2*sqrt(2012-x)*sinh(sqrt(2012-x))+x/7"),
     # Not functions at all.

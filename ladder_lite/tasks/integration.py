@@ -20,7 +20,7 @@ from ladder_lite.settings import Example, TaskSettings
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.tasks.replies import Piece, Unread, read_integrals
 from ladder_lite.thinking import said
-from ladder_lite.validity import Data, bounds_of, fault
+from ladder_lite.validity import Data, bounds_of, fault, is_zero
 from ladder_lite.verify import Grade, Reason, verify
 
 _MAX_REJECTED_CHARS = 2_000
@@ -129,7 +129,7 @@ def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Pro
         "lower": piece.lower,
         "upper": piece.upper,
     }
-    if (reason := fault(data)) is not None:
+    if (reason := fault(data) or ("zero" if is_zero(data) else None)) is not None:
         return Rejected(text, reason)
     return Problem.child(parent, data, transforms=request.suggestions, requested=request.effect)
 

@@ -21,7 +21,7 @@ from ladder_lite.spelling import plain
 MAX_REPLY_CHARS: Final = 20_000
 """What is written beyond this is not read."""
 
-_CALL: Final = re.compile(r"\b[iI]ntegra(?:te|l)\}?\s*(?:\\left\s*)?\(")
+_CALL: Final = re.compile(r"\b(?:[iI]ntegra(?:te|l)\}?\s*(?:\\left\s*)?[(\[]|int\()")  # SymPy's, Mathematica's, Maple's
 _SIGN: Final = re.compile(r"\\int(?![A-Za-z])|∫")
 _BEHIND: Final = " \t`*$.;,\"'\\"  # around a formula, no part of it
 
@@ -114,10 +114,35 @@ def _written_out(text: str, variable: str | None) -> Iterator[Piece]:
     brackets = _Brackets(text) if starts else None
     end = 0
     for match in starts:
-        if brackets is not None and match.start() >= end:
-            read = _call if match[0].endswith("(") else _sign
-            piece, end = read(text, match, brackets, variable)
+        if brackets is None or match.start() < end:
+            continue
+        is_call = _SIGN.match(match[0]) is None
+        line_start = max(text.rfind("\n", 0, match.start()) + 1, match.start() - 200)
+        chained = line_start < end and _CHAIN.match(text, end, match.start())
+        is_step = not is_call and (chained or _STEP.search(text[line_start : match.start()]))
+        piece, end = (_call if is_call else _sign)(text, match, brackets, variable)
+        if isinstance(piece, Written) and piece.lower is None and (behind := _BOUNDS_BEHIND.match(text, end)):
+            lower, upper, end = *_worded(behind), behind.end()
+            piece = _written(text[match.start() : end], piece.integrand, piece.variable, lower, upper, None)
+        if not is_step and (isinstance(piece, Written) or match[0] != "int("):
             yield piece
+
+
+# A step of a derivation: `= ...`, `we get ...`; and what makes one of what follows an integral.
+_CHAIN: Final = re.compile(r"[^,;\n]*=")
+_STEP: Final = re.compile(r"^[\s&$]*(?:\\\[)?\s*=|\b(?:get|obtain|becomes?|gives|yields)[\s:,$]*$")
+_BOUND: Final = r"(\$?[^\s,;$]{1,40})\$?"
+_IN_WORDS: Final = re.compile(
+    rf"\b(?:from\s++{_BOUND}\s++to\s++{_BOUND}|between\s++{_BOUND}\s++and\s++{_BOUND}"
+    r"|(?:over|on)\s++(?:the\s++interval\s++)?\$?[\[(]([^\],;\n]{1,40}),([^\])\n]{1,40})[\])])"
+)
+_BOUNDS_BEHIND: Final = re.compile(rf"[()\s,$]*+{_IN_WORDS.pattern}")
+
+
+def _worded(match: re.Match[str]) -> list[str]:
+    """The bounds of `from 0 to 1.`"""
+    bounds = [bound.strip("$ ").rstrip(".:*`") for bound in match.groups() if bound]
+    return [bound[:-1] if bound.endswith(")") and "(" not in bound else bound for bound in bounds]
 
 
 class _Brackets:
@@ -161,12 +186,18 @@ def _of_arguments(whole: str, inside: str, variable: str | None) -> Piece:
     if len(arguments) != 2:
         return Unread(whole.strip())
     integrand, limits = arguments
-    if limits[:1] in ("(", "[") and limits[-1:] in (")", "]"):
+    if maple := _RANGE.fullmatch(limits):
+        name, lower, upper = maple.groups()
+        return _written(whole, integrand, name, lower, upper, variable)
+    if limits[:1] in ("(", "[", "{") and limits[-1:] in (")", "]", "}"):
         names = _split(limits[1:-1])
         if len(names) == 3:
             return _written(whole, integrand, names[0], names[1], names[2], variable)
         limits = names[0] if len(names) == 1 else ""
     return _written(whole, integrand, limits, None, None, variable)
+
+
+_RANGE: Final = re.compile(r"(\w+)\s*=\s*([^=]+?)\s*\.\.\s*([^=]+)")
 
 
 def _split(text: str) -> list[str]:
@@ -299,11 +330,26 @@ def _bare(item: str, variable: str | None) -> Piece:
             break
     if content.startswith("**") and content.endswith("**"):
         content = content[2:-2]
-    content = content.strip(" \t\"'").rstrip(_BEHIND)
+    lower = upper = None
+    if behind := _IN_WORDS.search(content):
+        lower, upper = _worded(behind)
+        content = content[: behind.start()].rstrip(" ,$")
+    content = _LABEL.sub("", content.strip(" \t\"'")).rstrip(_BEHIND)
+    if _DERIVATION.search(content):
+        return Unread(item)
     name = variable or "x"
     if differential := re.search(r"(?<![A-Za-z])d([^\W\d_])$", content):
         content, name = content[: differential.start()].rstrip(" \t\\,;:!*"), differential[1]
-    return _written(item, content, name, None, None, variable)
+    return _written(item, content, name, lower, upper, variable)
+
+
+_LABEL: Final = re.compile(
+    r"^(?:(?:integrate|integral of|evaluate|find|compute)\s+|(?:[A-Za-z]\w*\([a-z]\)|y|integrand)\s*=(?!=)\s*)",
+    re.IGNORECASE,
+)
+_DERIVATION: Final = re.compile(
+    r"(?<![<>=!])=(?!=)|^(?:let|so|then|thus|hence|we|use|using|where|set|put)\b", re.IGNORECASE
+)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
