@@ -1,0 +1,51 @@
+"""Wrong answers that benchmarks/verifier_attacks.py composes: none is accepted, and each is graded in time."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladder_lite.verify import verify
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "verifier_attacks.py"
+_spec = spec_from_file_location("verifier_attacks", SCRIPT)
+assert _spec is not None
+assert _spec.loader is not None
+verifier_attacks = module_from_spec(_spec)
+_spec.loader.exec_module(verifier_attacks)
+
+EACH = 500  # attacks of a seed
+BUDGET_MS = verifier_attacks.SLOW_MS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    verify("sin(x)/x", "Si(x)")  # SciPy's import is not an answer's time
+
+
+@pytest.mark.parametrize("seed", range(1001, 1005))
+def test_no_attack_is_accepted_or_slow(seed: int) -> None:
+    accepted: list[Any] = []
+    slow: list[Any] = []
+    for attack in islice(verifier_attacks.attacks(seed), EACH):
+        outcome = verifier_attacks.tried(attack)
+        if outcome.verdict == "accepted":
+            accepted.append(attack)
+        # The quickest of four counts: a busy machine now and then stops for a while.
+        if outcome.ms > BUDGET_MS and min(verifier_attacks.tried(attack).ms for _ in range(3)) > BUDGET_MS:
+            slow.append((outcome.ms, attack))
+    assert accepted == []
+    assert slow == []
+
+
+def test_the_independent_check_tells_right_from_wrong() -> None:
+    problem = verifier_attacks.Problem("1/(2+cos(x))", None, None, None)
+    right = "2*sqrt(3)*(atan(tan(x/2)/sqrt(3))+pi*floor((x/2-pi/2)/pi)+10**9)/3"
+    assert verifier_attacks.is_right(problem, right)
+    for slip in ("+x/10**6", "+sign(x-3)/10**5", "+atan(10**9*(x-3))/10**5", "+floor(10**6*x)/10**9"):
+        assert not verifier_attacks.is_right(problem, right + slip), slip
+    on_one_component = verifier_attacks.Problem("sec(x)**2", None, None, None)
+    assert verifier_attacks.is_right(on_one_component, "tan(x)+Heaviside(x-4)")
+    assert not verifier_attacks.is_right(on_one_component, "tan(x)+floor(x)")
