@@ -118,7 +118,7 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     with np.errstate(all="ignore"):
         rounding = np.abs(jittered - values)
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
-    if is_clear and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
+    if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return True
     growth = _growth(problem, stretch)
     if growth is None:
@@ -145,7 +145,7 @@ def _growth(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow in a stretch; None where f is hard to integrate."""
     before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
     integrals, scales = problem.increments
-    if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
+    if (before & after & ~np.isfinite(integrals)).any():
         return None
     integrals = np.where(before & after, integrals, np.nan)
     return Growth(problem.points[:N_NEAR], integrals, scales, JUMP * scales, np.zeros(N_NEAR - 1, bool))
@@ -177,7 +177,7 @@ def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
         slope = evaluation.slopes_of_slots[slot]
         if kind != "pole" and _changes_far(q) and (kind != "turn" or _is_steep(slope, problem.seed)):
             return False
-        if kind == "root" and isinstance(slope, np.ndarray) and _changes_far(slope):
+        if kind in ("root", "log") and isinstance(slope, np.ndarray) and _changes_far(slope):
             return False
     return True
 

@@ -20,16 +20,24 @@ DIGITS: Final = 60  # as many first,
 MORE_DIGITS: Final = 450  # and so many where these are not enough
 INCREMENT_DIGITS: Final = 150
 MAX_COST: Final = 60_000  # of a verdict, in microseconds or so
-_COSTS: Final = {"**": 20, **dict.fromkeys(SPECIAL, 100), "dilog": 2000, "fresnels": 900, "fresnelc": 900}
+_COSTS: Final = {
+    "**": 20,
+    **dict.fromkeys([*SPECIAL, "factorial"], 400),
+    "dilog": 2000,
+    "fresnels": 900,
+    "fresnelc": 900,
+}
 MAX_STEPS: Final = 300  # of a constant
 MAX_SPECIAL: Final = 20  # calls of special functions in a constant
 _MAX_EXPONENT: Final = 1e6  # of e, or of 2; and what a special function takes
 _MAX_ANGLE_BITS: Final = 100
+_MAX_SPECIAL: Final = 60
 _EXPONENTIAL: Final = ("exp", "sinh", "cosh", "tanh", "sech", "csch", "coth")
 _ANGULAR: Final = ("sin", "cos", "tan", "sec", "csc", "cot")
 _OTHER: Final = ("log", "sqrt", "asin", "acos", "atan", "acot", "asec", "acsc", "asinh", "acosh", "atanh", "acoth")
 _LONG: Final = frozenset([*_EXPONENTIAL, *SPECIAL, "factorial"])
 _WHOLE: Final = ("floor", "ceiling", "sign")
+_OF_REAL_PARTS: Final = {"floor": "floor", "ceiling": "ceil", "sign": "sign"}
 _CONSTANTS: Final = {
     "pi": "pi",
     "Pi": "pi",
@@ -123,7 +131,7 @@ def _each(function: Callable[[Any], Any], points: Sequence[Any]) -> list[Any]:
             found.append(function(point))
     except _TooExpensiveError:
         return found
-    except (_TooLargeError, ArithmeticError, ValueError, context.NoConvergence):
+    except (_TooLargeError, ArithmeticError, TypeError, ValueError, context.NoConvergence):
         return []
     return found
 
@@ -142,7 +150,7 @@ def _apply(expression: Expression, x: Any) -> Any:
     context, table = _guarded()
     names = expression.operations
     if (context.dps > DIGITS and "dilog" in names) or (
-        context.dps > INCREMENT_DIGITS and not SPECIAL.isdisjoint(names)
+        context.dps > INCREMENT_DIGITS and not {*SPECIAL, "factorial"}.isdisjoint(names)
     ):
         raise _TooLargeError
     _local.left = getattr(_local, "left", MAX_COST) - _cost(expression, context.dps)
@@ -172,7 +180,7 @@ def value(constant: Expression, digits: int = DIGITS, exponent: int = 0) -> tupl
         unit = context.mpf(10) ** exponent
         found, noise = complex(runs[0] / unit), float(abs(runs[1] - runs[0]) / unit)
         return (found, noise) if math.isfinite(abs(found) + noise) else None
-    except (_TooLargeError, ArithmeticError, ValueError, context.NoConvergence):
+    except (_TooLargeError, ArithmeticError, TypeError, ValueError, context.NoConvergence):
         return None
     finally:
         context.dps = DIGITS
@@ -204,12 +212,12 @@ def functions(context: Any) -> dict[str, Callable[[Any], Any]]:
     """The functions and constants of an expression, on an mpmath context's numbers."""
     table = {
         "Abs": context.fabs,
-        "ceiling": context.ceil,
         "log_abs": lambda u: context.log(abs(u)),
         "log2": lambda u: context.log(u, 2),
         "cbrt": lambda u: -context.cbrt(-u) if context.im(u) == 0 and context.re(u) < 0 else context.cbrt(u),
-        "Heaviside": lambda u: (context.sign(u) + 1) / 2,
-        "positive": lambda u: context.mpf(u > 0),
+        "Heaviside": lambda u: (context.sign(context.re(u)) + 1) / 2,
+        "positive": lambda u: context.mpf(context.re(u) > 0),
+        **{name: _of_real_part(getattr(context, mpmath_name)) for name, mpmath_name in _OF_REAL_PARTS.items()},
         "Li": lambda u: context.li(u, offset=True),
         "dilog": lambda u: context.polylog(2, u),
         **{name: getattr(context, name.lower()) for name in ("Si", "Ci", "Shi", "Chi", "Ei", "E1")},
@@ -217,6 +225,10 @@ def functions(context: Any) -> dict[str, Callable[[Any], Any]]:
     }
     names = (ELEMENTARY.keys() | SPECIAL) - table.keys()
     return table | {name: getattr(context, name) for name in names}
+
+
+def _of_real_part(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda u: function(u.real)
 
 
 def _guarded() -> tuple[Any, dict[str, Callable[[Any], Any]]]:
@@ -235,6 +247,9 @@ def _guard(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if (name in _LONG and abs(u) > _MAX_EXPONENT) or (name in _ANGULAR and _local.context.mag(u) > _MAX_ANGLE_BITS):
             raise _TooLargeError
         if name in SPECIAL:
+            # Of far and complex arguments a value takes a hundred times as long.
+            if name != "dilog" and (abs(u) > _MAX_SPECIAL or _local.context.im(u)):
+                raise _TooLargeError
             _local.special -= 1
             if _local.special < 0:
                 raise _TooLargeError
@@ -246,6 +261,6 @@ def _guard(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _power(base: Any, exponent: Any) -> Any:
     context = _local.context
     base, exponent = context.convert(base), context.convert(exponent)
-    if base != 0 and abs(exponent) * abs(context.mag(base)) > _MAX_EXPONENT:
+    if base != 0 and abs(exponent) * (abs(context.mag(base)) + 1) > _MAX_EXPONENT:
         raise _TooLargeError
     return context.power(base, int(exponent.real) if exponent == int(exponent.real) else exponent)

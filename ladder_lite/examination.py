@@ -184,8 +184,8 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> tup
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
     near = np.abs(grid) <= REACH
     near |= ~near.any()
-    n_near, n_far = (len(brackets(grid, breakables, _ALL, part)[0]) for part in (near, ~near))
-    if n_near > MAX_PLACES:
+    of_near, of_far = (brackets(grid, breakables, _ALL, part)[0] for part in (near, ~near))
+    if len(of_near) > MAX_PLACES or len(np.unique(of_far)) > MAX_FAR:
         return None
     found = locate(answer, grid, breakables, near, _ALL, MAX_PLACES)
     found = sorted([*found, *locate(answer, grid, breakables, ~near, _ALL, MAX_FAR)])
@@ -199,7 +199,7 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> tup
             places[-1] = at
         kinds[-1].add(kind)
     is_pole = np.array([{"pole"} <= of_place <= {"pole", "log"} for of_place in kinds], bool)
-    return np.array(places), is_pole, REACH if n_far > MAX_FAR else np.inf  # far away the grid is coarse
+    return np.array(places), is_pole, REACH if len(of_far) > MAX_FAR else np.inf  # far away the grid is coarse
 
 
 def _jumps(answer: Expression, problem: Integrand, at: Floats, is_pole: Bools) -> tuple[Bools | None, Floats]:
@@ -236,7 +236,7 @@ def _are_roots(integrand: Expression, at: Floats) -> Bools:
     beside = at + 1e-2 * np.maximum(1.0, np.abs(at))
     breakables = integrand.evaluate(np.array([at, beside], complex).ravel(), derivative=False).breakables
     roots = [np.abs(q.reshape(2, -1)) for kind, q in breakables if kind == "root"]
-    return np.any([q[0] <= 1e-5 * q[1] for q in roots], axis=0) if roots else np.zeros(len(at), bool)
+    return np.any([q[0] <= 1e-9 * q[1] for q in roots], axis=0) if roots else np.zeros(len(at), bool)
 
 
 def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers, Bools]:
@@ -339,8 +339,10 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     values, slopes = answer.values_and_derivatives(points)
     counts = np.isfinite(slopes) & np.isfinite(problem.values[:N_NEAR])
     value_noise, slope_noise = noise(answer, points)
-    if counts.sum() < MIN_POINTS or not (slope_noise[counts] <= 1e-10).all():
+    if counts.sum() < MIN_POINTS or not ((slope_noise <= 1e-10) & (value_noise <= JUMP))[counts].all():
         return _CANNOT_TELL
+    ends = np.repeat(values[[0, -1]], (len(problem.points) - N_NEAR) // 2)
+    goes_on = np.abs(answer.values(problem.points[N_NEAR:].astype(complex)) - ends) <= JUMP
     broken = np.zeros(N_NEAR + 1, bool)  # where it is undefined, a constant may become another
     near = [Breakable(kind, q[:N_NEAR]) for kind, q in problem.breakables]
     landmarks = locate(problem.expression, problem.points[:N_NEAR], near)
@@ -348,6 +350,6 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     steps = np.abs(np.diff(values)) > (value_noise[1:] + value_noise[:-1]) + JUMP
     steps &= counts[1:] & counts[:-1] & ~broken[1:-1]
     # Not any(): where all runs happen to round alike, noise shows none.
-    if steps.any() or (np.abs(slopes)[counts] > slope_noise[counts]).mean() > 0.25:
+    if steps.any() or not goes_on.all() or (np.abs(slopes)[counts] > slope_noise[counts]).mean() > 0.25:
         return "the integrand is zero everywhere, the answer is not a constant"
     return None

@@ -585,7 +585,7 @@ class _Reader:
             self.may_be_resolved = self.may_be_resolved and kind != "step"
             if kind is None:
                 self.breaks.append(Breaks("turn", argument, None))
-            elif kind == "root" or sign != POSITIVE or function.vanishes is not same:
+            elif kind in ("root", "log") or sign != POSITIVE or function.vanishes is not same:
                 base = self.bases.get(argument, argument) if function.vanishes is same else argument
                 self.breaks.append(Breaks(kind, base, function.vanishes))
         return self.step(

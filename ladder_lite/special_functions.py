@@ -11,6 +11,7 @@ from scipy import special
 from ladder_lite.functions import Function, integers, same
 
 _SQRT_PI: Final = np.sqrt(np.pi)
+_LEAST: Final = -1000.0
 
 
 def _li(u: Any) -> Any:
@@ -27,6 +28,11 @@ def _at_positive(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _dilog_slope(u: Any, _value: Any) -> Any:
     return -np.log(1 - u + 0.0) / u
+
+
+def _trigamma(u: Any, _value: Any) -> Any:
+    # SciPy adds 1 to an argument until it is positive, one at a time.
+    return np.where(u.real > _LEAST, special.polygamma(1, np.maximum(u.real, _LEAST)), np.nan) + 0j
 
 
 TABLE: Final[dict[str, Function]] = {
@@ -46,5 +52,5 @@ TABLE: Final[dict[str, Function]] = {
     "dilog": Function(lambda u: special.spence(1 - u), _dilog_slope, "log", lambda u: 1 - u),
     "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", integers),
     "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", integers),
-    "digamma": Function(special.digamma, lambda u, v: special.polygamma(1, np.real(u)) + 0j, "pole", integers),
+    "digamma": Function(special.digamma, _trigamma, "pole", integers),
 }

@@ -118,7 +118,7 @@ RIGHT = [
     ("(sqrt(x**2)-x**2/sqrt(x**2))/x", "sqrt(x**2)/x"),
 ]
 
-TAYLOR = "+".join(f"({(-1) ** k})*x**{2 * k + 1}/factorial({2 * k + 1})" for k in range(23))  # of the sine
+TAYLOR = "x*" + "".join(f"(1-x**2/({2 * k}*{2 * k + 1})*" for k in range(1, 23)) + "1" + ")" * 22  # of the sine
 IN_PIECES = "cos(x-{d})*sin({d})+sin(x-{d})*(cos({d})-1)".format(d="(atan(tan(8*x))/8)")
 
 WRONG = [
@@ -163,6 +163,8 @@ WRONG = [
     ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "x/10**9"),
     ("sin(x)**2+cos(x)**2-1", "10**(-20)*sin(10**20*x)"),
     ("sin(x)**2+cos(x)**2-1", "sign(x-7)"),
+    ("0", "sign(x-50)"),
+    ("0", "10**16+sign(x-3)"),
     # Values or digits that F loses where f has them.
     ("cos(x)", "sin(x)+exp(5*(x-5))+0*exp(exp(1000*x))"),
     ("cos(x)", "sin(x)+exp(5*(x-5))+10**15*exp(5*(x-5))-10**15*exp(5*(x-5))"),
@@ -178,6 +180,12 @@ WRONG = [
     ("cos(x)", f"{TAYLOR}+0*exp(4*x**2)"),
     ("cos(x)", "sin(x)+x/10**11"),
     ("cos(x)", IN_PIECES),
+    # Jumps of logarithms and roots of complex arguments; at a root that is none; beside many decoys.
+    ("cos(x)", "sin(x)+I*log(-1+I*(x-3))-I*log(1-I*(x-3))"),
+    ("cos(x)", "sin(x)+sqrt(-1+I*(x-3))/sqrt(1-I*(x-3))"),
+    ("sqrt((x-3)**2+10**(-10))", "(x-3)*sqrt((x-3)**2+10**(-10))/2+asinh((x-3)*10**5)/(2*10**10)+100*sign(x-3)"),
+    ("40*x*cos(20*x**2)", "sin(20*x**2)+sqrt((x-9)**2)/(x-9)"),
+    ("cos(x)", "sin(x)+sign(x-60)" + "".join(f"+0*sign(x-{k})" for k in range(20, 40))),
     # Steps that rounding hides.
     ("x*sqrt(x+3)", "2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+40*erf(10**9*((x+10**20)-10**20-74/101))"),
     ("x**x*(1+log(x))", "x**x+(-1)**floor(6*((x+10**16)-10**16))/1000"),
@@ -291,6 +299,11 @@ def test_any_text_gets_a_grade_in_time(text: str) -> None:
     "answer",
     [
         "+".join(f"sqrt(x**2+{n})/x" for n in range(100)),
+        "sin(x)+digamma(-10**7*x)",
+        "sin(x)+10**13+0*(3/5)**exp(x**4)",
+        "sin(x)+10**12+Max(I*x,0)-Max(I*x,0)+x",
+        "sin(x)+10**12+Si(I*x+300)-Si(300+I*x)+x",
+        "sin(x)+10**14+x+I*0*(" + "+".join(f"Si(x+{n})" for n in range(1, 150)) + ")",
         "+".join(f"floor(x*{n})" for n in range(1, 200)),
         "*".join(f"gamma(x+{n})" for n in range(100)),
         "polylog(2, " * 20 + "x" + ")" * 20,
@@ -301,7 +314,23 @@ def test_any_text_gets_a_grade_in_time(text: str) -> None:
         ")" * 3000 + "(" * 2000 + "2x" + ")" * 2000,
         ")" * 4000 + "(" * 3990 + "2x",
     ],
-    ids=["roots", "steps", "gammas", "polylogs", "towers", "powers", "bars", "braces", "unbalanced", "unclosed"],
+    ids=[
+        "roots",
+        "digamma",
+        "tower",
+        "complex maximum",
+        "complex Si",
+        "far Si",
+        "steps",
+        "gammas",
+        "polylogs",
+        "towers",
+        "powers",
+        "bars",
+        "braces",
+        "unbalanced",
+        "unclosed",
+    ],
 )
 def test_costly_answers_stay_in_budget(answer: str) -> None:
     verify("cos(x)", "sin(x)")
