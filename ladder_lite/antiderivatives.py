@@ -6,7 +6,7 @@ overflows are left out: F and f are analytic between their switches, so agreemen
 whole of it (identity theorem).
 
 One evaluation at the base points decides most answers, right and wrong: see `is_antiderivative`. The others go to
-`ladder_lite.examination`, which takes ten times as long.
+`ladder_lite.examination`, which takes much longer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
     good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
     if counts and not good:
-        # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. Only zero is constant.
+        # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
         return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
@@ -120,7 +120,7 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return True
-    growth = _growth(problem, stretch)
+    growth = _growth_in(problem, stretch)
     if growth is None:
         return False
     unclear = growth.unclear(values, rounding)
@@ -141,7 +141,7 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
 
 
 @lru_cache(maxsize=256)
-def _growth(problem: Integrand, stretch: Stretch) -> Growth | None:
+def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow in a stretch; None where f is hard to integrate."""
     before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
     integrals, scales = problem.increments

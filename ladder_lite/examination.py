@@ -47,11 +47,11 @@ VISIBLE: Final = 1e-6  # a jump of this size has to show in half of the incremen
 POINTS: Final = 32  # per component
 LOST: Final = 0.1  # of a component's points, at most, may F have no value or no digits at, where f has both
 NEAR: Final = 20.0  # far away it may overflow
-REACH: Final = 10.0  # as far as this all places are looked at where F may break,
-MAX_PLACES: Final = 64  # so many at most,
-MAX_FAR: Final = 16  # and farther away so many
+REACH: Final = 10.0  # All places nearer than this where F may break are looked at.
+MAX_PLACES: Final = 64  # An F with more of them is refused.
+MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest of each kind first.
 RUNS: Final = 8  # intervals, at least, over which increments are worked out exactly
-MAX_LEAPS: Final = 8  # of F at poles of its own, and as many again as f turns
+MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
 WRONG: Final = "its derivative is not the integrand"
 _OTHER_BRANCH: Final = "its derivative has an imaginary part that the integrand does not have"
@@ -242,7 +242,7 @@ def _are_roots(integrand: Expression, at: Floats) -> Bools:
 def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers, Bools]:
     """F on both sides of places, shape (2, places), with inverse tangents of what is infinite there held constant.
 
-    And at which places there are any.
+    Also returns at which places there are any.
     """
     points = np.concatenate([at - h, at + h, at - 10 * h, at + 10 * h]).astype(complex)
     slots = answer.evaluate(points, derivative=False).slots

@@ -43,7 +43,7 @@ class IntegrandError(Exception):
 
 
 class NoiseError(IntegrandError):
-    """Double precision shows nothing of the integrand but rounding noise."""
+    """Double precision shows only rounding noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +112,7 @@ class Integrand:
         """The intervals that an answer may be right on, those with the most known points first; none if it is zero.
 
         They are those that reach into x > 0, the others only where none does. Raises IntegrandError if it is nowhere
-        finite and real, or but rounding noise.
+        finite and real, or is only rounding noise.
         """
         components = _survey(self)
         reaching = tuple(component for component in components if component.high > 0)
@@ -334,9 +334,9 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
 
 
 def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> list[float]:
-    """The poles among the landmarks, but for removable singularities, as sin(x)/x has one.
+    """The poles among the landmarks, except removable singularities like that of sin(x)/x.
 
-    Where f vanishes it may have an end all the same: x**4*exp(acsch(x)) has one at 0.
+    An f that vanishes there may still end there: x**4*exp(acsch(x)) does at 0.
     """
     at = np.array([at for at, kind in landmarks if kind == "pole"])
     h = 1e-7 * np.maximum(1.0, np.abs(at))

@@ -12,23 +12,28 @@ As a reward function for TRL, over the columns `integrand` and, where wanted, `v
 
 What a grade means ('strict'):
 
-- Proved: no text is ever run, and a verdict takes a bounded number of array operations (see `ladder_lite.expressions`):
-  no timeouts, signals or processes, from any thread. (The value of a definite integral, its problem's and no answer's
-  doing, may need a process that is killed in time; it is computed once.)
-- Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between -10
-  and 10, and that F grows between them by the integral of f. Where rounding could hide an error or a step, both are
-  worked out in sixty digits or more, and an answer is refused if they cannot be.
+- Proved: no text is ever run, and a verdict takes a bounded number of operations, on arrays or on a few long numbers
+  (see `ladder_lite.expressions`): no timeouts, signals or processes, from any thread. (The value of a definite
+  integral, which depends on the problem and not on the answer, may need a process that is killed in time; it is
+  computed once.)
+- Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between
+  -10 and 10, or at 32 and more on each component of f's domain, and that F grows between them by the integral of f.
+  Where rounding could hide an error or a step, some are worked out in sixty digits or more, and an answer is refused
+  if that is not possible.
 - Right by rule: F' = f on one whole component of f's domain, one that reaches into x > 0 if any does. F may jump where
   f is undefined, at a branch point of a root of f's, and where the argument of an inverse tangent is infinite, as the
-  Weierstrass substitution leaves it, but not much more often than f turns. Complex constants are allowed: log(-x).
+  Weierstrass substitution leaves it, at no more than 8 places and one more for each turn of f. Complex constants are
+  allowed: log(-x); and jumps of the imaginary part alone where poles of two terms cancel.
 - Refused by rule: functions that are not on the list, most special ones among them (Bessel, elliptic, hypergeometric);
   an F that may break at more places than can be looked at, such as floor(10**6*x); one that loses its digits, or
-  overflows, almost everywhere f can be evaluated.
+  overflows, at more than a tenth of the points at which f can be evaluated.
 - Unverifiable, which is no reward at all: an integrand that is nowhere real, or lost in its own rounding noise; a
   definite integral that diverges or could not be computed.
-- Not seen: an error below one part in 1e9 wherever it is tested (1e12 unless there are decimals in the text), a step
-  below one part in 1e8, a bump that begins and ends between two neighbouring points, a spike of f that is narrower than
-  floating point can follow, a step far from the origin at which no function of F breaks or turns.
+- Not seen: an error below one part in 1e9 wherever it is tested (in 1e12, unless there are decimals in the text), a
+  step below one part in 1e8 of the integral, a bump between two neighbouring points, a step between an end of the
+  component and the point next to it or where f overflows, a spike of f that is narrower than floating point can
+  follow, a step far from the origin at which no function of F breaks or turns, or beyond the 16 far places that are
+  looked at.
 
 'paper' is the published protocol (`ladder_lite.paper_protocol`), which accepts errors of one part in a hundred. Rates,
 error counts beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
@@ -245,10 +250,10 @@ def _app() -> typer.Typer:
     @app.command(help="Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.")
     def main(
         source: str = typer.Argument(..., metavar="FILE|-|INTEGRAND", help="JSON lines, or an integrand."),
-        answer: str | None = typer.Argument(None, help="Its answer, for one off."),
+        answer: str | None = typer.Argument(None, help="The answer to that integrand."),
         protocol: str = typer.Option("strict", help="strict or paper."),
         workers: int = typer.Option(1, min=1, help="Processes, for a file."),
-        variable: str = typer.Option("x", help="Of the one integrand."),
+        variable: str = typer.Option("x", help="The integrand's variable."),
         lower: str | None = typer.Option(None, help="Bound of the one integral."),
         upper: str | None = typer.Option(None, help="Bound of the one integral."),
     ) -> None:
