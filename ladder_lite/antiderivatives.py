@@ -121,7 +121,7 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return True
     growth = _growth_in(problem, stretch)
-    if growth is None:
+    if growth is None or _breaks_unseen(evaluation, growth, stretch):
         return False
     unclear = growth.unclear(values, rounding)
     if unclear is None and answer.inverse_tangents and not answer.is_complex:
@@ -140,12 +140,22 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
     return evaluation.is_resolved(answer.curves, gaps(seed))
 
 
+def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> bool:
+    """Whether a root or logarithm of F breaks where f's integral is not known."""
+    unknown = np.isnan(growth.integrals) & stretch.inside[: N_NEAR - 1] & stretch.inside[1:N_NEAR]
+    return bool(unknown.any()) and any(
+        (np.diff(np.signbit(q[:N_NEAR])) & unknown).any()
+        for kind, q in evaluation.breakables
+        if kind in ("root", "log")
+    )
+
+
 @lru_cache(maxsize=256)
 def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow in a stretch; None where f is hard to integrate."""
     before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
     integrals, scales = problem.increments
-    if (before & after & ~np.isfinite(integrals)).any():
+    if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
         return None
     integrals = np.where(before & after, integrals, np.nan)
     return Growth(problem.points[:N_NEAR], integrals, scales, JUMP * scales, np.zeros(N_NEAR - 1, bool))
