@@ -142,7 +142,7 @@ class Agreement:
 
 
 def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, Numbers]:
-    """Values and derivatives, in complex numbers where real ones do not do."""
+    """Values and derivatives: complex ones where the real ones are not finite."""
     in_complex = answer.values_and_derivatives(points.astype(complex))
     if answer.is_complex:
         return in_complex

@@ -370,7 +370,7 @@ class _Reader:
         slot = self.known.get(value)
         if slot is not None:
             return slot
-        nearest = float(value)  # of MAX_DIGITS digits at most, and so finite but for 1e999
+        nearest = float(value)  # of MAX_DIGITS digits at most: infinite only for the likes of 1e999
         if type(value) is int and value != int(nearest):
             return self.operate("+", self.constant(nearest), self.number(value - int(nearest)))
         if not math.isfinite(nearest):
