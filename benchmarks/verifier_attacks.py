@@ -7,7 +7,7 @@ Each attack takes an integrand of the pool, of the qualifiers or of the labelled
 to three wrappers (which leave it wrong). The tricks are the tables below; a new one is one line. In a text, `{f}` is
 the integrand, `{F}` a right answer, `{e}` the answer so far; other names in braces are drawn at random (`DRAWN`).
 
-No text is right by design. Each accepted one is compared with the integral in 150 digits, by code that shares none
+No text is right by design. Each accepted one is compared with the integral in 500 digits, by code that shares none
 with the verifier. Those that are right by accident, or wrong by less than the verifier documents that it sees, are
 counted apart, as within limits. Writes benchmarks/results/verifier_attacks.json: counts per trick, and the accepted
 texts.
@@ -375,7 +375,7 @@ def _polynomial(right: str, rng: Random) -> str:
 
 # --- independent check ----------------------------------------------------------------------------------------------
 
-DIGITS = 150
+DIGITS = 500
 LIMIT = 1e-7  # of an increment relative to that of |f|, and of a derivative: ten times and more what verify() documents
 EDGES = tuple(n / 8 - 12.034 for n in range(193))
 FAR = (*range(-410, -10, 10), *range(12, 413, 10))  # for an integrand that has no domain near
@@ -398,11 +398,13 @@ atanh acoth asech acsch factorial gamma loggamma digamma erf erfc erfi fresnels 
 """
 
 
-def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _bounded(function: Callable[[Any], Any], limit: float) -> Callable[[Any], Any]:
     """`function`, for arguments of which mpmath can hold its value."""
 
     def bounded(u: Any) -> Any:
-        if abs(u) > 1e30:
+        if function is mpmath.exp and mpmath.re(u) < -limit:
+            return mpmath.mpf(0)
+        if abs(u) > limit:
             raise OverflowError
         return function(u)
 
@@ -426,8 +428,9 @@ FUNCTIONS: dict[str, Any] = {name: getattr(mpmath, name) for name in NAMES.split
     "oo": mpmath.inf,
     "C": 0,
 }
-GROWING = ("exp", "sinh", "cosh", "tanh", "coth", "sech", "csch", "gamma", "factorial", "loggamma", "digamma")
-FUNCTIONS |= {name: _bounded(FUNCTIONS[name]) for name in GROWING}
+LIMITS = dict.fromkeys(("exp", "sinh", "cosh", "tanh", "coth", "sech", "csch"), 1e300)
+LIMITS |= dict.fromkeys(("gamma", "factorial", "loggamma", "digamma"), 1e30)
+FUNCTIONS |= {name: _bounded(FUNCTIONS[name], limit) for name, limit in LIMITS.items()}
 FUNCTIONS |= {alias: FUNCTIONS[name] for alias, name in SPELLINGS.items() if name in FUNCTIONS}
 FAILS = (ArithmeticError, ValueError, TypeError, NameError, mpmath.libmp.NoConvergence)
 
@@ -468,12 +471,13 @@ def _agrees(cell: Cell, f: Callable[[Any], Any], F: Callable[[Any], Any], right:
     """Whether F grows over a cell as the right answer does, or the integral, and its derivative is f at a point."""
     low, high, integral, size = cell
     increment, h = F(high) - F(low), mpmath.mpf(10) ** (-DIGITS // 2)
-    wanted = right(high) - right(low) if right else increment if integral is None else integral
+    # A known answer may be right on another component only.
+    wanted = [right(high) - right(low)] if right else [increment] if integral is None else []
+    wanted += [] if integral is None else [integral]
     at = low + (high - low) * mpmath.mpf("0.3819660112501051")
     slope, value = (F(at + h) - F(at - h)) / (2 * h), f(at)
-    return bool(
-        abs(increment - wanted) <= LIMIT * size + SMALLEST and abs(slope - value) <= LIMIT * abs(value) + SMALLEST
-    )
+    grows = any(abs(increment - right) <= LIMIT * size + SMALLEST for right in wanted)
+    return bool(grows and abs(slope - value) <= LIMIT * abs(value) + SMALLEST)
 
 
 @lru_cache(maxsize=2000)

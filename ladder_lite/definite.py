@@ -11,42 +11,37 @@ tried, of bounded work each:
 - adaptive Gauss-Kronrod quadrature on arrays: panels whose edges follow the integrand's own landmarks are halved until
   the integrals of f and of |f| have converged;
 - towards an end where f oscillates for ever, or dies out slowly, `ladder_lite.tails`;
-- mpmath in a process of its own, also where the others have lost the digits that count, or overflow.
+- tanh-sinh quadrature in ball arithmetic (`ladder_lite.exact_integral`), also where the others have lost the digits
+  that count, or overflow.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import threading
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite import exact
+from ladder_lite import exact, exact_integral
 from ladder_lite.expressions import Expression, ExpressionError, parse
 from ladder_lite.integrands import Floats, IntegrandError, noise, survey_grid
 from ladder_lite.landmarks import locate
-from ladder_lite.quadrature import CONVERGED, Integral, Line, adaptive, jumps, kronrod, real_line_values
+from ladder_lite.quadrature import CONVERGED, KNOWN, Integral, Line, adaptive, jumps, kronrod, real_line_values
 from ladder_lite.tails import tail
 from ladder_lite.validity import bound
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
 EXACT_TOLERANCE: Final = 1e-8  # of an answer without a decimal point
 ZERO_TOLERANCE: Final = 1e-10  # of one to an integral that is 0, relative to the integral of |f|
-KNOWN: Final = 1e-8  # what a value may be off, relative to itself
-DIGITS: Final = (60, 300)  # that answers are worked out in
 DENSE_REACH: Final = 500.0  # steps are looked for this far from the origin where the interval is infinite
 TAIL: Final = 1e6  # beyond it, and closer to 0 than its inverse, the line is cut into decades
-N_LANDMARKS: Final = 40  # that mpmath is told of
+N_LANDMARKS: Final = 40  # at which ball arithmetic cuts the interval
 GOLDEN: Final = 0.381966  # where an interval is cut: in its middle f may have a pole, and its halves may vanish
-WORKER_TIMEOUT_S: Final = 20.0
-TOOK_TOO_LONG: Final = f"the integral could not be computed in {WORKER_TIMEOUT_S:.0f} s"
 NOISE: Final = 30.0  # how many times the rounding of an integrand its noise is, for verdicts
 MAX_KEPT: Final = 4096  # references in memory, where no file keeps them
 
@@ -76,14 +71,9 @@ def _allowed(reference: Integral, tolerance: float) -> float:
 
 def value_of(answer: Expression, reference: Integral) -> complex | None:
     """The number that an answer without its variable is, in units of `reference`; None if it cannot be told."""
-    for digits in DIGITS:
-        found = exact.value(answer, digits, reference.exponent)
-        if found is None:
-            return None
-        value, its_noise = found
-        if its_noise <= 0.01 * _allowed(reference, EXACT_TOLERANCE):
-            return value
-    return None
+    tolerance = 0.01 * _allowed(reference, EXACT_TOLERANCE)
+    found = exact.value(answer, reference.exponent, tolerance)
+    return found[0] if found and found[1] <= tolerance else None
 
 
 class References:
@@ -98,7 +88,7 @@ class References:
 
             for row in read_jsonl(path):
                 known = row["unverifiable"] if "unverifiable" in row else Integral(**row["reference"])
-                if isinstance(known, str) or is_known(known):  # (the files of older versions hold others)
+                if isinstance(known, str) or known.is_known:  # (the files of older versions hold others)
                     self._known[row["integral"]] = known
 
     def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
@@ -123,18 +113,11 @@ class References:
         if self._path is None and len(self._known) >= MAX_KEPT:
             del self._known[next(iter(self._known))]
         self._known[key] = found
-        if self._path is not None and found != TOOK_TOO_LONG:  # (another machine may be faster)
+        if self._path is not None:
             from ladder_lite.run_dir import append_jsonl
 
             append_jsonl(self._path, [row])
         return found
-
-
-def is_known(found: Integral) -> bool:
-    """Whether a value, or that it is 0, is known well enough."""
-    size = abs(complex(found.value, found.imaginary))
-    is_zero = size <= found.error <= KNOWN * found.scale
-    return all(map(math.isfinite, astuple(found))) and (is_zero or found.error <= KNOWN * size)
 
 
 def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
@@ -153,17 +136,13 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
     # Double precision cannot tell 0 from what it has lost, nor from what has underflowed.
     if found is not None and found.error <= KNOWN * abs(complex(found.value, found.imaginary)) and found.scale > 1e-280:
         return found
-    failure = "the integral diverges or could not be computed"
-    bounds = [str(end) if math.isinf(end) else given for end, given in ((low, lower), (high, upper))]
-    try:
-        better = _in_worker(expression, text, bounds, _worker_edges(expression, low, high, seed))
-    except subprocess.TimeoutExpired:
-        better, failure = None, TOOK_TOO_LONG
+    bounds = [end if math.isinf(end) else parse(given) for end, given in ((low, lower), (high, upper))]
+    better = exact_integral.integrate(expression, bounds, _cuts(expression, low, high, seed))
     if better is not None and found is not None and better.exponent == 0:
-        better = replace(better, scale=max(found.scale, better.scale))  # mpmath's panels are too wide for it
+        better = replace(better, scale=found.scale)  # its panels are too wide for the kinks of |f|
     found = better or found
-    if found is None or not is_known(found):
-        raise IntegrandError(failure)
+    if found is None or not found.is_known:
+        raise IntegrandError("the integral diverges or could not be computed")
     return found
 
 
@@ -215,22 +194,6 @@ def _of_line(f: Line, edges: list[Floats], low: float, high: float) -> Integral 
     return Integral(left.value + right.value, left.scale + right.scale, left.error + right.error)
 
 
-def _in_worker(expression: Expression, text: str, bounds: list[str], landmarks: list[float]) -> Integral | None:
-    """The integral by mpmath, in a process that is killed when its time is over."""
-    request: dict[str, Any] = {
-        "integrand": text,
-        "variable": expression.variable,
-        "real_cube_roots": expression.real_cube_roots,
-    }
-    request |= {"bounds": bounds, "landmarks": landmarks}
-    command = [sys.executable, "-m", "ladder_lite.mpmath_integral"]
-    reply = subprocess.run(
-        command, input=json.dumps(request), capture_output=True, text=True, timeout=WORKER_TIMEOUT_S, check=False
-    )
-    found = json.loads(reply.stdout) if reply.returncode == 0 else None
-    return None if found is None else Integral(**found)
-
-
 def _panels(expression: Expression, low: float, high: float, seed: int) -> Floats:
     """Sorted panel edges from `low` to `high`, finite ones standing in for infinity (decades of |x|)."""
     grid = _grid(expression, low, high, seed)
@@ -278,8 +241,8 @@ def _tails_matter(f: Line, edges: Floats, scale: float, low: float, high: float)
     return False
 
 
-def _worker_edges(expression: Expression, low: float, high: float, seed: int) -> list[float]:
-    """Where mpmath cuts the interval, besides its bounds."""
+def _cuts(expression: Expression, low: float, high: float, seed: int) -> list[float]:
+    """Where ball arithmetic cuts the interval."""
     edges = {-1.0, 0.0, 1.0, *sorted(_landmarks(expression, low, high, seed).tolist(), key=abs)[:N_LANDMARKS]}
     if math.isfinite(high - low):
         edges.add(low + GOLDEN * (high - low))

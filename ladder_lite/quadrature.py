@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -44,6 +44,7 @@ _HALF_GAUSS: Final = (
     0.0,
 )
 N_NODES: Final = 15  # of a Gauss-Kronrod panel
+KNOWN: Final = 1e-8  # what a value may be off, relative to itself
 CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
 KINKS: Final = 1e6  # how much less well the integral of |f| is to be known: |f| has a kink at each zero of f
 MAX_EVALUATIONS: Final = 15_000_000  # operations times points of one
@@ -111,6 +112,13 @@ class Integral:
     error: float
     imaginary: float = 0.0
     exponent: int = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the value, or that it is 0, is known well enough."""
+        size = abs(complex(self.value, self.imaginary))
+        is_zero = size <= self.error <= KNOWN * self.scale
+        return all(map(math.isfinite, astuple(self))) and (is_zero or self.error <= KNOWN * size)
 
 
 @dataclass(frozen=True, slots=True)

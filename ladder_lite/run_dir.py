@@ -46,6 +46,7 @@ _PACKAGES = (
     "scipy",
     "sympy",
     "mpmath",
+    "python-flint",
 )
 
 

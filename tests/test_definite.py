@@ -5,8 +5,8 @@ from pathlib import Path
 import mpmath
 import pytest
 
-from ladder_lite import definite
-from ladder_lite.definite import TOOK_TOO_LONG, References, reference
+from ladder_lite import definite, exact_integral
+from ladder_lite.definite import References, reference
 from ladder_lite.integrands import IntegrandError
 from ladder_lite.verify import verify
 
@@ -250,24 +250,12 @@ def test_references_are_computed_once_and_kept(tmp_path: Path, monkeypatch: pyte
         assert verify("x**2", "1/3", lower="0", upper="1", references=references).reward == 1.0
 
 
-def test_an_integral_that_took_too_long_is_tried_again_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_long(*_: object) -> None:
-        raise IntegrandError(TOOK_TOO_LONG)
-
-    monkeypatch.setattr(definite, "reference", too_long)
-    file = tmp_path / "references.jsonl"
-    with pytest.raises(IntegrandError):
-        References(file).get("x**2", "x", "0", "1")
-    monkeypatch.undo()
-    assert References(file).get("x**2", "x", "0", "1").value == pytest.approx(1 / 3)
-
-
-def test_a_hanging_worker_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(definite, "WORKER_TIMEOUT_S", 0.01)
-    with pytest.raises(IntegrandError, match="could not be computed in"):
+def test_ball_arithmetic_ends_with_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_integral, "MAX_COST", 1000)
+    with pytest.raises(IntegrandError, match="could not be computed"):
         reference("exp(x)", "x", "0", "1000")
+    monkeypatch.undo()
+    assert reference("exp(x)", "x", "0", "1000").exponent == 434
 
 
 def test_references_of_older_versions_are_read_if_they_are_known_well_enough(tmp_path: Path) -> None:

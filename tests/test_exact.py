@@ -1,0 +1,77 @@
+"""Ball arithmetic, against double precision and against itself."""
+
+import cmath
+
+import numpy as np
+import pytest
+
+from ladder_lite import exact
+from ladder_lite.expressions import parse
+from ladder_lite.functions import ELEMENTARY, SPECIAL
+
+REAL = (0.37, 1.83)
+COMPLEX = (0.4 + 0.3j, -1.2 + 0.7j)
+
+
+@pytest.mark.parametrize("name", sorted((ELEMENTARY.keys() | SPECIAL) - {"positive", "log_abs"}))
+def test_functions_are_those_of_double_precision(name: str) -> None:
+    expression = parse(f"{name}(x)+log(Abs(x))*0")
+    points = np.array(REAL, complex) if name == "factorial" else np.array([*REAL, *COMPLEX])
+    for x, expected in zip(points, expression.values(points), strict=True):
+        with exact.working(200):
+            found = complex(exact.apply(expression, complex(x)))
+        if x.imag == 0:  # on a branch cut, either side
+            found, expected = (complex(z.real, abs(z.imag)) for z in (found, expected))
+        assert cmath.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["pi+E+EulerGamma+Catalan+GoldenRatio", "Max(2,3)", "Piecewise((1,x<0),(2,True))"])
+def test_constants_and_pieces_are_those_of_double_precision(text: str) -> None:
+    expression = parse(text)
+    with exact.working(200):
+        found = complex(exact.apply(expression, 0.25))
+    assert found == pytest.approx(expression.values(np.array([0.25]))[0], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "x"),
+    [
+        ("floor(3*(x/3))", 1.0),  # either side of a step
+        ("sign(x/3-(1/3))", 1.0),
+        ("log(-x+I*sin(x/3-1/3))", 1.0),  # either side of a cut
+        ("exp(exp(exp(10**6*x)))", 1.0),
+        ("1/(x/3-1/3)", 1.0),
+        ("gamma(-x)", 1.0),
+    ],
+)
+def test_what_is_not_known_is_not_told(text: str, x: float) -> None:
+    found = exact.increments(parse(text), [(x, x + 0.5)])
+    assert found is None or found[0][1] > 0.4
+
+
+def test_increments_see_through_large_constants_and_slopes_through_small_errors() -> None:
+    answer = parse("x**2+10**100+floor(x)/10**20")
+    [(grown, error)] = exact.increments(answer, [(0.5, 1.5)]) or []
+    assert abs(grown - (2 + 1e-20)) <= error + 1e-15
+    assert exact.slopes_agree(answer, parse("2*x"), [0.3, 0.7], 1e-25) is True
+    assert exact.slopes_agree(parse("x**2+x/10**20"), parse("2*x"), [0.3], 1e-25) is False
+    assert exact.slopes_agree(parse("x**2+tan(10**300*x)"), parse("2*x"), [0.3], 1e-25) is not True
+
+
+def test_the_budget_of_a_verdict_ends_it() -> None:
+    long = parse("+".join(f"gamma(x+{n})" for n in range(60)))
+    exact.allow(20_000)
+    pairs = [(n + 0.5, n + 1.0) for n in range(100)]
+    assert exact.n_increments(long) < 10
+    assert exact.increments(long, pairs) is None
+    exact.allow()
+    assert exact.increments(long, pairs[:1])
+
+
+def test_constants_come_with_the_digits_that_are_needed() -> None:
+    constant = parse("sqrt(2)*sqrt(3)-sqrt(6)+exp(-200)")
+    found, error = exact.value(constant, tolerance=1e-100) or (0, 1)
+    assert found == pytest.approx(float(np.exp(-200)), rel=1e-12)
+    assert error < 1e-100
+    assert exact.value(parse("exp(1000)"), exponent=434) is not None
+    assert exact.value(parse("exp(1000)")) is None  # which no float holds
