@@ -382,7 +382,7 @@ FAR = (*range(-410, -10, 10), *range(12, 413, 10))  # for an integrand that has 
 DEPTH = 24  # of halvings around a pole, a step or a kink
 SMALLEST = 1e-14  # differences below it are none
 MAX_CELLS = 3000
-GAP = mpmath.mpf("1e-9")  # to either side of a point where the integrand is undefined
+GAP = mpmath.mpf("1e-8")  # to either side of a point where the integrand is undefined
 WIDTH = 1e-3  # of a component at least: slivers between a pole and its gap are none
 UNDEFINED_AT = {
     **dict.fromkeys(("log", "acot", "asec", "acsc"), "{}"),

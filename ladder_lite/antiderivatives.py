@@ -32,7 +32,21 @@ from ladder_lite.examination import (
     examine,
 )
 from ladder_lite.expressions import Expression
-from ladder_lite.integrands import N_NEAR, Bools, Floats, Integrand, Numbers, Stretch, gaps, jitter, noise
+from ladder_lite.integrands import (
+    N_NEAR,
+    TOWARDS_END,
+    Bools,
+    Floats,
+    Integrand,
+    Numbers,
+    Stretch,
+    by_place,
+    ends,
+    gaps,
+    jitter,
+    noise,
+    refined,
+)
 
 CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
 MANY: Final = 0.15  # of a stretch's points
@@ -43,7 +57,11 @@ FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    exact.allow()
+    with exact.allowance():
+        return _fault(answer, problem)
+
+
+def _fault(answer: Expression, problem: Integrand) -> str | None:
     points = problem.points
     if not (answer.is_complex or problem.expression.is_complex):
         evaluation = answer.evaluate(points)
@@ -124,9 +142,21 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     if growth is None or _breaks_unseen(evaluation, growth, stretch):
         return False
     unclear = growth.unclear(values, rounding)
-    if unclear is None and answer.inverse_tangents and not answer.is_complex:
+    if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
-    return unclear is not None and not unclear.any()
+    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch)
+
+
+def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch) -> bool:
+    """Whether F does not jump between a stretch's last points and its ends."""
+    growth = _growth_at_ends(problem, stretch)
+    if growth is None:
+        return True
+    edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
+    values = answer.evaluate(edges, derivative=False).values
+    jittered = answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values
+    with np.errstate(invalid="ignore"):
+        return not growth.unclear(values, np.abs(jittered - values)).any()
 
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
@@ -158,7 +188,27 @@ def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
     if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
         return None
     integrals = np.where(before & after, integrals, np.nan)
-    return Growth(problem.points[:N_NEAR], integrals, scales, JUMP * scales, np.zeros(N_NEAR - 1, bool))
+    slack = JUMP * scales
+    return Growth(problem.points[:N_NEAR], integrals, scales, slack, np.zeros(N_NEAR - 1, bool), slack)
+
+
+@lru_cache(maxsize=256)
+def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
+    """How F has to grow from the first and last near points of a stretch towards its ends, where it has some."""
+    order = by_place(problem.seed)
+    first, last = np.flatnonzero(stretch.inside[order])[[0, -1]]
+    sides = [(first, first - 1)] if first > 0 and order[first] < N_NEAR else []
+    sides += [(last, last + 1)] if last + 1 < len(order) and order[last] < N_NEAR else []
+    if not sides:
+        return None
+    inside, outside = problem.points[order[np.array(sides).T]]
+    towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
+    edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
+    wanted = np.ones(len(edges) - 1, bool)
+    wanted[len(TOWARDS_END) : -len(TOWARDS_END)] = False  # from the one side to the other
+    integrals, scales, _ = refined(problem.expression, edges, wanted)
+    slack = JUMP * scales
+    return Growth(edges, integrals, scales, slack, np.zeros(len(slack), bool), slack)
 
 
 def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluation) -> Numbers:

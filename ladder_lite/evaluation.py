@@ -122,6 +122,10 @@ def _zeros_are_simple(u: NDArray[Any], change: NDArray[np.float64]) -> bool:
     return not (near_zero & ~beside[1:-2]).any()
 
 
+def _is_whole(constant: complex) -> bool:
+    return constant.real.is_integer() and constant.imag.is_integer()
+
+
 def run(
     template: Sequence[complex | None],
     steps: Sequence[Step],
@@ -144,6 +148,7 @@ def run(
                 values[slot], slopes[slot] = forward(values[left], slopes[left], values[right], slopes[right])
             return Evaluation(points, values, slopes, breaks)
         factors = cycle(jitter)
+        values = [c if c is None or _is_whole(c) else c * next(factors) for c in template]
         values[0] = points * next(factors)
         for slot, forward, left, right, _, _ in steps:
             value, slope = forward(values[left], slopes[left], values[right], slopes[right])

@@ -10,23 +10,35 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
 from flint import acb, arb, ctx
+from numpy.typing import NDArray
 
 from ladder_lite.expressions import FOLD, Expression
 from ladder_lite.functions import ELEMENTARY, SPECIAL, same
 
-BITS: Final = (200, 1500)  # the second where the first are not enough
-INCREMENT_BITS: Final = 500
+BITS: Final = (200, 500, 1500)  # more where the first are not enough
+MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
 KNOWN_BITS: Final = 60  # of an increment; with fewer it is worked out again
 MAX_COST: Final = 30_000  # of a verdict, in microseconds or so
 _COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 60)}
+Floats = NDArray[np.float64]
 _lock = threading.RLock()  # the precision is that of the process
-_local = threading.local()
+
+
+class _Local(threading.local):
+    """What may still be spent."""
+
+    left = math.inf
+
+
+_local = _Local()
 
 
 class UnclearError(Exception):
@@ -37,9 +49,14 @@ class TooExpensiveError(Exception):
     """A verdict has spent what it may."""
 
 
-def allow(cost: float = MAX_COST) -> None:
-    """Begin a verdict, or what else may cost that much."""
-    _local.left = cost
+@contextmanager
+def allowance(cost: float = MAX_COST) -> Iterator[None]:
+    """What is worked out may cost that much."""
+    before, _local.left = _local.left, cost
+    try:
+        yield
+    finally:
+        _local.left = before
 
 
 @contextmanager
@@ -51,60 +68,74 @@ def working(bits: int) -> Iterator[None]:
 
 def slopes_agree(answer: Expression, integrand: Expression, points: Sequence[float], tolerance: float) -> bool | None:
     """Whether F' = f, relative to f, at all of the first `points` that can be afforded; None if it cannot be told."""
+    n_agreeing = 0
+    try:
+        for point in points:
+            for bits in BITS:
+                error = _error_of_slope(answer, integrand, point, bits)
+                if error <= tolerance:
+                    break
+            else:
+                return False if error > tolerance else None
+            n_agreeing += 1
+    except TooExpensiveError:
+        pass
+    return True if n_agreeing else None
 
-    def agree(point: float) -> bool:
-        for bits in BITS:
-            ctx.prec = bits
-            step = arb(abs(point)) * arb(2) ** (-bits * 5 // 12)
-            x = point + step  # off round numbers
+
+def _error_of_slope(answer: Expression, integrand: Expression, point: float, bits: int) -> Any:
+    with working(bits):
+        step = arb(abs(point)) * arb(2) ** -min(bits * 5 // 12, MAX_STEP_BITS)
+        x = point + step  # off round numbers
+        try:
             slope = (apply(answer, x + step) - apply(answer, x - step)) / (2 * step)
-            error = abs(slope / apply(integrand, x) - 1)
-            if error <= tolerance:
-                return True
-        if not error > tolerance:
-            raise UnclearError
-        return False
-
-    results = _each(agree, points)
-    return all(results) if results else None
+            return abs(slope / apply(integrand, x) - 1)
+        except UnclearError:
+            return arb.nan()
 
 
-def increments(answer: Expression, pairs: Sequence[tuple[float, float]]) -> list[tuple[complex, float]] | None:
-    """F(b) - F(a) for each pair (a, b), and a bound of its error; None if they cannot be told."""
-
-    def increment(pair: tuple[float, float]) -> tuple[complex, float]:
-        for bits in (INCREMENT_BITS, BITS[1]):
-            ctx.prec = bits
-            before, after = (apply(answer, arb(at)) for at in pair)
-            if (after - before).rel_accuracy_bits() >= KNOWN_BITS:
-                break
-        return _known(after - before)
-
-    grown = _each(increment, pairs)
-    return grown if len(grown) == len(pairs) else None
+def values(expression: Expression, points: Iterable[Any], bits: int = BITS[0]) -> list[Any]:
+    """Its values at points, as balls: None where one cannot be told, or afforded."""
+    found = []
+    with working(bits):
+        for point in points:
+            try:
+                found.append(apply(expression, point))
+            except (UnclearError, TooExpensiveError):
+                found.append(None)
+    return found
 
 
-def grow_alike(first: Expression, second: Expression, pairs: Sequence[tuple[float, float]]) -> bool | None:
-    """Whether two answers grow alike from a to b, to 25 digits, for the first pairs that can be afforded."""
+def increments(answer: Expression, low: Floats, high: Floats) -> tuple[NDArray[np.complex128], Floats]:
+    """F(high) - F(low) for each pair, and bounds of the errors; nan where they cannot be told."""
+    grown, errors = np.full(len(low), np.nan, complex), np.full(len(low), np.nan)
+    for bits in BITS:
+        unknown = np.flatnonzero(np.isnan(errors)).tolist()
+        at = np.unique([low[unknown], high[unknown]]).tolist()
+        balls = dict(zip(at, values(answer, at, bits), strict=True))
+        with working(bits):
+            for n in unknown:
+                before, after = balls[low[n]], balls[high[n]]
+                if before is not None and after is not None:
+                    increment = after - before
+                    if bits == BITS[-1] or increment.rel_accuracy_bits() >= KNOWN_BITS:
+                        grown[n], errors[n] = _known(increment)
+    return grown, errors
 
-    def is_alike(pair: tuple[float, float]) -> bool:
-        ctx.prec = INCREMENT_BITS
-        grown, other = (apply(answer, arb(pair[1])) - apply(answer, arb(pair[0])) for answer in (first, second))
-        return bool(abs(grown - other) <= abs(grown) * arb(10) ** -25)
 
-    results = _each(is_alike, pairs)
-    return all(results) if results else None
+def n_values(answer: Expression) -> int:
+    """At how many edges of increments the verdict can still afford a value."""
+    return int(min(_local.left, MAX_COST) / _cost(answer, BITS[0]))
 
 
-def sizes(expression: Expression, points: Sequence[float]) -> list[float]:
-    """Bounds of its values at the first of the points that can be afforded, if any can be told."""
-
-    def size(point: float) -> float:
-        ctx.prec = BITS[0]
-        found = apply(expression, arb(point)).abs_upper()
-        return float(found)
-
-    return _each(size, points)
+def grow_alike(first: Expression, second: Expression, edges: Sequence[float]) -> bool | None:
+    """Whether two answers grow alike from edge to edge, to 25 digits."""
+    balls = [values(answer, edges, BITS[-1]) for answer in (first, second)]
+    if any(ball is None for of_answer in balls for ball in of_answer):
+        return None
+    with working(BITS[-1]):
+        grown, others = ([after - before for before, after in pairwise(of_answer)] for of_answer in balls)
+        return all(abs(u - v) <= abs(u) * arb(10) ** -25 for u, v in zip(grown, others, strict=True))
 
 
 def value(constant: Expression, exponent: int = 0, tolerance: float = 0.0) -> tuple[complex, float] | None:
@@ -112,54 +143,33 @@ def value(constant: Expression, exponent: int = 0, tolerance: float = 0.0) -> tu
 
     With more digits where the error is above `tolerance`. None if it has no value, or none that can be worked out.
     """
-    allow()
-
-    def scaled(bits: int) -> tuple[complex, float]:
-        ctx.prec = bits
-        return _known(apply(constant) / arb(10) ** exponent)
-
-    found = _each(scaled, BITS[:1])
-    if not found or found[0][1] > tolerance:
-        found = _each(scaled, BITS[1:]) or found
-    return found[0] if found else None
-
-
-def n_increments(answer: Expression) -> int:
-    """How many increments the verdict may still have worked out."""
-    return int(getattr(_local, "left", MAX_COST) / (2 * _cost(answer, INCREMENT_BITS)))
+    found = None
+    with allowance():
+        for bits in BITS:
+            [ball] = values(constant, ["nan"], bits)
+            if ball is not None:
+                with working(bits):
+                    found = _known(ball / arb(10) ** exponent)
+                if found[1] <= tolerance:
+                    break
+    return found if found and math.isfinite(abs(found[0]) + found[1]) else None
 
 
-def _each(function: Callable[[Any], Any], points: Sequence[Any]) -> list[Any]:
-    """Results at the first points, as far as can be afforded; none at all where one cannot be told."""
-    found = []
-    with working(BITS[0]):
-        try:
-            for point in points:
-                found.append(function(point))
-        except TooExpensiveError:
-            return found
-        except (UnclearError, ArithmeticError):
-            return []
-    return found
-
-
-def _known(number: Any) -> tuple[complex, float]:
+def _known(ball: Any) -> tuple[complex, float]:
     """A ball as a number and a bound of its error."""
-    found, error = complex(number), float(number.rad())
-    if not abs(found) + error < math.inf:
-        raise UnclearError
-    return found, error + 1e-16 * abs(found)
+    number = complex(ball)
+    return number, float(ball.rad()) + 1e-16 * abs(number)
 
 
 @lru_cache(maxsize=64)
 def _cost(expression: Expression, bits: int) -> float:
-    longer: float = (bits / BITS[0]) ** 1.3
+    longer: float = (bits / BITS[0]) ** 0.7
     return longer * sum(_COSTS.get(name, 2 if name[0].isalpha() else 1) for name in expression.operations)
 
 
 def apply(expression: Expression, x: Any = "nan") -> Any:
     """Its value at a ball, or that of a constant, a finite one; raises UnclearError and TooExpensiveError."""
-    _local.left = getattr(_local, "left", MAX_COST) - _cost(expression, ctx.prec)
+    _local.left -= _cost(expression, ctx.prec)
     if _local.left < 0:
         raise TooExpensiveError
     found = expression.apply(acb(x), _OPERATIONS, _FUNCTIONS, _number)

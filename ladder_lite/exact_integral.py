@@ -40,12 +40,12 @@ def integrate(
 
     Those of a divergent one do not.
     """
-    exact.allow(MAX_COST)
     try:
-        with exact.working(WORKING * RUNS[-1][0]):
-            low, high = (arb(end) if isinstance(end, float) else exact.apply(end).real for end in bounds)
-        edges = [low, *(arb(at) for at in sorted(landmarks) if low < at and at < high), high]
-        return _converged(expression, edges)
+        with exact.allowance(MAX_COST):
+            with exact.working(WORKING * RUNS[-1][0]):
+                low, high = (arb(end) if isinstance(end, float) else exact.apply(end).real for end in bounds)
+            edges = [low, *(arb(at) for at in sorted(landmarks) if low < at and at < high), high]
+            return _converged(expression, edges)
     except (exact.UnclearError, exact.TooExpensiveError):
         return None
 

@@ -7,7 +7,7 @@ where that is not possible.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -43,14 +43,14 @@ MOST: Final = 0.25  # of the points may exceed it
 EXACT_TOLERANCE: Final = 1e-25  # in sixty digits
 NOISY: Final = 1e-6  # a point whose noise is larger, relative to f, says nothing
 JUMP: Final = 1e-8  # of an increment of F against the integral of f, relative to that of |f|
+EXACT_JUMP: Final = 1e-11  # where it is worked out exactly, and there are no decimals in f or F
 VISIBLE: Final = 1e-6  # a jump of this size has to show in half of the increments, or in the exact ones
 POINTS: Final = 32  # per component
 LOST: Final = 0.1  # of a component's points, at most, may F have no value or no digits at, where f has both
 NEAR: Final = 20.0  # far away it may overflow
-REACH: Final = 10.0  # All places nearer than this where F may break are looked at.
 MAX_PLACES: Final = 64  # An F with more of them is refused.
 MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest of each kind first.
-RUNS: Final = 8  # intervals, at least, over which increments are worked out exactly
+RUNS: Final = 16  # edges, at least, between which increments are worked out exactly
 MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
 WRONG: Final = "its derivative is not the integrand"
@@ -154,36 +154,48 @@ def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, 
 # --- jumps ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Places:
+    """Where F may break: `at` a place, within `h` of it. All places as far as `reach`.
+
+    `is_pole`: not a root, a step or a turn. F grows by `grown` over a place, give or take `slack`, unless it is one at
+    which it `may` jump.
+    """
+
+    at: Floats
+    h: Floats
+    is_pole: Bools
+    reach: float
+    grown: Numbers
+    slack: Floats
+    may: Bools
+
+
 def _continuity_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
     """Whether F jumps inside a component, other than as it may, or breaks more often there than can be looked at."""
     if answer.curves == ():  # a polynomial, or one of sines and cosines
         return None
-    found = _places(answer, problem, component)
-    if found is None:
+    places = _places(answer, problem, component)
+    if places is None:
         return _BREAKS
-    places, is_pole, reach = found
-    jumps, slack = _jumps(answer, problem, places, is_pole)
-    if jumps is None:
+    places = _with_jumps(answer, problem, places)
+    if places is None:
         return _JUMPS
-    if np.count_nonzero(np.abs(places[jumps]) <= REACH) > MAX_LEAPS + problem.turns:
+    if np.count_nonzero(np.abs(places.at[places.may]) <= component.reach) > MAX_LEAPS + problem.turns:
         return _BREAKS
-    growth = _growth(problem, component, places, jumps, slack, REACH if jumps.any() else reach)
+    growth = _growth(answer, problem, component, places)
     if 2 * np.count_nonzero(np.isfinite(growth.integrals)) < max(len(growth.integrals), MIN_POINTS):
         return _CANNOT_TELL
     values = _in_reals_if_possible(answer, growth.edges)[0]
     return growth.fault(answer, values, noise(answer, growth.edges.astype(complex))[0])
 
 
-def _places(answer: Expression, problem: Integrand, component: Component) -> tuple[Floats, Bools, float] | None:
-    """Where F may break in a component, whether at a pole, and as far as where these places are all there is.
-
-    All near places and some far ones; None if there are too many.
-    """
+def _places(answer: Expression, problem: Integrand, component: Component) -> _Places | None:
+    """The places where F may break in a component: all near ones and some far ones; None if there are too many."""
     grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
     grid = grid[(grid >= component.low) & (grid <= component.high)]
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
-    near = np.abs(grid) <= REACH
-    near |= ~near.any()
+    near = np.abs(grid) <= component.reach
     of_near, of_far = (brackets(grid, breakables, _ALL, part)[0] for part in (near, ~near))
     if len(of_near) > MAX_PLACES or len(np.unique(of_far)) > MAX_FAR:
         return None
@@ -191,44 +203,64 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> tup
     found = sorted([*found, *locate(answer, grid, breakables, ~near, _ALL, MAX_FAR)])
     places: list[float] = []
     kinds: list[set[str]] = []
-    for at, kind in found:
-        if not places or at - places[-1] > 1e-5 * max(1.0, abs(at)):
-            places.append(at)
+    for place, kind in found:
+        if not places or place - places[-1] > 1e-5 * max(1.0, abs(place)):
+            places.append(place)
             kinds.append(set())
         elif kind != "pole":  # of a root, say, whose own place is the more precise one
-            places[-1] = at
+            places[-1] = place
         kinds[-1].add(kind)
+    at = np.array(places)
+    h = np.minimum(1e-6 * np.maximum(1.0, np.abs(at)), 0.25 * np.minimum(at - component.low, component.high - at))
     is_pole = np.array([{"pole"} <= of_place <= {"pole", "log"} for of_place in kinds], bool)
-    return np.array(places), is_pole, REACH if len(of_far) > MAX_FAR else np.inf  # far away the grid is coarse
+    reach = component.reach if len(of_far) > MAX_FAR else np.inf  # far away the grid is coarse
+    inside = h > 0
+    at, h, is_pole = at[inside], h[inside], is_pole[inside]
+    return _Places(at, h, is_pole, reach, np.zeros(len(at)), np.zeros(len(at)), np.zeros(len(at), bool))
 
 
-def _jumps(answer: Expression, problem: Integrand, at: Floats, is_pole: Bools) -> tuple[Bools | None, Floats]:
+def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Places | None:
     """At which places F jumps as the rule allows: at a root of f's own or in a leap; None if it jumps at another.
 
-    And by how much it may grow there more than f does beside, for f may have a kink.
+    And how far it may grow there more than f does beside, for f may have a kink.
     """
-    h = _beside(at)
-    points = np.concatenate([at - h, at + h, at - 2 * h, at + 2 * h])
-    values = _in_reals_if_possible(answer, points[: 2 * len(at)])[0].reshape(2, -1)
-    before, after, *further = real_values(problem.expression, points).reshape(4, -1)
+    at, h = places.at, places.h
+    points = at + np.multiply.outer([-1, 1, -2, 2], h)
+    before, after = _in_reals_if_possible(answer, points[:2].ravel())[0].reshape(2, -1)
+    f = real_values(problem.expression, points.ravel()).astype(complex)
+    grown, slack = _beside_places(f.reshape(4, -1), h)
+    with np.errstate(all="ignore"):
+        jump = after - before - grown
+        unsure = np.flatnonzero(~(np.abs(jump) <= slack))
+        if len(unsure):
+            f = _exact_values(problem.expression, points[:, unsure].ravel()).reshape(4, -1)
+            grown[unsure], slack[unsure] = _beside_places(f, h[unsure])
+            increments, errors = exact.increments(answer, points[0, unsure], points[1, unsure])
+            jump[unsure] = increments - grown[unsure]
+            slack[unsure] += errors
+        jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(grown)
+        others = jumps & ~_are_roots(problem.expression, at)
+        if not problem.expression.is_complex:  # an imaginary part may change where poles of two terms cancel
+            others &= ~(places.is_pole & (np.abs(jump.real) <= slack))
+        if others.any():
+            held, leaps = _with_leaps_held(answer, at, h)
+            others &= ~(leaps & (np.abs(held[1] - held[0]) <= slack + 3 * np.abs(grown)))
+    return None if others.any() else replace(places, grown=grown, slack=slack, may=jumps)
+
+
+def _beside_places(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
+    """How far F grows over a place, and give or take what, from f at a distance of `h` and 2*`h` on both sides."""
+    before, after, *further = f
     with np.errstate(all="ignore"):
         grown = h * (before + after)
         changes = np.abs(after - before) + np.abs(before - further[0]) + np.abs(after - further[1])
-        slack = 1.5 * h * changes + 1e-6 * np.abs(grown) + SMALLEST
-        allowed = slack + noise(answer, points[: 2 * len(at)].astype(complex))[0].reshape(2, -1).sum(axis=0)
-        jump = values[1] - values[0] - grown
-        jumps: Bools = np.abs(jump) > allowed
-        others = jumps & ~_are_roots(problem.expression, at)
-        if not problem.expression.is_complex:  # an imaginary part may change where poles of two terms cancel
-            others &= ~(is_pole & (np.abs(jump.real) <= allowed))
-        if others.any():
-            held, leaps = _with_leaps_held(answer, at, h)
-            others &= ~(leaps & (np.abs(held[1] - held[0]) <= allowed + 3 * np.abs(grown)))
-    return None if others.any() else jumps, slack
+        return grown, 1.5 * h * changes + 1e-6 * np.abs(grown) + SMALLEST
 
 
-def _beside(at: Floats) -> Floats:
-    return 1e-6 * np.maximum(1.0, np.abs(at))
+def _exact_values(expression: Expression, points: Floats) -> Numbers:
+    """Its values, from ball arithmetic; nan where they cannot be told."""
+    balls = exact.values(expression, points.tolist())
+    return np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
 
 
 def _are_roots(integrand: Expression, at: Floats) -> Bools:
@@ -261,7 +293,7 @@ class Growth:
     """How much F has to grow from an edge to the next: by `integrals` (nan where unknown), give or take `slack`.
 
     `scales`: integrals of |f|, against which a jump has to show. `apart`: intervals at places where F may break, which
-    are looked at one by one.
+    are looked at one by one. `exact_slack`: what is allowed where F is worked out exactly.
     """
 
     edges: Floats
@@ -269,68 +301,77 @@ class Growth:
     scales: Floats
     slack: Floats
     apart: Bools
+    exact_slack: Floats
 
-    def unclear(self, values: Numbers, rounding: Floats) -> Bools | None:
-        """Where rounding might hide a jump of an F with these `values` at the edges; None if it plainly jumps."""
+    def unclear(self, values: Numbers, rounding: Floats) -> Bools:
+        """Where an F with these `values` at the edges jumps, or rounding might hide that it does."""
         known = np.isfinite(self.integrals)
         with np.errstate(all="ignore"):
             errors = np.abs(values[1:] - values[:-1] - self.integrals)
             allowed = self.slack + rounding[1:] + rounding[:-1] + SMALLEST
             known &= np.isfinite(errors) | (np.abs(self.edges[1:]) <= NEAR)  # far away F may overflow
             clear = allowed <= np.maximum(VISIBLE * self.scales, 2 * self.slack)
-            if (clear & (errors > allowed)).any():
-                return None
             unclear: Bools = known & ~(clear & (errors <= allowed))
         return unclear
 
     def fault(self, answer: Expression, values: Numbers, rounding: Floats) -> str | None:
-        """Whether F grows otherwise: exactly, if rounding might hide it, and always for an F with steps."""
-        unclear = self.unclear(values, rounding)
-        if unclear is None:
-            return _JUMPS
+        """Whether F grows otherwise, exactly; unless it has no steps and floating point shows that it does not."""
+        if "step" not in answer.kinds and not self.unclear(values, rounding).any():
+            return None
+        # Everywhere, for by chance an interval shows little of its rounding.
         finite = np.isfinite(values[1:]) & np.isfinite(values[:-1])
         known = np.isfinite(self.integrals) & (finite | (np.abs(self.edges[1:]) <= NEAR))
-        if "step" in answer.kinds:
-            unclear = known
-        if not unclear.any():
-            return None
-        # Everywhere, for by chance an interval shows little of its rounding; and a step may be taken back by the next.
-        places, at = np.flatnonzero(unclear & self.apart), np.flatnonzero(known & ~self.apart)
-        n_runs = max(RUNS, min(4 * RUNS, exact.n_increments(answer) // 2)) if "step" in answer.kinds else RUNS
-        wide = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
-        runs = [part for run in wide for part in np.array_split(run, -(-n_runs * len(run) // (len(at) + 1)) or 1)]
-        runs = [run for run in [*runs, *places[:, None]] if len(run)]
-        grown = exact.increments(answer, [(self.edges[run[0]], self.edges[run[-1] + 1]) for run in runs])
-        least = QUIET * float(self.slack[known].max())
-        if grown is None or any(
-            left_out > max(least, self.slack[run].sum()) for (_, left_out), run in zip(grown, runs, strict=True)
-        ):
+        kept = self._affordable(answer, known)
+        if kept is None:
             return _CANNOT_TELL
-        off = (
-            abs(step - self.integrals[run].sum()) > self.slack[run].sum() + left_out
-            for (step, left_out), run in zip(grown, runs, strict=True)
+        *starts, end = np.flatnonzero(kept)
+        integrals, slack = (
+            np.add.reduceat(part[:end], starts) for part in (np.where(known, self.integrals, np.nan), self.exact_slack)
         )
-        return _JUMPS if any(off) else None
+        grown, errors = exact.increments(answer, self.edges[kept][:-1], self.edges[kept][1:])
+        known = np.isfinite(integrals)
+        with np.errstate(invalid="ignore"):
+            is_told = errors <= np.maximum(QUIET * slack[known].max(), slack)
+            off = np.abs(grown - integrals) > slack + errors
+        if not is_told[known].all():
+            return _CANNOT_TELL
+        return _JUMPS if off[known].any() else None
+
+    def _affordable(self, answer: Expression, known: Bools) -> Bools | None:
+        """The edges of known intervals, or as many of them as F can be worked out at; None if these are too few."""
+        kept: Bools = np.append(known, False) | np.append(False, known)
+        beside: Bools = kept & (np.append(self.apart, False) | np.append(False, self.apart))
+        others = np.flatnonzero(kept & ~beside)
+        n_others = exact.n_values(answer) - np.count_nonzero(beside)
+        if len(others) <= n_others:
+            return kept
+        if n_others < RUNS:
+            return None
+        beside[others[np.linspace(0, len(others) - 1, n_others).astype(int)]] = True
+        return beside
 
 
-def _growth(
-    problem: Integrand, component: Component, places: Floats, jumps: Bools, slack: Floats, reach: float
-) -> Growth:
+def _growth(answer: Expression, problem: Integrand, component: Component, places: _Places) -> Growth:
     """Between points of a component and the places where F may break, but not across those where it may jump."""
-    h = _beside(places)
-    edges = np.sort(np.concatenate([component.sample(POINTS, problem.seed + 2), places - h, places + h]))
-    if component.low < reach and component.high > -reach:
-        edges = edges[np.abs(edges) <= reach]
-    middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
-    interval, place = np.nonzero(np.abs(middle[:, None] - places) <= h)
+    sample = component.sample(POINTS, problem.seed + 2)
+    at, h = places.at, places.h
+    sample = sample[~(np.abs(sample[:, None] - at) <= h).any(axis=1)]
+    edges = np.sort(np.concatenate([sample, at - h, at + h]))
+    edges = edges[np.abs(edges) <= (component.reach if places.may.any() else places.reach)]
+    width = np.diff(edges)
+    interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - at) <= h)
     apart = np.isin(np.arange(len(width)), interval)
-    integrals, scales = refined(problem.expression, edges, ~apart)
-    f = real_values(problem.expression, edges)
-    integrals[interval] = np.where(jumps[place], np.nan, (0.5 * width * (f[1:] + f[:-1]))[interval])
+    integrals, scales, errors = refined(problem.expression, edges, ~apart, within=1e-13)
+    noises = noise(problem.expression, edges.astype(complex))[0]
+    errors = 10 * (errors + width * np.maximum(noises[1:], noises[:-1]))
+    integrals = np.where(errors <= VISIBLE * scales, integrals, np.nan)
     scales = np.where(apart, np.maximum(np.append(scales[1:], 0), np.append(0, scales[:-1])), scales)
-    allowed = JUMP * scales
-    allowed[interval] = np.maximum(allowed[interval], slack[place])
-    return Growth(edges, integrals, scales, allowed, apart)
+    tolerance = JUMP if "." in answer.source + problem.expression.source else EXACT_JUMP
+    allowed, exactly_allowed = JUMP * scales, tolerance * scales + errors
+    integrals = integrals.astype(complex)
+    integrals[interval] = np.where(places.may, np.nan, places.grown)[place]
+    allowed[interval] = exactly_allowed[interval] = places.slack[place]
+    return Growth(edges, integrals, scales, allowed, apart, exactly_allowed)
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:

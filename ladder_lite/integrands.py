@@ -24,12 +24,17 @@ N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
 SMALLEST: Final = 1e-90  # closer to 0, parts of a value (its cubes and squares) may have lost their digits
 LARGEST: Final = 1e90
+UNDERFLOW: Final = 1e-290  # numbers below it lose digits
 LOUD: Final = 1e6  # an integrand that is larger everywhere hides plain errors from double precision
 MAX_COMPONENTS: Final = 6  # that an answer may be right on
+REACH: Final = 10.0  # All places nearer than this where an answer may break are looked at.
+TOWARDS_END: Final = 0.25 ** np.arange(1, 7)
 QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
+N_OF_RUN: Final = 8  # points at which an overflow is looked at
 JITTER: Final = 1.2e-14  # a run is off by so much in each operation, many times its rounding
 GRID_WORK: Final = 1_500_000  # bound on operations times points
+CONVERGED: Final = 1e-9  # error of an integral, relative to that of |f|
 MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
 ZERO: Final = 1e-40  # what zero may be in sixty digits
 
@@ -59,14 +64,26 @@ class Component:
     quiet: Floats
     switches: tuple[float, ...]  # where the integrand has a step, a kink or a root's branch point, sorted
 
+    @property
+    def reach(self) -> float:
+        """How far from 0 it is looked at closely."""
+        return REACH + max(self.low, -self.high, 0.0)
+
     def sample(self, n: int, seed: int) -> Floats:
-        """`n` random points in the component's cells, near ones first choice, at least 3 on each side of a switch."""
+        """`n` random points in the component's cells, near ones first choice, at least 3 on each side of a switch.
+
+        And some towards its ends.
+        """
         rng = np.random.default_rng(seed)
         cells = self.cells
-        near = np.abs(cells).max(axis=1) <= 20
+        near = np.abs(cells).max(axis=1) <= self.reach + REACH
         if near.sum() >= 8:
             cells = cells[near]
-        points = [_in_cells(cells, n, rng), self.quiet.mean(axis=1)]
+        inner = _in_cells(cells, n, rng)
+        points = [inner, self.quiet.mean(axis=1)]
+        for end, first in ((self.low, inner.min()), (self.high, inner.max())):
+            if abs(end) <= self.reach + REACH:
+                points.append(end + (first - end) * TOWARDS_END)
         edges = [self.low, *self.switches, self.high]
         for low, high in pairwise(edges):
             piece = self.cells[(self.cells[:, 0] >= low) & (self.cells[:, 1] <= high)]
@@ -157,7 +174,7 @@ class Integrand:
         signs = [np.signbit(q) for kind, q in self.breakables if kind in ("pole", "log")]
         if not signs and self.known.all():
             return (self._stretch(self.known),)
-        order = _order(self.seed)
+        order = by_place(self.seed)
         ends = np.any([np.diff(sign[order]) for sign in [*signs, self.known]], axis=0)
         numbers = np.empty(len(order), np.intp)
         numbers[order] = np.append(0, np.cumsum(ends))
@@ -191,7 +208,7 @@ class Integrand:
         local = np.maximum(np.abs(self.values[: N_NEAR - 1]), np.abs(self.values[1:N_NEAR]))
         scales = np.maximum(local, 0.01 * np.repeat(size, DEGREE)) * np.diff(x)
         known = self.known[: N_NEAR - 1] & self.known[1:N_NEAR]
-        return refined(self.expression, x, known, integrals.ravel(), scales)
+        return refined(self.expression, x, known, integrals.ravel(), scales)[:2]
 
 
 def refined(
@@ -200,28 +217,31 @@ def refined(
     wanted: Bools,
     integrals: Numbers | None = None,
     scales: Floats | None = None,
-) -> tuple[Numbers, Floats]:
-    """Integrals of f between neighbouring edges, and those of its size: the `wanted` ones that are not there yet.
+    within: float = CONVERGED,
+) -> tuple[Numbers, Floats, Floats]:
+    """Integrals of f between neighbouring edges, those of its size, and their errors: of the `wanted` ones without one.
 
-    By quadrature; nan where it does not converge.
+    By quadrature, `within` a part of the integral of its size where possible; nan where it does not converge.
     """
     low, width = edges[:-1], np.diff(edges)
     if integrals is None or scales is None:
         integrals = np.full(len(low), np.nan, complex if expression.is_complex else float)
         scales = np.zeros(len(low))
+    errors = np.zeros(len(low))
     rest = np.isnan(integrals) & wanted
-    for panels in (1, 4, 16):
+    for panels in (1, 4, 16, 64):
         at = np.flatnonzero(rest)
         if not len(at) or len(at) * panels > MAX_PANELS:
             break
         ends = low[at, None] + width[at, None] * (np.arange(panels + 1) / panels)
         found = kronrod(expression.values, ends[:, :-1].ravel(), ends[:, 1:].ravel())
         integral, absolute, uncertain, _ = (part.reshape(len(at), panels).sum(axis=1) for part in found)
-        converged = uncertain <= 1e-9 * absolute
+        converged = uncertain <= CONVERGED * absolute
         integrals[at[converged]] = integral[converged]
         scales[at[converged]] = absolute[converged]
-        rest[at[converged]] = False
-    return integrals, scales
+        errors[at[converged]] = uncertain[converged]
+        rest[at[uncertain <= within * absolute]] = False
+    return integrals, scales, errors
 
 
 @lru_cache(maxsize=256)
@@ -282,7 +302,8 @@ def base_points(seed: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _order(seed: int) -> NDArray[np.intp]:
+def by_place(seed: int) -> NDArray[np.intp]:
+    """The order that sorts the base points."""
     return np.argsort(base_points(seed))
 
 
@@ -311,26 +332,66 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     usable = np.isfinite(values)
     if _is_zero(expression, grid, values, usable):
         return ()
+    usable |= _overflows(expression, grid, evaluation)
     landmarks = locate(expression, grid, evaluation.breakables, usable, limit=2 * MAX_FOUND)
     breaks = [at for at, kind in landmarks if kind == "log"] + _poles(expression, landmarks)
     switches = sorted({at for at, kind in landmarks if kind in ("step", "root")})
     edges = usable[:-1] & usable[1:]
     edges[np.searchsorted(grid, [b for b in breaks if grid[0] < b < grid[-1]]) - 1] = False
+    # From grid point to grid point; then their ends are found more closely.
+    last = np.append(np.flatnonzero(~edges), len(grid) - 1)
+    first = np.append(0, last[:-1] + 1)
+    inner = np.concatenate([first, last])
+    outer = np.clip(np.concatenate([first - 1, last + 1]), 0, len(grid) - 1)
+    low, high = ends(expression, grid[inner], grid[outer]).reshape(2, -1)
     components = []
-    start = 0
-    for end in [*np.flatnonzero(~edges), len(grid) - 1]:
-        if end > start:
-            informative = known[start:end] | known[start + 1 : end + 1]
-            cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
-            if len(cells) >= 2:
-                inside = tuple(s for s in switches if grid[start] < s < grid[end])
-                quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
-                components.append(Component(float(grid[start]), float(grid[end]), cells, quiet, inside))
-        start = end + 1
+    for n, (start, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        informative = known[start:end] | known[start + 1 : end + 1]
+        cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
+        if len(cells) >= 2:
+            inside = tuple(s for s in switches if grid[start] < s < grid[end])
+            quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
+            components.append(Component(float(low[n]), float(high[n]), cells, quiet, inside))
     components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
     if not components:
         raise IntegrandError("the integrand is nowhere finite and real")
     return tuple(components)
+
+
+def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> Bools:
+    """Where floating point overflows on the way to a real value, which a few points of each run of them tell."""
+    found = np.zeros(len(grid), bool)
+    infinite = np.any([np.isinf(slot) & np.ones(len(grid), bool) for slot in evaluation.slots], axis=0)
+    at = np.flatnonzero(infinite & ~np.isfinite(evaluation.values))
+    with exact.allowance():
+        for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
+            some = run[np.unique(np.linspace(0, len(run) - 1, N_OF_RUN).astype(int))] if len(run) else run
+            balls = exact.values(expression, grid[some].tolist())
+            found[run] = all(ball is not None and (expression.is_complex or ball.imag.is_zero()) for ball in balls)
+    return found
+
+
+def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
+    """As far from `inside` towards `outside` as f is finite and real, carries its digits and does not end."""
+    fractions = np.linspace(0, 1, 17)
+    rows = np.arange(len(inside))
+    for _ in range(5):
+        points = inside[:, None] + (outside - inside)[:, None] * fractions
+        evaluation = evaluate_real(expression, points[:, :-1].ravel())
+        usable = np.isfinite(evaluation.values)
+        for slot in evaluation.slots:
+            usable &= ~(np.abs(slot) < UNDERFLOW) | (slot == 0)
+        usable = usable.reshape(len(rows), -1)
+        for kind, q in evaluation.breakables:
+            if kind in ("pole", "log"):
+                q = q.reshape(usable.shape)
+                least = np.abs(q).argmin(axis=1)[:, None]
+                dips = (least > 0) & (np.abs(q).min(axis=1) < 0.5 * np.abs(q[:, -1]))[:, None]
+                usable &= np.signbit(q) == np.signbit(q[:, :1])
+                usable &= ~dips | (np.arange(q.shape[1]) < least)
+        n_usable = usable[:, 1:].cumprod(axis=1).sum(axis=1)
+        inside, outside = points[rows, n_usable], points[rows, np.minimum(n_usable + 2, 16)]
+    return inside
 
 
 def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> list[float]:
@@ -396,12 +457,12 @@ def _is_zero(expression: Expression, grid: Floats, values: Numbers, usable: Bool
     if len(at) < MIN_POINTS or (np.abs(values[at]) <= noises).mean() < 0.95:
         return False
     near = grid[at[np.argsort(np.abs(grid[at]))[:3]]]
-    sizes = exact.sizes(expression, near.tolist())
-    if sizes and max(sizes) <= ZERO:
+    balls = exact.values(expression, near.tolist())
+    if all(ball is not None and abs(ball) <= ZERO for ball in balls):
         return True
     if noises.any():
         raise NoiseError("the integrand is lost in rounding noise")
-    return not sizes
+    return any(ball is None for ball in balls)
 
 
 @lru_cache(maxsize=8)

@@ -95,7 +95,10 @@ def brackets(
             seen = np.isfinite(q)
             changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] * sign[1:] < 0) & beside[:-1])
             middle, before, after = size[1:-1], size[:-2], size[2:]
-            least = (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(before, after))
+            around = np.maximum(np.append(before[0], before[:-1]), np.append(after[1:], after[-1]))
+            least = (
+                (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(around, np.maximum(before, after)))
+            )
             dips = np.flatnonzero(least & beside[1:-1])
             which.append(np.full(len(changes) + len(dips), index))
             first += [changes, dips]
