@@ -37,6 +37,7 @@ from ladder_lite.integrands import (
     TOWARDS_END,
     Bools,
     Floats,
+    Indices,
     Integrand,
     Numbers,
     Stretch,
@@ -137,26 +138,49 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         rounding = np.abs(jittered - values)
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
-        return True
+        return not _breaks_at_ends(evaluation, problem, stretch) or _is_continuous_at_ends(
+            answer, problem, stretch, False
+        )
     growth = _growth_in(problem, stretch)
     if growth is None or _breaks_unseen(evaluation, growth, stretch):
         return False
     unclear = growth.unclear(values, rounding)
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
-    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch)
+    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, not is_clear)
 
 
-def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch) -> bool:
-    """Whether F does not jump between a stretch's last points and its ends."""
+def _breaks_at_ends(evaluation: Evaluation, problem: Integrand, stretch: Stretch) -> bool:
+    """Whether F may break between a stretch's last points and those beyond its ends."""
+    inside, outside = _sides(problem, stretch)
+    return any(
+        kind != "turn" and (np.signbit(q[inside]) != np.signbit(q[outside])).any() for kind, q in evaluation.breakables
+    )
+
+
+@lru_cache(maxsize=256)
+def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Indices]:
+    """The first and last of a stretch's points and the points beyond, where it has near ends."""
+    order = by_place(problem.seed)
+    first, last = np.flatnonzero(stretch.inside[order])[[0, -1]]
+    sides = [(first, first - 1)] if first > 0 and order[first] < N_NEAR else []
+    sides += [(last, last + 1)] if last + 1 < len(order) and order[last] < N_NEAR else []
+    inside, outside = order[np.array(sides, np.intp).reshape(-1, 2).T]
+    return inside, outside
+
+
+def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, is_noisy: bool) -> bool:
+    """Whether F, which may be noisy, does not jump between a stretch's last points and its ends."""
     growth = _growth_at_ends(problem, stretch)
     if growth is None:
         return True
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
     values = answer.evaluate(edges, derivative=False).values
-    jittered = answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values
-    with np.errstate(invalid="ignore"):
-        return not growth.unclear(values, np.abs(jittered - values)).any()
+    rounding = np.zeros(len(edges))
+    if is_noisy:
+        with np.errstate(invalid="ignore"):
+            rounding = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
+    return not growth.unclear(values, rounding).any()
 
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
@@ -195,20 +219,15 @@ def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
 @lru_cache(maxsize=256)
 def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow from the first and last near points of a stretch towards its ends, where it has some."""
-    order = by_place(problem.seed)
-    first, last = np.flatnonzero(stretch.inside[order])[[0, -1]]
-    sides = [(first, first - 1)] if first > 0 and order[first] < N_NEAR else []
-    sides += [(last, last + 1)] if last + 1 < len(order) and order[last] < N_NEAR else []
-    if not sides:
+    inside, outside = (problem.points[side] for side in _sides(problem, stretch))
+    if not len(inside):
         return None
-    inside, outside = problem.points[order[np.array(sides).T]]
     towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
     edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
-    wanted = np.ones(len(edges) - 1, bool)
-    wanted[len(TOWARDS_END) : -len(TOWARDS_END)] = False  # from the one side to the other
+    wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
     integrals, scales, _ = refined(problem.expression, edges, wanted)
     slack = JUMP * scales
-    return Growth(edges, integrals, scales, slack, np.zeros(len(slack), bool), slack)
+    return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
 
 
 def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluation) -> Numbers:

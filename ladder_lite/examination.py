@@ -8,7 +8,7 @@ where that is not possible.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -35,7 +35,7 @@ from ladder_lite.integrands import (
     refined,
     survey_grid,
 )
-from ladder_lite.landmarks import brackets, locate
+from ladder_lite.landmarks import brackets, in_turns, locate, zoom
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
 EXACT_TO: Final = 1e-12  # rounding stays below it at most points
@@ -54,7 +54,6 @@ RUNS: Final = 16  # edges, at least, between which increments are worked out exa
 MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
 WRONG: Final = "its derivative is not the integrand"
-_OTHER_BRANCH: Final = "its derivative has an imaginary part that the integrand does not have"
 _ALL: Final[tuple[Break, ...]] = ("step", "root", "turn", "log", "pole")
 _BREAKS: Final = "it may break at more places than can be looked at"
 _JUMPS: Final = "it jumps where the integrand does not"
@@ -84,39 +83,41 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
 
 
 def _derivative_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
-    """What is wrong with F' at points of a component."""
+    """What is wrong with F' at points of a component: exactly, where floating point shows an error or cannot tell."""
+    points, values = _tested(problem, component)
+    slopes = _in_reals_if_possible(answer, points)[1]
+    with np.errstate(all="ignore"):
+        size = np.abs(values)
+        errors = np.abs(slopes - values) / size
+    fine = errors <= TOLERANCE
+    doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
+    doubtful = doubtful[np.argsort(-errors[doubtful])]
+    agree = Agreement(answer, problem.expression)
+    agreed = agree(points[doubtful])
+    if agreed is False:
+        return WRONG
+    if agreed is None and (len(doubtful) > LOST * len(points) or fine.sum() < MIN_POINTS) and not agree(points):
+        return _CANNOT_TELL
+    points = _by_distance(points[fine])
+    if np.min(size, initial=np.inf) > LOUD or "step" in answer.kinds - problem.expression.kinds:
+        return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
+    suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
+    return WRONG if suspicious and agree(points) is False else None
+
+
+@lru_cache(maxsize=256)
+def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
+    """Points of a component, and the values of f there."""
     far = problem.points[N_NEAR:]
     points = np.append(component.sample(POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
     evaluation = evaluate_real(problem.expression, points)
     known = is_known(evaluation)
-    points, values = points[known], evaluation.values[known]
-    slopes = _in_reals_if_possible(answer, points)[1]
-    with np.errstate(all="ignore"):
-        size, errors = np.abs(values), np.abs(slopes - values)
-        fine = errors <= TOLERANCE * size
-        doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
-        at = points[doubtful]
-        allowed = noise(answer, at.astype(complex))[1] + noise(problem.expression, at)[0]
-        excused = ~(errors[doubtful] > allowed)
-    agree = Agreement(answer, problem.expression)
-    if not excused.all() and not agree(at[~excused]):
-        imaginary = np.abs((slopes - values).real[doubtful]) <= allowed + TOLERANCE * size[doubtful]
-        return _OTHER_BRANCH if imaginary[~excused].all() else WRONG
-    if excused.any() and not (agreed := agree(at[excused])):
-        if agreed is False:
-            return WRONG
-        if excused.sum() > LOST * len(points):
-            return _CANNOT_TELL
-    if fine.sum() < MIN_POINTS and not agree(points):
-        return _CANNOT_TELL
-    for low, high in pairwise([-np.inf, *component.switches, np.inf]):
-        piece = (points > low) & (points < high)
-        if piece.sum() >= 2 and not (piece & fine).any() and not agree(points[piece]):
-            return _CANNOT_TELL
-    if np.min(size, initial=np.inf) > LOUD or "step" in answer.kinds - problem.expression.kinds:
-        return None if agree(points[fine], decimals=np.ptp(values.real) / size.max()) else WRONG
-    suspicious = not fine.all() or (errors > EXACT_TO * size).mean() > MOST
-    return WRONG if suspicious and agree(points[fine]) is False else None
+    return points[known], evaluation.values[known]
+
+
+def _by_distance(points: Floats) -> Floats:
+    """Points, those closest to 0 and farthest from it last."""
+    return points[np.argsort(np.abs(np.log(np.abs(points))))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +128,13 @@ class Agreement:
     integrand: Expression
 
     def __call__(self, points: Floats, decimals: float = 1.0) -> bool | None:
-        """At some of the points, the extreme ones last; None if it cannot be told.
+        """At the first and the last of the points and some between; None if it cannot be told.
 
         Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
         """
         if not len(points):
             return None
-        chosen = points[np.argsort(np.abs(np.log(np.abs(points))))][
-            np.unique(np.linspace(0, len(points) - 1, 4).astype(int))
-        ]
+        chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
         rounded = "." in self.answer.source + self.integrand.source
         tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
         return exact.slopes_agree(self.answer, self.integrand, chosen.tolist(), tolerance)
@@ -195,15 +194,15 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> _Pl
     grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
     grid = grid[(grid >= component.low) & (grid <= component.high)]
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
-    near = np.abs(grid) <= component.reach
-    of_near, of_far = (brackets(grid, breakables, _ALL, part)[0] for part in (near, ~near))
-    if len(of_near) > MAX_PLACES or len(np.unique(of_far)) > MAX_FAR:
+    found = brackets(grid, breakables, _ALL, None)
+    is_near = found.distance <= component.reach
+    near, far = np.flatnonzero(is_near), np.flatnonzero(~is_near)
+    if len(near) > MAX_PLACES or len(np.unique(found.which[far])) > MAX_FAR:
         return None
-    found = locate(answer, grid, breakables, near, _ALL, MAX_PLACES)
-    found = sorted([*found, *locate(answer, grid, breakables, ~near, _ALL, MAX_FAR)])
+    looked_at = found.of(np.append(near, far[in_turns(found.which[far], found.distance[far])[:MAX_FAR]]))
     places: list[float] = []
     kinds: list[set[str]] = []
-    for place, kind in found:
+    for place, kind in zoom(answer, breakables, looked_at):
         if not places or place - places[-1] > 1e-5 * max(1.0, abs(place)):
             places.append(place)
             kinds.append(set())
@@ -213,7 +212,7 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> _Pl
     at = np.array(places)
     h = np.minimum(1e-6 * np.maximum(1.0, np.abs(at)), 0.25 * np.minimum(at - component.low, component.high - at))
     is_pole = np.array([{"pole"} <= of_place <= {"pole", "log"} for of_place in kinds], bool)
-    reach = component.reach if len(of_far) > MAX_FAR else np.inf  # far away the grid is coarse
+    reach = component.reach if len(far) > MAX_FAR else np.inf  # far away the grid is coarse
     inside = h > 0
     at, h, is_pole = at[inside], h[inside], is_pole[inside]
     return _Places(at, h, is_pole, reach, np.zeros(len(at)), np.zeros(len(at)), np.zeros(len(at), bool))
@@ -361,17 +360,24 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
     width = np.diff(edges)
     interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - at) <= h)
     apart = np.isin(np.arange(len(width)), interval)
-    integrals, scales, errors = refined(problem.expression, edges, ~apart, within=1e-13)
-    noises = noise(problem.expression, edges.astype(complex))[0]
-    errors = 10 * (errors + width * np.maximum(noises[1:], noises[:-1]))
-    integrals = np.where(errors <= VISIBLE * scales, integrals, np.nan)
+    integrals, scales, errors = _integrals(problem, edges.tobytes(), apart.tobytes())
     scales = np.where(apart, np.maximum(np.append(scales[1:], 0), np.append(0, scales[:-1])), scales)
     tolerance = JUMP if "." in answer.source + problem.expression.source else EXACT_JUMP
     allowed, exactly_allowed = JUMP * scales, tolerance * scales + errors
-    integrals = integrals.astype(complex)
+    integrals = integrals.copy()
     integrals[interval] = np.where(places.may, np.nan, places.grown)[place]
     allowed[interval] = exactly_allowed[interval] = places.slack[place]
     return Growth(edges, integrals, scales, allowed, apart, exactly_allowed)
+
+
+@lru_cache(maxsize=256)
+def _integrals(problem: Integrand, edges: bytes, apart: bytes) -> tuple[Numbers, Floats, Floats]:
+    """Integrals of f between edges, but not where these are apart, those of its size, and their errors."""
+    x = np.frombuffer(edges)
+    integrals, scales, errors = refined(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
+    noises = noise(problem.expression, x.astype(complex))[0]
+    errors = 10 * (errors + np.diff(x) * np.maximum(noises[1:], noises[:-1]))
+    return np.where(errors <= VISIBLE * scales, integrals, np.nan).astype(complex), scales, errors
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:

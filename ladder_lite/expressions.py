@@ -214,12 +214,9 @@ def _read_source(source: str, variable: str, constant_of_integration: bool, real
         raise ExpressionError("TOO_LARGE", "nested too deeply") from None
     if constant_of_integration and HAS_CONSTANT.search(source):
         tree = without_constant(tree, variable)
-    return _read(tree, variable, source, real_cube_roots)
-
-
-def _read(tree: ast.expr, variable: str, source: str = "", real_cube_roots: bool = False) -> Expression:
     reader = _Reader(variable, real_cube_roots)
-    return reader.finish(source, reader.read(tree, 0))
+    result = reader.read(tree, 0)
+    return reader.finish(source, reader.up_to_constants(result) if constant_of_integration else result)
 
 
 _CONSTANTS: Final[dict[str, complex]] = {
@@ -300,25 +297,44 @@ class _Reader:
         # A value that overflows may be the right one of a definite integral; in a function it would spoil every value.
         if self.used and not all(value is None or cmath.isfinite(value) for value in self.template):
             raise ExpressionError("TOO_LARGE", "a constant that overflows or is undefined")
-        # Evaluation returns the last slot: move a bare variable or an already known slot there.
-        if last != len(self.template) - 1:
-            zero = self.constant(0.0)
-            self.steps.append(Step(len(self.template), forward_of("+", None), last, zero, "+", ""))
-            self.template.append(None)
+        # Evaluation returns the last slot; what comes after the result is not needed for it.
+        breaks = tuple(part for part in self.breaks if part.slot <= last)
         return Expression(
             source,
             self.variable,
             frozenset((self.variable,) if self.used else ()),
             frozenset(self.functions),
-            frozenset([breaks[0] for breaks in self.breaks]),
+            frozenset([part.kind for part in breaks]),
             self.is_complex,
-            tuple(self.template),
-            tuple(self.steps),
-            tuple(self.breaks),
-            tuple(self.curves) if self.may_be_resolved else None,
+            tuple(self.template[: last + 1]),
+            tuple(step for step in self.steps if step.slot <= last),
+            breaks,
+            tuple(curve for curve in self.curves if curve.slot <= last) if self.may_be_resolved else None,
             self.real_cube_roots,
-            tuple(self.folded),
+            tuple(step for step in self.folded if step.slot <= last),
         )
+
+    def up_to_constants(self, slot: int) -> int:
+        """The slot of the same sum without its constant terms, in whose rounding the others could be lost."""
+        step = next((step for step in reversed(self.steps) if step.slot == slot), None)
+        if step is None or step.operation not in ("+", "-", "*", "/"):
+            return slot
+        left, right, operation = step.left, step.right, step.operation
+        is_sum = operation in ("+", "-")
+        if self.template[right] is not None:
+            rest = self.up_to_constants(left)
+            return rest if is_sum else slot if rest == left else self.operate(operation, rest, right)
+        if self.template[left] is not None and operation != "/":
+            rest = self.up_to_constants(right)
+            if operation == "+":
+                return rest
+            if operation == "-":
+                return self.operate("*", self.constant(-1.0), rest)
+            return slot if rest == right else self.operate("*", left, rest)
+        if not is_sum:
+            return slot
+        terms = self.up_to_constants(left), self.up_to_constants(right)
+        return slot if terms == (left, right) else self.operate(operation, *terms)
 
     def read(self, node: ast.expr, depth: int) -> int:
         """The slot that holds the value of `node`."""

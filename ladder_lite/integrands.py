@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -40,6 +40,7 @@ ZERO: Final = 1e-40  # what zero may be in sixty digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 Numbers = NDArray[Any]  # real or complex
 
 
@@ -74,22 +75,27 @@ class Component:
 
         And some towards its ends.
         """
-        rng = np.random.default_rng(seed)
-        cells = self.cells
-        near = np.abs(cells).max(axis=1) <= self.reach + REACH
-        if near.sum() >= 8:
-            cells = cells[near]
-        inner = _in_cells(cells, n, rng)
-        points = [inner, self.quiet.mean(axis=1)]
-        for end, first in ((self.low, inner.min()), (self.high, inner.max())):
-            if abs(end) <= self.reach + REACH:
-                points.append(end + (first - end) * TOWARDS_END)
-        edges = [self.low, *self.switches, self.high]
-        for low, high in pairwise(edges):
-            piece = self.cells[(self.cells[:, 0] >= low) & (self.cells[:, 1] <= high)]
-            if len(piece) and len(edges) > 2:
-                points.append(_in_cells(piece[np.argsort(np.abs(piece).max(axis=1))[:16]], 3, rng))
-        return np.sort(np.concatenate(points))
+        return _sample(self, n, seed)
+
+
+@lru_cache(maxsize=256)
+def _sample(component: Component, n: int, seed: int) -> Floats:
+    rng = np.random.default_rng(seed)
+    cells = component.cells
+    near = np.abs(cells).max(axis=1) <= component.reach + REACH
+    if near.sum() >= 8:
+        cells = cells[near]
+    inner = _in_cells(cells, n, rng)
+    points = [inner, component.quiet.mean(axis=1)]
+    for end, first in ((component.low, inner.min()), (component.high, inner.max())):
+        if abs(end) <= component.reach + REACH:
+            points.append(end + (first - end) * TOWARDS_END)
+    edges = [component.low, *component.switches, component.high]
+    for low, high in pairwise(edges):
+        piece = component.cells[(component.cells[:, 0] >= low) & (component.cells[:, 1] <= high)]
+        if len(piece) and len(edges) > 2:
+            points.append(_in_cells(piece[np.argsort(np.abs(piece).max(axis=1))[:16]], 3, rng))
+    return np.sort(np.concatenate(points))
 
 
 def _in_cells(cells: Floats, n: int, rng: np.random.Generator) -> Floats:
@@ -131,9 +137,7 @@ class Integrand:
         They are those that reach into x > 0, the others only where none does. Raises IntegrandError if it is nowhere
         finite and real, or is only rounding noise.
         """
-        components = _survey(self)
-        reaching = tuple(component for component in components if component.high > 0)
-        return (reaching or components)[:MAX_COMPONENTS]
+        return _survey(self)
 
     @property
     def identically_zero(self) -> bool:
@@ -302,7 +306,7 @@ def base_points(seed: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def by_place(seed: int) -> NDArray[np.intp]:
+def by_place(seed: int) -> Indices:
     """The order that sorts the base points."""
     return np.argsort(base_points(seed))
 
@@ -338,24 +342,27 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     switches = sorted({at for at, kind in landmarks if kind in ("step", "root")})
     edges = usable[:-1] & usable[1:]
     edges[np.searchsorted(grid, [b for b in breaks if grid[0] < b < grid[-1]]) - 1] = False
-    # From grid point to grid point; then their ends are found more closely.
-    last = np.append(np.flatnonzero(~edges), len(grid) - 1)
-    first = np.append(0, last[:-1] + 1)
-    inner = np.concatenate([first, last])
-    outer = np.clip(np.concatenate([first - 1, last + 1]), 0, len(grid) - 1)
-    low, high = ends(expression, grid[inner], grid[outer]).reshape(2, -1)
     components = []
-    for n, (start, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+    start = 0
+    for end in [*np.flatnonzero(~edges).tolist(), len(grid) - 1]:
         informative = known[start:end] | known[start + 1 : end + 1]
         cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
         if len(cells) >= 2:
-            inside = tuple(s for s in switches if grid[start] < s < grid[end])
+            low, high = grid[start], grid[end]
+            inside = tuple(s for s in switches if low < s < high)
             quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
-            components.append(Component(float(low[n]), float(high[n]), cells, quiet, inside))
-    components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
+            components.append(Component(low, high, cells, quiet, inside))
+        start = end + 1
     if not components:
         raise IntegrandError("the integrand is nowhere finite and real")
-    return tuple(components)
+    components.sort(key=lambda c: -int((np.abs(c.cells).max(axis=1) <= 20).sum() * 1000 + len(c.cells)))
+    components = ([component for component in components if component.high > 0] or components)[:MAX_COMPONENTS]
+    inner = np.array([end for component in components for end in (component.low, component.high)])
+    outer = np.searchsorted(grid, inner) + np.tile([-1, 1], len(components))
+    found = ends(expression, inner, grid[np.clip(outer, 0, len(grid) - 1)]).reshape(-1, 2)
+    return tuple(
+        replace(component, low=low, high=high) for component, (low, high) in zip(components, found, strict=True)
+    )
 
 
 def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> Bools:

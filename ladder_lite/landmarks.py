@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,27 @@ _PARTS: Final = 32  # of a bracket, of which two are kept
 _ROUNDS: Final = 7  # 16**7 times narrower: to the last digits
 
 
+class Brackets(NamedTuple):
+    """Intervals on which quantities may vanish: which one, and the interval's ends."""
+
+    which: Indices
+    low: Floats
+    high: Floats
+
+    @property
+    def distance(self) -> Floats:
+        """Of each interval from 0."""
+        return np.minimum(np.abs(self.low), np.abs(self.high))
+
+    def of(self, chosen: Indices | NDArray[np.bool_]) -> Brackets:
+        """Those with an index or a mask."""
+        return Brackets(self.which[chosen], self.low[chosen], self.high[chosen])
+
+    def nearest(self, limit: int) -> Brackets:
+        """Of every quantity those nearest to 0, so that none that vanishes often hides the others."""
+        return self.of(in_turns(self.which, self.distance)[:limit])
+
+
 def locate(
     expression: Expression,
     grid: Floats,
@@ -29,18 +50,19 @@ def locate(
     kinds: Collection[Break] = ALL,
     limit: int = MAX_FOUND,
 ) -> list[tuple[float, Break]]:
-    """Where quantities of `kinds` vanish and how the expression breaks there, sorted: `limit` of them.
+    """Where quantities of `kinds` vanish and how the expression breaks there, sorted: the nearest `limit` of them.
 
-    Of every quantity the zeros nearest to 0 are taken, so that none that vanishes often hides the others. `breakables`
-    are those on `grid`. Zooms in on their changes of sign and dips between its points, where the expression is `usable`
-    beside them.
+    `breakables` are those on `grid`. Zooms in on their changes of sign and dips between its points, where the
+    expression is `usable` beside them.
     """
-    which, low, high = brackets(grid, breakables, kinds, usable)
+    return zoom(expression, breakables, brackets(grid, breakables, kinds, usable).nearest(limit))
+
+
+def zoom(expression: Expression, breakables: Sequence[Breakable], found: Brackets) -> list[tuple[float, Break]]:
+    """Where quantities vanish in brackets, sorted; of the first brackets, if there are more than can be afforded."""
+    which, low, high = (part[: max(8, WORK // (40 * _PARTS * max(1, expression.n_nodes)))] for part in found)
     if not len(which):
         return []
-    chosen = _in_turns(which, np.minimum(np.abs(low), np.abs(high)))
-    chosen = chosen[: max(8, min(limit, WORK // (40 * _PARTS * max(1, expression.n_nodes))))]
-    which, low, high = which[chosen], low[chosen], high[chosen]
     rows = np.arange(len(which))
     fractions = np.linspace(0, 1, _PARTS + 1)
     largest = np.zeros(0)
@@ -60,11 +82,11 @@ def locate(
     vanished = size.min(axis=1) <= 1e-5 * largest
     # A zero may have been bracketed twice, by its change of sign and as a dip.
     middle = 0.5 * (low + high)
-    found = {(breakables[which[i]].kind, float(f"{middle[i]:.9e}")): float(middle[i]) for i in np.flatnonzero(vanished)}
-    return sorted((at, kind) for (kind, _), at in found.items())
+    zeros = {(breakables[which[i]].kind, float(f"{middle[i]:.9e}")): float(middle[i]) for i in np.flatnonzero(vanished)}
+    return sorted((at, kind) for (kind, _), at in zeros.items())
 
 
-def _in_turns(which: Indices, distance: Floats) -> Indices:
+def in_turns(which: Indices, distance: Floats) -> Indices:
     """An order in which each quantity's nearest bracket comes first, then each one's second, and so on."""
     order = np.lexsort((distance, which))
     starts = np.flatnonzero(np.diff(which[order], prepend=-1))
@@ -75,8 +97,8 @@ def _in_turns(which: Indices, distance: Floats) -> Indices:
 
 def brackets(
     grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: NDArray[np.bool_] | None
-) -> tuple[Indices, Floats, Floats]:
-    """Index of a quantity and the ends of a bracket on which it may vanish, for each such bracket.
+) -> Brackets:
+    """Where quantities of `kinds` may vanish.
 
     A change of sign or a dip between points of `grid`, where the expression is `usable` beside it.
     """
@@ -103,4 +125,4 @@ def brackets(
             which.append(np.full(len(changes) + len(dips), index))
             first += [changes, dips]
             last += [changes + 1, dips + 2]
-    return np.concatenate(which), grid[np.concatenate(first)], grid[np.concatenate(last)]
+    return Brackets(np.concatenate(which), grid[np.concatenate(first)], grid[np.concatenate(last)])
