@@ -53,6 +53,7 @@ CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
 MANY: Final = 0.15  # of a stretch's points
 ROUNDING: Final = 1e-14  # of terms that cancel
 UNDECIDED: Final = "undecided"
+NEARBY: Final = 10  # times the rounding of a point its neighbours may have
 FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
@@ -139,7 +140,7 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return not _breaks_at_ends(evaluation, problem, stretch) or _is_continuous_at_ends(
-            answer, problem, stretch, False
+            answer, problem, stretch, rounding
         )
     growth = _growth_in(problem, stretch)
     if growth is None or _breaks_unseen(evaluation, growth, stretch):
@@ -147,14 +148,17 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     unclear = growth.unclear(values, rounding)
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
-    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, not is_clear)
+    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
 def _breaks_at_ends(evaluation: Evaluation, problem: Integrand, stretch: Stretch) -> bool:
-    """Whether F may break between a stretch's last points and those beyond its ends."""
+    """Whether F may break between a stretch's last points and its ends, and not just where f does."""
     inside, outside = _sides(problem, stretch)
     return any(
-        kind != "turn" and (np.signbit(q[inside]) != np.signbit(q[outside])).any() for kind, q in evaluation.breakables
+        kind != "turn"
+        and (np.signbit(q[inside]) != np.signbit(q[outside])).any()
+        and not any(np.array_equal(q, of_f) for _, of_f in problem.breakables)
+        for kind, q in evaluation.breakables
     )
 
 
@@ -169,18 +173,22 @@ def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Indices]:
     return inside, outside
 
 
-def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, is_noisy: bool) -> bool:
-    """Whether F, which may be noisy, does not jump between a stretch's last points and its ends."""
+def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, rounding: Floats | None) -> bool:
+    """Whether F does not jump between a stretch's last points and its ends.
+
+    Its `rounding` at the near points tells that at the ends; it is measured if not given.
+    """
     growth = _growth_at_ends(problem, stretch)
     if growth is None:
         return True
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
     values = answer.evaluate(edges, derivative=False).values
-    rounding = np.zeros(len(edges))
-    if is_noisy:
+    if rounding is None:
         with np.errstate(invalid="ignore"):
-            rounding = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
-    return not growth.unclear(values, rounding).any()
+            roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
+    else:
+        roundings = np.repeat(NEARBY * rounding[_sides(problem, stretch)[0]], len(TOWARDS_END) + 1)
+    return not growth.unclear(values, roundings).any()
 
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:

@@ -345,13 +345,14 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     components = []
     start = 0
     for end in [*np.flatnonzero(~edges).tolist(), len(grid) - 1]:
-        informative = known[start:end] | known[start + 1 : end + 1]
-        cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
-        if len(cells) >= 2:
-            low, high = grid[start], grid[end]
-            inside = tuple(s for s in switches if low < s < high)
-            quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
-            components.append(Component(low, high, cells, quiet, inside))
+        if end > start:
+            informative = known[start:end] | known[start + 1 : end + 1]
+            cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
+            if len(cells) >= 2:
+                low, high = grid[start], grid[end]
+                inside = tuple(s for s in switches if low < s < high)
+                quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
+                components.append(Component(low, high, cells, quiet, inside))
         start = end + 1
     if not components:
         raise IntegrandError("the integrand is nowhere finite and real")
@@ -380,14 +381,15 @@ def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> 
 
 def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
     """As far from `inside` towards `outside` as f is finite and real, carries its digits and does not end."""
-    fractions = np.linspace(0, 1, 17)
+    fractions = np.linspace(0, 1, 65)
     rows = np.arange(len(inside))
-    for _ in range(5):
+    for _ in range(3):
         points = inside[:, None] + (outside - inside)[:, None] * fractions
         evaluation = evaluate_real(expression, points[:, :-1].ravel())
         usable = np.isfinite(evaluation.values)
         for slot in evaluation.slots:
-            usable &= ~(np.abs(slot) < UNDERFLOW) | (slot == 0)
+            if isinstance(slot, np.ndarray):
+                usable &= ~(np.abs(slot) < UNDERFLOW) | (slot == 0)
         usable = usable.reshape(len(rows), -1)
         for kind, q in evaluation.breakables:
             if kind in ("pole", "log"):
@@ -397,7 +399,7 @@ def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
                 usable &= np.signbit(q) == np.signbit(q[:, :1])
                 usable &= ~dips | (np.arange(q.shape[1]) < least)
         n_usable = usable[:, 1:].cumprod(axis=1).sum(axis=1)
-        inside, outside = points[rows, n_usable], points[rows, np.minimum(n_usable + 2, 16)]
+        inside, outside = points[rows, n_usable], points[rows, np.minimum(n_usable + 2, 64)]
     return inside
 
 
