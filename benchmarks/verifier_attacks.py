@@ -470,7 +470,7 @@ def is_right(problem: Problem, answer: str) -> bool:
 def _agrees(cell: Cell, f: Callable[[Any], Any], F: Callable[[Any], Any], right: Callable[[Any], Any] | None) -> bool:
     """Whether F grows over a cell as the right answer does, or the integral, and its derivative is f at a point."""
     low, high, integral, size = cell
-    increment, h = F(high) - F(low), mpmath.mpf(10) ** (-DIGITS // 2)
+    increment, h = F(high) - F(low), mpmath.mpf(10) ** (-DIGITS // 4)
     # A known answer may be right on another component only.
     wanted = [right(high) - right(low)] if right else [increment] if integral is None else []
     wanted += [] if integral is None else [integral]
@@ -564,17 +564,20 @@ class Outcome(NamedTuple):
 
 
 def tried(attack: Attack) -> Outcome:
-    """The verifier on one attack, by the processor's time."""
+    """The verifier on one attack, by the processor's time: the quickest of some tries if the first was slow."""
     f, lower, upper, _ = attack.problem
     if lower is not None:
         verify(f, "0", lower=lower, upper=upper)  # the integral's value is no answer's cost
-    started = time.process_time()
-    grade = verify(f, attack.answer, lower=lower, upper=upper)
-    ms = (time.process_time() - started) * 1e3
+    times: list[float] = []
+    while len(times) < TRIES and min(times, default=SLOW_MS + 1) > SLOW_MS:
+        answer = attack.answer + " " * len(times)  # another text, for verdicts are remembered
+        started = time.process_time()
+        grade = verify(f, answer, lower=lower, upper=upper)
+        times.append((time.process_time() - started) * 1e3)
     verdict = {0.0: "refused", None: "unverifiable"}.get(grade.reward, "accepted")
     if verdict == "accepted" and is_right(attack.problem, attack.answer):
         verdict = "within limits"
-    return Outcome(attack, verdict, ms)
+    return Outcome(attack, verdict, min(times))
 
 
 def main(
@@ -624,6 +627,7 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
 
 
 SLOW_MS = 100
+TRIES = 4  # a busy machine now and then stops for a while
 TRICKS = [*COPIES, *DISGUISES, *FROZEN, *STEPS, *ARGUMENTS, *ERRORS, *WRAPPERS, *VALUES, *HIDDEN_VALUES]
 
 if __name__ == "__main__":

@@ -106,6 +106,10 @@ def _one_minus_square(u: Array) -> Array:
     return 1 - u * u
 
 
+def _off_unit(u: Array) -> Array:
+    return u * (1 - u * u)
+
+
 def _sech(u: Array) -> Array:
     """1/cosh(u); of complex numbers too it is 0 where cosh overflows."""
     if not np.iscomplexobj(u):
@@ -158,8 +162,8 @@ ELEMENTARY: dict[str, Function] = {
     "acos": Function(np.arccos, lambda u, v: -1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "atan": Function(np.arctan, lambda u, v: 1 / (1 + u * u)),
     "acot": Function(_reciprocal_of(np.arctan), lambda u, v: -1 / (1 + u * u), "pole", same),
-    "asec": Function(_reciprocal_of(np.arccos), lambda u, v: 1 / (u * u * _sqrt(1 - 1 / (u * u))), "pole", same),
-    "acsc": Function(_reciprocal_of(np.arcsin), lambda u, v: -1 / (u * u * _sqrt(1 - 1 / (u * u))), "pole", same),
+    "asec": Function(_reciprocal_of(np.arccos), lambda u, v: 1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
+    "acsc": Function(_reciprocal_of(np.arcsin), lambda u, v: -1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
     "asinh": Function(np.arcsinh, lambda u, v: 1 / _sqrt(1 + u * u)),
     "acosh": Function(np.arccosh, lambda u, v: 1 / (_sqrt(u - 1) * _sqrt(u + 1)), "root", _one_minus_square),
     "atanh": Function(np.arctanh, lambda u, v: 1 / (1 - u * u), "log", _one_minus_square),

@@ -12,14 +12,13 @@ As a reward function for TRL, over the columns `integrand` and, where wanted, `v
 
 What a grade means ('strict'):
 
-- Proved: no text is ever run, and a verdict takes a bounded number of operations, on arrays or on a few long numbers
-  (see `ladder_lite.expressions`): no timeouts, signals or processes, from any thread. (The value of a definite
-  integral, which depends on the problem and not on the answer, may need a process that is killed in time; it is
-  computed once.)
+- Proved: no text is ever run, and a verdict takes a bounded number of operations, on arrays or in ball arithmetic
+  (`ladder_lite.expressions`, `ladder_lite.exact`): no timeouts, signals or processes, from any thread. The value of a
+  definite integral depends on the problem and not on the answer; it is computed once, within a larger bound.
 - Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between
-  -10 and 10, or at 32 and more on each component of f's domain, and that F grows between them by the integral of f.
-  Where rounding could hide an error or a step, some are worked out in sixty digits or more, and an answer is refused
-  if that is not possible.
+  -10 and 10, or at 32 and more on each component of f's domain, some of them close to its ends; and that F grows between
+  them by the integral of f. Where rounding could hide an error or a step, derivatives and increments are worked out in
+  numbers that carry a bound of their own error, and an answer is refused if that does not decide.
 - Right by rule: F' = f on one whole component of f's domain, one that reaches into x > 0 if any does. F may jump where
   f is undefined, at a branch point of a root of f's, and where the argument of an inverse tangent is infinite, as the
   Weierstrass substitution leaves it, at no more than 8 places and one more for each turn of f. Complex constants are
@@ -29,11 +28,11 @@ What a grade means ('strict'):
   overflows, at more than a tenth of the points at which f can be evaluated.
 - Unverifiable, which is no reward at all: an integrand that is nowhere real, or lost in its own rounding noise; a
   definite integral that diverges or could not be computed.
-- Not seen: an error below one part in 1e9 wherever it is tested (in 1e12, unless there are decimals in the text), a
-  step below one part in 1e8 of the integral, a bump between two neighbouring points, a step between an end of the
-  component and the point next to it or where f overflows, a spike of f that is narrower than floating point can
-  follow, a step far from the origin at which no function of F breaks or turns, or beyond the 16 far places that are
-  looked at.
+- Not seen: an error below one part in 1e9 wherever it is tested (in 1e12, unless there are decimals in the text); a
+  step below one part in 1e8 of the integral between two neighbouring points (in 1e11, where rounding could hide one); a
+  bump between two neighbouring points; a step within about 1e-8 of an end of the component; where f overflows, or far
+  from the origin, a step at which no function of F breaks or turns, or beyond the 16 far places that are looked at; a
+  spike of f that is narrower than floating point can follow.
 
 'paper' is the published protocol (`ladder_lite.paper_protocol`), which accepts errors of one part in a hundred. Rates,
 error counts beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.

@@ -36,8 +36,7 @@ def test_no_attack_is_accepted_or_slow(seed: int) -> None:
         outcome = verifier_attacks.tried(attack)
         if outcome.verdict == "accepted":
             accepted.append(attack)
-        # The quickest of four counts: a busy machine now and then stops for a while.
-        if outcome.ms > BUDGET_MS and min(verifier_attacks.tried(attack).ms for _ in range(3)) > BUDGET_MS:
+        if outcome.ms > BUDGET_MS:
             slow.append((outcome.ms, attack))
     assert accepted == []
     assert slow == []

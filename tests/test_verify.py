@@ -116,6 +116,13 @@ RIGHT = [
     ("300*tanh(100*(x-3))**2/cosh(100*(x-3))**2", "tanh(100*(x-3))**3"),
     # A constant where it is defined, and the integrand is zero.
     ("(sqrt(x**2)-x**2/sqrt(x**2))/x", "sqrt(x**2)/x"),
+    # f overflows, underflows or loses its digits where it still counts; so does F, or takes hundreds of them.
+    ("1/(3/2*exp(7/3*x)+2/3*exp(-7/3*x))", "atan(sqrt(3/2)*exp(7/3*x)/sqrt(2/3))/(sqrt(3/2)*sqrt(2/3)*7/3)"),
+    ("-32*log(3)/x**2/exp(2*log(3)/x)", "-6-16/exp(2*log(3)/x)"),
+    ("exp(x)/sqrt(exp(2*x)-3)", "atanh(exp(x)/sqrt(exp(2*x)-3))"),
+    ("(2*x**2+96)/x**2/exp(24/x**2)", "3*exp(9)+2*x/exp(24/x**2)-exp(5)"),
+    ("exp(1/(5+x)-exp(1/(5+x)))*(x-3)/(5+x)**2+exp(-exp(1/(5+x)))", "(x-3)/exp(exp(1/(5+x)))"),
+    ("cos(x)", "sin(x)+0*exp(exp(48*x))"),
 ]
 
 TAYLOR = "x*" + "".join(f"(1-x**2/({2 * k}*{2 * k + 1})*" for k in range(1, 23)) + "1" + ")" * 22  # of the sine
@@ -189,6 +196,16 @@ WRONG = [
     # Steps that rounding hides.
     ("x*sqrt(x+3)", "2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+40*erf(10**9*((x+10**20)-10**20-74/101))"),
     ("x**x*(1+log(x))", "x**x+(-1)**floor(6*((x+10**16)-10**16))/1000"),
+    # A step close to an end of the domain, or where f overflows; steps in double precision's noise, where f is steep.
+    ("x**2*acos(x)", "x**3*acos(x)/3-sqrt(1-x**2)/3+(1-x**2)**(3/2)/9+Abs(x-98/101)/(x-98/101)/100"),
+    ("1/sqrt(4*x-x**2)", "asin(x/2-1)-tanh(10**20*(x-384/97))/1000"),
+    ("1/sqrt(x**2-9)", "acosh(x/3)+sqrt(x-292/97)*sqrt(1/(x-292/97))"),
+    ("sqrt((1-x)/(1+x))", "asin(x)+sqrt(1-x**2)+(x-95/100)/sqrt((x-95/100)**2+10**(-37))/100"),
+    ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+Heaviside(x-355/101)"),
+    ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+(x-383/97)/sqrt((x-383/97)**2+10**(-57))"),
+    ("x*exp(3*x**2)", "exp(3*x**2)/6+sqrt(cos(9*((x+10**17)-10**17))**2)/cos(9*((x+10**17)-10**17))/100"),
+    # Where f oscillates too fast for its integral to be known.
+    ("10**6*cos(10**6*x)", "sin(10**6*x)+sign(x-3)/10"),
     # An integrand that is huge wherever it is looked at first.
     ("cosh(sqrt(2012-x))", "2*cosh(sqrt(2012-x))-2*sqrt(2012-x)*sinh(sqrt(2012-x))+x/7"),
     # Not functions at all.
