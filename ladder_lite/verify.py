@@ -16,9 +16,9 @@ What a grade means ('strict'):
   (`ladder_lite.expressions`, `ladder_lite.exact`): no timeouts, signals or processes, from any thread. The value of a
   definite integral depends on the problem and not on the answer; it is computed once, within a larger bound.
 - Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between
-  -10 and 10, or at 32 and more on each component of f's domain, some of them close to its ends; and that F grows between
-  them by the integral of f. Where rounding could hide an error or a step, derivatives and increments are worked out in
-  numbers that carry a bound of their own error, and an answer is refused if that does not decide.
+  -10 and 10, or at 32 and more on each component of f's domain, some of them close to its ends; and that F grows
+  between them by the integral of f. Where rounding could hide an error or a step, derivatives and increments are worked
+  out in numbers that carry a bound of their own error, and an answer is refused if that does not decide.
 - Right by rule: F' = f on one whole component of f's domain, one that reaches into x > 0 if any does. F may jump where
   f is undefined, at a branch point of a root of f's, and where the argument of an inverse tangent is infinite, as the
   Weierstrass substitution leaves it, at no more than 8 places and one more for each turn of f. Complex constants are
