@@ -342,9 +342,9 @@ class Growth:
         beside: Bools = kept & (np.append(self.apart, False) | np.append(False, self.apart))
         others = np.flatnonzero(kept & ~beside)
         n_others = exact.n_values(answer) - np.count_nonzero(beside)
-        if len(others) <= n_others:
+        if known.any() and len(others) <= n_others:
             return kept
-        if n_others < RUNS:
+        if n_others < RUNS or not known.any():
             return None
         beside[others[np.linspace(0, len(others) - 1, n_others).astype(int)]] = True
         return beside
