@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from sympy.core.function import AppliedUndef
 
-from ladder_lite.expressions import parse
 from ladder_lite.verify import verify
+from ladder_lite.verify.expressions.parse import parse
 
 HERE = Path(__file__).parent
 MIN_ROWS = 300

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ladder_lite.expressions import MAX_CHARS, ExpressionError, parse
-from ladder_lite.functions import SPELLINGS
 from ladder_lite.verify import verify
+from ladder_lite.verify.expressions.functions import SPELLINGS
+from ladder_lite.verify.expressions.parse import MAX_CHARS, ExpressionError, parse
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / "tests" / "data"

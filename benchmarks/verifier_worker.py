@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ladder_lite.tasks.replies import Written, read_one
-from ladder_lite.validity import fault
 from ladder_lite.verify import verify
+from ladder_lite.verify.expressions.replies import Written, read_one
+from ladder_lite.verify.rules.validity import fault
 
 
 def graded(integrand: str, answer: str) -> float | None:

@@ -146,7 +146,7 @@ class Lab:
 
     def in_both(self, roots: Sequence[Problem]) -> list[Problem]:
         """The test problems that equal a training problem."""
-        from ladder_lite.equality import Index
+        from ladder_lite.verify.rules.fingerprints import Index
 
         index: Index[str] = Index()
         for root in roots:

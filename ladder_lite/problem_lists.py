@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ladder_lite.equality import Index, fingerprints
 from ladder_lite.errors import UserError
 from ladder_lite.run_dir import append_jsonl
-from ladder_lite.tasks.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
-from ladder_lite.validity import Data, fault
+from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
+from ladder_lite.verify.rules.fingerprints import Index, fingerprints
+from ladder_lite.verify.rules.validity import Data, fault
 
 _MAX_ENTRY_CHARS: Final = 20_000
 _MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text

@@ -28,17 +28,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ladder_lite import definite, errors
+from ladder_lite import errors
 from ladder_lite.config import list_recipes, load_recipe, shipped
 from ladder_lite.deadline import Deadline, OutOfTime
 from ladder_lite.errors import UserError
-from ladder_lite.examination import TOLERANCE
-from ladder_lite.expressions import parse
 from ladder_lite.live import Live, show
 from ladder_lite.problems import Problem
 from ladder_lite.search import Search
 from ladder_lite.settings import EMBEDDED, Recipe
-from ladder_lite.typesetting import bare, typeset
+from ladder_lite.verify.expressions.latex import bare, typeset
+from ladder_lite.verify.expressions.parse import parse
+from ladder_lite.verify.numerics import definite
+from ladder_lite.verify.rules.by_component import TOLERANCE
 
 if TYPE_CHECKING:
     from ladder_lite.backends import Backend

@@ -29,7 +29,6 @@ from ladder_lite.attempts import Completion
 from ladder_lite.backends import Backend, Sampling
 from ladder_lite.config import load_recipe
 from ladder_lite.deadline import Deadline
-from ladder_lite.equality import Index, Keys
 from ladder_lite.errors import UserError
 from ladder_lite.live import Bar, Live
 from ladder_lite.problems import Problem, held_out_problems
@@ -37,6 +36,7 @@ from ladder_lite.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.settings import Adaptive, Mix, VariantSettings
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
 from ladder_lite.transformations import Library
+from ladder_lite.verify.rules.fingerprints import Index, Keys
 
 N_TEMPERATURES = 4
 """Steps of the cycle from the lowest to the highest sampling temperature."""

@@ -9,8 +9,8 @@ import time
 import numpy as np
 from hypothesis import strategies as st
 
-from ladder_lite.expressions import parse
 from ladder_lite.verify import Reason, verify
+from ladder_lite.verify.expressions.parse import parse
 
 BUDGET_MS = 100  # of the processor's time, for any answer
 LARGE = 1e4  # an integrand that is larger everywhere hides a slip of a thousandth in its billionth parts

@@ -5,10 +5,10 @@ from itertools import permutations
 
 import pytest
 
-from ladder_lite.answers import same_answers
-from ladder_lite.definite import References
 from ladder_lite.problems import load_problems, notes
-from ladder_lite.validity import Data
+from ladder_lite.verify.numerics.definite import References
+from ladder_lite.verify.rules.same_answers import same_answers
+from ladder_lite.verify.rules.validity import Data
 
 REFERENCES = References()
 

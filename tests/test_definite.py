@@ -5,10 +5,10 @@ from pathlib import Path
 import mpmath
 import pytest
 
-from ladder_lite import definite, exact_integral
-from ladder_lite.definite import References, reference
-from ladder_lite.integrands import IntegrandError
 from ladder_lite.verify import verify
+from ladder_lite.verify.numerics import definite, exact_integral
+from ladder_lite.verify.numerics.definite import References, reference
+from ladder_lite.verify.numerics.integrand import IntegrandError
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from ladder_lite.expressions import parse
-from ladder_lite.integrands import base_points, gaps
-from ladder_lite.landmarks import locate
-from ladder_lite.quadrature import NODES, between_nodes
+from ladder_lite.verify.expressions.parse import parse
+from ladder_lite.verify.numerics.integrand import base_points, gaps
+from ladder_lite.verify.numerics.quadrature import NODES, between_nodes
+from ladder_lite.verify.numerics.singularities import locate
 
 POINTS = base_points(0)
 

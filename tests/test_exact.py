@@ -5,9 +5,9 @@ import cmath
 import numpy as np
 import pytest
 
-from ladder_lite import exact
-from ladder_lite.expressions import parse
-from ladder_lite.functions import ELEMENTARY, SPECIAL
+from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
+from ladder_lite.verify.expressions.parse import parse
+from ladder_lite.verify.numerics import exact
 
 REAL = (0.37, 1.83)
 COMPLEX = (0.4 + 0.3j, -1.2 + 0.7j)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladder_lite import expressions
-from ladder_lite.expressions import ExpressionError, parse
-from ladder_lite.functions import ELEMENTARY, SPECIAL
+from ladder_lite.verify.expressions import parse as expressions
+from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
+from ladder_lite.verify.expressions.parse import ExpressionError, parse
 
 # Arguments inside each function's real domain, away from its breaks.
 ABOVE_ONE = {"acosh", "acoth", "asec", "acsc", "li", "Li"}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ladder_lite.tasks.replies import Unread, read_integrals
+from ladder_lite.verify.expressions.replies import Unread, read_integrals
 
 # A reply, and for each piece its integrand, or integrand and bounds; None for one that only begins like one.
 Expected = list[str | tuple[str, str, str] | None]

@@ -4,8 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from ladder_lite.expressions import MAX_CHARS, ExpressionError, parse
-from ladder_lite.spelling import plain
+from ladder_lite.verify.expressions.notation import plain
+from ladder_lite.verify.expressions.parse import MAX_CHARS, ExpressionError, parse
 
 POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
 

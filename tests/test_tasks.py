@@ -12,11 +12,11 @@ import sympy
 
 from ladder_lite.attempts import Attempt, Completion
 from ladder_lite.config import list_recipes, load_recipe, shipped
-from ladder_lite.equality import Index
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task
 from ladder_lite.verify import Reason
+from ladder_lite.verify.rules.fingerprints import Index
 
 SETTINGS = load_recipe("tiny", ["task.protocol=strict"]).task
 THINKING = load_task(SETTINGS.model_copy(update={"thinking": True}))

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from ladder_lite.config import shipped
-from ladder_lite.expressions import Expression, parse
-from ladder_lite.typesetting import bare, typeset
 from ladder_lite.verify import verify
+from ladder_lite.verify.expressions.latex import bare, typeset
+from ladder_lite.verify.expressions.parse import Expression, parse
 
 
 def read(text: str) -> Expression:

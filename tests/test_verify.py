@@ -13,8 +13,8 @@ from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_ri
 
 from ladder_lite import verify as module
 from ladder_lite.config import shipped
-from ladder_lite.integrands import prepare
 from ladder_lite.verify import Reason, reward, verify
+from ladder_lite.verify.numerics.integrand import prepare
 
 DATA = Path(__file__).with_name("data")
 CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]

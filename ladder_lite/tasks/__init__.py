@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ladder_lite.equality import Keys
 from ladder_lite.problems import Problem
 from ladder_lite.settings import TaskSettings
 from ladder_lite.verify import Grade
+from ladder_lite.verify.rules.fingerprints import Keys
 
 Messages = list[dict[str, str]]
 """A conversation as chat templates take it: dicts with `role` and `content`."""

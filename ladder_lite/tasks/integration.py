@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.answers import same_answers
-from ladder_lite.definite import References
-from ladder_lite.equality import Keys, fingerprints
 from ladder_lite.errors import UserError
-from ladder_lite.integrands import IntegrandError, prepare
 from ladder_lite.problem_lists import read_problem
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.settings import Example, TaskSettings
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
-from ladder_lite.tasks.replies import Piece, Unread, read_integrals
-from ladder_lite.thinking import said
-from ladder_lite.validity import Data, bounds_of, fault, is_zero
 from ladder_lite.verify import Grade, Reason, verify
+from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals
+from ladder_lite.verify.expressions.thinking import said
+from ladder_lite.verify.numerics.definite import References
+from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
+from ladder_lite.verify.rules.fingerprints import Keys, fingerprints
+from ladder_lite.verify.rules.same_answers import same_answers
+from ladder_lite.verify.rules.validity import Data, bounds_of, fault, is_zero
 
 _MAX_REJECTED_CHARS = 2_000
 """Of a rejected text this much is kept, for people to see what models write."""

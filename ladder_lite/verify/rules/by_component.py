@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite import exact
-from ladder_lite.expressions import Breakable, Expression
-from ladder_lite.functions import Break
-from ladder_lite.integrands import (
+from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.parse import Breakable, Expression
+from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.integrand import (
     LOUD,
     MIN_POINTS,
     N_NEAR,
@@ -35,7 +35,7 @@ from ladder_lite.integrands import (
     refined,
     survey_grid,
 )
-from ladder_lite.landmarks import brackets, in_turns, locate, zoom
+from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
 EXACT_TO: Final = 1e-12  # rounding stays below it at most points

@@ -21,9 +21,10 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.evaluation import Bend, Breaks, Curve, Evaluation, run
-from ladder_lite.functions import NAMES, NUMBERS, OF_TWO, SPELLINGS, Break, lookup, same, words
-from ladder_lite.operations import (
+from ladder_lite.verify.expressions.evaluation import Bend, Breaks, Curve, Evaluation, run
+from ladder_lite.verify.expressions.functions import NAMES, NUMBERS, OF_TWO, SPELLINGS, Break, lookup, same, words
+from ladder_lite.verify.expressions.notation import HAS_CONSTANT, respell, without_constant
+from ladder_lite.verify.expressions.operations import (
     MAX_MULTIPLIED,
     POSITIVE,
     REAL,
@@ -37,7 +38,6 @@ from ladder_lite.operations import (
     sign_of,
     sign_of_constant,
 )
-from ladder_lite.spelling import HAS_CONSTANT, respell, without_constant
 
 MAX_CHARS: Final = 8000  # of the text; SymPy's antiderivatives of exam problems stay below 2,000, few exceed 4,000
 MAX_NODES: Final = 600  # operations left after equal subexpressions are merged

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ladder_lite.expressions import MAX_CHARS
-from ladder_lite.functions import is_function
-from ladder_lite.spelling import plain
+from ladder_lite.verify.expressions.functions import is_function
+from ladder_lite.verify.expressions.notation import plain
+from ladder_lite.verify.expressions.parse import MAX_CHARS
 
 MAX_REPLY_CHARS: Final = 20_000
 """What is written beyond this is not read."""

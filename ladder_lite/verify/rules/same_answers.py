@@ -9,7 +9,7 @@ of a definite integral are the same within what the verifier allows each of them
 
 An answer is compared with the first one of each group, so the order decides where sameness is not transitive (two
 answers that equal a third, on different components). Answers are hostile text: the bounds on the work are those of
-`ladder_lite.expressions`.
+`ladder_lite.verify.expressions.parse`.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,23 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from ladder_lite import exact
-from ladder_lite.antiderivatives import CLEARLY
-from ladder_lite.definite import References, allowed_of, value_of
-from ladder_lite.examination import JUMP, NOISY, POINTS
-from ladder_lite.examination import TOLERANCE as SLOPE_TOLERANCE
-from ladder_lite.expressions import Complexes, Expression, ExpressionError, parse
-from ladder_lite.integrands import LOUD, MIN_POINTS, N_NEAR, SMALLEST, Integrand, IntegrandError, noise, prepare
-from ladder_lite.validity import Data
+from ladder_lite.verify.expressions.parse import Complexes, Expression, ExpressionError, parse
+from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.definite import References, allowed_of, value_of
+from ladder_lite.verify.numerics.integrand import (
+    LOUD,
+    MIN_POINTS,
+    N_NEAR,
+    SMALLEST,
+    Integrand,
+    IntegrandError,
+    noise,
+    prepare,
+)
+from ladder_lite.verify.rules.by_component import JUMP, NOISY, POINTS
+from ladder_lite.verify.rules.by_component import TOLERANCE as SLOPE_TOLERANCE
+from ladder_lite.verify.rules.strict import CLEARLY
+from ladder_lite.verify.rules.validity import Data
 
 _QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
 _ROUNDING: Final = 1e-12  # of the values that are subtracted

@@ -47,7 +47,7 @@ def lookup(name: str) -> Function | None:
     if name in ELEMENTARY:
         return ELEMENTARY[name]
     if name in SPECIAL:
-        from ladder_lite import special_functions
+        from ladder_lite.verify.expressions import special_functions
 
         return special_functions.TABLE[name]
     return None

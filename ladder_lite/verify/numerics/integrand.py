@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite import exact
-from ladder_lite.evaluation import Evaluation
-from ladder_lite.expressions import Breakable, Expression, ExpressionError, parse
-from ladder_lite.functions import Break
-from ladder_lite.landmarks import MAX_FOUND, locate
-from ladder_lite.quadrature import DEGREE, NODES, between_nodes, kronrod
+from ladder_lite.verify.expressions.evaluation import Evaluation
+from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.parse import Breakable, Expression, ExpressionError, parse
+from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, kronrod
+from ladder_lite.verify.numerics.singularities import MAX_FOUND, locate
 
 # Edges of the panels that hold the near points, to either side of 0; moved by up to a tenth of a panel for a seed.
 _EDGES: Final = np.array([0.5, 1.25, 2.4, 4.2, 6.8, 10.0])

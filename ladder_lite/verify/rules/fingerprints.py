@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.validity import POINTS, Data, bounds_of, sampled
+from ladder_lite.verify.rules.validity import POINTS, Data, bounds_of, sampled
 
 _CELL: Final = 1e-10
 """Equal values may differ by this much of their size: far above most rounding, far below any real difference."""

@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.expressions import Expression
-from ladder_lite.integrands import IntegrandError
-from ladder_lite.quadrature import kronrod
+from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.numerics.integrand import IntegrandError
+from ladder_lite.verify.numerics.quadrature import kronrod
 
 N_POINTS: Final = 5
 REACH: Final = 10.0

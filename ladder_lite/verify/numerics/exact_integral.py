@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from flint import acb, arb
 
-from ladder_lite import exact
-from ladder_lite.expressions import Expression
-from ladder_lite.quadrature import Integral
+from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.quadrature import Integral
 
 # How many binary digits closer to an end than the panel is wide the nodes of a run come, and what it may differ by from
 # the run before. The last ones are for strong singularities: of x**(-9/10), 140 digits leave a ten-thousandth out.

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.expressions import Breakable, Expression
-from ladder_lite.functions import Break
+from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.parse import Breakable, Expression
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -20,8 +20,8 @@ import numpy as np
 from flint import acb, arb, ctx
 from numpy.typing import NDArray
 
-from ladder_lite.expressions import FOLD, Expression
-from ladder_lite.functions import ELEMENTARY, SPECIAL, same
+from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL, same
+from ladder_lite.verify.expressions.parse import FOLD, Expression
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step

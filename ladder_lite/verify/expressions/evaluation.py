@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.functions import Break
-from ladder_lite.operations import Breakable, Step
+from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.operations import Breakable, Step
 
 RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros
 SATURATED: Final = 20.0  # arguments at which such a function has come to rest

@@ -6,7 +6,7 @@ overflows are left out: F and f are analytic between their switches, so agreemen
 whole of it (identity theorem).
 
 One evaluation at the base points decides most answers, right and wrong: see `is_antiderivative`. The others go to
-`ladder_lite.examination`, which takes much longer.
+`ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
 from __future__ import annotations
@@ -16,23 +16,10 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite import exact
-from ladder_lite.evaluation import RESOLVED, Evaluation
-from ladder_lite.examination import (
-    EXACT_TO,
-    JUMP,
-    MAX_LEAPS,
-    MOST,
-    NOISY,
-    TOLERANCE,
-    VISIBLE,
-    WRONG,
-    Agreement,
-    Growth,
-    examine,
-)
-from ladder_lite.expressions import Expression
-from ladder_lite.integrands import (
+from ladder_lite.verify.expressions.evaluation import RESOLVED, Evaluation
+from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.integrand import (
     N_NEAR,
     TOWARDS_END,
     Bools,
@@ -47,6 +34,19 @@ from ladder_lite.integrands import (
     jitter,
     noise,
     refined,
+)
+from ladder_lite.verify.rules.by_component import (
+    EXACT_TO,
+    JUMP,
+    MAX_LEAPS,
+    MOST,
+    NOISY,
+    TOLERANCE,
+    VISIBLE,
+    WRONG,
+    Agreement,
+    Growth,
+    examine,
 )
 
 CLEARLY: Final = 1e-5  # an error beyond what lost digits explain

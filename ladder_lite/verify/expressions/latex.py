@@ -2,7 +2,7 @@ r"""A formula that was read -> LaTeX, for people: `typeset(parse("exp(3*x)/3*5")
 
 SymPy's printer writes it, but SymPy reads nothing and works nothing out: its parser would run foreign text as Python,
 and what it simplified would no longer be what was verified. The formula is built node by node from the syntax tree that
-`ladder_lite.expressions` has admitted. Nothing is evaluated but products of whole numbers; factors may change places.
+`parse` has admitted. Nothing is evaluated but products of whole numbers; factors may change places.
 """
 
 import ast
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any, Final
 
-from ladder_lite.expressions import Expression
-from ladder_lite.functions import NUMBERS, SPELLINGS
-from ladder_lite.spelling import without_constant
+from ladder_lite.verify.expressions.functions import NUMBERS, SPELLINGS
+from ladder_lite.verify.expressions.notation import without_constant
+from ladder_lite.verify.expressions.parse import Expression
 
 _CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
 """Spellings of constants that SymPy has under another name."""

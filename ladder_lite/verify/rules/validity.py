@@ -11,8 +11,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.expressions import Expression, ExpressionError, parse
-from ladder_lite.integrands import IntegrandError, prepare
+from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
+from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
 
 Data = Mapping[str, str | None]
 Fault = Literal["unreadable", "not_one_variable", "undefined", "too_large", "bad_bounds"]

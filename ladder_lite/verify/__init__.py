@@ -13,8 +13,8 @@ As a reward function for TRL, over the columns `integrand` and, where wanted, `v
 What a grade means ('strict'):
 
 - Proved: no text is ever run, and a verdict takes a bounded number of operations, on arrays or in ball arithmetic
-  (`ladder_lite.expressions`, `ladder_lite.exact`): no timeouts, signals or processes, from any thread. The value of a
-  definite integral depends on the problem and not on the answer; it is computed once, within a larger bound.
+  (`expressions.parse`, `numerics.exact`): no timeouts, signals or processes, from any thread. The value of a definite
+  integral depends on the problem and not on the answer; it is computed once, within a larger bound.
 - Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between
   -10 and 10, or at 32 and more on each component of f's domain, some of them close to its ends; and that F grows
   between them by the integral of f. Where rounding could hide an error or a step, derivatives and increments are worked
@@ -34,31 +34,28 @@ What a grade means ('strict'):
   from the origin, a step at which no function of F breaks or turns, or beyond the 16 far places that are looked at; a
   spike of f that is narrower than floating point can follow.
 
-'paper' is the published protocol (`ladder_lite.paper_protocol`), which accepts errors of one part in a hundred. Rates,
-error counts beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
+'paper' is the published protocol (`rules.paper`), which accepts errors of one part in a hundred. Rates, error counts
+beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
+
+The room: `expressions/`, untrusted text -> arrays; `numerics/`, where an integrand lives, and integrals; `rules/`, verdicts.
+It imports nothing of the rest of the package.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from ladder_lite import antiderivatives, paper_protocol
-from ladder_lite.definite import References, wrong_value
-from ladder_lite.expressions import Expression, ExpressionError, parse
-from ladder_lite.integrands import Integrand, IntegrandError, prepare
-from ladder_lite.quadrature import Integral
-from ladder_lite.thinking import said
-
-if TYPE_CHECKING:
-    import typer
+from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
+from ladder_lite.verify.expressions.thinking import said
+from ladder_lite.verify.numerics.definite import References, wrong_value
+from ladder_lite.verify.numerics.integrand import Integrand, IntegrandError, prepare
+from ladder_lite.verify.numerics.quadrature import Integral
+from ladder_lite.verify.rules import paper as paper_protocol
+from ladder_lite.verify.rules import strict as antiderivatives
 
 Protocol = Literal["strict", "paper"]
 _REFERENCES: Final = References()
@@ -174,102 +171,3 @@ def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any)
     names = [name for name in ("variable", "lower", "upper") if columns.get(name) is not None]
     rows = [{name: columns[name][i] for name in names} for i in range(len(answers))]
     return [verify(f, a, **row).reward for f, a, row in zip(integrand, answers, rows, strict=True)]
-
-
-# --- command line ---------------------------------------------------------------------------------------------------
-
-MALFORMED: Final = "MALFORMED_LINE"
-
-
-def _grade_lines(lines: Iterable[tuple[int, str]], protocol: Protocol, workers: int) -> Iterator[dict[str, Any]]:
-    jobs = ((number, line, protocol) for number, line in lines if line.strip())
-    if workers <= 1:
-        yield from map(_grade_line, jobs)
-        return
-    from multiprocessing import get_context
-
-    with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(_grade_line, jobs, chunksize=64)
-
-
-def _grade_line(job: tuple[int, str, Protocol]) -> dict[str, Any]:
-    number, line, protocol = job
-    started = time.perf_counter()
-    try:
-        row = json.loads(line)
-        integrand, answer = _text(row, "integrand"), _text(row, "answer")
-        options = {name: _text(row, name) for name in ("variable", "lower", "upper") if row.get(name) is not None}
-    except (ValueError, TypeError, RecursionError) as error:
-        return {"id": None, "correct": None, "reason": MALFORMED, "ms": 0.0, "error": f"line {number}: {error}"}
-    grade = verify(
-        integrand,
-        answer,
-        variable=options.get("variable", "x"),
-        lower=options.get("lower"),
-        upper=options.get("upper"),
-        protocol=protocol,
-    )
-    correct = None if grade.reward is None else grade.reward == 1.0
-    ms = round((time.perf_counter() - started) * 1e3, 3)
-    return {"id": row.get("id", number), "correct": correct, "reason": grade.reason.value, "ms": ms}
-
-
-def _text(row: object, name: str) -> str:
-    if not isinstance(row, dict):
-        raise TypeError("not an object")
-    value = row.get(name)
-    if name in ("lower", "upper") and type(value) in (int, float):
-        return str(value)
-    if not isinstance(value, str):
-        raise TypeError(f"{name!r} is missing or not a string")
-    return value
-
-
-def _read_lines(source: str) -> Iterator[tuple[int, str]]:
-    from ladder_lite.errors import UserError
-
-    if source == "-":
-        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
-        yield from enumerate(sys.stdin, start=1)
-        return
-    try:
-        with Path(source).open(encoding="utf-8", errors="replace") as file:
-            yield from enumerate(file, start=1)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(
-            f"{source}: {error.strerror}; give a JSON lines file, - for stdin, or an integrand and an answer"
-        ) from None
-
-
-def _app() -> typer.Typer:
-    import typer
-
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-    @app.command(help="Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.")
-    def main(
-        source: str = typer.Argument(..., metavar="FILE|-|INTEGRAND", help="JSON lines, or an integrand."),
-        answer: str | None = typer.Argument(None, help="The answer to that integrand."),
-        protocol: str = typer.Option("strict", help="strict or paper."),
-        workers: int = typer.Option(1, min=1, help="Processes, for a file."),
-        variable: str = typer.Option("x", help="The integrand's variable."),
-        lower: str | None = typer.Option(None, help="Bound of the one integral."),
-        upper: str | None = typer.Option(None, help="Bound of the one integral."),
-    ) -> None:
-        if protocol not in ("strict", "paper"):
-            raise typer.BadParameter("strict or paper", param_hint="--protocol")
-        chosen: Protocol = "strict" if protocol == "strict" else "paper"
-        if answer is not None:
-            grade = verify(source, answer, variable=variable, lower=lower, upper=upper, protocol=chosen)
-            print(grade.reason.value + (f": {grade.detail}" if grade.detail else ""))
-            return
-        for row in _grade_lines(_read_lines(source), chosen, workers):
-            print(json.dumps(row), flush=source == "-")
-
-    return app
-
-
-if __name__ == "__main__":
-    from ladder_lite.errors import run
-
-    run(_app())

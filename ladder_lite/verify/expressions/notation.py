@@ -1,8 +1,7 @@
 r"""The spellings of people and models -> Python's: `2x^2 + π·|x|`, `\frac{x^2}{2}`, `sin^2 x` -> text that `ast` reads.
 
-Only a change of notation: what is not known is left as it is, and refused later by `ladder_lite.expressions`. The text
-is cut into tokens, the words around the formula are dropped, and one pass with a small grammar rewrites it; all of
-it takes linear time.
+Only a change of notation: what is not known is left as it is, and refused later by `parse`. The text is cut into tokens,
+the words around the formula are dropped, and one pass with a small grammar rewrites it; all of it takes linear time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-from ladder_lite.functions import NAMES, words
+from ladder_lite.verify.expressions.functions import NAMES, words
 
 CONSTANTS: Final = frozenset({"pi", "Pi", "E", "e", "I", "i", "EulerGamma", "Catalan", "GoldenRatio", "oo"})
 MAX_NESTING: Final = 100

@@ -10,9 +10,9 @@ tried, of bounded work each:
 
 - adaptive Gauss-Kronrod quadrature on arrays: panels whose edges follow the integrand's own landmarks are halved until
   the integrals of f and of |f| have converged;
-- towards an end where f oscillates for ever, or dies out slowly, `ladder_lite.tails`;
-- tanh-sinh quadrature in ball arithmetic (`ladder_lite.exact_integral`), also where the others have lost the digits
-  that count, or overflow.
+- towards an end where f oscillates for ever, or dies out slowly, `oscillating_tails`;
+- tanh-sinh quadrature in ball arithmetic (`exact_integral`), also where the others have lost the digits that count, or
+  overflow.
 """
 
 from __future__ import annotations
@@ -27,13 +27,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite import exact, exact_integral
-from ladder_lite.expressions import Expression, ExpressionError, parse
-from ladder_lite.integrands import Floats, IntegrandError, noise, survey_grid
-from ladder_lite.landmarks import locate
-from ladder_lite.quadrature import CONVERGED, KNOWN, Integral, Line, adaptive, jumps, kronrod, real_line_values
-from ladder_lite.tails import tail
-from ladder_lite.validity import bound
+from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
+from ladder_lite.verify.numerics import exact, exact_integral
+from ladder_lite.verify.numerics.integrand import Floats, IntegrandError, noise, survey_grid
+from ladder_lite.verify.numerics.oscillating_tails import tail
+from ladder_lite.verify.numerics.quadrature import (
+    CONVERGED,
+    KNOWN,
+    Integral,
+    Line,
+    adaptive,
+    jumps,
+    kronrod,
+    real_line_values,
+)
+from ladder_lite.verify.numerics.singularities import locate
+from ladder_lite.verify.rules.validity import bound
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
 EXACT_TOLERANCE: Final = 1e-8  # of an answer without a decimal point

@@ -1,0 +1,1 @@
+"""Where an integrand lives and breaks; quadrature; numbers with a bound of their own error."""
