@@ -5,9 +5,10 @@ from pathlib import Path
 import mpmath
 import pytest
 
+from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.verify import verify
 from ladder_lite.verify.numerics import definite, exact_integral
-from ladder_lite.verify.numerics.definite import References, reference
+from ladder_lite.verify.numerics.definite import reference
 from ladder_lite.verify.numerics.integrand import IntegrandError
 
 
@@ -237,13 +238,13 @@ def test_scale_is_the_integral_of_the_size() -> None:
 
 def test_references_are_computed_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "references.jsonl"
-    first = References(file)
+    first = KeptReferences(file)
     found = first.get("x**2", "x", "0", "1")
     with pytest.raises(IntegrandError, match="diverges"):
         first.get("1/x", "x", "-1", "1")
 
     monkeypatch.setattr(definite, "reference", lambda *_: pytest.fail("computed again"))
-    for references in (first, References(file)):
+    for references in (first, KeptReferences(file)):
         assert references.get("x**2", "x", "0", "1") == found
         with pytest.raises(IntegrandError, match="diverges"):
             references.get("1/x", "x", "-1", "1")
@@ -266,7 +267,7 @@ def test_references_of_older_versions_are_read_if_they_are_known_well_enough(tmp
         (["10**9*x+cos(x)", "x", "-1", "1", 0], {"value": 1.7, "scale": 1e9, "error": 1e-1}),
     ]
     file.write_text("".join(json.dumps({"integral": json.dumps(key), "reference": row}) + "\n" for key, row in rows))
-    references = References(file)
+    references = KeptReferences(file)
     assert references.get("x", "x", "0", "1").error == 1e-14
     assert references.get("exp(x)", "x", "0", "1000").exponent == 434
     assert references.get("10**9*x+cos(x)", "x", "-1", "1").value == pytest.approx(1.6829419696157930)

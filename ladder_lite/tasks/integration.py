@@ -14,6 +14,7 @@ from ladder_lite.problem_lists import read_problem
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.settings import Example, TaskSettings
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
+from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.verify import Grade, Reason, verify
 from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals
 from ladder_lite.verify.expressions.thinking import said
@@ -32,7 +33,7 @@ class IntegrationTask:
 
     def __init__(self, settings: TaskSettings, references: Path | None = None) -> None:
         self._settings = settings
-        self._references = References(references)
+        self._references = KeptReferences(references) if references else References()
 
     @property
     def stop(self) -> tuple[str, ...]:

@@ -37,8 +37,8 @@ What a grade means ('strict'):
 'paper' is the published protocol (`rules.paper`), which accepts errors of one part in a hundred. Rates, error counts
 beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
 
-The room: `expressions/`, untrusted text -> arrays; `numerics/`, where an integrand lives, and integrals; `rules/`, verdicts.
-It imports nothing of the rest of the package.
+In this room: `expressions/`, untrusted text -> arrays; `numerics/`, where an integrand lives, and integrals; `rules/`,
+verdicts. It imports nothing of the rest of the package.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def verify(
     """Grade `answer` to the integral of `integrand`, definite if both bounds are given ("oo" for infinity).
 
     Takes any text, runs none of it, and never raises because of it. The same arguments always give the same grade.
-    `references` remembers the values of definite integrals; one with a file of its own remembers them for good.
+    `references` remembers the values of definite integrals.
     """
     if not answer.strip():
         return Grade(0.0, Reason.NO_ANSWER, answer)

@@ -1,7 +1,8 @@
 r"""The spellings of people and models -> Python's: `2x^2 + π·|x|`, `\frac{x^2}{2}`, `sin^2 x` -> text that `ast` reads.
 
-Only a change of notation: what is not known is left as it is, and refused later by `parse`. The text is cut into tokens,
-the words around the formula are dropped, and one pass with a small grammar rewrites it; all of it takes linear time.
+Only a change of notation: what is not known is left as it is, and refused later by `parse`. The text is cut into
+tokens, the words around the formula are dropped, and one pass with a small grammar rewrites it; all of it takes linear
+time.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ TAIL: Final = 1e6  # beyond it, and closer to 0 than its inverse, the line is cu
 N_LANDMARKS: Final = 40  # at which ball arithmetic cuts the interval
 GOLDEN: Final = 0.381966  # where an interval is cut: in its middle f may have a pole, and its halves may vanish
 NOISE: Final = 30.0  # how many times the rounding of an integrand its noise is, for verdicts
-MAX_KEPT: Final = 4096  # references in memory, where no file keeps them
+MAX_KEPT: Final = 4096  # references in memory
 
 
 def wrong_value(answer: Expression, reference: Integral) -> str | None:
@@ -86,19 +85,11 @@ def value_of(answer: Expression, reference: Integral) -> complex | None:
 
 
 class References:
-    """Reference values, each computed once, failures too; with a `path` they are kept in that JSON lines file."""
+    """Reference values, each computed once, failures too; the last MAX_KEPT are remembered."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._known: dict[str, Integral | str] = {}
         self._lock = threading.Lock()
-        if path is not None:
-            from ladder_lite.run_dir import read_jsonl
-
-            for row in read_jsonl(path):
-                known = row["unverifiable"] if "unverifiable" in row else Integral(**row["reference"])
-                if isinstance(known, str) or known.is_known:  # (the files of older versions hold others)
-                    self._known[row["integral"]] = known
 
     def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
         """As `reference`, from memory if it was asked before."""
@@ -106,27 +97,19 @@ class References:
         with self._lock:  # one at a time, for the others mostly want the same
             known = self._known.get(key)
             if known is None:
-                known = self._compute(key, text, variable, lower, upper, seed)
+                try:
+                    known = reference(text, variable, lower, upper, seed)
+                except IntegrandError as error:
+                    known = str(error)
+                self._keep(key, known)
         if isinstance(known, str):
             raise IntegrandError(known)
         return known
 
-    def _compute(self, key: str, text: str, variable: str, lower: str, upper: str, seed: int) -> Integral | str:
-        found: Integral | str
-        try:
-            found = reference(text, variable, lower, upper, seed)
-            row: dict[str, Any] = {"integral": key, "reference": asdict(found)}
-        except IntegrandError as error:
-            found = str(error)
-            row = {"integral": key, "unverifiable": found}
-        if self._path is None and len(self._known) >= MAX_KEPT:
+    def _keep(self, key: str, known: Integral | str) -> None:
+        if len(self._known) >= MAX_KEPT:
             del self._known[next(iter(self._known))]
-        self._known[key] = found
-        if self._path is not None:
-            from ladder_lite.run_dir import append_jsonl
-
-            append_jsonl(self._path, [row])
-        return found
+        self._known[key] = known
 
 
 def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
