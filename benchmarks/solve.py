@@ -27,7 +27,7 @@ import psutil
 import typer
 
 from ladder_lite import evaluate
-from ladder_lite.deadline import Deadline
+from ladder_lite.budget import Deadline
 from ladder_lite.errors import run as run_command
 from ladder_lite.solve import Solver
 from ladder_lite.tiny import corpus

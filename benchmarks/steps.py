@@ -24,12 +24,12 @@ import psutil
 import torch
 import typer
 
-from ladder_lite import grpo, trainer
-from ladder_lite.backends import Backend, load_backend, local
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.models import Backend, load_backend, local
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
+from ladder_lite.train import grpo, trainer
 
 HERE = Path(__file__).parent
 _ONE_BATCH = ("_CPU_BATCH", 1_000_000)

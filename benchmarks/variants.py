@@ -22,15 +22,15 @@ import psutil
 import typer
 
 from ladder_lite import variants
-from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend, load_backend
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
 from ladder_lite.evaluate import sample
-from ladder_lite.live import Bar, Live
+from ladder_lite.models import Backend, load_backend
 from ladder_lite.problems import Problem
-from ladder_lite.settings import Recipe
+from ladder_lite.problems.attempts import Attempt
 from ladder_lite.tasks import Task, load_task
-from ladder_lite.transformations import open_library
+from ladder_lite.terminal import Bar, Live
+from ladder_lite.variants.transformations import open_library
 
 HERE = Path(__file__).parent
 ALL = ("personas", "suggestions", "temperatures")

@@ -17,15 +17,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, Protocol
 
-from ladder_lite import evaluate, grpo, variants
-from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend
-from ladder_lite.deadline import Deadline, OutOfTime, read_budget
-from ladder_lite.live import Live
+from ladder_lite import evaluate, variants
+from ladder_lite.budget import Deadline, OutOfTime, read_budget
+from ladder_lite.config.schema import Recipe, TtrlSettings
+from ladder_lite.evaluate.scores import majority_vote
+from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import append_jsonl, read_jsonl
-from ladder_lite.scores import majority_vote
-from ladder_lite.settings import Recipe, TtrlSettings
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
+from ladder_lite.terminal import Live
+from ladder_lite.train import grpo
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
 """What ended the training of a problem."""
@@ -99,7 +100,7 @@ def learn(
 @contextmanager
 def _taken_back(backend: Backend) -> Iterator[None]:
     """Put the adapter back when the block ends, however it does: the caller goes on with it."""
-    from ladder_lite.backends.adapter import is_same
+    from ladder_lite.models.adapter import is_same
 
     before = backend.snapshot()
     try:

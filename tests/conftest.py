@@ -8,8 +8,8 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores; this comes before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ladder_lite.backends import Backend, load_backend
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.models import Backend, load_backend
 
 
 @pytest.fixture(scope="module")

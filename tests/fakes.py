@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from ladder_lite.attempts import Completion
-from ladder_lite.backends import Sampling
-from ladder_lite.live import Bar
+from ladder_lite.models import Sampling
+from ladder_lite.problems.attempts import Completion
 from ladder_lite.tasks import Messages
+from ladder_lite.terminal import Bar
 
 Script = Iterable[str] | Callable[[str, Random], str]
 

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
-from ladder_lite import grpo, ttrl
-from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Adapter, Backend
-from ladder_lite.config import load_recipe
-from ladder_lite.deadline import Deadline
-from ladder_lite.live import Live
+from ladder_lite import ttrl
+from ladder_lite.budget import Deadline
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
+from ladder_lite.models import Adapter, Backend
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl
-from ladder_lite.settings import Recipe
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
-from ladder_lite.transformations import open_library
+from ladder_lite.terminal import Live
+from ladder_lite.train import grpo
 from ladder_lite.variants import Writer
+from ladder_lite.variants.transformations import open_library
 
 SMALL = (
     *("ttrl.per_root=4", "ttrl.depth=1", "ttrl.max_steps=3", "ttrl.samples_per_step=2", "eval.samples=4", "eval.k=2"),

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ladder_lite.conditions import arm, dependents, needs, shares_tree, stages_of, trained
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import BUILT_IN
 from ladder_lite.errors import UserError
-from ladder_lite.experiment import CONDITIONS
-from ladder_lite.settings import BUILT_IN
+from ladder_lite.recipe.experiment import CONDITIONS
+from ladder_lite.recipe.stages import arm, dependents, needs, shares_tree, stages_of, trained
 
 RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
 

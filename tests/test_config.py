@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config import dump_recipe, list_recipes, load_recipe, shipped, with_more
+from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, shipped, with_more
+from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.problems import load_problems
-from ladder_lite.settings import Recipe
 
 SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "trl_settings.json"
 
@@ -411,7 +411,7 @@ def test_more_conditions_come_in_the_order_of_the_recipe() -> None:
 
 def test_reading_a_recipe_imports_no_training_library() -> None:
     program = (
-        "import sys, ladder_lite.config as config; config.list_recipes();"
+        "import sys, ladder_lite.config.load as config; config.list_recipes();"
         "print(sorted({'torch', 'transformers', 'trl', 'peft', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ladder_lite.curriculum import PassRates
 from ladder_lite.problems import Problem
+from ladder_lite.train.curriculum import PassRates
 
 
 def problem(integrand: str) -> Problem:

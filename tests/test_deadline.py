@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.errors import UserError
 
 

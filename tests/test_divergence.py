@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ladder_lite import divergence
-from ladder_lite.divergence import Diverged, Rollback, check_step, roll_back
 from ladder_lite.errors import UserError
+from ladder_lite.train import divergence
+from ladder_lite.train.divergence import Diverged, Rollback, check_step, roll_back
 
 QUIET = [(0.0, 0.0), (0.001, 0.02), (-0.002, 0.5), (None, None)]
 STEPS = [

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ladder_lite import doctor
-from ladder_lite.preflight import Check
+from ladder_lite.doctor.checks import Check
 
 SECRETS = {"HF_TOKEN": "hf_aSecretOfMine", "HTTPS_PROXY": "http://me:aSecretOfMine@proxy:3128"}
 
@@ -113,7 +113,7 @@ def test_unsloth_may_refuse_a_machine_without_a_gpu(needs_unsloth: bool, expecte
 
 def test_a_broken_recipe_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text("nonsense: 1")
-    monkeypatch.setattr("ladder_lite.config.shipped", lambda folder: tmp_path)
+    monkeypatch.setattr("ladder_lite.config.load.shipped", lambda folder: tmp_path)
     monkeypatch.setattr(doctor, "_IMPORTS", {"torch": "pass"})
     found = doctor.examine()
     (fault,) = (check for check in found["checks"] if not check["ok"])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ladder_lite.config import list_recipes, load_recipe
-from ladder_lite.dry_run import outlook, render
-from ladder_lite.memory import CARDS, USABLE, Setup, generate_parts, read_shape, total
+from ladder_lite.config.load import list_recipes, load_recipe
+from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, read_shape, total
+from ladder_lite.recipe.dry_run import outlook, render
 
 # Blocks the network and reports which of the heavy libraries were imported.
 PROGRAM = """

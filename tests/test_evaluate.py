@@ -15,17 +15,17 @@ from fakes import FakeBackend, Script, silent_bar
 from rich.console import Console
 
 from ladder_lite import errors, evaluate
-from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend, Sampling
-from ladder_lite.config import dump_recipe, load_recipe
-from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.config.load import dump_recipe, load_recipe
+from ladder_lite.config.schema import EvalSettings
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import Request, evaluate_run
-from ladder_lite.live import Live
+from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl
-from ladder_lite.settings import EvalSettings
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
+from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
 
 TASK = load_task(load_recipe("tiny").task)

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from ladder_lite import export as module
-from ladder_lite.config import dump_recipe, load_recipe
+from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
-from ladder_lite.run_dir import write_json
+from ladder_lite.runs.run_dir import write_json
 
 # The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
 GGUF_PARAMETERS: dict[str, Any] = {
@@ -55,7 +55,7 @@ def _make_run(run: Path, *overrides: str, scale: float = 0.05) -> Path:
     """A run folder whose LADDER training left an adapter of random weights."""
     import torch
 
-    from ladder_lite.backends import load_backend
+    from ladder_lite.models import load_backend
 
     recipe = load_recipe("tiny", overrides)
     run.mkdir()
@@ -244,7 +244,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 def test_a_card_too_small_for_the_merged_model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from ladder_lite.backends import merging
+    from ladder_lite.export import merging
 
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -278,7 +278,7 @@ class FakeUnslothModel:
 
 
 def _with_unsloth(monkeypatch: pytest.MonkeyPatch, model: FakeUnslothModel) -> list[Any]:
-    from ladder_lite.backends import merging
+    from ladder_lite.export import merging
 
     loaded: list[Any] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ladder_lite.reporting.figures import _spread, draw_accuracy, draw_race
+from ladder_lite.report.drawing.pictures import _spread, draw_accuracy, draw_race
 
 Curves = dict[str, list[tuple[int, float]]]
 

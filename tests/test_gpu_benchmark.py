@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config import load_recipe
-from ladder_lite.shape import Shape, read_shape
+from ladder_lite.config.load import load_recipe
+from ladder_lite.models.shape import Shape, read_shape
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / "benchmarks" / "gpu"

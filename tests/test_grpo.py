@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.config import load_recipe
-from ladder_lite.curriculum import PassRates
-from ladder_lite.grpo import Log, Step, _last_checkpoint
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl, truncate_jsonl
-from ladder_lite.settings import GrpoSettings
+from ladder_lite.problems.attempts import Attempt, Completion
+from ladder_lite.runs.run_dir import read_jsonl, truncate_jsonl
 from ladder_lite.tasks import load_task
+from ladder_lite.train.curriculum import PassRates
+from ladder_lite.train.grpo import Log, Step, _last_checkpoint
 from ladder_lite.verify import Reason
 
 TASK = load_task(load_recipe("tiny").task)

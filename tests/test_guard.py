@@ -13,15 +13,15 @@ import torch
 import transformers
 from lessons import shaken
 
-from ladder_lite import grpo
-from ladder_lite.backends import Adapter, Backend, Rollout, Sampling, load_backend
-from ladder_lite.backends.adapter import is_same
-from ladder_lite.backends.guard import MARGIN, TOLERANCE
-from ladder_lite.backends.loading import choose_dtype
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.models import Adapter, Backend, Rollout, Sampling, load_backend
+from ladder_lite.models.adapter import is_same
+from ladder_lite.models.guard import MARGIN, TOLERANCE
+from ladder_lite.models.loading import choose_dtype
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
+from ladder_lite.train import grpo
 
 RECIPE = load_recipe(
     "tiny",

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ladder_lite.live import PLAIN_INTERVAL_S, Live, clock_time, percent, plain, show
 from ladder_lite.problems import Problem
+from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, percent, plain, show
 
 HOSTILE = {
     "clear the screen": "\x1b[2J\x1b[H gone",

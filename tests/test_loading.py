@@ -18,12 +18,12 @@ import torch
 import transformers
 
 import ladder_lite.tiny
-from ladder_lite import backends
-from ladder_lite.backends import load_backend, loading, prepare_environment
-from ladder_lite.config import load_recipe
+from ladder_lite import models as backends
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import ModelSettings
 from ladder_lite.errors import UserError
-from ladder_lite.memory import Loader
-from ladder_lite.settings import ModelSettings
+from ladder_lite.models import load_backend, loading, prepare_environment
+from ladder_lite.models.memory import Loader
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -480,7 +480,7 @@ def _imported(module: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", ["recipe", "backends", "trainer", "grpo", "preflight", "dry_run", "verify"])
+@pytest.mark.parametrize("module", ["recipe", "models", "train.trainer", "train.grpo", "doctor.checks", "recipe.dry_run", "verify"])
 def test_importing_the_package_imports_no_torch(module: str) -> None:
     heavy = {"torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "vllm", "datasets"}
     assert not heavy & _imported(f"ladder_lite.{module}")

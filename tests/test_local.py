@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.attempts import Completion
-from ladder_lite.backends import Backend, Rollout, Sampling, load_backend
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.live import Live
-from ladder_lite.memory import GIB
+from ladder_lite.models import Backend, Rollout, Sampling, load_backend
+from ladder_lite.models.memory import GIB
+from ladder_lite.problems.attempts import Completion
 from ladder_lite.tasks import load_task
-from ladder_lite.transformations import open_library
+from ladder_lite.terminal import Live
 from ladder_lite.variants import Writer
+from ladder_lite.variants.transformations import open_library
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60, batch_size=8, seed=3)
 
@@ -151,7 +151,7 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
     ],
 )
 def test_a_model_is_loaded_for_the_longest_reply_of_any_condition(change: str, tokens: int) -> None:
-    from ladder_lite.backends.local import _longest_reply
+    from ladder_lite.models.local import _longest_reply
 
     assert _longest_reply(load_recipe("tiny", [change])) == tokens
 
@@ -208,7 +208,7 @@ def test_folding_leaves_the_very_tensors_that_were(
 def test_a_folded_model_says_the_same(backend: Backend) -> None:
     import torch
 
-    from ladder_lite.backends.adapter import folded
+    from ladder_lite.models.adapter import folded
 
     _disturb(backend)
     model, tokenizer = backend.trainable()
@@ -235,7 +235,7 @@ def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pyt
 def test_weights_that_have_another_use_or_do_not_fit_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    from ladder_lite.backends.adapter import _foldable
+    from ladder_lite.models.adapter import _foldable
 
     backend = load_backend(load_recipe("tiny", ['model.lora.target_modules=["lm_head","q_proj"]']))
     model, _ = backend.trainable()  # whose head is its embedding, too
@@ -255,7 +255,7 @@ def test_a_cpu_generates_few_replies_at_a_time(backend: Backend, monkeypatch: py
 
 
 def test_four_bit_weights_train(tmp_path: Path) -> None:
-    from ladder_lite import grpo
+    from ladder_lite.train import grpo
 
     small = ["grpo.trl.max_steps=2", "grpo.rows=uniform", "grpo.trl.beta=0.05"]
     recipe = load_recipe("tiny", ["model.load_in_4bit=true", *small])
@@ -375,7 +375,7 @@ def test_padding_is_given_where_unsloth_heeds_it(backend: Backend, monkeypatch: 
 
 
 def test_each_end_that_a_model_names_ends_a_turn() -> None:
-    from ladder_lite.backends.local import _end_tokens
+    from ladder_lite.models.local import _end_tokens
 
     def ends(named: int | list[int] | None, own: int | None) -> set[int]:
         model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
@@ -406,7 +406,7 @@ def _stops_after(tokenizer: Any, prompt: str, ids: list[int], stop: tuple[str, .
     """After how many tokens of a reply generation would end, None if never."""
     import torch
 
-    from ladder_lite.backends.local import _StopTexts
+    from ladder_lite.models.local import _StopTexts
 
     asked = tokenizer.encode(prompt, add_special_tokens=False)
     stopping = _StopTexts(tokenizer, stop, len(asked))

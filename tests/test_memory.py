@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.memory import (
+from ladder_lite.models.memory import (
     CARDS,
     GIB,
     USABLE,
@@ -27,7 +27,7 @@ from ladder_lite.memory import (
     total,
     train_parts,
 )
-from ladder_lite.shape import Shape, read_shape
+from ladder_lite.models.shape import Shape, read_shape
 
 LLAMA, QWEN = "meta-llama/Llama-3.2-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"

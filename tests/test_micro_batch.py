@@ -8,13 +8,14 @@ import pytest
 import torch
 import trl
 
-from ladder_lite import grpo, micro_batch, trainer
-from ladder_lite.backends import Backend, load_backend
-from ladder_lite.config import load_recipe
-from ladder_lite.deadline import Deadline
-from ladder_lite.library_settings import LOSS_TYPES
+from ladder_lite.budget import Deadline
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.trl_settings import LOSS_TYPES
+from ladder_lite.models import Backend, load_backend
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
+from ladder_lite.train import grpo, trainer
+from ladder_lite.train import zero_advantage as micro_batch
 
 RECIPE = load_recipe(
     "tiny",

@@ -16,14 +16,14 @@ import torch
 from fakes import FakeBackend
 from rich.console import Console
 
-from ladder_lite import preflight as module
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
+from ladder_lite.doctor import checks as module
+from ladder_lite.doctor.checks import Check, demand, nvidia_smi, on_hub, predict, preflight
 from ladder_lite.errors import UserError
-from ladder_lite.lab import Lab
-from ladder_lite.live import Live
-from ladder_lite.preflight import Check, demand, nvidia_smi, on_hub, predict, preflight
-from ladder_lite.run_dir import RunDir
-from ladder_lite.settings import Recipe
+from ladder_lite.recipe.context import Lab
+from ladder_lite.runs.run_dir import RunDir
+from ladder_lite.terminal import Live
 
 GIB = 2**30
 TORCH_2_9 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -300,8 +300,8 @@ def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:
         "import sys, builtins\n"
         "sys.modules['torch'] = None\n"  # importing it raises ImportError
         "from pathlib import Path\n"
-        "from ladder_lite.config import load_recipe\n"
-        "from ladder_lite.preflight import preflight\n"
+        "from ladder_lite.config.load import load_recipe\n"
+        "from ladder_lite.doctor.checks import preflight\n"
         "for check in preflight(load_recipe('tiny'), Path(sys.argv[1])): print(check.name, check.ok)"
     )
     run = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
@@ -438,9 +438,9 @@ def test_a_model_that_must_be_downloaded_needs_room(
 def test_a_download_is_announced(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     console = Console(file=written, width=200)
-    monkeypatch.setattr("ladder_lite.preflight.predict", lambda recipe: {"download_bytes": 6_425_499_648})
-    monkeypatch.setattr("ladder_lite.preflight.preflight", lambda *_, **__: [])
-    monkeypatch.setattr("ladder_lite.backends.load_backend", lambda recipe: FakeBackend([]))
+    monkeypatch.setattr("ladder_lite.doctor.checks.predict", lambda recipe: {"download_bytes": 6_425_499_648})
+    monkeypatch.setattr("ladder_lite.doctor.checks.preflight", lambda *_, **__: [])
+    monkeypatch.setattr("ladder_lite.models.load_backend", lambda recipe: FakeBackend([]))
     recipe = _recipe("model.id=someone/model")
     run = RunDir.open(tmp_path / "run", recipe)
     for _ in range(2):  # the second time, all of it is there
@@ -467,7 +467,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_needs_are_those_of_the_smallest_batches() -> None:
-    from ladder_lite.memory import Setup, read_shape, total, train_parts
+    from ladder_lite.models.memory import Setup, read_shape, total, train_parts
 
     recipe = load_recipe("llama3b", ["model.backend=transformers"])
     needs = predict(recipe)

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from ladder_lite import paper_sets
-from ladder_lite.config import load_recipe, shipped
+from ladder_lite.config.load import load_recipe, shipped
 from ladder_lite.errors import UserError
-from ladder_lite.problem_lists import clean, write_rows
-from ladder_lite.problems import Problem, dataset, held_out_problems, load_problems
+from ladder_lite.problems import Problem, dataset, held_out_problems, load_problems, paper_sets
+from ladder_lite.problems.clean import clean, write_rows
 from ladder_lite.tasks import load_task
 
 DATA: dict[str, str | None] = {"integrand": "2*x", "variable": "x", "lower": None, "upper": None}
@@ -381,9 +380,8 @@ def test_cleaning_takes_no_torch_and_little_time(tmp_path: Path) -> None:
     started = time.process_time()
     _, summary = clean(path)
     assert (summary["kept"], time.process_time() - started < 4) == (2000, True)  # takes half a second
-    code = (
-        f"import sys; from pathlib import Path; from ladder_lite.problem_lists import clean; clean(Path({str(path)!r}))"
-    )
+    code = "import sys; from pathlib import Path; from ladder_lite.problems.clean import clean"
+    code += f"; clean(Path({str(path)!r}))"
     code += "; print({'torch', 'transformers', 'datasets', 'sympy', 'pooch'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

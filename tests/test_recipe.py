@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.conditions import stages_of
-from ladder_lite.config import load_recipe
-from ladder_lite.deadline import Deadline, OutOfTime
-from ladder_lite.live import Live
+from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.config.load import load_recipe
 from ladder_lite.recipe import run_recipe
+from ladder_lite.recipe.stages import stages_of
+from ladder_lite.terminal import Live
 
 RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
 FEW_STEPS = (

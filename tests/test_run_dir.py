@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
-from ladder_lite.run_dir import (
+from ladder_lite.runs.run_dir import (
     RunDir,
     append_jsonl,
     digest,
@@ -21,13 +22,12 @@ from ladder_lite.run_dir import (
     versions,
     write_json,
 )
-from ladder_lite.settings import Recipe
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ladder_lite.config import load_recipe
-from ladder_lite.run_dir import RunDir
+from ladder_lite.config.load import load_recipe
+from ladder_lite.runs.run_dir import RunDir
 run = RunDir.open(Path(sys.argv[1]), load_recipe("tiny"))
 print("open", flush=True)
 time.sleep(60)

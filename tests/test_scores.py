@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.config import load_recipe
-from ladder_lite.problems import Notes, Problem, notes
-from ladder_lite.scores import (
+from ladder_lite.config.load import load_recipe
+from ladder_lite.evaluate.scores import (
     Vote,
     majority_vote,
     paired_bootstrap,
@@ -21,6 +19,8 @@ from ladder_lite.scores import (
     summarize,
     wilson_interval,
 )
+from ladder_lite.problems import Notes, Problem, notes
+from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import load_task
 from ladder_lite.verify import Grade, Reason
 

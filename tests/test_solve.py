@@ -14,14 +14,16 @@ import pytest
 from fakes import FakeBackend, Script
 from test_live import HOSTILE, a_console
 
-from ladder_lite import backends, errors, preflight, ttrl
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.backends import Backend
-from ladder_lite.config import dump_recipe, load_recipe
+from ladder_lite import errors, ttrl
+from ladder_lite import models as backends
+from ladder_lite.config.load import dump_recipe, load_recipe
+from ladder_lite.doctor import checks as preflight
 from ladder_lite.errors import UserError
-from ladder_lite.live import Live
+from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.solve import Solution, Solver, app, solve
+from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
@@ -318,7 +320,7 @@ def test_an_interruption_leaves_no_trace_either(
         raise stop("stopped")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("ladder_lite.search.Search.step", interrupt)
+    monkeypatch.setattr("ladder_lite.solve.search.Search.step", interrupt)
     solver = Solver(a_run(tmp_path / "run", *SMALL), condition="base", seed=1)
     solver.backend = backend
     before = backend.snapshot()
@@ -330,7 +332,7 @@ def test_an_interruption_leaves_no_trace_either(
 
 def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
     """A stand-in for `ttrl.learn`: a tree of two levels, then a step whose rollouts and tries are these texts."""
-    from ladder_lite.grpo import Step
+    from ladder_lite.train.grpo import Step
 
     def learn(_writer: Any, problem: Problem, *_: Any, watch: ttrl.Watch) -> None:
         def data(integrand: str) -> dict[str, str | None]:

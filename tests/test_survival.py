@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from ladder_lite import divergence, grpo
-from ladder_lite.attempts import Attempt
-from ladder_lite.backends import Backend
-from ladder_lite.config import load_recipe
-from ladder_lite.deadline import Deadline, OutOfTime
+from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.grpo import Step
+from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
+from ladder_lite.train import divergence, grpo
+from ladder_lite.train.grpo import Step
 
 EASY = [
     Problem.root("integration", {"integrand": text, "variable": "x", "lower": None, "upper": None})

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 import ladder_lite.tiny
-from ladder_lite.config import load_recipe, shipped
+from ladder_lite.config.load import load_recipe, shipped
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.tasks import load_task
 from ladder_lite.tiny import corpus, pretrain
@@ -121,7 +121,7 @@ def test_the_model_is_small_and_complete() -> None:
 
 
 def test_pretraining_learns_and_repeats_itself() -> None:
-    from ladder_lite.live import Live
+    from ladder_lite.terminal import Live
 
     losses: list[float] = []
 

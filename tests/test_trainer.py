@@ -12,17 +12,17 @@ import pytest
 import torch
 import trl
 
-from ladder_lite import grpo, trainer
-from ladder_lite.backends import Backend, Rollout, Sampling, load_backend
-from ladder_lite.backends.unsloth import forget_self_checks, training_pass
-from ladder_lite.config import load_recipe
-from ladder_lite.deadline import Deadline
+from ladder_lite.budget import Deadline
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.config.trl_settings import OURS, grpo_config_defaults
 from ladder_lite.errors import UserError
-from ladder_lite.library_settings import OURS, grpo_config_defaults
+from ladder_lite.models import Backend, Rollout, Sampling, load_backend
+from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
 from ladder_lite.problems import Problem
-from ladder_lite.settings import GrpoSettings
 from ladder_lite.tasks import load_task
 from ladder_lite.tasks.integration import IntegrationTask
+from ladder_lite.train import grpo, trainer
 from ladder_lite.verify import Grade, Reason
 
 RECIPE = load_recipe(

@@ -7,13 +7,13 @@ from random import Random
 import pytest
 from fakes import FakeBackend
 
-from ladder_lite import transformations
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import VariantSettings
 from ladder_lite.errors import UserError
-from ladder_lite.run_dir import write_json
-from ladder_lite.settings import VariantSettings
+from ladder_lite.runs.run_dir import write_json
 from ladder_lite.tasks import load_task
-from ladder_lite.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
+from ladder_lite.variants import transformations
+from ladder_lite.variants.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
 
 PROMPT = "task.prompts.transformations='list {count} changes that make it {effect}'"
 TASK = load_task(load_recipe("tiny", [PROMPT]).task)

@@ -11,14 +11,15 @@ import pytest
 from fakes import FakeBackend
 from lessons import EASY, HARD, TASK, Notes, Tuned, learn, same, shaken, small, without_times
 
-from ladder_lite import grpo, ttrl, variants
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.backends import Adapter, Backend, Sampling
-from ladder_lite.deadline import OutOfTime
+from ladder_lite import ttrl, variants
+from ladder_lite.budget import OutOfTime
+from ladder_lite.evaluate.scores import majority_vote
+from ladder_lite.models import Adapter, Backend, Sampling
 from ladder_lite.problems import Problem
-from ladder_lite.run_dir import read_jsonl
-from ladder_lite.scores import majority_vote
+from ladder_lite.problems.attempts import Attempt, Completion
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import Messages
+from ladder_lite.train import grpo
 
 # --- which problems
 
@@ -234,7 +235,7 @@ def test_a_rollback_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.M
 def test_adapters_are_compared_bit_by_bit() -> None:
     import torch
 
-    from ladder_lite.backends.adapter import is_same
+    from ladder_lite.models.adapter import is_same
 
     one = {"a": torch.tensor([[0.0, 1.0], [torch.nan, 2.0]]), "b": torch.ones(3)}
     assert is_same(one, {name: weight.clone() for name, weight in one.items()})

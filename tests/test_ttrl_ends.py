@@ -12,12 +12,12 @@ import pytest
 from lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts, without_times
 from test_survival import Ticking, poisoned
 
-from ladder_lite import divergence, grpo
-from ladder_lite.attempts import Attempt, Completion
-from ladder_lite.backends import Backend, Sampling
-from ladder_lite.deadline import Deadline, OutOfTime
-from ladder_lite.run_dir import read_jsonl
+from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.models import Backend, Sampling
+from ladder_lite.problems.attempts import Attempt, Completion
+from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import Messages
+from ladder_lite.train import divergence, grpo
 
 # --- going on
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
 from ladder_lite import verify as module
-from ladder_lite.config import shipped
+from ladder_lite.config.load import shipped
 from ladder_lite.verify import Reason, reward, verify
 from ladder_lite.verify.numerics.integrand import prepare
 

@@ -6,7 +6,7 @@ from io import StringIO
 
 from workload import Finding, Findings, bandwidth
 
-from ladder_lite.backends import prepare_environment
+from ladder_lite.models import prepare_environment
 
 
 def card() -> Finding:

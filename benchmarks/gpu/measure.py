@@ -21,13 +21,13 @@ import workload
 from plain import Plain
 from workload import Finding, Findings, Sizes, predicted, take_peaks
 
-from ladder_lite import grpo, memory
-from ladder_lite.attempts import Completion
-from ladder_lite.backends import Rollout, Sampling, load_backend
-from ladder_lite.config import load_recipe
-from ladder_lite.curriculum import PassRates
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
-from ladder_lite.settings import Recipe
+from ladder_lite.models import Rollout, Sampling, load_backend, memory
+from ladder_lite.problems.attempts import Completion
+from ladder_lite.train import grpo
+from ladder_lite.train.curriculum import PassRates
 
 
 class Bench:
@@ -149,7 +149,7 @@ class Bench:
 
     def timed(self) -> Finding:
         """Timed steps, generated replies included, and the seconds of this package's own code in them."""
-        from ladder_lite.backends import adapter
+        from ladder_lite.models import adapter
 
         recipe = self.recipe(self.largest, self.sizes.timed_completions, self.sizes.timed_reply)
         clock, model = workload.Clock(), self.backend.trainable()[0]
@@ -175,7 +175,7 @@ class Bench:
 
     def train(self, recipe: Recipe, steps: int, replies: Any = None, run: Any = None, clock: Any = None) -> Finding:
         """Train a fresh adapter, or the fixed one on given replies; without a clock, note the peak of each step."""
-        from ladder_lite.backends.guard import RolloutGuard
+        from ladder_lite.models.guard import RolloutGuard
 
         said, peaks = list[str](), list[dict[str, int]]()
         begin_step, check_rollouts = grpo.Log.begin_step, RolloutGuard.check

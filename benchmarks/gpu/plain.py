@@ -6,8 +6,8 @@ from typing import Any
 
 from workload import Clock, Finding, Findings, ForcedTask, Measurements, Sizes, take_peaks
 
-from ladder_lite.backends import prepare_environment
-from ladder_lite.settings import Recipe
+from ladder_lite.config.schema import Recipe
+from ladder_lite.models import prepare_environment
 
 
 class Plain:

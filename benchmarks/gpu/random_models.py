@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ladder_lite.config import load_recipe
-from ladder_lite.shape import read_shape
+from ladder_lite.config.load import load_recipe
+from ladder_lite.models.shape import read_shape
 
 # What config.json of each model has on the hub, except for sizes and token ids.
 FAMILIES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("families.json").read_text())

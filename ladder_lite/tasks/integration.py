@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ladder_lite.config.schema import Example, TaskSettings
 from ladder_lite.errors import UserError
-from ladder_lite.problem_lists import read_problem
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.settings import Example, TaskSettings
+from ladder_lite.problems.clean import read_problem
 from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.verify import Grade, Reason, verify

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ladder_lite import errors
-from ladder_lite.live import Bar, Live, clock_time, percent
-from ladder_lite.run_dir import write_json
+from ladder_lite.runs.run_dir import write_json
+from ladder_lite.terminal import Bar, Live, clock_time, percent
 from ladder_lite.tiny import corpus
 
 if TYPE_CHECKING:
@@ -162,11 +162,11 @@ def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple
 
 def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
     """pass@1 of the model in a folder on fresh integrals of 1 to 7 terms, with 95 % intervals, by number of terms."""
-    from ladder_lite.backends import load_backend
-    from ladder_lite.config import load_recipe
+    from ladder_lite.config.load import load_recipe
     from ladder_lite.evaluate import sample
+    from ladder_lite.evaluate.scores import summarize
+    from ladder_lite.models import load_backend
     from ladder_lite.problems import Problem
-    from ladder_lite.scores import summarize
     from ladder_lite.tasks import load_task
 
     recipe = load_recipe("tiny", [f"model.id={folder.resolve()}"])

@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
 def import_unsloth() -> None:
     """Import Unsloth by the package's own function and let it patch TRL as it does where there is a GPU."""
     _stand_in_for_cuda()
-    from ladder_lite.backends.loading import import_unsloth
+    from ladder_lite.models.loading import import_unsloth
 
     import_unsloth()
     _patch_trl()

@@ -57,8 +57,8 @@ class Walk:
     """A loaded model, the adapters that it is given, and the task that it is trained on."""
 
     def __init__(self, recipe_name: str, loader: str, model: str, folder: Path) -> None:
-        from ladder_lite.backends import prepare_environment
-        from ladder_lite.config import load_recipe
+        from ladder_lite.config.load import load_recipe
+        from ladder_lite.models import prepare_environment
 
         prepare_environment()
         if loader == "unsloth":
@@ -69,9 +69,9 @@ class Walk:
         import torch
 
         torch.set_num_threads(1)
-        from ladder_lite import grpo
-        from ladder_lite.backends import guard, local
+        from ladder_lite.models import guard, local
         from ladder_lite.problems import Problem
+        from ladder_lite.train import grpo
 
         # What differs on a GPU: the first step is probed, and adapters are not folded into the weights for sampling.
         stand_in.replace(grpo, _has_to_probe=lambda _backend: loader == "unsloth")
@@ -115,7 +115,7 @@ class Walk:
 
     def adapters(self) -> Result:
         """What comes back of an adapter that was put aside, in memory and in a file."""
-        from ladder_lite.backends.adapter import is_same
+        from ladder_lite.models.adapter import is_same
 
         self.backend.restore(self.start)
         kept = self.backend.snapshot()
@@ -130,7 +130,7 @@ class Walk:
 
     def sampling(self) -> Result:
         """Greedy and random replies with one adapter, and greedy ones with another after it."""
-        from ladder_lite.backends import Sampling
+        from ladder_lite.models import Sampling
 
         prompts = [self.task.prompt(problem) for problem in self.problems]
         greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=6, batch_size=4, seed=0)
@@ -213,7 +213,7 @@ class Walk:
         **memory: bool,
     ) -> Result:
         """Train the start adapter with changed settings, in a folder that is kept for a second call."""
-        from ladder_lite import grpo
+        from ladder_lite.train import grpo
 
         settings = self.recipe.grpo.model_copy(update={"trl": self.recipe.grpo.trl | changes})
         said: list[str] = []
@@ -232,14 +232,14 @@ class Walk:
         if self.loader != "unsloth":
             return {}
         marks = {name: mark for name, mark in vars(self.model).items() if name.startswith("_unsloth_seq_packing_")}
-        from ladder_lite.backends.unsloth import training_pass
+        from ladder_lite.models.unsloth_checks import training_pass
 
         return {"marks": marks, "training_pass": training_pass(self.model)}
 
     def force(self, empty_row: int | None = None) -> Callable[..., Any]:
         """A backend's `roll_out` of given replies, of unequal lengths, half of which end by themselves."""
-        from ladder_lite.attempts import Completion
-        from ladder_lite.backends import Rollout
+        from ladder_lite.models import Rollout
+        from ladder_lite.problems.attempts import Completion
 
         end = self.tokenizer.eos_token_id
 

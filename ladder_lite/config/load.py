@@ -1,0 +1,238 @@
+"""Recipes: a YAML file, a profile of it and `key=value` overrides become one frozen, fully checked `Recipe`.
+
+    recipe = load_recipe("tiny", ["eval.samples=20", "grpo.trl.learning_rate=1e-4"])
+
+An unknown setting is an error as a missing one is, and each error names the key, where it was written and what is
+allowed there. The settings themselves are described in `ladder_lite.config.schema`.
+"""
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ladder_lite.config.schema import BUILT_IN, Recipe
+from ladder_lite.config.trl_settings import LibrarySettings
+from ladder_lite.config.yaml_source import Places, read_yaml
+from ladder_lite.errors import UserError, nearest
+
+
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False, profile: str | None = None
+) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file by path, and check it.
+
+    `overrides` are "a.b.c=VALUE", VALUE read as YAML; they come after the recipe's own `profiles` section of that name
+    and after its `smoke` section, which is applied when `smoke` is set. All of these sections are checked in any case.
+    Raises UserError: one line with the key, its place (file:line or the override), and what is allowed.
+    """
+    path = _find_recipe(name_or_path)
+    shown = _shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{shown}: no such recipe file; --list names the shipped recipes") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{shown}: cannot read this recipe: {error}") from error
+    tree, places = read_yaml(text, shown)
+    if not isinstance(tree, dict):
+        raise UserError(f"{shown}: a recipe is a mapping of settings, this file has none")
+    profiles = tree["profiles"] if isinstance(tree.get("profiles"), dict) else {}
+    if profile is not None and profile not in profiles:
+        known = f"it has {', '.join(profiles)}" if profiles else "it has none"
+        raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
+    smoked = _section(tree, places, "smoke")
+    for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
+        _check_with_arms(*_apply(tree, places, changes))
+    chosen = _section(profiles, places, profile, "profiles") if profile else []
+    own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
+    tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    return _check_with_arms(tree, places)
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe after changes by dotted key; UserError names the place of a mistake. `share` is no setting."""
+    keys = [(place, key, value) for key, value in changes.items() if key != "share"]
+    return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
+
+
+def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe with more conditions, in the order of `conditions`, then `full`; UserError for one that is none."""
+    known = [*BUILT_IN, *recipe.arms]
+    wanted = {*recipe.conditions, *names}
+    for name in wanted.difference(known):
+        raise UserError(f"{name}: no such condition{nearest(name, known)}; {recipe.name} has {', '.join(known)}")
+    order = dict.fromkeys((*recipe.conditions, *recipe.full, *known))
+    return recipe.model_copy(update={"conditions": tuple(name for name in order if name in wanted)})
+
+
+def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> list[tuple[str, str, Any]]:
+    """The changes (place, dotted key, value) that a section of a recipe holds; none where it is no mapping."""
+    section = tree.get(name)
+    if not isinstance(section, dict):
+        return []
+    return [(places[(*above, name, key)], key, value) for key, value in section.items()]
+
+
+def list_recipes() -> list[tuple[str, str]]:
+    """Return (name, description) of every shipped recipe."""
+    recipes = (load_recipe(name) for name in _recipe_names())
+    return [(recipe.name, recipe.description) for recipe in recipes]
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML, all settings resolved; `load_recipe` reads it back equal."""
+    tree = recipe.model_dump(mode="json")
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def shipped(folder: Literal["recipes", "benchmarks"]) -> Path:
+    """Return the folder with the package's recipes or problem sets: in the wheel or beside the package's source."""
+    package = Path(__file__).parents[1]
+    for candidate in (package / f"_{folder}", package.parent / folder):
+        if candidate.is_dir():
+            return candidate
+    raise UserError(f"{package}: the shipped {folder} are missing from this installation; install ladder_lite anew")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched or converted once: LADDER_LITE_CACHE, or the user's cache folder."""
+    if folder := os.environ.get("LADDER_LITE_CACHE"):
+        return Path(folder)
+    import pooch
+
+    return Path(pooch.os_cache("ladder_lite"))
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in shipped("recipes").glob("*.yaml"))
+
+
+def _find_recipe(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        return path
+    names = _recipe_names()
+    if name_or_path not in names:
+        hint = nearest(name_or_path, names) or "."
+        raise UserError(f'unknown recipe "{name_or_path}"{hint} The known ones are {", ".join(names)}')
+    return shipped("recipes") / f"{name_or_path}.yaml"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _split_override(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f'override "{override}": write it as key=value, for instance seed=1')
+    return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
+
+
+def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
+    """Return the settings and their places after the changes (place, dotted key, value)."""
+    tree, places = copy.deepcopy(tree), dict(places)
+    for place, key, value in changes:
+        *sections, last = key.split(".")
+        section = tree
+        for depth, name in enumerate(sections, start=1):
+            if section.get(name) is None:
+                section[name] = {}
+                places[tuple(sections[:depth])] = place
+            section = section[name]
+            if not isinstance(section, dict):
+                raise UserError(f"{place}: {'.'.join(sections[:depth])} is a value, it has no settings below it")
+        section[last] = value
+        path = (*sections, last)
+        places = {known: where for known, where in places.items() if known[: len(path)] != path}
+        places[path] = place
+    return tree, places
+
+
+def _check_with_arms(tree: dict[str, Any], places: Places) -> Recipe:
+    """Return the recipe of these settings, or raise for its first mistake, or for one that an arm makes with them."""
+    recipe = _check(tree, places)
+    for name, changes in recipe.arms.items():
+        change(recipe, changes, _place(places, ("arms", name)))
+    return recipe
+
+
+def _check(tree: dict[str, Any], places: Places) -> Recipe:
+    """Return the recipe of these settings, or raise for its first mistake."""
+    try:
+        # Through JSON, where a strict model takes a list for a tuple and nothing else for anything else.
+        return Recipe.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise UserError(_explain(error.errors(include_url=False), tree, places)) from error
+
+
+def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -> str:
+    # A mistyped key is also a missing one: name the mistyped one.
+    error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    path, value = _written_part(error["loc"], tree)
+    if error["type"] == "missing":
+        path = (*path, str(error["loc"][-1]))
+    place = _place(places, path)
+    key = ".".join(path)
+    if error["type"] == "missing":
+        return f"{place}: {key} is missing; every setting must be given"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown setting {key}{_nearest_setting(path)}"
+    # A value of a union gets one error for each of its types.
+    rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
+    given = json.dumps(value, ensure_ascii=False)
+    given = given if len(given) <= 60 else f"{given[:57]}..."
+    return f"{place}: {key} is {given}; {' or '.join(dict.fromkeys(rules))}"
+
+
+def _place(places: Places, path: tuple[str, ...]) -> str:
+    """Where a setting, or else the nearest section above it, was written."""
+    return next(places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in places)
+
+
+def _written_part(loc: tuple[int | str, ...], tree: Any) -> tuple[tuple[str, ...], Any]:
+    """Return the part of an error's location that the recipe has, and the value there (pydantic adds type names)."""
+    path: list[str] = []
+    for part in loc:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[str(part)]
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            break
+        path.append(str(part))
+    return tuple(path), tree
+
+
+def _rule(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("an object", "a mapping of settings")
+    return re.sub(r"^(Input|Tuple|List|String|Object) should (be )?", lambda m: f"must {m[2] or ''}", message)
+
+
+def _nearest_setting(path: tuple[str, ...]) -> str:
+    known = list(_known_settings(Recipe, ()))
+    siblings = [other[-1] for other in known if other[:-1] == path[:-1]]
+    if hint := nearest(path[-1], siblings):
+        return hint
+    elsewhere = [".".join(other) for other in known if other[-1] == path[-1]]
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
+
+
+def _known_settings(section: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        path = (*above, name)
+        yield path
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _known_settings(kind, path)
+        for mark in field.metadata:
+            if isinstance(mark, LibrarySettings):
+                yield from ((*path, setting) for setting in mark.types)

@@ -1,0 +1,368 @@
+"""What a recipe says: frozen pydantic models, one for each of its sections.
+
+Every setting is required. Settings that TRL and peft already name keep those names: `grpo.trl` and `ttrl.trl` hold
+settings of trl.GRPOConfig, `model.lora` of peft.LoraConfig. `trl_settings` checks them, without either library; `load`
+makes a `Recipe` of a file.
+"""
+
+import string
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from ladder_lite.budget import read_budget
+from ladder_lite.config.trl_settings import GrpoConfigSettings, LoraConfigSettings, trainable
+from ladder_lite.errors import nearest
+
+EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
+BUILT_IN = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100")
+"""Conditions that every recipe can name; a recipe adds its own as `arms`."""
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("must be [lowest, highest]")
+    return bounds
+
+
+Count = Annotated[int, Field(gt=0)]
+Depth = Annotated[int, Field(ge=1, le=5)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+CountRange = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
+TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+_VARIANT_FIELDS = ("integral", "integrand", "variable", "persona", "suggestions", "count")
+_PROMPT_FIELDS = {
+    "solve": ("integral", "integrand", "variable"),
+    "easier": _VARIANT_FIELDS,
+    "equivalent": _VARIANT_FIELDS,
+    "transformations": ("effect", "count"),
+}
+
+
+class Example(_Section):
+    """A question and its answer, shown to the model as turns of the conversation."""
+
+    user: str
+    assistant: str
+
+
+class Prompts(_Section):
+    """Templates in str.format style; `system` is sent as it is, or not at all when null.
+
+    `{integral}` is the whole integral as a call, or as the exam prints it; `transformations` is null for a model that
+    cannot write a library of them. The examples, which may be none, stand before each question of their kind.
+    """
+
+    system: str | None
+    solve_examples: tuple[Example, ...]
+    variant_examples: tuple[Example, ...]
+    solve: str
+    easier: str
+    equivalent: str
+    transformations: str | None
+
+    @field_validator("solve", "easier", "equivalent", "transformations")
+    @classmethod
+    def _only_known_fields(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is None:
+            return None
+        fields = _PROMPT_FIELDS[info.field_name or ""]
+        listing = ", ".join(f"{{{field}}}" for field in fields)
+        try:
+            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+            template.format(**dict.fromkeys(fields, ""))
+        except (ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
+        if fields[0] not in used and not ("integral" in fields and "integrand" in used):
+            raise ValueError(f"must contain {{{fields[0]}}}")
+        return template
+
+
+class Select(_Section):
+    """Which problems of a pool an experiment is about: those that the base model fails in all of `samples` tries.
+
+    `train` and `test` are how many are drawn of them for each split.
+    """
+
+    samples: Count
+    train: Count
+    test: Count
+
+
+class TaskSettings(_Section):
+    """What is to be learned: the problem sets, how answers are verified, what the model is asked.
+
+    With `select`, `train` and `test` name the same set, the pool that both splits are drawn from. A reply to a problem
+    ends with the first of the `stop` texts, in training as in evaluation. `thinking` is for models whose chat template
+    opens `<think>`: a reply then begins with thoughts, and nothing is read of it before `</think>`.
+    """
+
+    name: Literal["integration"]
+    train: str
+    test: str
+    select: Select | None
+    protocol: Literal["strict", "paper"]
+    stop: tuple[Annotated[str, Field(min_length=1)], ...]
+    thinking: bool
+    prompts: Prompts
+
+    @field_validator("select")
+    @classmethod
+    def _from_one_pool(cls, select: Select | None, info: ValidationInfo) -> Select | None:
+        if select is not None and info.data.get("train") != info.data.get("test"):
+            raise ValueError("must be null unless task.train and task.test name the same set, the pool")
+        return select
+
+
+class ModelSettings(_Section):
+    """The base model and the adapter trained on it.
+
+    `id` is "embedded", a local folder, a GGUF file or an id of the Hugging Face hub; `mirror` an ungated copy on the
+    hub, named where the hub refuses the id. `max_prompt_length` counts tokens of what asks for a solution: a longer
+    one is refused, and memory is predicted with it. `device` "auto" is the GPU where PyTorch can use one, else the CPU;
+    with "cuda", runs refuse to start without a GPU. `fast_inference` is Unsloth's vLLM, which has not been run with
+    this package.
+    """
+
+    id: str
+    mirror: str | None
+    backend: Literal["auto", "unsloth", "transformers"]
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # the recipes of earlier runs lack it
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    load_in_4bit: bool
+    fast_inference: bool
+    max_prompt_length: Count
+    lora: LoraConfigSettings
+
+
+class Mix(_Section):
+    """Shares of the requests that ask for easier and for equivalent variants."""
+
+    easier: Fraction
+    equivalent: Fraction
+
+    @field_validator("equivalent")
+    @classmethod
+    def _sums_to_one(cls, equivalent: float, info: ValidationInfo) -> float:
+        if "easier" in info.data and abs(info.data["easier"] + equivalent - 1) > 1e-6:
+            raise ValueError(f"must be 1 - easier, and easier is {info.data['easier']:g}")
+        return equivalent
+
+
+class Transformations(_Section):
+    """The library of changes to an integral, by effect, from which each request suggests some."""
+
+    easier: tuple[str, ...]
+    equivalent: tuple[str, ...]
+
+
+def _known_source(source: str) -> str:
+    if source not in ("model", "default") and not source.endswith(".json"):
+        raise ValueError("must be model, default, the path of a library.json, or lists")
+    return source
+
+
+LibrarySource = Annotated[str, AfterValidator(_known_source)]
+
+
+class Adaptive(_Section):
+    """A tree that begins with `start` variants a root, and grows while training runs.
+
+    After every `every` steps, `requests` requests go to problems that the model never solves, until there are
+    `per_root` variants for each root.
+    """
+
+    start: Count
+    every: Count
+    requests: Count
+
+
+class VariantSettings(_Section):
+    """The variant tree of each root problem; `adaptive: null` is the paper's, grown before training."""
+
+    per_root: Count
+    depth: Depth
+    per_prompt: Count
+    suggestions: CountRange
+    mix: Mix
+    temperature: TemperatureRange
+    personas: Annotated[tuple[str, ...], Field(min_length=1)]
+    transformations: Transformations | LibrarySource
+    max_new_tokens: Count
+    batch_size: Count
+    equal_up_to_factor: bool
+    adaptive: Adaptive | None
+
+    @property
+    def first_per_root(self) -> int:
+        """Variants of each root before training begins."""
+        return min(self.adaptive.start, self.per_root) if self.adaptive else self.per_root
+
+    @field_validator("transformations")
+    @classmethod
+    def _enough_to_suggest(cls, library: Transformations | str, info: ValidationInfo) -> Transformations | str:
+        if isinstance(library, Transformations) and "suggestions" in info.data and "mix" in info.data:
+            needed = info.data["suggestions"][1]
+            for kind in ("easier", "equivalent"):
+                if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
+                    raise ValueError(f"{kind} must list at least {needed}, the most that variants.suggestions asks for")
+        return library
+
+
+class Plateau(_Section):
+    """Training ends early once fewer than `min_signal` of the groups of `patience` steps had unequal rewards."""
+
+    patience: Count
+    min_signal: Fraction
+
+
+class GrpoSettings(_Section):
+    """GRPO: how rows are drawn, the format reward, when to look at the test problems, TRL's own settings."""
+
+    rows: Literal["pass_rate", "uniform"]
+    format_reward: NonNegative
+    eval_every: Count
+    plateau: Plateau | None
+    trl: GrpoConfigSettings
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions that one optimizer step learns from, in however many portions."""
+        return int(self.trl["per_device_train_batch_size"] * self.trl.get("gradient_accumulation_steps", 1))
+
+    @field_validator("trl")
+    @classmethod
+    def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
+        return trainable(trl)
+
+
+class EvalSettings(_Section):
+    """Sampling of answers to the test problems."""
+
+    samples: Count
+    k: Count
+    temperature: NonNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: Count
+    batch_size: Count
+
+    @field_validator("k")
+    @classmethod
+    def _within_samples(cls, k: int, info: ValidationInfo) -> int:
+        if k > info.data.get("samples", k):
+            raise ValueError(f"must be at most eval.samples, which is {info.data['samples']}")
+        return k
+
+
+def _readable(budget: str) -> str:
+    try:
+        read_budget(budget)
+    except ValueError as error:
+        raise ValueError(f"must be a time: {error}") from error
+    return budget
+
+
+class TtrlSettings(_Section):
+    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl.
+
+    `budget` is the time that tree and training of one problem may take, such as "10m". With `stop_when_solved` the
+    verifier's verdict on the test problem ends training, which is the paper's rule; without, it decides nothing.
+    """
+
+    problems: Annotated[int, Field(ge=0)] | Literal["all"]
+    order: Literal["listed", "shuffled"]
+    per_root: Count
+    depth: Depth
+    max_steps: Count
+    budget: Annotated[str, AfterValidator(_readable)] | None
+    samples_per_step: Count
+    stop_when_solved: bool
+    trl: GrpoConfigSettings
+
+    def over(self, grpo: GrpoSettings) -> GrpoSettings:
+        """The settings that single problems are trained with."""
+        return grpo.model_copy(update={"trl": grpo.trl | {"max_steps": self.max_steps} | self.trl})
+
+
+def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    share = changes.get("share", 1)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError("must have a share above 0 and up to 1")
+    if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
+        raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
+    if changes.get("variants.transformations") == "model":  # written once, for all conditions
+        raise ValueError("must not have variants.transformations: model; the recipe can, for all of its conditions")
+    return changes
+
+
+ArmChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_ladder)]
+
+
+class Recipe(_Section):
+    """One experiment, complete. The run folder holds it as it was resolved.
+
+    An arm is LADDER with other settings, a condition of its own: changes of `variants.*` and `grpo.*` by dotted key,
+    and `share`, the part of the variants that it may use. `full` names the conditions that `--full` adds.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
+    description: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
+    task: TaskSettings
+    model: ModelSettings
+    arms: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ArmChanges]
+    conditions: Annotated[tuple[str, ...], Field(min_length=1)]
+    full: tuple[str, ...]
+    variants: VariantSettings
+    grpo: GrpoSettings
+    eval: EvalSettings
+    ttrl: TtrlSettings
+    profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]]  # --profile NAME
+    smoke: dict[str, JsonValue]
+
+    @field_validator("variants")
+    @classmethod
+    def _library_can_be_asked_for(cls, variants: VariantSettings, info: ValidationInfo) -> VariantSettings:
+        task = info.data.get("task")
+        if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
+            raise ValueError("must not have transformations: model while task.prompts.transformations is null")
+        return variants
+
+    @field_validator("ttrl")
+    @classmethod
+    def _trains_too(cls, ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
+        if "grpo" in info.data:
+            try:
+                trainable(ttrl.over(info.data["grpo"]).trl)
+            except ValueError as error:
+                raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
+        return ttrl
+
+    @field_validator("arms")
+    @classmethod
+    def _by_names_of_their_own(cls, arms: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+        if taken := sorted(set(BUILT_IN).intersection(arms)):
+            raise ValueError(f"must not name an arm {taken[0]}: that is a condition of every recipe")
+        return arms
+
+    @field_validator("conditions", "full")
+    @classmethod
+    def _known_and_unique(cls, conditions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = [*BUILT_IN, *info.data.get("arms", {})]
+        if "arms" in info.data and (unknown := [name for name in conditions if name not in known]):
+            hint = nearest(unknown[0], known)
+            raise ValueError(f"must name conditions of {', '.join(known)}, and {unknown[0]} is none{hint}")
+        if len(set(conditions)) < len(conditions):
+            raise ValueError("must not name a condition twice")
+        return conditions

@@ -1,0 +1,288 @@
+"""A trained run as something to use elsewhere: the adapter, the merged model, or GGUF files for llama.cpp and Ollama.
+
+    python -m ladder_lite.export runs/llama3b-s0 --format adapter
+    python -m ladder_lite.export runs/llama3b-s0 --format merged --push you/llama3b-ladder
+    python -m ladder_lite.export runs/llama3b-s0 --format gguf --quantization q4_k_m
+
+The merged model is read again and compared with base and adapter on test problems; what does not match is not kept.
+Nothing half-written is left either: a folder appears under its name when all of it is there.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import EMBEDDED, Recipe
+from ladder_lite.doctor.checks import on_hub
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.runs.run_dir import write_json
+from ladder_lite.tasks import Messages
+
+Format = Literal["adapter", "merged", "gguf"]
+
+QUANTIZATIONS = (
+    *("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q5_k"),
+    *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "q4_k", "q3_k_l", "q3_k_m", "q3_k_s", "q3_k_xs", "q2_k_l", "q2_k"),
+)
+"""Those of Unsloth's exporter that need no importance matrix."""
+
+_N_PROMPTS = 4
+"""Test problems on which merged model and adapter are compared."""
+_RESERVE_BYTES = 64 * 2**20
+"""For the tokenizer and the card."""
+
+
+def export(run: Path, format_: Format, condition: str, out: Path, quantization: str) -> list[str]:
+    """Write the adapter of a condition in that format into the new folder `out`; returns what there is to say.
+
+    Raises UserError where the run has no such adapter, `out` holds something, the disk is too small, the merged model
+    does not match, or Unsloth cannot run.
+    """
+    recipe, adapter = _read_run(run, condition)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: already there; name another folder with --out, or remove it")
+    with _new_folder(out) as folder:
+        if format_ == "adapter":
+            lines = _copy_adapter(recipe, adapter, folder)
+        elif format_ == "merged":
+            lines = _merge(recipe, adapter, folder)
+        else:
+            lines = _convert(recipe, adapter, folder, quantization)
+        shutil.copyfile(run / "recipe.resolved.yaml", folder / "recipe.yaml")
+        (folder / "README.md").write_text(_card(run, recipe, condition, format_), encoding="utf-8")
+    return lines
+
+
+def push(folder: Path, repo: str) -> str:
+    """Upload an exported folder to the hub, into a private repository unless it is there; returns its address."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repo, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload from ladder_lite")
+    # The hub's own errors are httpx's; without a network, or told to do without, it raises ConnectionError.
+    except (httpx.HTTPError, HFValidationError, ConnectionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--push {repo}: the hub did not take it ({reason}); {folder} is complete, `hf upload {repo} {folder}` "
+            "tries again"
+        ) from error
+    return str(address)
+
+
+def _read_run(run: Path, condition: str) -> tuple[Recipe, Path]:
+    """The run's recipe and the folder of the condition's adapter."""
+    if not (run / "recipe.resolved.yaml").exists():
+        raise UserError(f"{run}: not a run folder (no recipe.resolved.yaml); name one, such as runs/tiny-s0")
+    recipe = load_recipe(str(run / "recipe.resolved.yaml"))
+    trained = ("rl_without_variants", "ladder")
+    if condition == "ladder_ttrl":
+        raise UserError(
+            "--condition ladder_ttrl: TTRL's adapters are taken back problem by problem, so there is none to export; "
+            "--condition ladder is what all of them started from"
+        )
+    if condition not in trained:
+        raise UserError(
+            f"--condition {condition}: no such trained condition{nearest(condition, trained)}; "
+            f"those with an adapter are {', '.join(trained)}"
+        )
+    train = run / "conditions" / condition / "train"
+    if not (train / "done.json").exists():
+        raise UserError(f"{train}: this training is not done; run the recipe to its end, or name another --condition")
+    return recipe, train / "adapter"
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name once all went well, and vanishes otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        yield folder
+        folder.replace(out)
+
+
+def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
+    from ladder_lite.export import merging
+
+    files = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    if missing := [path for path in files if not path.exists()]:
+        raise UserError(f"{missing[0]}: missing, this adapter is damaged; train it again with --redo")
+    _make_room(folder, sum(path.stat().st_size for path in files))
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    if recipe.model.id == EMBEDDED or on_hub(recipe.model.id):  # not this machine's path, nor a 4-bit copy of the model
+        config = json.loads(files[0].read_bytes())
+        config["base_model_name_or_path"] = None if recipe.model.id == EMBEDDED else recipe.model.id
+        write_json(folder / files[0].name, config)
+    merging.save_tokenizer(recipe, folder)
+    return []
+
+
+def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
+    from ladder_lite.export import merging
+
+    prompts = _prompts(recipe)
+    found = merging.save_merged(recipe, adapter, prompts, folder, lambda n_bytes: _make_room(folder, n_bytes))
+    lines = [
+        f"checked on {len(prompts)} prompts in {found.dtype}: logits differ from base and adapter by at most "
+        f"{found.difference:.2g} (allowed {found.tolerance:.2g}; the adapter moves them by {found.effect:.2g}, the "
+        f"largest is {found.largest:.3g})"
+    ]
+    if found.difference > found.effect / 2:
+        lines.append(
+            f"note: every layer holds the adapter, but {found.dtype} rounds the answers by about as much as the "
+            "adapter changes them; --format adapter loses nothing"
+        )
+    if found.quantized is not None:
+        lines.append(
+            f"note: it was trained on 4-bit weights and merged into {found.dtype} ones, as it must be; its logits "
+            f"differ from those of the 4-bit model by up to {found.quantized:.2g}"
+        )
+    return lines
+
+
+def _convert(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[str]:
+    from ladder_lite.export import merging
+
+    files = merging.save_gguf(recipe, adapter, folder, quantization, lambda n_bytes: _make_room(folder, n_bytes))
+    return [f"{path.name}: {path.stat().st_size / 2**30:.2f} GiB" for path in files]
+
+
+def _prompts(recipe: Recipe) -> list[Messages]:
+    from ladder_lite.tasks import load_task
+
+    task = load_task(recipe.task)
+    return [task.prompt(problem) for problem in task.problems("test")[:_N_PROMPTS]]
+
+
+def _make_room(folder: Path, n_bytes: int) -> None:
+    """UserError unless the disk has room for so much."""
+    needed, free = n_bytes + _RESERVE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent.parent}: {needed / 2**30:.2f} GiB are needed and {free / 2**30:.2f} are free; "
+            "free some space, or name a folder on another disk with --out"
+        )
+
+
+def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
+    """The README.md of the exported folder, with what the hub reads on top of it."""
+    from huggingface_hub import ModelCardData
+
+    base = recipe.model.id
+    data = ModelCardData(
+        base_model=base if on_hub(base) else None,  # the hub refuses a card that names a path there
+        library_name="peft" if format_ == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=[
+            "ladder_lite",
+            "grpo",
+            *(["lora"] if format_ == "adapter" else []),
+            *(["gguf"] if format_ == "gguf" else []),
+        ],
+    )
+    what = {
+        "adapter": "A LoRA adapter of",
+        "merged": "A LoRA adapter merged into",
+        "gguf": "GGUF files of an adapter of",
+    }
+    model = f"[{base}](https://huggingface.co/{base})" if on_hub(base) else f"`{base}`"
+    where = ", the model that comes with ladder_lite" if base == EMBEDDED else ""
+    lines = [
+        "---",
+        data.to_yaml().strip(),
+        "---",
+        "",
+        f"# {recipe.name}: {condition}",
+        "",
+        f"{what[format_]} {model}{where}, trained by ladder_lite on problems whose answers a program verifies "
+        f"(condition `{condition}` of the recipe `{recipe.name}`: {recipe.description}).",
+        "",
+        "`recipe.yaml` has every setting; `python -m ladder_lite.recipe recipe.yaml` trains it again.",
+        "",
+        *_accuracy(run, recipe, condition),
+        f"- licence: that of {model} goes for what is made of it",
+    ]
+    if recipe.model.load_in_4bit and format_ != "adapter":
+        lines.append(
+            "- trained, and measured, on 4-bit (NF4) weights; merged into the unquantized ones, it answers a little "
+            "differently"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
+    """What the run's report says of the condition and of the base model, if there is a report."""
+    try:
+        report: dict[str, Any] = json.loads((run / "report.json").read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise UserError(f"{run / 'report.json'}: damaged; python -m ladder_lite.report {run} writes it anew") from error
+    lines = []
+    for name, model in ((condition, "this model"), ("base", "the base model")):
+        if (entry := report.get("conditions", {}).get(name)) is not None:
+            first = entry["pass@1"]
+            lines.append(
+                f"- pass@1 of {model} on {entry['n_problems']} test problems of `{recipe.task.test}`: "
+                f"{first['value']:.1%} (95 % interval {first['low']:.1%} to {first['high']:.1%})"
+            )
+    return lines
+
+
+def _check_push(repo: str) -> None:
+    """What can be known before the work: that the name is one, and that there is a token."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public by its documentation
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--push {repo}: no name of a repository; write it as you/some-name") from error
+    if get_token() is None:
+        raise UserError(f"--push {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/llama3b-s0.")],
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(get_args(Format))}.")],
+    condition: Annotated[str, typer.Option(help="Whose adapter: ladder or rl_without_variants.")] = "ladder",
+    out: Annotated[Path | None, typer.Option(help="A new folder; RUN/export/CONDITION-FORMAT if not named.")] = None,
+    push_to: Annotated[
+        str | None, typer.Option("--push", metavar="REPO", help="Upload it too, private unless REPO is there.")
+    ] = None,
+    quantization: Annotated[str, typer.Option(help=f"Of GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
+) -> None:
+    """Export what a run trained: its adapter, the merged model, or GGUF files."""
+    if format_ not in get_args(Format):
+        raise UserError(
+            f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"
+        )
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"--quantization {quantization}: unknown{nearest(quantization, QUANTIZATIONS)}; see --help")
+    chosen: Format = next(known for known in get_args(Format) if known == format_)
+    folder = out or run / "export" / f"{condition}-{chosen}"
+    if push_to is not None:
+        _check_push(push_to)
+    for line in export(run, chosen, condition, folder, quantization):
+        print(line)
+    print(f"written: {folder}")
+    if push_to is not None:
+        print(f"pushed: {push(folder, push_to)}")

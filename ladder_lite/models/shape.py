@@ -1,0 +1,199 @@
+"""The shape of a language model: what its memory depends on, read from its config without its weights.
+
+    shape = read_shape("meta-llama/Llama-3.2-3B-Instruct")
+    print(shape.parameters)  # 3212749824
+
+Models of the Llama and the Qwen2 family are known. For those of the shipped recipes the numbers lie in models.json, so
+that neither torch nor a network is needed.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladder_lite.config.schema import EMBEDDED
+from ladder_lite.errors import UserError, first_line
+
+_FAMILIES = ("llama", "qwen2")
+_KEYS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "vocab_size",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a causal language model of the Llama or Qwen2 family, under the names that its config gives them.
+
+    `qkv_bias` and `o_bias` say which of the attention's linear layers have biases; those of the MLP have none.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], source: str = "config.json") -> "Shape":
+        """Read a transformers config; UserError names the source and what it lacks or why it is not understood."""
+        family = config.get("model_type")
+        if family not in _FAMILIES:
+            raise UserError(
+                f"{source}: memory is known for models of type {' and '.join(_FAMILIES)} only, this one is {family}"
+            )
+        if missing := [key for key in _KEYS if not isinstance(config.get(key), int) or config[key] <= 0]:
+            raise UserError(f"{source}: {', '.join(missing)} must be a positive whole number; is it a model's config?")
+        if config.get("mlp_bias"):
+            raise UserError(f"{source}: models with mlp_bias are not known; choose one without")
+        bias = family == "qwen2" or bool(config.get("attention_bias"))
+        return Shape(
+            **{key: config[key] for key in _KEYS},
+            head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=bias,
+            o_bias=bias and family == "llama",
+        )
+
+    @property
+    def q_width(self) -> int:
+        """Values of one token's queries, all heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Values of one token's keys in one layer; its values are as many."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the linear layers of each decoder layer, by the name of the module in that layer."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "self_attn.q_proj": (hidden, self.q_width),
+            "self_attn.k_proj": (hidden, self.kv_width),
+            "self_attn.v_proj": (hidden, self.kv_width),
+            "self_attn.o_proj": (self.q_width, hidden),
+            "mlp.gate_proj": (hidden, inner),
+            "mlp.up_proj": (hidden, inner),
+            "mlp.down_proj": (inner, hidden),
+        }
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the linear layers of all decoder layers: those that 4-bit loading quantises."""
+        return self.num_hidden_layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
+
+    @property
+    def other_weights(self) -> int:
+        """Weights that are never quantised: embeddings, the head where it is not tied to them, norms and biases."""
+        vocabulary = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        biases = self.qkv_bias * (self.q_width + 2 * self.kv_width) + self.o_bias * self.hidden_size
+        return vocabulary + self.num_hidden_layers * (2 * self.hidden_size + biases) + self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the model, without an adapter."""
+        return self.linear_weights + self.other_weights
+
+    def lora_weights(self, rank: int, target_modules: object) -> int:
+        """Weights of a LoRA adapter, with `target_modules` as peft.LoraConfig takes it.
+
+        rank * (inputs + outputs) for each linear layer that is meant; embeddings and the head are not looked at.
+        """
+        meant = [size for name, size in self.linears.items() if _is_target(f"model.layers.0.{name}", target_modules)]
+        return self.num_hidden_layers * rank * sum(inputs + outputs for inputs, outputs in meant)
+
+
+def read_shape(model_id: str) -> Shape:
+    """The shape of a model that a recipe names: "embedded", a local folder, a GGUF file or an id of the hub.
+
+    Asks the hub, or its cache, only for models that no shipped recipe has. UserError where there is no such model.
+    """
+    path = Path(__file__).parents[1] / "tiny" if model_id == EMBEDDED else Path(model_id)
+    if path.is_dir():
+        return _from_file(path / "config.json")
+    if path.suffix == ".gguf":
+        return _from_gguf(path)
+    known = json.loads(Path(__file__).with_name("known.json").read_text(encoding="utf-8"))
+    for entry in known:
+        if model_id in entry["ids"]:
+            return Shape.from_config(entry["config"], model_id)
+    return _from_hub(model_id)
+
+
+def _is_target(name: str, target_modules: object) -> bool:
+    """Whether peft would give this module an adapter (peft.tuners.tuners_utils.check_target_module_exists)."""
+    if target_modules is None or target_modules == "all-linear":  # None is peft's table; we count all, an upper bound
+        return True
+    if isinstance(target_modules, str):
+        return re.fullmatch(target_modules, name) is not None
+    return isinstance(target_modules, list) and any(name.endswith(f".{target}") for target in target_modules)
+
+
+def _from_file(path: Path) -> Shape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read this model's config ({error}); name a folder with a model") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: a model's config is a mapping, this file has none")
+    return Shape.from_config(config, str(path))
+
+
+def _from_hub(model_id: str) -> Shape:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five retries, each with its reason
+    try:
+        path = hf_hub_download(model_id, "config.json")
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"model.id {model_id}: cannot read its config ({reason}); give the id of a hub model that can be reached, "
+            f'a local folder, or "{EMBEDDED}"'
+        ) from error
+    return _from_file(Path(path))
+
+
+def _from_gguf(path: Path) -> Shape:
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise UserError(f"{path}: reading GGUF files needs the package gguf; pip install gguf") from error
+    try:
+        reader = GGUFReader(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read this GGUF file ({error}); name another one") from error
+
+    def field(name: str) -> Any:
+        return None if (found := reader.get_field(name)) is None else found.contents()
+
+    family = field("general.architecture")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    embedding = tensors.get("token_embd.weight")
+    return Shape.from_config(
+        {
+            "model_type": family,
+            "hidden_size": field(f"{family}.embedding_length"),
+            "intermediate_size": field(f"{family}.feed_forward_length"),
+            "num_hidden_layers": field(f"{family}.block_count"),
+            "num_attention_heads": field(f"{family}.attention.head_count"),
+            "num_key_value_heads": field(f"{family}.attention.head_count_kv"),
+            "head_dim": field(f"{family}.attention.key_length"),
+            "vocab_size": None if embedding is None else int(embedding.shape[1]),
+            "tie_word_embeddings": "output.weight" not in tensors,
+            "attention_bias": "blk.0.attn_q.bias" in tensors,
+        },
+        str(path),
+    )

@@ -1,0 +1,103 @@
+"""The question lists that the paper's authors published, fetched into a cache folder: no licence lets us ship them.
+
+`python -m ladder_lite.problems fetch ladder-paper` gets those of the Llama experiment, `fetch mit_train` those of the
+MIT Integration Bee. They are kept as they are, mistakes included, but for entries that are no integrals and repeats.
+The folder is that of `LADDER_LITE_CACHE`, or the user's cache folder.
+"""
+
+import ast
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from ladder_lite.config.load import cache_folder
+from ladder_lite.errors import UserError
+from ladder_lite.problems.clean import read_problem, write_rows
+
+_BASE: Final = "https://raw.githubusercontent.com/Tufalabs/GeneralGenerateVariants"
+_COMMIT: Final = "ed0bf9a092984dba0b49133b7732835c15df6b5a"
+_SETS: Final = {  # name -> split -> file and its SHA-256
+    "ladder-paper": {
+        "train": ("train_questions.py", "2667d0120f1097947194d7a7f231dde7a26deeb83ae115f05c30a0b15634da01"),
+        "test": ("test_questions.py", "ee2568bd972f7c320c7362dbb3fcfe1a738ba1a08c45cdd567bb111efbb082ea"),
+    },
+    "mit_train": {
+        "train": (
+            "mit_bee_qualifiying_questions.py",
+            "8539dd60e0351a0953221c658945cd9c4a4b29db81be64fcbf5e701d34931214",
+        ),
+        "test": (
+            "mit_bee_qualifiying_questions_2025test.py",
+            "7dc0793d9e698b64c448c59c8e522143fec0c0c5a36bb0655cd33dd4dc476921",
+        ),
+    },
+}
+NAMES: Final = tuple(_SETS)
+
+
+def fetched(name: str) -> Path:
+    """Where the set of that name lies once it is fetched."""
+    return cache_folder() / f"{name}.jsonl"
+
+
+def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Download the files of a set, check and convert them; returns its path and, by split, what became of the entries.
+
+    A count of a split is {"kept", "repeats", "rejected": {reason: count}}. Raises UserError where a file cannot be
+    had, or is another one than was published.
+    """
+    path = fetched(name)
+    rows: list[dict[str, Any]] = []
+    counts = {}
+    for split, (file, sha256) in _SETS[name].items():
+        url = f"{_BASE}/{_COMMIT}/questions/{file}"
+        problems, counts[split] = _convert(_download(url, sha256, path.parent), url)
+        rows += [{**problem, "split": split} for problem in problems]
+    write_rows(path, rows)
+    return path, counts
+
+
+def _download(url: str, sha256: str, folder: Path) -> str:
+    import pooch
+
+    pooch.get_logger().setLevel("CRITICAL")
+    try:
+        file = pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=url.rpartition("/")[2], path=folder)
+        return Path(file).read_text(encoding="utf-8")
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: no folder to keep it in; set LADDER_LITE_CACHE to one you may write to") from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{url}: cannot be downloaded ({reason}); try again with a connection") from error
+    except ValueError as error:  # a hash that differs, or text that is no UTF-8
+        raise UserError(f"{url}: not the file that was published (its SHA-256 differs); nothing was kept") from error
+
+
+def _convert(source: str, place: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The problems among the strings of the lists in a Python file, which is read as text and never run."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{place}: not a list of questions: {error}") from error
+    texts = [
+        item.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.List | ast.Tuple)
+        for item in node.elts
+        if isinstance(item, ast.Constant) and isinstance(item.value, str)
+    ]
+    problems: dict[str, dict[str, Any]] = {}
+    rejected: Counter[str] = Counter()
+    n_repeats = 0
+    for text in texts:
+        data, reason = read_problem(text)
+        if data is None:
+            rejected[reason] += 1
+        elif (key := json.dumps(data)) in problems:
+            n_repeats += 1
+        else:
+            problems[key] = dict(data)
+    if not problems:
+        raise UserError(f"{place}: holds no list of questions")
+    return list(problems.values()), {"kept": len(problems), "repeats": n_repeats, "rejected": dict(rejected)}

@@ -1,0 +1,296 @@
+"""What a run found, as data: the contents of report.json, read from the files of the run alone.
+
+A run may be unfinished, older, or hold other conditions than this version knows: what is missing is left out.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ladder_lite import variants
+from ladder_lite.errors import UserError
+from ladder_lite.evaluate import scores
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.report.paper_results import experiment_of
+from ladder_lite.runs.run_dir import read_jsonl
+
+RACERS = ("ladder_ttrl", "ladder_pass100", "ttrl")
+"""Conditions that spend tokens on single test problems, the paper's Figure 6."""
+
+REASONS = {
+    "right": ("CORRECT",),
+    "wrong": ("WRONG",),
+    "unreadable": ("NO_ANSWER", "UNPARSEABLE"),
+    "refused": ("FORBIDDEN", "TOO_LARGE"),
+    "unverifiable": ("UNVERIFIABLE",),
+}
+"""Kinds of rollouts, and the grades that they have."""
+
+_REFERENCES = {
+    "rl_without_variants": ("base",),
+    "ladder": ("base", "rl_without_variants"),
+    "ladder_ttrl": ("ladder",),
+    "ttrl": ("base",),
+}
+_RECIPE = "recipe.resolved.yaml"
+_N_BINS = 40
+_WORK = ("train", "problems", "eval")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, and of its recipe what a report needs; the recipe may be of an older version."""
+
+    path: Path
+    name: str
+    seed: int
+    model: str
+    train: str
+    test: str
+    conditions: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    samples: int
+    k: int
+    settings: Mapping[str, Any]
+
+
+def open_run(path: Path) -> Run:
+    """Read a run's recipe; UserError where the folder is not a run or the recipe is damaged."""
+    file = path / _RECIPE
+    try:
+        tree = yaml.safe_load(file.read_bytes())
+        return Run(
+            path,
+            str(tree["name"]),
+            int(tree["seed"]),
+            str(tree["model"]["id"]),
+            str(tree["task"]["train"]),
+            str(tree["task"]["test"]),
+            tuple(dict.fromkeys([*map(str, tree["conditions"]), *_evaluated_besides(path)])),
+            tree.get("arms") or {},
+            int(tree["eval"]["samples"]),
+            int(tree["eval"]["k"]),
+            tree,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not a run folder (no {_RECIPE}); name one, such as runs/tiny-s0") from error
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Return the contents of report.json.
+
+    `seconds` and `n_tokens` of a condition are those of its training (or of its single problems) and of its
+    evaluation; `steps` of a condition with TTRL are those of all its problems together.
+    """
+    tree = variants.count(run.path / "variants")
+    entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
+    return {
+        "recipe": run.name,
+        "seed": run.seed,
+        "model": run.model,
+        "experiment": experiment_of(run.test),
+        "conditions": entries,
+        "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
+        "curve": [row for name in run.conditions for row in _curve(run, name)],
+        "training": {name: summary for name in run.conditions if (summary := _training(run, name))},
+        "ttrl": _ttrl(run, "ladder_ttrl"),
+        "ttrl_without_ladder": _ttrl(run, "ttrl"),
+        "race": _race(run),
+        "differences": _differences(run, entries),
+        "depths": _depths(run),
+        "costs": _costs(run),
+        "peak_memory_bytes": max((done.get("peak_memory_bytes") or 0 for done in _markers(run).values()), default=0),
+        "versions": read_json(run.path / "versions.json"),
+    }
+
+
+def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:
+    """The done.json of every test problem that a condition is done with, in the order in which it tried them."""
+    folder = run.path / "conditions" / condition / "problems"
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/done.json"))}
+    order = [str(name) for name in read_json(folder / "done.json").get("problems", [])]
+    names = [*(name for name in order if name in found), *(name for name in found if name not in order)]
+    return [found[name] for name in names]
+
+
+def pass_keys(entry: Mapping[str, Any]) -> list[str]:
+    """The keys pass@1, pass@10, ... of an entry, by k."""
+    return sorted((key for key in entry if key.startswith("pass@")), key=lambda key: int(key.removeprefix("pass@")))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of the run, an empty one where there is no such file yet."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); redo the stage of this file") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged (not a JSON object); redo the stage of this file")
+    return value
+
+
+def _evaluated_besides(path: Path) -> list[str]:
+    """Conditions that were run though the recipe does not list them, as with --full and --only."""
+    markers = [*path.glob("conditions/*/eval/done.json"), *path.glob("conditions/*/problems/done.json")]
+    return sorted({marker.parent.parent.name for marker in markers})
+
+
+def _condition(run: Run, name: str) -> dict[str, Any]:
+    """The summary of an evaluated condition with what it cost, nothing before it is evaluated."""
+    folder = run.path / "conditions" / name
+    work = [read_json(folder / stage / "done.json") for stage in _WORK]
+    evaluated = work[-1]
+    if "pass@1" not in evaluated:
+        return {}
+    own = ("digest", "seconds", "peak_memory_bytes", "n_tokens")
+    entry = {key: value for key, value in evaluated.items() if key not in own}
+    entry |= {"steps": sum(part.get("steps", 0) for part in work)}
+    entry |= {"seconds": sum(part.get("seconds", 0.0) for part in work)}
+    if any("n_tokens" in part for part in work):
+        entry |= {"n_tokens": sum(part.get("n_tokens", 0) for part in work)}
+    return entry | ({"variants": work[0]["variants"]} if "variants" in work[0] else {})
+
+
+def _curve(run: Run, name: str) -> list[dict[str, Any]]:
+    rows = read_jsonl(run.path / "conditions" / name / "train/curve.jsonl")
+    return [{"condition": name, **{key: row[key] for key in ("step", "pass@1", "seconds")}} for row in rows]
+
+
+def _training(run: Run, name: str) -> dict[str, Any]:
+    """Means over stretches of steps: groups without signal, and the kinds of rollouts as shares."""
+    folder = run.path / "conditions" / name / "train"
+    signal = {row["step"]: row.get("groups_without_signal") for row in read_jsonl(folder / "metrics.jsonl")}
+    if not signal:
+        return {}
+    kind_of = {reason: kind for kind, reasons in REASONS.items() for reason in reasons}
+    counts: dict[int, Counter[str]] = {}
+    for row in read_jsonl(folder / "attempts.jsonl"):
+        counts.setdefault(row["step"], Counter())[kind_of.get(row["reason"], "unverifiable")] += 1
+    steps = sorted(signal)
+    size = -(-len(steps) // _N_BINS)
+    stretches = [steps[at : at + size] for at in range(0, len(steps), size)]
+    totals = [sum((counts.get(step, Counter()) for step in stretch), Counter()) for stretch in stretches]
+    rollouts = {kind: [total[kind] / total.total() for total in totals] for kind in REASONS} if all(totals) else {}
+    return {
+        "steps": [sum(stretch) / len(stretch) for stretch in stretches],
+        "groups_without_signal": [_mean(signal[step] for step in stretch) for stretch in stretches],
+        "rollouts": rollouts,
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _ttrl(run: Run, condition: str) -> dict[str, Any]:
+    found = outcomes(run, condition)
+    # How many were left unsolved is known when the stage ends.
+    summary = read_json(run.path / f"conditions/{condition}/problems/done.json")
+    solved = [outcome["steps_to_solve"] for outcome in found if outcome["solved"]]
+    result = {
+        "n_left": summary.get("n_left"),
+        "attempted": len(found),
+        "solved": len(solved),
+        "steps_to_solve": solved,
+    }
+    if any(outcome.get("voted_right") is not None for outcome in found):
+        result["voted_right"] = sum(bool(outcome.get("voted_right")) for outcome in found)
+    return result
+
+
+def _race(run: Run) -> dict[str, Any]:
+    """The paper's Figure 6: for each of the same problems, the tokens after which it was solved, null where it was not.
+
+    The problems are those that every method present is done with. `spent` are the tokens of the attempt, solved or not.
+    """
+    methods: dict[str, dict[str, tuple[float | None, float]]] = {}
+    for condition in RACERS:
+        rows = {row["problem_id"]: _effort(row) for row in outcomes(run, condition) if "n_tokens" in row}
+        if rows:
+            methods[condition] = rows
+    if len(methods) < 2:
+        return {}
+    shared = set.intersection(*(set(rows) for rows in methods.values()))
+    problems = [problem_id for problem_id in next(iter(methods.values())) if problem_id in shared]
+    if not problems:
+        return {}
+    race = {
+        name: {
+            "solved": sum(rows[problem_id][0] is not None for problem_id in problems),
+            "tokens_to_solve": [rows[problem_id][0] for problem_id in problems],
+            "spent": [rows[problem_id][1] for problem_id in problems],
+        }
+        for name, rows in methods.items()
+    }
+    return {"problems": problems, "methods": race}
+
+
+def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
+    """Tokens until a problem was solved, and tokens spent on it; to TTRL everything generated for it counts."""
+    spent = outcome["n_tokens"]
+    return (outcome.get("tokens_to_right", spent) if outcome["solved"] else None), spent
+
+
+def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences of pass@1, condition minus reference, where both were asked the same problems."""
+    rates = {name: pass_rates(run, name) for name in entries}
+    pairs = [(name, other) for name in entries for other in _references(run, name) if other in entries]
+    return [
+        {
+            "condition": name,
+            "reference": other,
+            **scores.paired_bootstrap(rates[other], rates[name]),
+            "n_problems": len(rates[name]),
+        }
+        for name, other in pairs
+        if rates[name] and rates[name].keys() == rates[other].keys()
+    ]
+
+
+def _references(run: Run, name: str) -> tuple[str, ...]:
+    """The conditions that a condition is compared with."""
+    return _REFERENCES.get(name, ("ladder",) if name in run.arms else ())
+
+
+def pass_rates(run: Run, condition: str) -> dict[str, float]:
+    """The share of right answers to each test problem that the verifier can judge."""
+    rows = read_jsonl(run.path / f"conditions/{condition}/eval/attempts.jsonl")
+    return scores.pass_rates(Attempt.from_row(row) for row in rows)
+
+
+def _depths(run: Run) -> dict[str, Any]:
+    """How often LADDER's training solved problems of each depth of the tree, in its first and last third."""
+    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
+    depths = {row["id"]: row["depth"] for place in places for row in read_jsonl(place / "problems.jsonl")}
+    rollouts = read_jsonl(run.path / "conditions/ladder/train/attempts.jsonl")
+    return {str(depth): found for depth, found in scores.pass_rates_by_depth(rollouts, depths).items()}
+
+
+def _markers(run: Run) -> dict[str, dict[str, Any]]:
+    """The done.json of every stage by its name, those of single problems left out, in the order of the work."""
+    stages = ["select", "transformations", "variants"]
+    stages += [f"conditions/{name}/{stage}" for name in run.conditions for stage in _WORK]
+    found = {stage: read_json(run.path / stage / "done.json") for stage in stages}
+    return {stage: done for stage, done in found.items() if done}
+
+
+def _costs(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage,
+            "n_tokens": done.get("n_tokens", done.get("tokens")),
+            "seconds": done.get("seconds"),
+            "peak_memory_bytes": done.get("peak_memory_bytes"),
+        }
+        for stage, done in _markers(run).items()
+    ]

@@ -1,0 +1,190 @@
+"""The chapter on variants: what the model wrote, and which problem came of which, with how often each is solved."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ladder_lite import variants
+from ladder_lite.errors import UserError
+from ladder_lite.problems import load_problems
+from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Table, Tree
+from ladder_lite.report.findings import Run, read_json
+from ladder_lite.runs.run_dir import read_jsonl
+from ladder_lite.terminal import clock_time, percent, plain
+
+_LIBRARIES = {
+    "model": "It was given suggestions from a library of transformations that it wrote itself.",
+    "model and default": "It was given suggestions from a library of transformations that it wrote itself, filled up "
+    "with the default one, which is hand-written: its own was too short.",
+    "default": "It was given suggestions from the default library of transformations, which is hand-written.",
+    "recipe": "It was given suggestions from the transformations that the recipe lists.",
+}
+_ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
+_THIRDS = ("first", "last")
+_N_LISTED = 20
+_N_ROOTS = 2
+_N_CHILDREN = 12
+_DEPTH = 6
+_WIDTH = 140
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def variants_chapter(report: Mapping[str, Any], run: Run) -> Chapter:
+    """What the model wrote, what was rejected and why, how hard it turned out, and two trees to unfold."""
+    tree = variants.count(run.path / "variants")
+    if not tree["requests"]:
+        return Chapter("Variants", ())
+    grown = variants.count(run.path / "conditions/ladder/train/variants")
+    done = read_json(run.path / "variants/done.json")
+    library = str(done.get("library", "recipe"))
+    suggested: tuple[Any, ...] = (
+        (_LIBRARIES[library],) if library in _LIBRARIES else ("The suggestions come from ", Code(library), ".")
+    )
+    written = tree["kept"] + tree["rejected"] + tree["duplicates"]
+    wrote = (
+        f"The model wrote {written} ({tree['tokens']} tokens, {clock_time(tree['seconds'])}), of which {tree['kept']} "
+        "were kept. "
+    )
+    blocks: list[Block] = [Paragraph((wrote, *suggested))]
+    if grown["requests"]:
+        blocks.append(
+            Paragraph(
+                f"While training ran, {grown['kept']} more were kept: easier ones of problems that were too hard, and "
+                f"equivalent ones of problems at the frontier ({grown['tokens']} tokens)."
+            )
+        )
+    blocks.append(_by_depth(report))
+    reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
+    blocks.append(
+        Table(
+            "lr",
+            ("rejected because", "variants"),
+            tuple((plain(str(why), 60).replace("_", " "), str(n)) for why, n in reasons),
+        )
+    )
+    blocks += [*_held_out(run, done), *_pass_rates(run)]
+    if roots := _grow_trees(run):
+        blocks += [
+            Paragraph(
+                "The trees of the first training problems that have variants, with the pass rate of each problem at "
+                "the end of LADDER's training:"
+            ),
+            Tree(roots),
+        ]
+    return Chapter("Variants", tuple(blocks))
+
+
+def _by_depth(report: Mapping[str, Any]) -> Table:
+    """Variants of each depth, and how often they were solved early and late in training where that is known."""
+    kept, solved = report["variants"]["by_depth"], report["depths"]
+    if not solved:
+        return Table("lr", ("depth in the tree", "kept"), tuple((depth, str(n)) for depth, n in kept.items()))
+    head = ("depth in the tree", "kept before training", "solved, first third of steps", "solved, last third")
+    rows = [
+        (
+            "training problems" if depth == "0" else depth,
+            str(kept.get(depth, 0)) if depth != "0" else "",
+            *(percent(solved[depth][part]["pass_rate"]) if part in solved.get(depth, {}) else "" for part in _THIRDS),
+        )
+        for depth in sorted({*kept, *solved}, key=int)
+    ]
+    return Table("lrrr", head, tuple(rows))
+
+
+def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
+    """Say which benchmark problems the variants were compared with, and list those that were equal to one."""
+    sets = done.get("held_out_sets")
+    if not sets:
+        return []
+    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
+    found = [row for place in places for row in read_jsonl(place / "rejected.jsonl") if row["reason"] == "test_problem"]
+    blocks: list[Block] = []
+    if shared := done.get("tests_among_roots"):
+        words = "Test problems that are training problems too, by the sets themselves: "
+        blocks.append(Paragraph((words, *_enumerated(shared[:_N_LISTED]), ".")))
+    names: list[Any] = []
+    for name, n in sets.items():
+        names += [", " if names else "", Code(name), f" ({n})"]
+    compared = "Every variant was compared, as a function, with the problems of these sets: "
+    end = f". Equal to one of them, and left out for that: {len(found)}{'.' if not found else ':'}"
+    blocks.append(Paragraph((compared, *names, end)))
+    items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in found[:_N_LISTED]]
+    if len(found) > _N_LISTED:
+        items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code("variants/rejected.jsonl"))))
+    return [*blocks, Bullets(tuple(items))] if items else blocks
+
+
+def _enumerated(texts: Sequence[str]) -> list[Any]:
+    return [part for at, text in enumerate(texts) for part in (", " if at else "", Code(text))]
+
+
+def _pass_rates(run: Run) -> list[Block]:
+    """Say how hard the variants have turned out to be, by the rollouts of LADDER's training."""
+    rates = read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")
+    steps = read_jsonl(run.path / "conditions/ladder/train/metrics.jsonl")
+    if not rates or not steps:
+        return []
+    states = Counter(row["state"] for row in rates)
+    shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
+    without = f" Groups without signal: {percent(sum(shares) / len(shares))}." if shares else ""
+    kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
+    drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
+    return [
+        Paragraph(
+            f"Measured difficulty after training (tree {kind}, rows drawn {drawn}): of {len(rates)} problems, "
+            f"{states['retired']} are always solved and retired, {states['stuck']} are never solved, "
+            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried."
+            f"{without}"
+        )
+    ]
+
+
+def _grow_trees(run: Run) -> tuple[Node, ...]:
+    """The trees of the first training problems that have variants, with pass rates where they were measured.
+
+    At most 12 children of a problem are shown, the first ones written.
+    """
+    rows = read_jsonl(run.path / "variants/problems.jsonl")
+    rows += read_jsonl(run.path / "conditions/ladder/train/variants/problems.jsonl")
+    children: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        children[row["parent_id"]].append(row)
+    rates = {row["problem_id"]: row for row in read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")}
+    statements = _roots(run)
+    roots = dict.fromkeys([*(name for name in statements if name in children), *(row["root_id"] for row in rows)])
+    return tuple(
+        _node(name, statements.get(name, name), "training problem", children, rates, _DEPTH)
+        for name in list(roots)[:_N_ROOTS]
+    )
+
+
+def _roots(run: Run) -> dict[str, str]:
+    chosen = run.path / "select/problems.jsonl"
+    try:
+        problems = load_problems(str(chosen) if chosen.exists() else run.train, "train")
+    except UserError:  # the set was moved since: ids are shown then
+        return {}
+    return {problem.id: str(problem.data["integrand"]) for problem in problems}
+
+
+def _node(
+    name: str,
+    statement: str,
+    label: str,
+    children: Mapping[str, Rows],
+    rates: Mapping[str, Mapping[str, Any]],
+    depth: int,
+) -> Node:
+    below = children.get(name, ()) if depth else ()
+    rate = rates.get(name)
+    return Node(
+        Code(statement, _WIDTH),
+        label,
+        float(rate["pass_rate"]) if rate and rate["tries"] else None,
+        tuple(
+            _node(row["id"], str(row["data"]["integrand"]), str(row["requested"]), children, rates, depth - 1)
+            for row in below[:_N_CHILDREN]
+        ),
+        len(below[_N_CHILDREN:]),
+    )

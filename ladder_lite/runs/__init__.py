@@ -1,0 +1,1 @@
+"""A run folder: its layout and stages, JSON lines that survive a kill."""

@@ -1,0 +1,1 @@
+"""GRPO: rows, rollouts, steps, and what guards them."""
