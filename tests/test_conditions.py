@@ -2,11 +2,12 @@
 
 import pytest
 
+from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import BUILT_IN
 from ladder_lite.errors import UserError
 from ladder_lite.recipe.experiment import CONDITIONS
-from ladder_lite.recipe.stages import arm, dependents, needs, shares_tree, stages_of, trained
+from ladder_lite.recipe.stages import dependents, needs, stages_of, trained
 
 RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
 

@@ -18,6 +18,7 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ladder_lite.config.arms import arm
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Adapter, Rollout, Sampling, vllm
@@ -27,7 +28,6 @@ from ladder_lite.models.loading import choose_device, load
 from ladder_lite.models.memory import Loader, Setup, generation_batch, gib, plan
 from ladder_lite.models.shape import Shape
 from ladder_lite.problems.attempts import Completion
-from ladder_lite.recipe.stages import arm
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -16,6 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import (
@@ -52,7 +53,7 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
     shape = read_shape(recipe.model.id)
     loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
     trainings = [recipe.grpo]
-    arms = (stages.arm(recipe, name).grpo for name in stages.trained(recipe, recipe.conditions))
+    arms = (arm(recipe, name).grpo for name in stages.trained(recipe, recipe.conditions))
     trainings += [training for training in arms if training.trl != recipe.grpo.trl]
     if _learning(recipe):
         trainings.append(recipe.ttrl.over(recipe.grpo))
@@ -159,7 +160,7 @@ def _steps(recipe: Recipe, counts: _Counts) -> dict[str, int | None]:
     """Optimizer steps of each condition that trains, at most; TTRL comes after LADDER, whether asked for or not."""
     steps: dict[str, int | None] = {}
     for name in stages.trained(recipe, recipe.conditions):
-        steps[name] = int(stages.arm(recipe, name).grpo.trl["max_steps"])
+        steps[name] = int(arm(recipe, name).grpo.trl["max_steps"])
     for name in _learning(recipe):
         steps[name] = _times(counts.learned(recipe), int(recipe.ttrl.over(recipe.grpo).trl["max_steps"]))
     return steps
@@ -169,7 +170,7 @@ def _tokens(recipe: Recipe, counts: _Counts, steps: dict[str, int | None]) -> di
     """Generated tokens by purpose."""
     ttrl, learning = recipe.ttrl.over(recipe.grpo), _learning(recipe)
     learned = _times(counts.learned(recipe), len(learning))
-    arms = {name: stages.arm(recipe, name) for name in steps if name not in learning}
+    arms = {name: arm(recipe, name) for name in steps if name not in learning}
     longest = recipe.eval.max_new_tokens
     looks = sum(1 + int(arm.grpo.trl["max_steps"]) // arm.grpo.eval_every for arm in arms.values())
     named = stages.stages_of(recipe, recipe.conditions)
@@ -217,8 +218,8 @@ def _variants_per_root(recipe: Recipe, named: Sequence[str]) -> int:
     own = 0
     for name in ("ladder", *recipe.arms):
         if f"conditions/{name}/train" in named:
-            its = stages.arm(recipe, name).variants
-            own += its.per_root - (its.first_per_root if stages.shares_tree(recipe, name) else 0)
+            its = arm(recipe, name).variants
+            own += its.per_root - (its.first_per_root if shares_tree(recipe, name) else 0)
     return shared + own
 
 
@@ -238,7 +239,7 @@ def _seconds_left(recipe: Recipe, counts: _Counts, run: Path) -> float | None:
 
     ttrl_steps = int(recipe.ttrl.over(recipe.grpo).trl["max_steps"])
     for name in stages.trained(recipe, recipe.conditions):
-        max_steps = int(stages.arm(recipe, name).grpo.trl["max_steps"])
+        max_steps = int(arm(recipe, name).grpo.trl["max_steps"])
         left[name] = look(run / "conditions" / name / "train", max_steps)
     for name in _learning(recipe):
         tried = run / "conditions" / name / "problems"

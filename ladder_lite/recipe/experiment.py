@@ -12,10 +12,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.budget import Deadline
+from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem
-from ladder_lite.recipe import stages, test_time
+from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import Lab, ids
 from ladder_lite.runs.run_dir import RunDir, Stage, append_jsonl, read_jsonl
 from ladder_lite.terminal import Bar, Live, show
@@ -100,7 +101,7 @@ class Experiment:
         """The variant tree of the training problems: the one that conditions share, its beginning, or an arm's own."""
         from ladder_lite import variants
 
-        shared = stages.shares_tree(self.recipe, condition)
+        shared = shares_tree(self.recipe, condition)
         recipe = self.recipe if shared else self.arm(condition)
         per_root = recipe.variants.first_per_root
         roots, tests = self.lab.roots, self.lab.tests
@@ -197,7 +198,7 @@ class Experiment:
 
     def arm(self, condition: str) -> Recipe:
         """The recipe with the settings of a condition: an arm's, and its own for all others."""
-        return stages.arm(self.recipe, condition)
+        return arm(self.recipe, condition)
 
     def _watch(self, folder: Path, bar: Bar, every: int) -> "Callable[[Step, list[Attempt]], bool]":
         """Show each step, and look at the test problems every so many steps; training itself never sees them."""

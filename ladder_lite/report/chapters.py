@@ -13,6 +13,7 @@ from ladder_lite.config.schema import EMBEDDED
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
 from ladder_lite.problems import Problem, load_problems
+from ladder_lite.report import page_figures
 from ladder_lite.report.document import (
     Block,
     Bullets,
@@ -28,7 +29,6 @@ from ladder_lite.report.document import (
     Table,
     Text,
 )
-from ladder_lite.report.drawing import page_figures
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import Run, outcomes
 from ladder_lite.report.paper_results import PAPER

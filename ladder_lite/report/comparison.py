@@ -15,6 +15,7 @@ from scipy import stats
 
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
+from ladder_lite.report import page_figures
 from ladder_lite.report.chapters import interval, points
 from ladder_lite.report.document import (
     Block,
@@ -28,7 +29,6 @@ from ladder_lite.report.document import (
     Table,
     Text,
 )
-from ladder_lite.report.drawing import page_figures
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, Run, measure, open_run, pass_rates
 from ladder_lite.report.test_time import compared

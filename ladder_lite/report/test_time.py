@@ -6,8 +6,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 from ladder_lite import variants
+from ladder_lite.report import page_figures
 from ladder_lite.report.document import Block, Chapter, Code, Figures, Mark, Paragraph, Table, Text
-from ladder_lite.report.drawing import page_figures
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import Run, outcomes, read_json
 from ladder_lite.report.paper_results import TEST_TIME

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
 from ladder_lite.verify.numerics import exact, exact_integral
+from ladder_lite.verify.numerics.bounds import bound
 from ladder_lite.verify.numerics.integrand import Floats, IntegrandError, noise, survey_grid
 from ladder_lite.verify.numerics.oscillating_tails import tail
 from ladder_lite.verify.numerics.quadrature import (
@@ -41,7 +42,6 @@ from ladder_lite.verify.numerics.quadrature import (
     real_line_values,
 )
 from ladder_lite.verify.numerics.singularities import locate
-from ladder_lite.verify.rules.validity import bound
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
 EXACT_TOLERANCE: Final = 1e-8  # of an answer without a decimal point

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
+from ladder_lite.verify.numerics.bounds import bound
 from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
 
 Data = Mapping[str, str | None]
@@ -25,7 +26,6 @@ _SETS: Final = (
 POINTS: Final = np.array(_SETS, dtype=np.complex128).ravel()
 _FRACTIONS: Final = np.array([0.0071, 0.0437, 0.1273, 0.2361, 0.3719, 0.4583, 0.5417, 0.6367, 0.7549, 0.8761, 0.9533])
 _LARGE: Final = 1e9  # a constant in whose rounding an integrand can be lost
-_INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
 
 
 def fault(data: Data) -> Fault | None:
@@ -68,22 +68,6 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
     if bounds[0] == bounds[1]:
         raise ValueError("the bounds are equal")
     return bounds
-
-
-@lru_cache(maxsize=256)
-def bound(text: str) -> float:
-    """A bound as a number, an infinite one included; ValueError if it is none."""
-    bare = text.replace(" ", "")
-    if bare.lstrip("+-") in _INFINITIES:
-        return -math.inf if bare.startswith("-") else math.inf
-    try:
-        expression = parse(text)
-    except ExpressionError as error:
-        raise ValueError(str(error)) from None
-    value = complex(expression.values(np.zeros(1, complex))[0])
-    if expression.free or abs(value.imag) > 1e-15 * abs(value) or not math.isfinite(value.real):
-        raise ValueError("no real number")
-    return value.real
 
 
 def _inside(lower: float, upper: float) -> NDArray[np.complex128]:
