@@ -27,6 +27,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
 from ladder_lite.terminal import Live
 from ladder_lite.train import grpo
+from ladder_lite.train.log import Step
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
 """What ended the training of a problem."""
@@ -69,7 +70,7 @@ class Watch(Protocol):
     def tree(self, variants: Sequence[Problem]) -> None:
         """The tree is grown, or read back."""
 
-    def step(self, step: grpo.Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
+    def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
         """A step is done: with its answers to the variants, and then to the problem itself."""
 
 
@@ -176,7 +177,7 @@ class _Lesson:
                     raise
                 return variants.load(folder)
 
-    def _train(self, tree: Sequence[Problem]) -> list[grpo.Step]:
+    def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """GRPO on the tree, with tries at the problem itself after each step."""
         training = self._recipe.ttrl.over(self._recipe.grpo)
         begun = bool(read_jsonl(self._curve))  # then its weights are to be loaded, whatever time is left
@@ -185,7 +186,7 @@ class _Lesson:
         with self._live.stage("its GRPO", int(training.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()
 
-            def after_step(step: grpo.Step, rollouts: list[Attempt]) -> bool:
+            def after_step(step: Step, rollouts: list[Attempt]) -> bool:
                 nonlocal step_began_at
                 tries = self._try(step.step)
                 now = self._deadline.now()
@@ -271,7 +272,7 @@ class _Lesson:
         return float(rows[-1]["seconds"] if rows else variants.count(self._folder / "variants")["seconds"])
 
 
-def _stopped(tree: Sequence[Problem], steps: Sequence[grpo.Step], rows: Sequence[dict[str, Any]]) -> Stopped:
+def _stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:
     if not tree:
         return "no variants"
     if not steps:

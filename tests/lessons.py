@@ -16,7 +16,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
-from ladder_lite.train import grpo
+from ladder_lite.train.log import Step
 from ladder_lite.variants import Writer
 from ladder_lite.variants.transformations import open_library
 
@@ -94,10 +94,10 @@ class Notes:
 
     def __init__(self) -> None:
         self.trees: list[list[Problem]] = []
-        self.steps: list[tuple[grpo.Step, list[Attempt], list[Attempt]]] = []
+        self.steps: list[tuple[Step, list[Attempt], list[Attempt]]] = []
 
     def tree(self, variants: Sequence[Problem]) -> None:
         self.trees.append(list(variants))
 
-    def step(self, step: grpo.Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
+    def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
         self.steps.append((step, rollouts, tries))

@@ -17,7 +17,8 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs.run_dir import read_jsonl, truncate_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.train.curriculum import PassRates
-from ladder_lite.train.grpo import Log, Step, _last_checkpoint
+from ladder_lite.train.grpo import _last_checkpoint
+from ladder_lite.train.log import Log, Step
 from ladder_lite.verify import Reason
 
 TASK = load_task(load_recipe("tiny").task)

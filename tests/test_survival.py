@@ -20,7 +20,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.train import divergence, grpo
-from ladder_lite.train.grpo import Step
+from ladder_lite.train.log import Step
 
 EASY = [
     Problem.root("integration", {"integrand": text, "variable": "x", "lower": None, "upper": None})

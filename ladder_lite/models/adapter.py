@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from ladder_lite.models import Adapter
+from ladder_lite.models.backend import Adapter
 
 TRAINED, REFERENCE = "default", "ref"
 

@@ -11,13 +11,12 @@ also finds the scale of the random values: a second forward pass, and another dr
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from ladder_lite.errors import UserError
-from ladder_lite.models import Adapter, Backend, Rollout, Sampling
-from ladder_lite.tasks import Messages
+from ladder_lite.models.backend import Adapter, Backend, Rollout, Sampling, Score
+from ladder_lite.tasks.task import Messages
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 """The KL divergence of the engine from the trainer, in nats a token, that rounding in each type explains."""
@@ -33,9 +32,6 @@ _REMEDIES = {
     "unsloth": "set model.backend=transformers",
     "transformers": "try other versions of transformers and peft; ladder_lite.doctor prints those installed",
 }
-
-Score = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-"""Token ids and attention mask (replies, length), and n -> log-probabilities of the last n tokens (replies, n)."""
 
 
 class RolloutGuard:

@@ -21,14 +21,15 @@ from safetensors.torch import load_file
 from ladder_lite.config.arms import arm
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.models import Adapter, Rollout, Sampling, vllm
+from ladder_lite.models import vllm
 from ladder_lite.models.adapter import folded
-from ladder_lite.models.guard import RolloutGuard, Score
+from ladder_lite.models.backend import Adapter, Rollout, Sampling, Score
+from ladder_lite.models.guard import RolloutGuard
 from ladder_lite.models.loading import choose_device, load
 from ladder_lite.models.memory import Loader, Setup, generation_batch, gib, plan
 from ladder_lite.models.shape import Shape
 from ladder_lite.problems.attempts import Completion
-from ladder_lite.tasks import Messages
+from ladder_lite.tasks.task import Messages
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far a prompt's logits may move, as a share of the largest, when it is padded: rounding errors of the type."""

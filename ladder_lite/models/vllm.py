@@ -10,7 +10,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ladder_lite.models import Sampling, adapter
+from ladder_lite.models import adapter
+from ladder_lite.models.backend import Sampling
 
 
 def generate(

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladder_lite.budget import Deadline
@@ -10,7 +11,7 @@ from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
-from ladder_lite.runs.run_dir import RunDir, Stage, read_jsonl
+from ladder_lite.runs.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.terminal import Live, show
 
 if TYPE_CHECKING:
@@ -156,10 +157,49 @@ class Lab:
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:
             return self.task.problems(split)
-        from ladder_lite.recipe.selection import select
-
-        select(self)
+        _select(self)
         return load_problems(str(self.run.path / "select/problems.jsonl"), split)
+
+
+def _select(lab: Lab) -> None:
+    """The stage that samples the pool with the base model and writes `select/problems.jsonl`, a split to each row.
+
+    They are those that it fails: that is how the paper's 110 came about, and why its base model starts near 0 %.
+
+    UserError where the base model fails too few problems.
+    """
+    from ladder_lite import evaluate
+    from ladder_lite.evaluate.scores import summarize
+
+    recipe, settings = lab.recipe, lab.recipe.task.select
+    assert settings is not None
+    pool = list({problem.id: problem for split in SPLITS for problem in lab.task.problems(split)}.values())
+
+    def work(stage: Stage) -> dict[str, Any]:
+        lab.restore("base")
+        sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+        with lab.live.stage("select", len(pool)) as bar:
+            attempts = evaluate.evaluate(
+                lab.task, lab.backend, pool, sampling, stage.path, recipe.seed, bar, lab.deadline
+            )
+        dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
+        failed = [problem for problem in pool if problem.id not in dropped]
+        wanted = settings.train + settings.test
+        if len(failed) < wanted:
+            raise UserError(
+                f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all of "
+                f"{settings.samples} tries, and {wanted} are wanted; lower task.select.train, test or samples"
+            )
+        Random(f"{recipe.seed}/select").shuffle(failed)
+        rows = [
+            {**problem.data, "split": "train" if at < settings.train else "test"}
+            for at, problem in enumerate(failed[:wanted])
+        ]
+        truncate_jsonl(stage.path / "problems.jsonl", lambda row: False)
+        append_jsonl(stage.path / "problems.jsonl", rows)
+        return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
+
+    lab.do("select", [recipe.eval.model_dump(), ids(pool)], work)
 
 
 def remove_checkpoints(stage: Stage) -> None:

@@ -24,7 +24,7 @@ from ladder_lite.train import divergence
 
 if TYPE_CHECKING:
     from ladder_lite.problems.attempts import Attempt
-    from ladder_lite.train.grpo import Step
+    from ladder_lite.train.log import Step
 
 SHOWN_ANSWERS = 2
 """Sampled answers printed each time the test problems are looked at."""

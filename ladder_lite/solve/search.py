@@ -20,7 +20,7 @@ from ladder_lite.terminal import Live, percent, show
 from ladder_lite.verify import Reason
 
 if TYPE_CHECKING:  # importing GRPO imports torch
-    from ladder_lite.train.grpo import Step
+    from ladder_lite.train.log import Step
 
 _CHUNKS = 4
 """Portions that the first answers are sampled in: the first one with a verified answer is the last."""

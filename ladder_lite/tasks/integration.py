@@ -13,8 +13,8 @@ from ladder_lite.config.schema import Example, TaskSettings
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.clean import read_problem
-from ladder_lite.tasks import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.tasks.references import KeptReferences
+from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
 from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals
 from ladder_lite.verify.expressions.thinking import said

@@ -14,9 +14,7 @@ base model, and LADDER's for TTRL.
 """
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder_lite.budget import Deadline
@@ -24,43 +22,13 @@ from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.errors import UserError
 from ladder_lite.models import Backend, release_memory
 from ladder_lite.problems import Problem
-from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.runs.run_dir import truncate_jsonl
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
-from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.divergence import Diverged
+from ladder_lite.train.log import AfterStep, Log, Step
 from ladder_lite.train.trainer import build
 from ladder_lite.variants import Growth
-from ladder_lite.verify import Grade, Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step, counted from 1: a row of `metrics.jsonl`. Rewards are means over the step's rollouts.
-
-    `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
-    without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
-    `training_pass` is Unsloth's: packed, or padded and why.
-    """
-
-    step: int
-    reward: float
-    groups_without_signal: float
-    n_tokens: int
-    seconds: float
-    verify_seconds: float
-    loss: float
-    learning_rate: float
-    entropy: float | None
-    stop: str | None
-    grad_norm: float | None = None
-    kl: float | None = None
-    training_pass: str | None = None
-
-
-AfterStep = Callable[[Step, list[Attempt]], bool]
-"""Called with each step and its rollouts; training ends where it returns True."""
 
 
 def train(
@@ -149,138 +117,6 @@ def _smaller_micro_batch(settings: GrpoSettings, micro_batch: int) -> int | None
 def _cut_logs(folder: Path, done: int) -> None:
     for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
-
-
-class Log:
-    """The reward function's and the trainer's common memory: rollouts, pass rates and steps, on disk and at hand."""
-
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        growth: Growth | None,
-        settings: GrpoSettings,
-        seed: int,
-        task: Task,
-        folder: Path,
-        after_step: AfterStep,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.say = say
-        self.training_pass: str | None = None
-        self.problems = list(problems)
-        self.rates = PassRates(problems, settings.rows, seed)
-        self.steps = [Step(**row) for row in read_jsonl(folder / "metrics.jsonl")]
-        self._task = task
-        self._settings = settings
-        self._folder = folder
-        self._after_step = after_step
-        self._rollouts: list[Attempt] = []
-        self._rewards: list[float | None] = []
-        self._verify_seconds = 0.0
-        self._started = time.monotonic()
-        self._growth = growth
-        for step, problem in growth.rewind(len(self.steps)) if growth else ():
-            self._add([problem], step)
-        row_of = {problem.id: row for row, problem in enumerate(self.problems)}
-        for row in read_jsonl(folder / "attempts.jsonl"):
-            self._observe(row["step"], row_of[row["problem_id"]], Attempt.from_row(row))
-
-    def ended(self, max_steps: int) -> bool:
-        """Whether the logged steps are all there will be."""
-        return bool(self.steps) and (len(self.steps) >= max_steps or self.steps[-1].stop is not None)
-
-    def begin_step(self) -> None:
-        """Start the clock of the next step."""
-        self._started = time.monotonic()
-        self._rollouts, self._rewards, self._verify_seconds = [], [], 0.0
-
-    def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
-        """Rewards of the completions (None where the problem itself cannot be verified), after noting them down."""
-        started = time.monotonic()
-        grades = [self._task.grade(self.problems[row], c.text) for row, c in zip(rows, completions, strict=True)]
-        self._verify_seconds += time.monotonic() - started
-        step = len(self.steps) + 1
-        attempts = []
-        for index, (row, completion, grade) in enumerate(zip(rows, completions, grades, strict=True)):
-            attempts.append(Attempt(self.problems[row].id, index, completion, grade))
-            self._observe(step, row, attempts[-1])
-        append_jsonl(self._folder / "attempts.jsonl", [{"step": step, **attempt.to_row()} for attempt in attempts])
-        self._rollouts += attempts
-        rewards = [self._reward(grade) for grade in grades]
-        self._rewards += rewards
-        return rewards
-
-    def check_step(self, logs: dict[str, float], *, clipped_at: float, skipped: bool, finite: bool) -> None:
-        """Raise Diverged where the step that ends went wrong; nothing of it has been noted down but its rollouts."""
-        recent = [(step.loss, step.grad_norm) for step in self.steps]
-        loss, norm = logs["loss"], logs["grad_norm"]
-        divergence.check_step(
-            len(self.steps) + 1, loss, norm, recent, clipped_at=clipped_at, skipped=skipped, finite=finite
-        )
-
-    def end_step(self, logs: dict[str, float]) -> bool:
-        """Note the step down and say whether training ends with it."""
-        size = self._group_size
-        groups = [self._rewards[start : start + size] for start in range(0, len(self._rewards), size)]
-        verified = [reward for reward in self._rewards if reward is not None]
-        step = Step(
-            step=len(self.steps) + 1,
-            reward=sum(verified) / max(1, len(verified)),
-            groups_without_signal=sum(len(set(group) - {None}) <= 1 for group in groups) / len(groups),
-            n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
-            seconds=time.monotonic() - self._started,
-            verify_seconds=self._verify_seconds,
-            loss=logs["loss"],
-            learning_rate=logs["learning_rate"],
-            entropy=logs.get("entropy"),  # Unsloth does not compute it
-            stop=None,
-            grad_norm=logs.get("grad_norm"),
-            kl=logs.get("kl"),
-            training_pass=self.training_pass,
-        )
-        if self._after_step(step, self._rollouts):
-            step = replace(step, stop="asked")
-        elif self._on_plateau([*self.steps, step]):
-            step = replace(step, stop="plateau")
-        self.steps.append(step)
-        # What grows now is drawn two steps later at the earliest.
-        in_time = step.stop is None and step.step <= int(self._settings.trl["max_steps"]) - 2
-        if self._growth and in_time and step.step % self._growth.every == 0:
-            stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
-            frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
-            self._add(self._growth.grow(step.step, stuck, frontier), step.step)
-        append_jsonl(self._folder / "metrics.jsonl", [asdict(step)])
-        return step.stop is not None
-
-    def write_pass_rates(self) -> None:
-        """Write what is known of each problem."""
-        rows = zip(self.problems, self.rates.table(len(self.steps)), strict=True)
-        truncate_jsonl(self._folder / "pass_rates.jsonl", lambda row: False)
-        append_jsonl(self._folder / "pass_rates.jsonl", [{"problem_id": problem.id, **row} for problem, row in rows])
-
-    def _add(self, problems: Sequence[Problem], step: int) -> None:
-        self.problems += problems
-        self.rates.add(problems, step)
-
-    def _observe(self, step: int, row: int, attempt: Attempt) -> None:
-        self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
-
-    @property
-    def _group_size(self) -> int:
-        return int(self._settings.trl["num_generations"])
-
-    def _reward(self, grade: Grade) -> float | None:
-        if grade.reward is None:
-            return None
-        return grade.reward + self._settings.format_reward * (grade.reason is not Reason.NO_ANSWER)
-
-    def _on_plateau(self, steps: Sequence[Step]) -> bool:
-        """Whether the last `patience` steps had hardly a group whose rewards differ: nothing to learn from is left."""
-        plateau = self._settings.plateau
-        if plateau is None or len(steps) < plateau.patience:
-            return False
-        recent = steps[-plateau.patience :]
-        return sum(1 - step.groups_without_signal for step in recent) / plateau.patience < plateau.min_signal
 
 
 def _number(checkpoint: Path) -> int:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # importing TRL takes seconds; reading this module must not
     import torch
     from trl import GRPOConfig, GRPOTrainer
 
-    from ladder_lite.train.grpo import Log
+    from ladder_lite.train.log import Log
 
 _MAX_ROWS = 1_000_000
 """More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""

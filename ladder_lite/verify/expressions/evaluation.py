@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.function import Break
 from ladder_lite.verify.expressions.operations import Breakable, Step
 
 RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros

@@ -8,36 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
 
 import numpy as np
 
-Array = Any  # a real or complex array, or a complex scalar while constants are folded
-# At reals, a function that is not real there is nan, not complex.
-# Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink. At
-# a turn it does not, but can seem to: atan(10**9*x) does at 0.
-Break = Literal["pole", "log", "root", "step", "turn"]
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """One function: `value(u)`, `slope(u, value)`, and a real quantity that vanishes where the function breaks."""
-
-    value: Callable[[Array], Array]
-    slope: Callable[[Array, Array], Array]
-    breaks: Break | None = None
-    vanishes: Callable[[Array], Array] | None = None
-    real_slope: bool = False  # of a function of |u|: its derivative is the real part of slope * u'
-
-    def forward(self, u: Array, du: Any, _v: Array, _dv: Any) -> tuple[Array, Any]:
-        """Value and derivative of a call; a derivative of None is an exact zero."""
-        value = self.value(u)
-        if du is None:
-            return value, None
-        slope = self.slope(u, value) * du
-        return value, slope.real.astype(slope.dtype) if self.real_slope else slope
+from ladder_lite.verify.expressions.function import Array, Function, integers, off_cut, same
 
 
 @lru_cache(maxsize=256)
@@ -62,17 +37,6 @@ def words(text: str) -> list[str]:
 OF_TWO = frozenset(words("log Log polylog root Pow Rational expint Ei Max Min"))
 NUMBERS = frozenset(["S", "Integer", "Float", "Rational"])
 CONDITIONAL = frozenset(words("Piecewise And Or Not Eq Ne Lt Le Gt Ge"))
-
-
-def same(u: Array) -> Array:
-    """`u` itself."""
-    return u
-
-
-def off_cut(u: Array) -> Array:
-    """`u`, without negative zeros."""
-    # -0.0 + 0.0 is 0.0: a negative real is always read from above the branch cut, as SymPy and mpmath do.
-    return u + 0.0
 
 
 def _log(u: Array) -> Array:
@@ -124,11 +88,6 @@ def _reciprocal_of(value: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 def _flat(u: Array, _v: Array) -> Array:
     return u * 0
-
-
-def integers(u: Array) -> Array:
-    """A quantity that vanishes at the integers."""
-    return np.sin(np.pi * u)
 
 
 ELEMENTARY: dict[str, Function] = {

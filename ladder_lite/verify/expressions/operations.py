@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.function import Break
 
 Complexes = NDArray[np.complex128]
 # "only" is the second operand where the first is 1, else 0; "where" is it too, else its value at some such point.

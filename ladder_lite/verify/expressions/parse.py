@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.evaluation import Bend, Breaks, Curve, Evaluation, run
-from ladder_lite.verify.expressions.functions import NAMES, NUMBERS, OF_TWO, SPELLINGS, Break, lookup, same, words
+from ladder_lite.verify.expressions.function import Break, same
+from ladder_lite.verify.expressions.functions import NAMES, NUMBERS, OF_TWO, SPELLINGS, lookup, words
 from ladder_lite.verify.expressions.notation import HAS_CONSTANT, respell, without_constant
 from ladder_lite.verify.expressions.operations import (
     MAX_MULTIPLIED,

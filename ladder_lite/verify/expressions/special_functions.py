@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from ladder_lite.verify.expressions.functions import Function, integers, same
+from ladder_lite.verify.expressions.function import Function, integers, same
 
 _SQRT_PI: Final = np.sqrt(np.pi)
 _LEAST: Final = -1000.0

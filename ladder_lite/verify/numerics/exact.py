@@ -20,7 +20,8 @@ import numpy as np
 from flint import acb, arb, ctx
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL, same
+from ladder_lite.verify.expressions.function import same
+from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
 from ladder_lite.verify.expressions.parse import FOLD, Expression
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.evaluation import Evaluation
-from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.function import Break
 from ladder_lite.verify.expressions.parse import Breakable, Expression, ExpressionError, parse
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, kronrod

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.function import Break
 from ladder_lite.verify.expressions.parse import Breakable, Expression
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.functions import Break
+from ladder_lite.verify.expressions.function import Break
 from ladder_lite.verify.expressions.parse import Breakable, Expression
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.integrand import (
