@@ -1,0 +1,62 @@
+"""The structure of the package: rooms that import downwards only."""
+
+import ast
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import ladder_lite
+
+PACKAGE = Path(ladder_lite.__file__).parent
+INNER = ("verify.expressions", "verify.numerics", "verify.rules", "report.drawing")
+MOST_ROOMS = 22
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        found[".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    inner = next((name for name in INNER if module.startswith(f"{name}.") or module == name), None)
+    return inner or module.partition(".")[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The package's modules that a module imports, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "ladder_lite":
+            module = node.module.removeprefix("ladder_lite").lstrip(".")
+            for name in node.names:
+                inner = f"{module}.{name.name}".lstrip(".")
+                found.add(inner if inner in MODULES else module)
+    return found - {"", "__init__"}
+
+
+@pytest.mark.parametrize("of", [room, str], ids=["rooms", "modules"])
+def test_imports_have_no_circles(of: "type[str]") -> None:
+    graph: defaultdict[str, set[str]] = defaultdict(set)
+    for module, path in MODULES.items():
+        graph[of(module)] |= {of(name) for name in imports(path)} - {of(module)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_verifier_imports_nothing_of_the_rest() -> None:
+    for module, path in MODULES.items():
+        if module.startswith("verify") and module != "verify.__main__":
+            assert {name for name in imports(path) if not name.startswith("verify")} == set(), module
+
+
+def test_there_are_few_rooms() -> None:
+    assert len({path.parent for path in MODULES.values()} - {PACKAGE}) <= MOST_ROOMS
