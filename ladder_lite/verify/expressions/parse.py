@@ -125,7 +125,7 @@ class Expression:
         functions: Mapping[str, Callable[[Any], Any]],
         number: Callable[[complex], Any] = lambda value: value,
     ) -> Any:
-        """Value at one `x` of any kind of number (mpmath's, say), by that kind's own `operations` and `functions`.
+        """Value at one `x` of any kind of number (a ball, say), by that kind's own `operations` and `functions`.
 
         `number` converts a number of the text; `functions` has pi, E, ... as functions of anything.
         """
@@ -317,25 +317,35 @@ class _Reader:
 
     def up_to_constants(self, slot: int) -> int:
         """The slot of the same sum without its constant terms, in whose rounding the others could be lost."""
-        step = next((step for step in reversed(self.steps) if step.slot == slot), None)
-        if step is None or step.operation not in ("+", "-", "*", "/"):
+        if len(self.steps) > MAX_NODES:
             return slot
-        left, right, operation = step.left, step.right, step.operation
-        is_sum = operation in ("+", "-")
-        if self.template[right] is not None:
-            rest = self.up_to_constants(left)
-            return rest if is_sum else slot if rest == left else self.operate(operation, rest, right)
-        if self.template[left] is not None and operation != "/":
-            rest = self.up_to_constants(right)
-            if operation == "+":
-                return rest
-            if operation == "-":
-                return self.operate("*", self.constant(-1.0), rest)
-            return slot if rest == right else self.operate("*", left, rest)
-        if not is_sum:
-            return slot
-        terms = self.up_to_constants(left), self.up_to_constants(right)
-        return slot if terms == (left, right) else self.operate(operation, *terms)
+        found = self.rest_of_sum(slot, {step.slot: step for step in self.steps})
+        return self.constant(0.0) if found is None else found
+
+    def rest_of_sum(self, slot: int, steps: Mapping[int, Step]) -> int | None:
+        spine = []  # a long sum nests to the left
+        while slot in steps and (step := steps[slot]).operation in ("+", "-", "*", "/"):
+            is_scaled = step.operation in ("*", "/")
+            if is_scaled and self.template[step.right] is None:
+                if step.operation == "/" or self.template[step.left] is None:
+                    break
+                slot = step.right
+            else:
+                slot = step.left
+            spine.append(step)
+        rest = slot if self.template[slot] is None else None
+        for step in reversed(spine):
+            if step.operation in ("*", "/"):
+                constant = step.left if self.template[step.left] is not None else step.right
+                if rest is not None:
+                    pair = (constant, rest) if constant == step.left else (rest, constant)
+                    rest = self.operate(step.operation, *pair)
+            elif (term := self.rest_of_sum(step.right, steps)) is not None:
+                if rest is not None:
+                    rest = self.operate(step.operation, rest, term)
+                else:
+                    rest = term if step.operation == "+" else self.operate("*", self.constant(-1.0), term)
+        return rest
 
     def read(self, node: ast.expr, depth: int) -> int:
         """The slot that holds the value of `node`."""
@@ -423,7 +433,7 @@ class _Reader:
         u, v = self.template[left], self.template[right]
         power = operation == "**"
         if v is not None:
-            if power and not abs(v) <= MAX_EXPONENT:
+            if power and not math.hypot(v.real, v.imag) <= MAX_EXPONENT:
                 raise ExpressionError("TOO_LARGE", f"a power above {MAX_EXPONENT}")
             if u is not None:
                 return self.fold(key, _folded(operation, u, v), left, right, operation, "")

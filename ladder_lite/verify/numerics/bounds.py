@@ -22,6 +22,6 @@ def bound(text: str) -> float:
     except ExpressionError as error:
         raise ValueError(str(error)) from None
     value = complex(expression.values(np.zeros(1, complex))[0])
-    if expression.free or abs(value.imag) > 1e-15 * abs(value) or not math.isfinite(value.real):
+    if expression.free or abs(value.imag) > 1e-15 * abs(value.real) or not math.isfinite(value.real):
         raise ValueError("no real number")
     return value.real

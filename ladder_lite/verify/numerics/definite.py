@@ -2,7 +2,7 @@
 
 An answer is right if it is the value to one part in 1e8, or in 1e6 if it is a decimal number, and real if the value is.
 Where the value is 0 no part of it can be missed: there the answer is to be 0 to one part in 1e10 of the integral of
-|f|. Answers are worked out in 60 digits, so that neither their rounding nor overflow decides.
+|f|. Answers are worked out in ball arithmetic, so that neither their rounding nor overflow decides.
 
 A value is known to one part in 1e8, or to be 0 to that part of the integral of |f|, else the integral is
 unverifiable; so is a divergent one, although its value may cancel by symmetry (1/x over [-1, 1]). Three methods are
@@ -48,6 +48,7 @@ EXACT_TOLERANCE: Final = 1e-8  # of an answer without a decimal point
 ZERO_TOLERANCE: Final = 1e-10  # of one to an integral that is 0, relative to the integral of |f|
 DENSE_REACH: Final = 500.0  # steps are looked for this far from the origin where the interval is infinite
 TAIL: Final = 1e6  # beyond it, and closer to 0 than its inverse, the line is cut into decades
+SMALLEST: Final = 1e-280  # an integral of |f| below it has underflowed
 N_LANDMARKS: Final = 40  # at which ball arithmetic cuts the interval
 GOLDEN: Final = 0.381966  # where an interval is cut: in its middle f may have a pole, and its halves may vanish
 NOISE: Final = 30.0  # how many times the rounding of an integrand its noise is, for verdicts
@@ -126,12 +127,18 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
         return replace(flipped, value=-flipped.value, imaginary=-flipped.imaginary)
     found = _in_double(expression, low, high, seed)
     # Double precision cannot tell 0 from what it has lost, nor from what has underflowed.
-    if found is not None and found.error <= KNOWN * abs(complex(found.value, found.imaginary)) and found.scale > 1e-280:
+    if (
+        found is not None
+        and found.error <= KNOWN * abs(complex(found.value, found.imaginary))
+        and found.scale > SMALLEST
+    ):
         return found
     bounds = [end if math.isinf(end) else parse(given) for end, given in ((low, lower), (high, upper))]
     better = exact_integral.integrate(expression, bounds, _cuts(expression, low, high, seed))
     if better is not None and found is not None and better.exponent == 0:
         better = replace(better, scale=found.scale)  # its panels are too wide for the kinks of |f|
+    if better is None and found is not None and found.scale <= SMALLEST:
+        found = None  # it has underflowed
     found = better or found
     if found is None or not found.is_known:
         raise IntegrandError("the integral diverges or could not be computed")
@@ -225,6 +232,8 @@ def _tails_matter(f: Line, edges: Floats, scale: float, low: float, high: float)
 
     Nor is it where that is about what the decade before contributed, however little.
     """
+    if len(edges) < 3:
+        return True
     for end, ends in ((low, edges[2::-1]), (high, edges[-3:])):
         if math.isinf(end):
             before, last = kronrod(f.values, *np.sort([ends[:-1], ends[1:]], axis=0))[1]

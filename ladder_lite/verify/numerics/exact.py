@@ -1,13 +1,13 @@
 """Ball arithmetic, where double precision overflows or cannot tell: Arb's numbers, by python-flint.
 
 They have no largest one, so log(x**2022+x**4044) has a derivative everywhere, and exp(1000) is a number; and each one
-carries a bound of its own error, so no rounding hides a step behind a large constant. What is returned is known that
-well, or it is None: where a value is not finite, may be on either side of a step or of a branch cut, has lost too many
-digits, or would take too long.
+carries a bound of its own error, so no rounding hides a step behind a large constant. None means that a value could not
+be told: it is not finite, may be on either side of a step, has lost its digits, or would take too long.
 """
 
 from __future__ import annotations
 
+import cmath
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,8 +27,9 @@ from ladder_lite.verify.expressions.parse import FOLD, Expression
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
 KNOWN_BITS: Final = 60  # of an increment; with fewer it is worked out again
-MAX_COST: Final = 30_000  # of a verdict, in microseconds or so
-_COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 60)}
+MAX_COST: Final = 30_000  # of a verdict, in microseconds or so of a fast machine
+_COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 100)}
+_MAX_SPECIAL: Final = 1e5  # Of larger arguments special functions may take a hundred times as long.
 Floats = NDArray[np.float64]
 _lock = threading.RLock()  # the precision is that of the process
 
@@ -81,7 +82,7 @@ def slopes_agree(answer: Expression, integrand: Expression, points: Sequence[flo
             n_agreeing += 1
     except TooExpensiveError:
         pass
-    return True if n_agreeing else None
+    return True if n_agreeing >= min(2, len(points)) > 0 else None
 
 
 def _error_of_slope(answer: Expression, integrand: Expression, point: float, bits: int) -> Any:
@@ -90,7 +91,8 @@ def _error_of_slope(answer: Expression, integrand: Expression, point: float, bit
         x = point + step  # off round numbers
         try:
             slope = (apply(answer, x + step) - apply(answer, x - step)) / (2 * step)
-            return abs(slope / apply(integrand, x) - 1)
+            value = apply(integrand, x)
+            return abs(slope) if value.is_zero() else abs(slope / value - 1)
         except UnclearError:
             return arb.nan()
 
@@ -153,13 +155,13 @@ def value(constant: Expression, exponent: int = 0, tolerance: float = 0.0) -> tu
                     found = _known(ball / arb(10) ** exponent)
                 if found[1] <= tolerance:
                     break
-    return found if found and math.isfinite(abs(found[0]) + found[1]) else None
+    return found if found and cmath.isfinite(found[0]) and math.isfinite(found[1]) else None
 
 
 def _known(ball: Any) -> tuple[complex, float]:
     """A ball as a number and a bound of its error."""
     number = complex(ball)
-    return number, float(ball.rad()) + 1e-16 * abs(number)
+    return number, float(ball.rad()) + 1e-16 * math.hypot(number.real, number.imag)
 
 
 @lru_cache(maxsize=64)
@@ -241,6 +243,17 @@ _OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = FOLD | {
     "only": lambda u, v: v if _is_positive(u - 0.5) else acb(0),
     "where": lambda u, v: v if _is_positive(u - 0.5) else acb(0.7),
 }
+
+
+def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def call(u: Any) -> Any:
+        if not abs(u) <= _MAX_SPECIAL:
+            raise UnclearError
+        return function(u)
+
+    return call
+
+
 _FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     **{name: _called(_SPELLED.get(name, name)) for name in ELEMENTARY.keys() | SPECIAL},
     **{f"a{name}{h}": _of_reciprocal(f"a{inverse}{h}") for name, inverse in _RECIPROCALS.items() for h in ("", "h")},
@@ -258,3 +271,4 @@ _FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "dilog": lambda u: u.polylog(2),
     "E1": _exponential_integral,
 }
+_FUNCTIONS.update({name: _bounded(_FUNCTIONS[name]) for name in SPECIAL})

@@ -131,7 +131,8 @@ def _nodes(reach: int, level: int, is_first: bool) -> list[tuple[Any, Any, bool]
     """exp(-pi*sinh(t)) and pi*cosh(t) for t >= 0, `level` apart: all, or those between the ones of the level before."""
     n = int(math.asinh(reach * math.log(2) / math.pi) * 2**level)
     found = []
-    for k in range(0 if is_first else 1, n + 1, 1 if is_first else 2):
-        t = arb(k) / 2**level
-        found.append(((-arb.pi() * t.sinh()).exp(), arb.pi() * t.cosh(), k == 0))
+    with exact.working(WORKING * reach):
+        for k in range(0 if is_first else 1, n + 1, 1 if is_first else 2):
+            t = arb(k) / 2**level
+            found.append(((-arb.pi() * t.sinh()).exp(), arb.pi() * t.cosh(), k == 0))
     return found

@@ -23,12 +23,13 @@ _EDGES: Final = np.array([0.5, 1.25, 2.4, 4.2, 6.8, 10.0])
 N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
 SMALLEST: Final = 1e-90  # closer to 0, parts of a value (its cubes and squares) may have lost their digits
-LARGEST: Final = 1e90
+LARGEST: Final = 1e290
 UNDERFLOW: Final = 1e-290  # numbers below it lose digits
 LOUD: Final = 1e6  # an integrand that is larger everywhere hides plain errors from double precision
+N_ZEROS: Final = 8  # cells in which the integrand is 0 that points are taken from
 MAX_COMPONENTS: Final = 6  # that an answer may be right on
 REACH: Final = 10.0  # All places nearer than this where an answer may break are looked at.
-TOWARDS_END: Final = 0.25 ** np.arange(1, 7)
+TOWARDS_END: Final = 0.1 ** np.arange(1, 8)
 QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
 N_OF_RUN: Final = 8  # points at which an overflow is looked at
@@ -36,7 +37,6 @@ JITTER: Final = 1.2e-14  # a run is off by so much in each operation, many times
 GRID_WORK: Final = 1_500_000  # bound on operations times points
 CONVERGED: Final = 1e-9  # error of an integral, relative to that of |f|
 MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
-ZERO: Final = 1e-40  # what zero may be in sixty digits
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -56,7 +56,8 @@ class NoiseError(IntegrandError):
 class Component:
     """An interval on which the integrand is finite and real.
 
-    `cells` are the grid intervals where it can be told from 0, `quiet` those where it is far smaller than elsewhere.
+    `cells` are the grid intervals where it can be told from 0, `quiet` some where it is far smaller than elsewhere,
+    or 0.
     """
 
     low: float
@@ -129,6 +130,7 @@ class Integrand:
     values: Numbers
     breakables: list[Breakable]
     known: Bools  # finite, real, and neither underflowing nor overflowing
+    overflown: Bools
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
@@ -137,7 +139,8 @@ class Integrand:
         They are those that reach into x > 0, the others only where none does. Raises IntegrandError if it is nowhere
         finite and real, or is only rounding noise.
         """
-        return _survey(self)
+        with exact.allowance():
+            return _survey(self)
 
     @property
     def identically_zero(self) -> bool:
@@ -150,7 +153,7 @@ class Integrand:
 
         Next to a zero of f, where terms of its own cancel, part of the size at both neighbours.
         """
-        size = np.where(self.known, np.abs(self.values), np.nan)
+        size = np.where(self.known, sizes_of(np.where(self.known, self.values, np.nan)), np.nan)
         beside = 0.1 * np.minimum(size[: N_NEAR - 2], size[2:N_NEAR])
         size[1 : N_NEAR - 1] = np.fmax(size[1 : N_NEAR - 1], np.minimum(beside, 1e3 * size[1 : N_NEAR - 1]))
         return size
@@ -176,13 +179,13 @@ class Integrand:
     def stretches(self) -> tuple[Stretch, ...]:
         """The stretches with MIN_POINTS known points that reach into x > 0, all where none of them does."""
         signs = [np.signbit(q) for kind, q in self.breakables if kind in ("pole", "log")]
-        if not signs and self.known.all():
+        if not signs and self.known.all() and np.count_nonzero(self.values) >= MIN_POINTS:
             return (self._stretch(self.known),)
         order = by_place(self.seed)
         ends = np.any([np.diff(sign[order]) for sign in [*signs, self.known]], axis=0)
         numbers = np.empty(len(order), np.intp)
         numbers[order] = np.append(0, np.cumsum(ends))
-        counts = np.bincount(numbers, weights=self.known)
+        counts = np.bincount(numbers, weights=self.known & (self.values != 0))
         reaching = (np.bincount(numbers, weights=self.points > 0) > 0) & (counts >= MIN_POINTS)
         chosen = np.flatnonzero(reaching if reaching.any() else counts >= MIN_POINTS)
         return tuple(self._stretch(numbers == number) for number in chosen)
@@ -258,7 +261,8 @@ def prepare(text: str, variable: str = "x", seed: int = 0) -> Integrand:
     points = base_points(seed)
     evaluation = evaluate_real(expression, points)
     values = evaluation.values
-    return Integrand(expression, seed, points, values, evaluation.breakables, is_known(evaluation))
+    known = is_known(expression, evaluation)
+    return Integrand(expression, seed, points, values, evaluation.breakables, known, _overflown(evaluation))
 
 
 def real_values(expression: Expression, points: Floats) -> Numbers:
@@ -276,12 +280,23 @@ def evaluate_real(expression: Expression, points: Floats) -> Evaluation:
     return expression.evaluate(points.astype(complex) if expression.is_complex else points, derivative=False)
 
 
-def is_known(evaluation: Evaluation) -> Bools:
-    """Where an integrand's value is finite and carries its digits, because no part of it overflows or underflows."""
+def is_known(expression: Expression, evaluation: Evaluation) -> Bools:
+    """Where an integrand's value is finite and carries its digits, because no part of it overflows or underflows.
+
+    A 0 has underflowed, unless the integrand may be 0 on an interval, as one with steps may.
+    """
     with np.errstate(all="ignore"):
         size = np.abs(evaluation.values)
-        known: Bools = evaluation.is_finite & (size > SMALLEST) & (size < LARGEST)
+        counts = (size > SMALLEST) | (size == 0) if expression.kinds & {"step", "root"} else size > SMALLEST
+        known: Bools = evaluation.is_finite & counts & (size < LARGEST)
         return known
+
+
+def sizes_of(values: Numbers) -> Floats:
+    """Sizes of an integrand's values, by which errors are measured: where it is 0, what is usual elsewhere."""
+    size = np.abs(values)
+    others = size[size > 0]
+    return np.where(size == 0, np.median(others) if len(others) else 1.0, size)
 
 
 # Indices of the near points of each panel: neighbours share an edge.
@@ -327,12 +342,12 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     grid = survey_grid(expression, problem.seed)
     evaluation = evaluate_real(expression, grid)
     values = evaluation.values
-    known = is_known(evaluation)
-    if known.sum() < MIN_POINTS:
+    known = is_known(expression, evaluation)
+    if np.count_nonzero(known & (values != 0)) < MIN_POINTS:
         grid = _grid_around_zeros(expression, grid)
         evaluation = evaluate_real(expression, grid)
         values = evaluation.values
-        known = is_known(evaluation)
+        known = is_known(expression, evaluation)
     usable = np.isfinite(values)
     if _is_zero(expression, grid, values, usable):
         return ()
@@ -346,12 +361,15 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     start = 0
     for end in [*np.flatnonzero(~edges).tolist(), len(grid) - 1]:
         if end > start:
-            informative = known[start:end] | known[start + 1 : end + 1]
-            cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)[informative]
+            informative = (known & (values != 0))[start : end + 1]
+            informative = informative[:-1] | informative[1:]
+            all_cells = np.stack([grid[start:end], grid[start + 1 : end + 1]], axis=1)
+            cells, zeros = all_cells[informative], all_cells[~informative & (values[start:end] == 0)]
             if len(cells) >= 2:
                 low, high = grid[start], grid[end]
                 inside = tuple(s for s in switches if low < s < high)
-                quiet = _quiet(cells, np.abs(values[start : end + 1]), informative)
+                zeros = zeros[np.argsort(np.abs(zeros).max(axis=1))[:N_ZEROS]]
+                quiet = np.concatenate([_quiet(cells, np.abs(values[start : end + 1]), informative), zeros])
                 components.append(Component(low, high, cells, quiet, inside))
         start = end + 1
     if not components:
@@ -366,12 +384,19 @@ def _survey(problem: Integrand) -> tuple[Component, ...]:
     )
 
 
+def _overflown(evaluation: Evaluation) -> Bools:
+    """Where a value is not finite and some part of it is infinite."""
+    overflown: Bools = ~np.isfinite(evaluation.values)
+    if overflown.any():
+        overflown &= np.any([np.isinf(slot) & overflown for slot in evaluation.slots], axis=0)
+    return overflown
+
+
 def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> Bools:
     """Where floating point overflows on the way to a real value, which a few points of each run of them tell."""
     found = np.zeros(len(grid), bool)
-    infinite = np.any([np.isinf(slot) & np.ones(len(grid), bool) for slot in evaluation.slots], axis=0)
-    at = np.flatnonzero(infinite & ~np.isfinite(evaluation.values))
-    with exact.allowance():
+    at = np.flatnonzero(_overflown(evaluation))
+    if len(at):
         for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
             some = run[np.unique(np.linspace(0, len(run) - 1, N_OF_RUN).astype(int))] if len(run) else run
             balls = exact.values(expression, grid[some].tolist())
@@ -383,7 +408,7 @@ def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
     """As far from `inside` towards `outside` as f is finite and real, carries its digits and does not end."""
     fractions = np.linspace(0, 1, 65)
     rows = np.arange(len(inside))
-    for _ in range(3):
+    for _ in range(4):
         points = inside[:, None] + (outside - inside)[:, None] * fractions
         evaluation = evaluate_real(expression, points[:, :-1].ravel())
         usable = np.isfinite(evaluation.values)
@@ -461,17 +486,21 @@ def _is_zero(expression: Expression, grid: Floats, values: Numbers, usable: Bool
     """Whether an integrand is zero; raises NoiseError."""
     at = np.flatnonzero(usable)
     at = at[:: max(1, len(at) // 64)]
-    noises = noise(expression, grid[at])[0]
     # Of random noise a few values are larger than any run's spread.
-    if len(at) < MIN_POINTS or (np.abs(values[at]) <= noises).mean() < 0.95:
+    larger = at[np.abs(values[at]) > noise(expression, grid[at])[0]]
+    if len(at) < MIN_POINTS or len(larger) > 0.05 * len(at):
         return False
-    near = grid[at[np.argsort(np.abs(grid[at]))[:3]]]
-    balls = exact.values(expression, near.tolist())
-    if all(ball is not None and abs(ball) <= ZERO for ball in balls):
+    chosen = np.append(larger, at[np.argsort(np.abs(grid[at]))[:3]])
+    balls = exact.values(expression, grid[chosen].tolist(), exact.BITS[-1])
+    if all(ball is not None and ball.contains(0) for ball in balls):
         return True
-    if noises.any():
-        raise NoiseError("the integrand is lost in rounding noise")
-    return any(ball is None for ball in balls)
+    if any(ball is not None and _is_close(complex(ball), values[n]) for ball, n in zip(balls, chosen, strict=True)):
+        return False
+    raise NoiseError("the integrand is lost in rounding noise")
+
+
+def _is_close(exactly: complex, value: complex) -> bool:
+    return value != 0 and abs(exactly - value) <= QUIET * abs(value)
 
 
 @lru_cache(maxsize=8)

@@ -31,10 +31,11 @@ from ladder_lite.verify.numerics.integrand import (
     evaluate_real,
     is_known,
     noise,
-    real_values,
     refined,
+    sizes_of,
     survey_grid,
 )
+from ladder_lite.verify.numerics.quadrature import kronrod
 from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
@@ -85,9 +86,11 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
 def _derivative_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
     """What is wrong with F' at points of a component: exactly, where floating point shows an error or cannot tell."""
     points, values = _tested(problem, component)
+    if not len(points):
+        return _CANNOT_TELL
     slopes = _in_reals_if_possible(answer, points)[1]
     with np.errstate(all="ignore"):
-        size = np.abs(values)
+        size = sizes_of(values)
         errors = np.abs(slopes - values) / size
     fine = errors <= TOLERANCE
     doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
@@ -102,7 +105,9 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     if np.min(size, initial=np.inf) > LOUD:
         return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
     suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
-    return WRONG if suspicious and agree(points) is False else None
+    if not suspicious or (agreed := agree(points)):
+        return None
+    return WRONG if agreed is False else _CANNOT_TELL
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +116,7 @@ def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
     far = problem.points[N_NEAR:]
     points = np.append(component.sample(POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
     evaluation = evaluate_real(problem.expression, points)
-    known = is_known(evaluation)
+    known = is_known(problem.expression, evaluation)
     return points[known], evaluation.values[known]
 
 
@@ -122,7 +127,7 @@ def _by_distance(points: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Whether F' = f in sixty digits."""
+    """Whether F' = f in ball arithmetic."""
 
     answer: Expression
     integrand: Expression
@@ -157,15 +162,15 @@ def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, 
 class _Places:
     """Where F may break: `at` a place, within `h` of it. All places as far as `reach`.
 
-    `is_pole`: not a root, a step or a turn. F grows by `grown` over a place, give or take `slack`, unless it is one at
-    which it `may` jump.
+    `is_pole`: not a root, a step or a turn. Over a place F should grow by what is `expected`, give or take `slack`,
+    unless it is one at which it `may` jump.
     """
 
     at: Floats
     h: Floats
     is_pole: Bools
     reach: float
-    grown: Numbers
+    expected: Numbers
     slack: Floats
     may: Bools
 
@@ -219,41 +224,52 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> _Pl
 
 
 def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Places | None:
-    """At which places F jumps as the rule allows: at a root of f's own or in a leap; None if it jumps at another.
-
-    And how far it may grow there more than f does beside, for f may have a kink.
-    """
+    """Where F jumps as the rule allows: at a root of f's own or in a leap; None if it jumps elsewhere."""
     at, h = places.at, places.h
-    points = at + np.multiply.outer([-1, 1, -2, 2], h)
-    before, after = _in_reals_if_possible(answer, points[:2].ravel())[0].reshape(2, -1)
-    f = real_values(problem.expression, points.ravel()).astype(complex)
-    grown, slack = _beside_places(f.reshape(4, -1), h)
+    expected, slack = _expected(problem.expression, at, h)
+    before, after = _in_reals_if_possible(answer, np.concatenate([at - h, at + h]))[0].reshape(2, -1)
     with np.errstate(all="ignore"):
-        jump = after - before - grown
+        jump = after - before - expected
         unsure = np.flatnonzero(~(np.abs(jump) <= slack))
         if len(unsure):
-            f = _exact_values(problem.expression, points[:, unsure].ravel()).reshape(4, -1)
-            grown[unsure], slack[unsure] = _beside_places(f, h[unsure])
-            increments, errors = exact.increments(answer, points[0, unsure], points[1, unsure])
-            jump[unsure] = increments - grown[unsure]
+            increments, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
+            jump[unsure] = increments - expected[unsure]
             slack[unsure] += errors
-        jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(grown)
+        jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(expected)
         others = jumps & ~_are_roots(problem.expression, at)
         if not problem.expression.is_complex:  # an imaginary part may change where poles of two terms cancel
             others &= ~(places.is_pole & (np.abs(jump.real) <= slack))
         if others.any():
             held, leaps = _with_leaps_held(answer, at, h)
-            others &= ~(leaps & (np.abs(held[1] - held[0]) <= slack + 3 * np.abs(grown)))
-    return None if others.any() else replace(places, grown=grown, slack=slack, may=jumps)
+            others &= ~(leaps & (np.abs(held[1] - held[0]) <= slack + 3 * np.abs(expected)))
+    return None if others.any() else replace(places, expected=expected, slack=slack, may=jumps)
 
 
-def _beside_places(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
-    """How far F grows over a place, and give or take what, from f at a distance of `h` and 2*`h` on both sides."""
-    before, after, *further = f
+def _expected(integrand: Expression, at: Floats, h: Floats) -> tuple[Numbers, Floats]:
+    """How far F grows over places by f, give or take what: nan where f is not known there.
+
+    By quadrature where f has no break within 2*`h`, else by its values on both sides, for it may have a kink.
+    """
+    points = at + np.multiply.outer([-2, -1, 0, 1, 2], h)
+    evaluation = evaluate_real(integrand, points.ravel())
+    f = evaluation.values.reshape(5, -1).astype(complex)
+    is_smooth = np.isfinite(f).all(axis=0)
     with np.errstate(all="ignore"):
-        grown = h * (before + after)
-        changes = np.abs(after - before) + np.abs(before - further[0]) + np.abs(after - further[1])
-        return grown, 1.5 * h * changes + 1e-6 * np.abs(grown) + SMALLEST
+        for kind, q in evaluation.breakables:
+            if kind != "turn":
+                size, negative = np.abs(q).reshape(5, -1), np.signbit(q).reshape(5, -1)
+                dips = 2 * size[1:4].min(axis=0) <= size[[0, 4]].min(axis=0)
+                is_smooth &= (negative == negative[0]).all(axis=0) & ~dips
+        overflown = np.flatnonzero(~np.isfinite(f).all(axis=0))
+        f[:, overflown] = _exact_values(integrand, points[:, overflown].ravel()).reshape(5, -1)
+        expected = h * (f[1] + f[3])
+        changes = np.abs(f[3] - f[1]) + np.abs(f[1] - f[0]) + np.abs(f[4] - f[3])
+        slack = 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
+        integral, absolute, uncertain, _ = kronrod(integrand.values, at - h, at + h)
+        rounding = noise(integrand, np.append(at - h, at + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
+        closer = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
+        is_smooth &= closer < slack
+    return np.where(is_smooth, integral, expected), np.where(is_smooth, closer, slack)
 
 
 def _exact_values(expression: Expression, points: Floats) -> Numbers:
@@ -330,8 +346,9 @@ class Growth:
         grown, errors = exact.increments(answer, self.edges[kept][:-1], self.edges[kept][1:])
         known = np.isfinite(integrals)
         with np.errstate(invalid="ignore"):
-            is_told = errors <= np.maximum(QUIET * slack[known].max(), slack)
-            off = np.abs(grown - integrals) > slack + errors
+            is_told = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
+            least = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
+            off = np.abs(grown - integrals) > np.maximum(slack, least) + errors
         if not is_told[known].all():
             return _CANNOT_TELL
         return _JUMPS if off[known].any() else None
@@ -365,7 +382,7 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
     tolerance = JUMP if "." in answer.source + problem.expression.source else EXACT_JUMP
     allowed, exactly_allowed = JUMP * scales, tolerance * scales + errors
     integrals = integrals.copy()
-    integrals[interval] = np.where(places.may, np.nan, places.grown)[place]
+    integrals[interval] = np.where(places.may, np.nan, places.expected)[place]
     allowed[interval] = exactly_allowed[interval] = places.slack[place]
     return Growth(edges, integrals, scales, allowed, apart, exactly_allowed)
 

@@ -133,6 +133,8 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         return False
     if not stretch.is_whole and (problem.removable & np.diff(stretch.inside[:N_NEAR])).any():
         return False  # f does not end where the stretch does
+    if problem.overflown[:N_NEAR].any():
+        return False
     near = problem.points[:N_NEAR]
     jittered = answer.evaluate(near.astype(values.dtype), derivative=False, jitter=jitter(N_NEAR)).values
     with np.errstate(all="ignore"):
