@@ -17,7 +17,7 @@ from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.problems import load_problems
 
-SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "trl_settings.json"
+SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "config/trl_settings.json"
 
 # Short, with one key per line where a test counts lines.
 RECIPE = """\

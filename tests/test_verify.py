@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
-from ladder_lite import verify as module
 from ladder_lite.config.load import shipped
 from ladder_lite.verify import Reason, reward, verify
+from ladder_lite.verify.lines import MALFORMED
 from ladder_lite.verify.numerics.integrand import prepare
 
 DATA = Path(__file__).with_name("data")
@@ -123,11 +123,19 @@ RIGHT = [
     ("(2*x**2+96)/x**2/exp(24/x**2)", "3*exp(9)+2*x/exp(24/x**2)-exp(5)"),
     ("exp(1/(5+x)-exp(1/(5+x)))*(x-3)/(5+x)**2+exp(-exp(1/(5+x)))", "(x-3)/exp(exp(1/(5+x)))"),
     ("cos(x)", "sin(x)+0*exp(exp(48*x))"),
+    ("exp(x**3)/exp(x**3)", "x"),
+    ("exp(-(x-5000)**2)", "sqrt(pi)*erf(x-5000)/2"),
+    # f is 0 on an interval.
+    ("Heaviside(x)", "x*Heaviside(x)"),
+    ("Max(0,x-3)", "Max(0,x-3)**2/2"),
+    ("Piecewise((0,x<1),(x,True))", "Piecewise((0,x<1),(x**2/2-1/2,True))"),
+    ("Heaviside(x-3)*Heaviside(16/5-x)", "Heaviside(x-3)*Heaviside(16/5-x)*(x-3)+Heaviside(x-16/5)/5"),
 ]
 
 TAYLOR = "x*" + "".join(f"(1-x**2/({2 * k}*{2 * k + 1})*" for k in range(1, 23)) + "1" + ")" * 22  # of the sine
 IN_PIECES = "cos(x-{d})*sin({d})+sin(x-{d})*(cos({d})-1)".format(d="(atan(tan(8*x))/8)")
 
+COSTLY = "+".join("erf(" * 40 + f"2+x/10**{8 + k}" + ")" * 40 for k in range(6))
 WRONG = [
     # Steps, open and in disguise.
     ("cos(x)", "sin(x)+sign(x-50)"),
@@ -204,6 +212,23 @@ WRONG = [
     ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+Heaviside(x-355/101)"),
     ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+(x-383/97)/sqrt((x-383/97)**2+10**(-57))"),
     ("x*exp(3*x**2)", "exp(3*x**2)/6+sqrt(cos(9*((x+10**17)-10**17))**2)/cos(9*((x+10**17)-10**17))/100"),
+    # Where f is 0, or overflows or underflows, it does not end.
+    ("Heaviside(x)", "x"),
+    ("Max(0,x-3)", "(x-3)**2/2"),
+    ("Piecewise((0,x<1),(x,True))", "x**2/2"),
+    ("Max(0,x)", "x**2/2+Heaviside(-x)*x**3"),
+    ("Heaviside(x-3)*Heaviside(16/5-x)", "7"),
+    ("10**91*Heaviside(3-x)+1", "x"),
+    ("exp(x**3)/exp(x**3)", "x+1000*sqrt((x-9)**2)/(x-9)"),
+    ("exp(-(x-5000)**2)", "7"),
+    # A step where f is steep, and one close to an end.
+    ("x**(-2)", "-1/x+1000*Heaviside(x-10**(-5))"),
+    ("1/((x-1)**2+10**(-10))", "10**5*atan((x-1)*10**5)+100*Heaviside(x-1)"),
+    ("1/x", "log(x)+Heaviside(x-10**(-6))/10"),
+    ("log(x-2)", "(x-2)*log(x-2)-x+10**3*sqrt((x-2-10**(-5))**2)/(x-2-10**(-5))"),
+    # An answer that costs all that a verdict may.
+    ("1/x", f"log(x)+log(x)/10**11+1000*sqrt((x-1)**2)/(x-1)+10**(-30)*({COSTLY})"),
+    ("1/x", f"log(x)+log(x)/10**10+10**(-30)*({COSTLY})"),
     # Where f oscillates too fast for its integral to be known.
     ("10**6*cos(10**6*x)", "sin(10**6*x)+sign(x-3)/10"),
     # An integrand that is huge wherever it is looked at first.
@@ -356,6 +381,31 @@ def test_costly_answers_stay_in_budget(answer: str) -> None:
     assert (time.process_time() - started) * 1e3 < BUDGET_MS
 
 
+@pytest.mark.parametrize(
+    ("integrand", "answer", "bounds"),
+    [
+        ("x", "+".join(["x"] * 1000), {}),
+        ("x", "x**(1e308+1.7e308*I)", {}),
+        ("x", "1.5e308+1.5e308*I", {"lower": "0", "upper": "1"}),
+        ("x", "1/2", {"lower": "0", "upper": "1.5e308+1.5e308*I"}),
+        ("1/sqrt(1-x**2)", "1", {"lower": "1", "upper": "oo"}),
+        ("Piecewise((dilog(x)*(x-x),digamma(x)<=cbrt(x)),(erf(x)-x,True))", "x", {}),
+    ],
+)
+def test_nothing_raises(integrand: str, answer: str, bounds: dict[str, str]) -> None:
+    assert verify(integrand, answer, **bounds).reward != 1.0
+
+
+@pytest.mark.parametrize("integrand", ["exp(-1000)*x", "x*10**(-400)", "exp(-1000-x**2)"])
+def test_an_integrand_that_underflows_is_not_zero(integrand: str) -> None:
+    assert verify(integrand, "7").reward != 1.0
+
+
+@pytest.mark.parametrize("integrand", ["exp(1000-(x-50.3)**2*10**4)", "exp(-1000-(x-50.3)**2*100)"])
+def test_an_integral_that_underflows_is_not_zero(integrand: str) -> None:
+    assert verify(integrand, "0", lower="0", upper="100").reason is Reason.UNVERIFIABLE
+
+
 def test_threads_get_the_same_grades() -> None:
     expected = [verify(*pair).reason for pair in RIGHT]
     prepare.cache_clear()  # so that they race for what an integrand works out once
@@ -409,7 +459,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
         rows = [json.loads(line) for line in run.stdout.splitlines()]
         assert [row["id"] for row in rows] == ["a", None, 4, None, "c"]
         assert [row["correct"] for row in rows] == [True, None, True, None, None]
-        assert [row["reason"] for row in rows][1::2] == [module.MALFORMED] * 2
+        assert [row["reason"] for row in rows][1::2] == [MALFORMED] * 2
         assert "line 2" in rows[1]["error"]
         assert "answer" in rows[3]["error"]
 

@@ -54,6 +54,7 @@ MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest 
 RUNS: Final = 16  # edges, at least, between which increments are worked out exactly
 MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
+_BESIDE: Final = (-2, -1, 0, 1, 2)  # of a place: points, in terms of h
 WRONG: Final = "its derivative is not the integrand"
 _ALL: Final[tuple[Break, ...]] = ("step", "root", "turn", "log", "pole")
 _BREAKS: Final = "it may break at more places than can be looked at"
@@ -232,6 +233,11 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
         jump = after - before - expected
         unsure = np.flatnonzero(~(np.abs(jump) <= slack))
         if len(unsure):
+            f = _exact_values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel())
+            of_balls, give_or_take = _trapezium(f.reshape(5, -1), h[unsure])
+            # Where f has lost its digits.
+            lost = np.isfinite(of_balls) & ~(np.abs(expected[unsure] - of_balls) <= give_or_take)
+            expected[unsure[lost]], slack[unsure[lost]] = of_balls[lost], give_or_take[lost]
             increments, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
             jump[unsure] = increments - expected[unsure]
             slack[unsure] += errors
@@ -250,9 +256,9 @@ def _expected(integrand: Expression, at: Floats, h: Floats) -> tuple[Numbers, Fl
 
     By quadrature where f has no break within 2*`h`, else by its values on both sides, for it may have a kink.
     """
-    points = at + np.multiply.outer([-2, -1, 0, 1, 2], h)
-    evaluation = evaluate_real(integrand, points.ravel())
+    evaluation = evaluate_real(integrand, (at + np.multiply.outer(_BESIDE, h)).ravel())
     f = evaluation.values.reshape(5, -1).astype(complex)
+    expected, slack = _trapezium(f, h)
     is_smooth = np.isfinite(f).all(axis=0)
     with np.errstate(all="ignore"):
         for kind, q in evaluation.breakables:
@@ -260,16 +266,19 @@ def _expected(integrand: Expression, at: Floats, h: Floats) -> tuple[Numbers, Fl
                 size, negative = np.abs(q).reshape(5, -1), np.signbit(q).reshape(5, -1)
                 dips = 2 * size[1:4].min(axis=0) <= size[[0, 4]].min(axis=0)
                 is_smooth &= (negative == negative[0]).all(axis=0) & ~dips
-        overflown = np.flatnonzero(~np.isfinite(f).all(axis=0))
-        f[:, overflown] = _exact_values(integrand, points[:, overflown].ravel()).reshape(5, -1)
-        expected = h * (f[1] + f[3])
-        changes = np.abs(f[3] - f[1]) + np.abs(f[1] - f[0]) + np.abs(f[4] - f[3])
-        slack = 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
         integral, absolute, uncertain, _ = kronrod(integrand.values, at - h, at + h)
         rounding = noise(integrand, np.append(at - h, at + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
         closer = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
         is_smooth &= closer < slack
     return np.where(is_smooth, integral, expected), np.where(is_smooth, closer, slack)
+
+
+def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
+    """The integral of f over places by its values `_BESIDE` them, and what a kink there may add to it."""
+    with np.errstate(all="ignore"):
+        expected = h * (f[1] + f[3])
+        changes = np.abs(f[3] - f[1]) + np.abs(f[1] - f[0]) + np.abs(f[4] - f[3])
+        return expected, 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
 
 
 def _exact_values(expression: Expression, points: Floats) -> Numbers:
