@@ -32,7 +32,8 @@ REACH: Final = 10.0  # All places nearer than this where an answer may break are
 TOWARDS_END: Final = 0.1 ** np.arange(1, 8)
 QUIET: Final = 1e-6  # of the usual size
 N_JITTERED: Final = 4
-N_OF_RUN: Final = 8  # points at which an overflow is looked at
+MAX_RUNS: Final = 6  # of points at which it overflows that are looked at, the longest
+N_OF_RUN: Final = 8  # points of each
 JITTER: Final = 1.2e-14  # a run is off by so much in each operation, many times its rounding
 GRID_WORK: Final = 1_500_000  # bound on operations times points
 CONVERGED: Final = 1e-9  # error of an integral, relative to that of |f|
@@ -396,11 +397,11 @@ def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> 
     """Where floating point overflows on the way to a real value, which a few points of each run of them tell."""
     found = np.zeros(len(grid), bool)
     at = np.flatnonzero(_overflown(evaluation))
-    if len(at):
-        for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
-            some = run[np.unique(np.linspace(0, len(run) - 1, N_OF_RUN).astype(int))] if len(run) else run
-            balls = exact.values(expression, grid[some].tolist())
-            found[run] = all(ball is not None and (expression.is_complex or ball.imag.is_zero()) for ball in balls)
+    runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
+    for run in sorted(runs, key=len)[-MAX_RUNS:] if len(at) else []:
+        some = run[np.unique(np.linspace(0, len(run) - 1, N_OF_RUN).astype(int))]
+        balls = exact.values(expression, grid[some].tolist())
+        found[run] = all(ball is not None and (expression.is_complex or ball.imag.is_zero()) for ball in balls)
     return found
 
 

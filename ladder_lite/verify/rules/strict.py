@@ -33,6 +33,7 @@ from ladder_lite.verify.numerics.integrand import (
     gaps,
     jitter,
     noise,
+    real_values,
     refined,
 )
 from ladder_lite.verify.rules.by_component import (
@@ -190,6 +191,7 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
     else:
         roundings = np.repeat(NEARBY * rounding[_sides(problem, stretch)[0]], len(TOWARDS_END) + 1)
+        roundings += NEARBY * ROUNDING * np.abs(values)
     return not growth.unclear(values, roundings).any()
 
 
@@ -236,7 +238,9 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
     wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
     integrals, scales, _ = refined(problem.expression, edges, wanted)
-    slack = JUMP * scales
+    with np.errstate(over="ignore"):
+        lost = NEARBY * ROUNDING * np.abs(edges * real_values(problem.expression, edges))  # for x is rounded as well
+        slack = JUMP * scales + lost[1:] + lost[:-1]
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
 
 
