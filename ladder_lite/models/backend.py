@@ -1,16 +1,18 @@
 """What the loop needs of a model: sampling, training weights, and taking those weights back."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ladder_lite.config.schema import GrpoSettings
-from ladder_lite.problems.attempts import Completion
-from ladder_lite.tasks.task import Messages
-
-if TYPE_CHECKING:  # importing this package must not import torch
+if TYPE_CHECKING:  # importing this package must not import torch; and `--help` needs no verifier
     import torch
+
+    from ladder_lite.config.schema import GrpoSettings
+    from ladder_lite.problems.attempts import Completion
+    from ladder_lite.tasks.task import Messages
 
 Adapter = dict[str, "torch.Tensor"]
 """The trained weights of an adapter by parameter name, on the CPU."""
@@ -54,7 +56,7 @@ class Rollout(NamedTuple):
 class Backend(Protocol):
     """One model, computed in `dtype`, with one adapter; training prompts have `max_prompt_length` tokens at most."""
 
-    dtype: "torch.dtype"
+    dtype: torch.dtype
     max_prompt_length: int
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
