@@ -101,7 +101,7 @@ def main(
         n, adversarial, rounds = min(n, 40), min(adversarial, 500), 1
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() and not judges else {}
     figures |= {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", sys.argv[0], *(Path(word).name for word in sys.argv[1:])]),
         "machine": f"one core of {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: _version(name) for name in ("numpy", "scipy", "sympy", "math-verify")},
     }
