@@ -25,9 +25,9 @@ import torch
 import typer
 
 from ladder_lite.config.load import load_recipe
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, load_backend, local
 from ladder_lite.problems import Problem
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo, trainer
 

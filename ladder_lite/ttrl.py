@@ -21,10 +21,10 @@ from ladder_lite import evaluate, variants
 from ladder_lite.budget import Deadline, OutOfTime, read_budget
 from ladder_lite.config.schema import Recipe, TtrlSettings
 from ladder_lite.evaluate.scores import majority_vote
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
 from ladder_lite.terminal import Live
 from ladder_lite.train import grpo
 from ladder_lite.train.log import Step

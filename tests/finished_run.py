@@ -8,8 +8,8 @@ import yaml
 
 from ladder_lite.config.load import dump_recipe
 from ladder_lite.config.schema import Recipe
+from ladder_lite.jsonl import append_jsonl, write_json
 from ladder_lite.problems import Problem
-from ladder_lite.runs.run_dir import append_jsonl, write_json
 
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
 CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")

@@ -10,10 +10,10 @@ from ladder_lite import ttrl
 from ladder_lite.budget import Deadline
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Adapter, Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.train.log import Step

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, shipped, with_more
+from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.install import shipped
 from ladder_lite.problems import load_problems
 
 SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "config/trl_settings.json"

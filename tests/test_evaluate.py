@@ -20,10 +20,10 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.config.schema import EvalSettings
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import Request, evaluate_run
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason

@@ -18,7 +18,7 @@ from ladder_lite import export as module
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
-from ladder_lite.runs.run_dir import write_json
+from ladder_lite.jsonl import write_json
 
 # The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
 GGUF_PARAMETERS: dict[str, Any] = {

@@ -12,9 +12,9 @@ import pytest
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.jsonl import read_jsonl, truncate_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.runs.run_dir import read_jsonl, truncate_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.grpo import _last_checkpoint

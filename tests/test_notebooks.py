@@ -17,7 +17,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from ladder_lite.config.load import load_recipe, shipped
+from ladder_lite.config.load import load_recipe
+from ladder_lite.install import shipped
 
 FOLDER = shipped("recipes") / "kaggle"
 FEW = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"

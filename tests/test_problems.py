@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ladder_lite.config.load import load_recipe, shipped
+from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.install import shipped
 from ladder_lite.problems import Problem, dataset, held_out_problems, load_problems, paper_sets
 from ladder_lite.problems.clean import clean, write_rows
 from ladder_lite.tasks import load_task

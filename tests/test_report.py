@@ -15,9 +15,9 @@ from rich.console import Console
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.terminal import plain
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]

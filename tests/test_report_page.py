@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import app, summary_table, write_comparison, write_report
 from ladder_lite.report.document import Mark
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl, truncate_jsonl, write_json
 
 HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
 ACTIVE = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "foreignobject", "a", "video"}

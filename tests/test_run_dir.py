@@ -13,15 +13,9 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
-from ladder_lite.runs.run_dir import (
-    RunDir,
-    append_jsonl,
-    digest,
-    read_jsonl,
-    truncate_jsonl,
-    versions,
-    write_json,
-)
+from ladder_lite.install import versions
+from ladder_lite.jsonl import append_jsonl, digest, read_jsonl, truncate_jsonl, write_json
+from ladder_lite.runs.run_dir import RunDir
 
 HOLD = """
 import sys, time

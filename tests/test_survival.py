@@ -14,10 +14,10 @@ import pytest
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.log import Step

@@ -10,8 +10,9 @@ from random import Random
 import pytest
 import sympy
 
-from ladder_lite.config.load import list_recipes, load_recipe, shipped
+from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.errors import UserError
+from ladder_lite.install import shipped
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task

@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 import ladder_lite.tiny
-from ladder_lite.config.load import load_recipe, shipped
+from ladder_lite.config.load import load_recipe
+from ladder_lite.install import shipped
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.tasks import load_task
 from ladder_lite.tiny import corpus, pretrain

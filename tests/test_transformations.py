@@ -10,7 +10,7 @@ from fakes import FakeBackend
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import VariantSettings
 from ladder_lite.errors import UserError
-from ladder_lite.runs.run_dir import write_json
+from ladder_lite.jsonl import write_json
 from ladder_lite.tasks import load_task
 from ladder_lite.variants import transformations
 from ladder_lite.variants.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write

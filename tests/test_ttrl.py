@@ -14,10 +14,10 @@ from lessons import EASY, HARD, TASK, Notes, Tuned, learn, same, shaken, small, 
 from ladder_lite import ttrl, variants
 from ladder_lite.budget import OutOfTime
 from ladder_lite.evaluate.scores import majority_vote
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Adapter, Backend, Sampling
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import Messages
 from ladder_lite.train import grpo
 

@@ -13,9 +13,9 @@ from lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts,
 from test_survival import Ticking, poisoned
 
 from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.tasks import Messages
 from ladder_lite.train import divergence, grpo
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ladder_lite.config.load import shipped
+from ladder_lite.install import shipped
 from ladder_lite.verify import verify
 from ladder_lite.verify.expressions.latex import bare, typeset
 from ladder_lite.verify.expressions.parse import Expression, parse

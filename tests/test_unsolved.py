@@ -12,11 +12,12 @@ from fakes import FakeBackend
 
 from ladder_lite import ttrl
 from ladder_lite.config.load import load_recipe
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.recipe import test_time as unsolved
 from ladder_lite.recipe.context import Lab
-from ladder_lite.runs.run_dir import RunDir, append_jsonl, read_jsonl
+from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason
 

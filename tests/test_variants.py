@@ -19,9 +19,9 @@ from ladder_lite import variants
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import VariantSettings
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
 from ladder_lite.tasks import load_task
 from ladder_lite.variants import Growth, Writer
 from ladder_lite.variants.transformations import open_library

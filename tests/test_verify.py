@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
-from ladder_lite.config.load import shipped
+from ladder_lite.install import shipped
 from ladder_lite.verify import Reason, reward, verify
 from ladder_lite.verify.lines import MALFORMED
 from ladder_lite.verify.numerics.integrand import prepare

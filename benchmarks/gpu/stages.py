@@ -22,7 +22,7 @@ from typing import Any
 import report
 from workload import ANY_DEVICE, MARK
 
-from ladder_lite.runs.run_dir import read_jsonl, write_json
+from ladder_lite.jsonl import read_jsonl, write_json
 
 HERE, KIT = Path(__file__).parent, Path(os.environ.get("KIT", ".gpu"), "kit")
 BRIEF = "load,real_steps,memory_8,agreement,unequal,generation_64"  # for transformers

@@ -8,11 +8,10 @@ allowed there. The settings themselves are described in `ladder_lite.config.sche
 
 import copy
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,6 +21,7 @@ from ladder_lite.config.schema import BUILT_IN, Recipe
 from ladder_lite.config.trl_settings import LibrarySettings
 from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
+from ladder_lite.install import shipped
 
 
 def load_recipe(
@@ -83,7 +83,7 @@ def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> li
 
 def list_recipes() -> list[tuple[str, str]]:
     """Return (name, description) of every shipped recipe."""
-    recipes = (load_recipe(name) for name in _recipe_names())
+    recipes = (load_recipe(name) for name in recipe_names())
     return [(recipe.name, recipe.description) for recipe in recipes]
 
 
@@ -93,25 +93,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 
-def shipped(folder: Literal["recipes", "benchmarks"]) -> Path:
-    """Return the folder with the package's recipes or problem sets: in the wheel or beside the package's source."""
-    package = Path(__file__).parents[1]
-    for candidate in (package / f"_{folder}", package.parent / folder):
-        if candidate.is_dir():
-            return candidate
-    raise UserError(f"{package}: the shipped {folder} are missing from this installation; install ladder_lite anew")
-
-
-def cache_folder() -> Path:
-    """Return the folder for what is fetched or converted once: LADDER_LITE_CACHE, or the user's cache folder."""
-    if folder := os.environ.get("LADDER_LITE_CACHE"):
-        return Path(folder)
-    import pooch
-
-    return Path(pooch.os_cache("ladder_lite"))
-
-
-def _recipe_names() -> list[str]:
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes."""
     return sorted(path.stem for path in shipped("recipes").glob("*.yaml"))
 
 
@@ -119,7 +102,7 @@ def _find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path
-    names = _recipe_names()
+    names = recipe_names()
     if name_or_path not in names:
         hint = nearest(name_or_path, names) or "."
         raise UserError(f'unknown recipe "{name_or_path}"{hint} The known ones are {", ".join(names)}')

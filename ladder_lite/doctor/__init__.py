@@ -25,12 +25,12 @@ import psutil
 import typer
 
 from ladder_lite import __version__
-from ladder_lite.config import load
+from ladder_lite.config.load import load_recipe, recipe_names
 from ladder_lite.config.schema import Recipe
 from ladder_lite.doctor.checks import Check, nvidia_smi, preflight
 from ladder_lite.errors import UserError
+from ladder_lite.install import versions
 from ladder_lite.models.memory import GIB
-from ladder_lite.runs.run_dir import versions
 
 _IMPORTS = {
     "torch": "import torch",
@@ -210,19 +210,18 @@ def _commit() -> str | None:
 def _recipes() -> dict[str, str]:
     """The shipped recipes, each with what is wrong with it, or nothing."""
     found = {}
-    for path in sorted(load.shipped("recipes").glob("*.yaml")):
+    for name in recipe_names():
         try:
-            load.load_recipe(path.stem)
+            load_recipe(name)
+            found[name] = ""
         except UserError as error:
-            found[path.stem] = str(error)
-        else:
-            found[path.stem] = ""
+            found[name] = str(error)
     return found
 
 
 def _recipe_or_none(overrides: list[str]) -> Recipe | None:
     try:
-        return load.load_recipe("tiny", overrides)
+        return load_recipe("tiny", overrides)
     except UserError:  # told among the recipes
         return None
 

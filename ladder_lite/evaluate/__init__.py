@@ -28,10 +28,10 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import EvalSettings, Recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.evaluate.scores import paired_bootstrap, pass_rates, summarize
+from ladder_lite.jsonl import append_jsonl, digest, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.models import Backend, Sampling, load_backend
 from ladder_lite.problems import Problem, notes
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.runs.run_dir import append_jsonl, digest, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Bar, Live, percent, plain
 

@@ -22,7 +22,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import EMBEDDED, Recipe
 from ladder_lite.doctor.checks import on_hub
 from ladder_lite.errors import UserError, nearest
-from ladder_lite.runs.run_dir import write_json
+from ladder_lite.jsonl import write_json
 from ladder_lite.tasks import Messages
 
 Format = Literal["adapter", "merged", "gguf"]

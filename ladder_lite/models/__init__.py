@@ -7,8 +7,8 @@ import gc
 import logging
 import os
 
-from ladder_lite.config.load import cache_folder
 from ladder_lite.config.schema import Recipe
+from ladder_lite.install import cache_folder
 from ladder_lite.models.backend import Adapter, Backend, Rollout, Sampling
 
 __all__ = ["Adapter", "Backend", "Rollout", "Sampling", "load_backend", "prepare_environment", "release_memory"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from ladder_lite.config.load import cache_folder
 from ladder_lite.errors import UserError, first_line
+from ladder_lite.install import cache_folder
 
 
 def as_folder(file: Path) -> Path:

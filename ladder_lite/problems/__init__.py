@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ladder_lite.config.load import shipped
 from ladder_lite.errors import UserError, nearest
+from ladder_lite.install import shipped
 
 if TYPE_CHECKING:
     import typer

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
-from ladder_lite.runs.run_dir import append_jsonl
+from ladder_lite.jsonl import append_jsonl
 from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault

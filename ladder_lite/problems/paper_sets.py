@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from ladder_lite.config.load import cache_folder
 from ladder_lite.errors import UserError
+from ladder_lite.install import cache_folder
 from ladder_lite.problems.clean import read_problem, write_rows
 
 _BASE: Final = "https://raw.githubusercontent.com/Tufalabs/GeneralGenerateVariants"

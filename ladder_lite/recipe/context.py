@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ladder_lite.budget import Deadline
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
-from ladder_lite.runs.run_dir import RunDir, Stage, append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.runs.run_dir import RunDir, Stage
 from ladder_lite.terminal import Live, show
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from rich.table import Table
 from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models.memory import (
     CARDS,
     GIB,
@@ -36,7 +37,6 @@ from ladder_lite.models.memory import (
 from ladder_lite.problems import load_problems
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.test_time import N_SAMPLES
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.terminal import clock_time
 
 _SHOWN_PARTS = 2

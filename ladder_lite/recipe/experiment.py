@@ -15,10 +15,11 @@ from ladder_lite.budget import Deadline
 from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import Lab, ids
-from ladder_lite.runs.run_dir import RunDir, Stage, append_jsonl, read_jsonl
+from ladder_lite.runs.run_dir import RunDir, Stage
 from ladder_lite.terminal import Bar, Live, show
 from ladder_lite.train import divergence
 

@@ -10,8 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite.jsonl import append_jsonl, truncate_jsonl
 from ladder_lite.problems import Problem
-from ladder_lite.runs.run_dir import Stage, append_jsonl, truncate_jsonl
+from ladder_lite.runs.run_dir import Stage
 from ladder_lite.terminal import show
 from ladder_lite.train import divergence
 

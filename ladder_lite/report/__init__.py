@@ -18,9 +18,9 @@ from rich.table import Table
 
 from ladder_lite.config.schema import EMBEDDED
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import write_json
 from ladder_lite.report.findings import measure, open_run, pass_keys
 from ladder_lite.report.paper_results import PAPER
-from ladder_lite.runs.run_dir import write_json
 from ladder_lite.terminal import clock_time, percent, plain
 
 _NAME_WIDTH = 20

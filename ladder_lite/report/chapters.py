@@ -11,6 +11,7 @@ import yaml
 from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.config.schema import EMBEDDED
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models.memory import gib
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import page_figures
@@ -34,7 +35,6 @@ from ladder_lite.report.findings import Run, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.terminal import clock_time, percent, plain
 from ladder_lite.train import divergence
 

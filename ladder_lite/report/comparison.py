@@ -15,6 +15,7 @@ from scipy import stats
 
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
+from ladder_lite.jsonl import digest
 from ladder_lite.report import page_figures
 from ladder_lite.report.chapters import interval, points
 from ladder_lite.report.document import (
@@ -32,7 +33,6 @@ from ladder_lite.report.document import (
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, Run, measure, open_run, pass_rates
 from ladder_lite.report.test_time import compared
-from ladder_lite.runs.run_dir import digest
 
 _SAME = ("seed", "description", "smoke", "profiles", "conditions", "full")
 """What runs of one group may differ in: the seed, and what decides no result."""

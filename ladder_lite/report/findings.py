@@ -15,9 +15,9 @@ import yaml
 from ladder_lite import variants
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.report.paper_results import experiment_of
-from ladder_lite.runs.run_dir import read_jsonl
 
 RACERS = ("ladder_ttrl", "ladder_pass100", "ttrl")
 """Conditions that spend tokens on single test problems, the paper's Figure 6."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from ladder_lite import variants
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import load_problems
 from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Table, Tree
 from ladder_lite.report.findings import Run, read_json
-from ladder_lite.runs.run_dir import read_jsonl
 from ladder_lite.terminal import clock_time, percent, plain
 
 _LIBRARIES = {

@@ -12,16 +12,11 @@ nor half-finished work is ever mixed with that of other settings.
 """
 
 import fcntl
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -29,25 +24,10 @@ from typing import IO, Any, Self
 from ladder_lite.config.load import dump_recipe, load_recipe, with_more
 from ladder_lite.config.schema import BUILT_IN, Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.install import versions
+from ladder_lite.jsonl import digest, write_atomic, write_json
 
 _RECIPE, _VERSIONS, _LOCK = "recipe.resolved.yaml", "versions.json", "run.lock"
-_PACKAGES = (
-    "ladder_lite",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "datasets",
-    "unsloth",
-    "unsloth_zoo",
-    "numpy",
-    "scipy",
-    "sympy",
-    "mpmath",
-    "python-flint",
-)
 
 
 class RunDir:
@@ -106,7 +86,7 @@ class RunDir:
                 )
         else:
             write_json(self.path / _VERSIONS, versions())
-        _write_atomic(self.path / _RECIPE, dump_recipe(self.recipe))
+        write_atomic(self.path / _RECIPE, dump_recipe(self.recipe))
 
     def __enter__(self) -> Self:
         return self
@@ -181,70 +161,6 @@ class Stage:
         return marker
 
 
-def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append the rows in one write and wait until they are on the disk; a torn last line is cut off first."""
-    data = "".join(f"{_to_json(row)}\n" for row in rows).encode()
-    if not data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
-        _cut_torn_line(file)
-        while data:  # a disk that fills up takes a part and then raises
-            data = data[file.write(data) :]
-        os.fsync(file.fileno())
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the file, none where there is no file.
-
-    What stands behind the last line end was being written when the process was killed: it is not returned, and the
-    next `append_jsonl` cuts it off. Reading changes nothing, for a report may read a run that is still going on.
-    Raises UserError with file:line for damage elsewhere.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: damaged ({error}); redo the stage of this file") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: damaged (not a JSON object); redo the stage of this file")
-        rows.append(row)
-    return rows
-
-
-def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite the file with only the rows to keep, all or nothing; a missing file stays missing."""
-    if path.exists():
-        _write_atomic(path, "".join(f"{_to_json(row)}\n" for row in read_jsonl(path) if keep(row)))
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, all or nothing, and wait until it is on the disk; NaN and infinities become null."""
-    _write_atomic(path, _to_json(value, indent=1) + "\n")
-
-
-def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON value, the same for equal values."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of what decides a run's numbers, by package, without importing any."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _foreign_file(path: Path) -> str | None:
     """Name something in the folder that is no run's, None where a run is or can be."""
     names = {entry.name for entry in path.iterdir()}
@@ -301,47 +217,3 @@ def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name too is to survive a power cut
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _cut_torn_line(file: FileIO) -> None:
-    end = file.seek(0, os.SEEK_END)
-    position = end
-    tail = b""
-    while position > 0 and b"\n" not in tail:
-        position = max(0, position - 65536)
-        file.seek(position)
-        tail = file.read(end - position)
-    keep = position + tail.rfind(b"\n") + 1
-    if keep < end:
-        file.truncate(keep)
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    # Escaped to ASCII: model text may hold half characters, which UTF-8 cannot write.
-    try:
-        return json.dumps(value, allow_nan=False, indent=indent)
-    except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False, indent=indent)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,9 +29,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config.load import list_recipes, load_recipe, shipped
+from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.config.schema import EMBEDDED, Recipe
 from ladder_lite.errors import UserError
+from ladder_lite.install import shipped
 from ladder_lite.problems import Problem
 from ladder_lite.solve.search import Search
 from ladder_lite.terminal import Live, show

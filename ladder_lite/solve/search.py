@@ -78,7 +78,7 @@ class Search:
         The backend takes its adapter back however it ends.
         """
         from ladder_lite import ttrl
-        from ladder_lite.runs.run_dir import read_jsonl
+        from ladder_lite.jsonl import read_jsonl
         from ladder_lite.variants import Writer, transformations
 
         recipe, task, backend, live = self._recipe, self._task, self._backend, self._live

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.quadrature import Integral
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ladder_lite import errors
-from ladder_lite.runs.run_dir import write_json
+from ladder_lite.jsonl import write_json
 from ladder_lite.terminal import Bar, Live, clock_time, percent
 from ladder_lite.tiny import corpus
 

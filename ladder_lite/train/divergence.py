@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ladder_lite.errors import UserError
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 
 FILE = "rollbacks.jsonl"
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from ladder_lite.budget import Deadline
 from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import truncate_jsonl
 from ladder_lite.models import Backend, release_memory
 from ladder_lite.problems import Problem
-from ladder_lite.runs.run_dir import truncate_jsonl
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.divergence import Diverged

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates

@@ -28,10 +28,10 @@ from ladder_lite.budget import Deadline
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Adaptive, Mix, VariantSettings
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem, held_out_problems
 from ladder_lite.problems.attempts import Completion
-from ladder_lite.runs.run_dir import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
 from ladder_lite.terminal import Bar, Live
 from ladder_lite.variants import transformations

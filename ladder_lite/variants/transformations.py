@@ -16,8 +16,8 @@ from typing import Any
 
 from ladder_lite.config.schema import Transformations, VariantSettings
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import write_json
 from ladder_lite.models import Backend, Sampling
-from ladder_lite.runs.run_dir import write_json
 from ladder_lite.tasks import Effect, Task
 
 EFFECTS: tuple[Effect, ...] = ("easier", "equivalent", "harder")
