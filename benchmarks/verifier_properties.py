@@ -1,4 +1,4 @@
-"""A million random examples against the verifier's properties (tests/properties.py); the tests try a few hundred.
+"""A million random examples against the verifier's properties (tests/support/properties.py); tests try a few hundred.
 
     python benchmarks/verifier_properties.py                      # about an hour on one core
     python benchmarks/verifier_properties.py --examples 10000
@@ -25,9 +25,9 @@ from hypothesis.strategies import SearchStrategy, tuples
 from ladder_lite.verify import verify
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
-from properties import PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly  # noqa: E402
+from tests.support.properties import PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly  # noqa: E402
 
 BATCH = 10_000  # hypothesis remembers what it tried
 

@@ -8,8 +8,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fakes import FakeBackend
-from lessons import EASY, HARD, TASK, Notes, Tuned, learn, same, shaken, small, without_times
 
 from ladder_lite import ttrl, variants
 from ladder_lite.budget import OutOfTime
@@ -20,6 +18,8 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import grpo
+from tests.support.fakes import FakeBackend
+from tests.support.lessons import EASY, HARD, TASK, Notes, Tuned, learn, same, shaken, small, without_times
 
 # --- which problems
 

@@ -9,8 +9,6 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts, without_times
-from test_survival import Ticking, poisoned
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.jsonl import read_jsonl
@@ -18,6 +16,8 @@ from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import divergence, grpo
+from tests.support.lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts, without_times
+from tests.train.test_survival import Ticking, poisoned
 
 # --- going on
 

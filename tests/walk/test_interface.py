@@ -4,10 +4,9 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from test_export import GGUF_PARAMETERS
-from test_loading import GET_PEFT_MODEL, LOAD_MODEL
-
 from ladder_lite.export import QUANTIZATIONS
+from tests.export.test_export import GGUF_PARAMETERS
+from tests.models.test_loading import GET_PEFT_MODEL, LOAD_MODEL
 
 
 def _source(module: str) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import random_model
+
+from tests.walk import random_model
 
 Result = dict[str, Any]
 

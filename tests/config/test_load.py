@@ -18,7 +18,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import load_problems
 
-SETTINGS = Path(__file__).parent.parent / "ladder_lite" / "config/trl_settings.json"
+SETTINGS = Path(__file__).parents[2] / "ladder_lite" / "config/trl_settings.json"
 
 # Short, with one key per line where a test counts lines.
 RECIPE = """\
@@ -421,7 +421,9 @@ def test_reading_a_recipe_imports_no_training_library() -> None:
 
 def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> None:
     listed = json.loads(SETTINGS.read_text(encoding="utf-8"))
-    assert listed == installed_settings(), "TRL or peft has changed: python tests/test_config.py writes the list anew"
+    assert listed == installed_settings(), (
+        "TRL or peft has changed: python tests/config/test_load.py writes the list anew"
+    )
 
 
 FOR_ALL_VERSIONS = {

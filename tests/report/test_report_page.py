@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from finished_run import HOSTILE, add_conditions, build_run
 from typer.testing import CliRunner
 
 from ladder_lite.config.load import load_recipe
@@ -20,6 +19,7 @@ from ladder_lite.report import app, summary_table, write_comparison, write_repor
 from ladder_lite.report.document import Mark
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared
+from tests.support.finished_run import HOSTILE, add_conditions, build_run
 
 HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
 ACTIVE = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "foreignobject", "a", "video"}

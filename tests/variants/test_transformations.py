@@ -5,7 +5,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fakes import FakeBackend
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import VariantSettings
@@ -14,6 +13,7 @@ from ladder_lite.jsonl import write_json
 from ladder_lite.tasks import load_task
 from ladder_lite.variants import transformations
 from ladder_lite.variants.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
+from tests.support.fakes import FakeBackend
 
 PROMPT = "task.prompts.transformations='list {count} changes that make it {effect}'"
 TASK = load_task(load_recipe("tiny", [PROMPT]).task)

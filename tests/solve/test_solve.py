@@ -11,8 +11,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fakes import FakeBackend, Script
-from test_live import HOSTILE, a_console
 
 from ladder_lite import errors, ttrl
 from ladder_lite import models as backends
@@ -25,6 +23,8 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.solve import Solution, Solver, app, solve
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
+from tests.support.fakes import FakeBackend, Script
+from tests.test_terminal import HOSTILE, a_console
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 

@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fakes import FakeBackend
 
 from ladder_lite import ttrl
 from ladder_lite.config.load import load_recipe
@@ -20,6 +19,7 @@ from ladder_lite.recipe.context import Lab
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason
+from tests.support.fakes import FakeBackend
 
 RIGHT = Grade(1.0, Reason.CORRECT, "x**2")
 WRONG = Grade(0.0, Reason.WRONG, "x")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "undergrad.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "undergrad.py"
 SET = SCRIPT.with_suffix(".jsonl")
 ROWS = [json.loads(line) for line in SET.read_text(encoding="utf-8").splitlines()]
 

@@ -21,7 +21,7 @@ from ladder_lite.problems.clean import clean, write_rows
 from ladder_lite.tasks import load_task
 
 DATA: dict[str, str | None] = {"integrand": "2*x", "variable": "x", "lower": None, "upper": None}
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_tree_is_flat_rows_that_survive_json() -> None:

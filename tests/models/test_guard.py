@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from lessons import shaken
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
@@ -22,6 +21,7 @@ from ladder_lite.models.loading import choose_dtype
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo
+from tests.support.lessons import shaken
 
 RECIPE = load_recipe(
     "tiny",

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from fakes import FakeBackend, Script, silent_bar
 
 from ladder_lite import variants
 from ladder_lite.budget import Deadline, OutOfTime
@@ -25,6 +24,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.variants import Growth, Writer
 from ladder_lite.variants.transformations import open_library
+from tests.support.fakes import FakeBackend, Script, silent_bar
 
 TASK = load_task(load_recipe("tiny").task)
 FILES = ("problems.jsonl", "rejected.jsonl", "rounds.jsonl")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
-from properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
 from ladder_lite.install import shipped
 from ladder_lite.verify import Reason, reward, verify
 from ladder_lite.verify.lines import MALFORMED
 from ladder_lite.verify.numerics.integrand import prepare
+from tests.support.properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
-DATA = Path(__file__).with_name("data")
+DATA = Path(__file__).parents[1] / "data"
 CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]
 # Answers that graders get wrong, or did: forms of right ones, spellings, exploits, integrals of every kind.
 FAULTS = [json.loads(line) for line in (DATA / "verifier_faults.jsonl").open(encoding="utf-8")]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import FakeBackend
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
@@ -13,6 +12,7 @@ from ladder_lite.problems import load_problems
 from ladder_lite.recipe.context import Lab
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
+from tests.support.fakes import FakeBackend
 
 POOL = [f"{n}*x" for n in range(2, 8)]
 

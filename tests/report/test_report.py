@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
@@ -19,6 +18,7 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_js
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.terminal import plain
+from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
 KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]

@@ -92,7 +92,7 @@ def test_shapes_have_the_published_number_of_weights(model: str, parameters: int
     ],
 )
 def test_a_config_that_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
-    config = json.loads((Path(__file__).parents[1] / "ladder_lite/tiny/config.json").read_text())
+    config = json.loads((Path(__file__).parents[2] / "ladder_lite/tiny/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UserError) as error:
         read_shape(str(tmp_path))

@@ -1,4 +1,4 @@
-r"""What is read from replies as models write them; `tests/test_tasks.py` holds the hostile ones."""
+r"""What is read from replies as models write them; `tests/tasks/test_tasks.py` holds the hostile ones."""
 
 import json
 import time

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FakeBackend
 from rich.console import Console
 
 from ladder_lite.config.load import load_recipe
@@ -24,6 +23,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.recipe.context import Lab
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
+from tests.support.fakes import FakeBackend
 
 GIB = 2**30
 TORCH_2_9 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

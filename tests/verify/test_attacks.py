@@ -13,7 +13,7 @@ import pytest
 
 from ladder_lite.verify import verify
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "verifier_attacks.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "verifier_attacks.py"
 _spec = spec_from_file_location("verifier_attacks", SCRIPT)
 assert _spec is not None
 assert _spec.loader is not None

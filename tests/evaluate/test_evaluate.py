@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from fakes import FakeBackend, Script, silent_bar
 from rich.console import Console
 
 from ladder_lite import errors, evaluate
@@ -27,6 +26,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
+from tests.support.fakes import FakeBackend, Script, silent_bar
 
 TASK = load_task(load_recipe("tiny").task)
 
