@@ -1,12 +1,8 @@
 """Recipes: what loads, and the one line that each mistake gets."""
 
-import dataclasses
 import json
 import subprocess
 import sys
-import types
-import typing
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,7 @@ from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import load_problems
-
-SETTINGS = Path(__file__).parents[2] / "ladder_lite" / "config/trl_settings.json"
+from tests.support.trl_settings import LIST, installed_settings
 
 # Short, with one key per line where a test counts lines.
 RECIPE = """\
@@ -420,60 +415,7 @@ def test_reading_a_recipe_imports_no_training_library() -> None:
 
 
 def test_names_and_types_of_settings_are_those_of_the_installed_libraries() -> None:
-    listed = json.loads(SETTINGS.read_text(encoding="utf-8"))
+    listed = json.loads(LIST.read_text(encoding="utf-8"))
     assert listed == installed_settings(), (
-        "TRL or peft has changed: python tests/config/test_load.py writes the list anew"
+        "TRL or peft has changed: python tests/support/trl_settings.py updates the list"
     )
-
-
-FOR_ALL_VERSIONS = {
-    "pad_to_multiple_of": {"types": ["int", "null"], "default": None},  # TRL 1.16 adds "auto", its default
-}
-
-
-def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
-    import peft
-    import trl
-
-    return {
-        owner.__name__: {
-            field.name: FOR_ALL_VERSIONS.get(
-                field.name, {"types": sorted(kinds(hints[field.name])), "default": default(field)}
-            )
-            for field in dataclasses.fields(owner)
-            if field.init and kinds(hints[field.name]) - {"null"}
-        }
-        for owner in (trl.GRPOConfig, peft.LoraConfig)
-        for hints in (typing.get_type_hints(owner),)
-    }
-
-
-def default(field: "dataclasses.Field[Any]") -> Any:
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    value = None if value is dataclasses.MISSING else value
-    return value.value if isinstance(value, Enum) else value
-
-
-def kinds(hint: Any) -> set[str]:
-    names = {bool: "bool", int: "int", float: "float", str: "str", list: "list", tuple: "list", dict: "dict"}
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return set().union(*(kinds(part) for part in typing.get_args(hint)))
-    if origin is typing.Literal:
-        return {names[type(value)] for value in typing.get_args(hint)}
-    if hint is type(None):
-        return {"null"}
-    if isinstance(origin or hint, type) and issubclass(origin or hint, Enum):
-        return {"str"}
-    return {names[origin or hint]} if (origin or hint) in names else set()  # a class of the library: not for YAML
-
-
-if __name__ == "__main__":
-    lines = [
-        f' "{owner}": {{\n' + ",\n".join(f"  {json.dumps(n)}: {json.dumps(t)}" for n, t in settings.items()) + "\n }"
-        for owner, settings in installed_settings().items()
-    ]
-    SETTINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
