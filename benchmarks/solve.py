@@ -26,9 +26,9 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from ladder_lite import evaluate
 from ladder_lite.budget import Deadline
 from ladder_lite.errors import run as run_command
+from ladder_lite.evaluate import Sampler
 from ladder_lite.solve import Solver
 from ladder_lite.tiny import corpus
 from ladder_lite.verify import verify
@@ -128,16 +128,8 @@ def measure(solver: Solver, integrand: str, deadline: Deadline, steps: int) -> d
         sys.exit(f"{integrand}: the answer {solution.answer} is not verified by the strict rule")
     n_tokens = solver.backend.n_tokens - before
     with TemporaryDirectory() as scratch:
-        attempts = evaluate.sample_tokens(
-            solver.task,
-            solver.backend,
-            solver.read(integrand),
-            solver.recipe.eval,
-            Path(scratch),
-            CONTROL_SEED,
-            1,
-            n_tokens,
-        )
+        sampler = Sampler(solver.task, solver.backend, solver.recipe.eval, CONTROL_SEED)
+        attempts = sampler.sample_tokens(solver.read(integrand), Path(scratch), 1, n_tokens)
     right = [attempt.index for attempt in attempts if attempt.correct]
     control = {
         "n_samples": len(attempts),

@@ -30,6 +30,7 @@ from ladder_lite.models import Backend, load_backend, local
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo, trainer
+from ladder_lite.train.state import Training
 
 HERE = Path(__file__).parent
 _ONE_BATCH = ("_CPU_BATCH", 1_000_000)
@@ -61,7 +62,7 @@ def main(
         for arm, seconds in taken.items():
             backend.load(trained / "adapter")
             with _patched(arm), _clock(backend) as step, tempfile.TemporaryDirectory() as folder:
-                (done,) = grpo.train(task, backend, problems, recipe.grpo, Path(folder), seed, step.end)
+                (done,) = grpo.train(Training(task, backend, recipe.grpo, Path(folder), seed), problems, step.end)
             without_signal.append(done.groups_without_signal)
             seconds.append(step.seconds)
     figures = {

@@ -24,7 +24,7 @@ import typer
 from ladder_lite import variants
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
-from ladder_lite.evaluate import sample
+from ladder_lite.evaluate import Sampler
 from ladder_lite.models import Backend, load_backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
@@ -118,7 +118,7 @@ def _measure(run: Path, tries: int) -> dict[str, Any]:
     backend.load(run / "conditions/ladder/train/adapter")
     tree = [*variants.load(run / "variants"), *variants.load(run / "conditions/ladder/train/variants")]
     problems = {problem.id: problem for problem in (*task.problems("train"), *tree)}
-    attempts = sample(task, backend, list(problems.values()), recipe.eval, tries, recipe.seed)
+    attempts = Sampler(task, backend, recipe.eval, recipe.seed).sample(list(problems.values()), tries)
     right = _count_right(attempts)
     verdicts: dict[str, Counter[str]] = {}
     noise = 2 * sqrt(tries / 2)  # two standard deviations, at most, of the difference of two counts

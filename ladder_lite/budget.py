@@ -58,8 +58,10 @@ class Deadline:
         return cls(inf, "no end")
 
     @classmethod
-    def after(cls, text: str, clock: Callable[[], float] = time.monotonic) -> Self:
-        """A budget that begins now, such as "9h", "90m", "1h30m" or "5400s"; UserError where it cannot be read."""
+    def after(cls, text: str | None, clock: Callable[[], float] = time.monotonic) -> Self:
+        """A budget that begins now, such as "9h", "90m", "1h30m" or "5400s", or none; UserError for anything else."""
+        if text is None:
+            return cls.never()
         try:
             return cls(read_budget(text), text.strip(), clock)
         except ValueError as error:

@@ -54,7 +54,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite the file with only the rows to keep, all or nothing; a missing file stays missing."""
     if path.exists():
-        write_atomic(path, "".join(f"{_to_json(row)}\n" for row in read_jsonl(path) if keep(row)))
+        rewrite_jsonl(path, [row for row in read_jsonl(path) if keep(row)])
+
+
+def rewrite_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the file by one of these rows, all or nothing."""
+    write_atomic(path, "".join(f"{_to_json(row)}\n" for row in rows))
 
 
 def write_json(path: Path, value: object) -> None:

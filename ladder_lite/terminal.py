@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
@@ -30,6 +31,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ladder_lite.problems import Problem
+
+if TYPE_CHECKING:
+    from ladder_lite.problems.attempts import Attempt
 
 Field = float | str | None
 
@@ -54,6 +58,11 @@ def plain(text: str, width: int = 72) -> str:
 def show(text: str, width: int = 72) -> str:
     """`plain(text)` with rich's markup escaped, to be put into what `Live.say` prints."""
     return escape(plain(text, width))
+
+
+def verdict(attempt: Attempt) -> str:
+    """What became of an attempt, in colour, for `Live.say`."""
+    return "[green]right[/]" if attempt.correct else f"[red]{attempt.grade.reason.value.lower()}[/]"
 
 
 def percent(share: float) -> str:

@@ -17,17 +17,19 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, Protocol
 
-from ladder_lite import evaluate, variants
+from ladder_lite import variants
 from ladder_lite.budget import Deadline, OutOfTime, read_budget
 from ladder_lite.config.schema import Recipe, TtrlSettings
+from ladder_lite.evaluate import Sampler
 from ladder_lite.evaluate.scores import majority_vote
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
+from ladder_lite.runs import layout
 from ladder_lite.terminal import Live
 from ladder_lite.train import grpo
-from ladder_lite.train.log import Step
+from ladder_lite.train.state import Step, Training
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
 """What ended the training of a problem."""
@@ -124,7 +126,7 @@ class _Lesson:
         self._folder = folder
         self._live = live
         self._watch = watch
-        self._curve = folder / "train" / "curve.jsonl"
+        self._curve = folder / "train" / layout.CURVE
         before_s = self._seconds_on_record()
         self._deadline = writer.deadline or Deadline.never()
         self._began_at = self._deadline.now() - before_s
@@ -142,7 +144,7 @@ class _Lesson:
         vote = majority_vote(self._writer.task, self._problem, self._answer())
         rows = read_jsonl(self._curve)
         solved = next((row for row in rows if row["answer"] is not None), None)
-        tokens = variants.count(self._folder / "variants")["tokens"]
+        tokens = variants.count(self._folder / layout.VARIANTS)["tokens"]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -160,7 +162,7 @@ class _Lesson:
 
     def _grow(self) -> list[Problem]:
         """The tree of a single problem is small: it is grown at once, without pauses for growth while training."""
-        folder, settings = self._folder / "variants", self._recipe.ttrl
+        folder, settings = self._folder / layout.VARIANTS, self._recipe.ttrl
         if read_jsonl(self._curve):  # trained on already, as it is: the budget may have ended its growth
             return variants.load(folder)
         tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
@@ -188,7 +190,7 @@ class _Lesson:
 
             def after_step(step: Step, rollouts: list[Attempt]) -> bool:
                 nonlocal step_began_at
-                tries = self._try(step.step)
+                tries = self._sampler(f"tries/{step.step}").sample([self._problem], self._recipe.ttrl.samples_per_step)
                 now = self._deadline.now()
                 self._budget.note("TTRL step", now - step_began_at)
                 step_began_at = now
@@ -199,22 +201,20 @@ class _Lesson:
                     self._watch.step(step, rollouts, tries)
                 return stop is not None
 
-            return grpo.train(
+            lesson = Training(
                 self._writer.task,
                 self._writer.backend,
-                tree,
                 training,
                 self._folder / "train",
                 self._seed("rollouts"),
-                after_step,
-                deadline=self._deadline,
-                say=self._live.say,
+                self._deadline,
+                self._live.say,
             )
+            return grpo.train(lesson, tree, after_step)
 
-    def _try(self, step: int) -> list[Attempt]:
-        """Answers of the model as it is after a step."""
-        n, seed = self._recipe.ttrl.samples_per_step, self._seed(f"tries/{step}")
-        return evaluate.sample(self._writer.task, self._writer.backend, [self._problem], self._recipe.eval, n, seed)
+    def _sampler(self, use: str) -> Sampler:
+        """What answers to the problem are sampled with, each use from a seed of its own."""
+        return Sampler(self._writer.task, self._writer.backend, self._recipe.eval, self._seed(use), self._deadline)
 
     def _note(self, step: int, tries: Sequence[Attempt], *, is_last: bool) -> Stopped | None:
         """Note down what a step's tries came to, and say why training ends with them, if it does."""
@@ -237,22 +237,10 @@ class _Lesson:
 
     def _answer(self) -> list[Attempt]:
         """The sampled answers of the model as it is when training ends; `eval/greedy` gets its greedy one."""
-        settings, place = self._recipe.eval, self._folder / "eval"
+        folder = self._folder / "eval"
         with self._live.stage("its answers", 1) as bar:
-            _, sampled = (
-                evaluate.evaluate(
-                    self._writer.task,
-                    self._writer.backend,
-                    [self._problem],
-                    way,
-                    folder,
-                    self._seed(folder.name),
-                    bar,
-                    self._deadline,
-                )
-                for way, folder in ((evaluate.greedy(settings), place / "greedy"), (settings, place))
-            )
-        return sampled
+            self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
+            return self._sampler("eval").evaluate([self._problem], folder, bar)
 
     def _seed(self, use: str) -> int:
         """A seed for each use: small integers of different uses coincide, and the same draws would serve twice."""
@@ -269,7 +257,7 @@ class _Lesson:
 
     def _seconds_on_record(self) -> float:
         rows = read_jsonl(self._curve)
-        return float(rows[-1]["seconds"] if rows else variants.count(self._folder / "variants")["seconds"])
+        return float(rows[-1]["seconds"] if rows else variants.count(self._folder / layout.VARIANTS)["seconds"])
 
 
 def _stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:

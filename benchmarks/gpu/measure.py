@@ -28,6 +28,7 @@ from ladder_lite.models import Rollout, Sampling, load_backend, memory
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.train import grpo
 from ladder_lite.train.curriculum import PassRates
+from ladder_lite.train.state import Training, TrainingState
 
 
 class Bench:
@@ -153,20 +154,20 @@ class Bench:
 
         recipe = self.recipe(self.largest, self.sizes.timed_completions, self.sizes.timed_reply)
         clock, model = workload.Clock(), self.backend.trainable()[0]
-        end_step = clock.timed("log", grpo.Log.end_step)
+        end_step = clock.timed("log", TrainingState.end_step)
 
-        def end(log: grpo.Log, logs: dict[str, float]) -> bool:
+        def end(log: TrainingState, logs: dict[str, float]) -> bool:
             ended: bool = end_step(log, logs)
             clock.end_step()
             return ended
 
-        parts = [(self.task, "prompt", "data"), (PassRates, "draw", "data"), (grpo.Log, "grade", "verify")]
+        parts = [(self.task, "prompt", "data"), (PassRates, "draw", "data"), (TrainingState, "grade", "verify")]
         parts += [(self.backend, "roll_out", "roll_out"), (model, "generate", "generate")]
-        parts += [(grpo.Log, "check_step", "log"), (adapter, "is_finite", "log")]
+        parts += [(TrainingState, "check_step", "log"), (adapter, "is_finite", "log")]
         with ExitStack() as patches:
             for owner, name, part in parts:
                 patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
-            patches.enter_context(patch.object(grpo.Log, "end_step", end))
+            patches.enter_context(patch.object(TrainingState, "end_step", end))
             found = self.train(recipe, 3, clock=clock)
         summary = clock.summary(recipe, self.backend.micro_batch(recipe.grpo))
         seconds = {"generate": 0.0} | summary["median"]
@@ -178,11 +179,11 @@ class Bench:
         from ladder_lite.models.guard import RolloutGuard
 
         said, peaks = list[str](), list[dict[str, int]]()
-        begin_step, check_rollouts = grpo.Log.begin_step, RolloutGuard.check
+        begin_step, check_rollouts = TrainingState.begin_step, RolloutGuard.check
         self.backend.restore(self.fixed_adapter() if replies else self.fresh_adapter)
         settings = recipe.grpo.model_copy(update={"trl": recipe.grpo.trl | {"max_steps": steps}})
 
-        def begin(log: grpo.Log) -> None:
+        def begin(log: TrainingState) -> None:
             if not clock:
                 peaks.append(take_peaks())
             begin_step(log)
@@ -196,11 +197,11 @@ class Bench:
 
         take_peaks()
         with tempfile.TemporaryDirectory() as temporary, ExitStack() as patches:
-            patches.enter_context(patch.object(grpo.Log, "begin_step", begin))
+            patches.enter_context(patch.object(TrainingState, "begin_step", begin))
             patches.enter_context(patch.object(RolloutGuard, "check", check))
             patches.enter_context(patch.object(self.backend, "roll_out", replies or self.backend.roll_out))
-            arguments = self.task, self.backend, self.task.problems, settings, Path(run or temporary), 0
-            done = grpo.train(*arguments, stop, say=said.append)
+            training = Training(self.task, self.backend, settings, Path(run or temporary), 0, say=said.append)
+            done = grpo.train(training, self.task.problems, stop)
         peaks.append(take_peaks())
         before, during = ({}, peaks) if clock else (peaks[0], peaks[1:])  # before: probe and self-checks
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}

@@ -1,17 +1,28 @@
 """The settings of a recipe's arms: LADDER with one setting changed."""
 
-from ladder_lite.config.load import change
-from ladder_lite.config.schema import Recipe
+import json
+
+from ladder_lite.config.load import apply
+from ladder_lite.config.schema import GrpoSettings, Recipe, VariantSettings
 
 
 def arm(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with the settings of a LADDER condition; its own for `ladder`. UserError for settings that clash."""
-    changes = recipe.arms.get(name, {})
-    changed = change(recipe, changes, f"arms.{name}")
-    share = changes.get("share", 1)
+    """The recipe with the settings of a LADDER condition, which `load_recipe` has checked; its own for all but arms."""
+    changes = dict(recipe.arms.get(name, {}))
+    if not changes:
+        return recipe
+    share = changes.pop("share", 1)
     assert isinstance(share, int | float)
-    per_root = max(1, round(share * changed.variants.per_root))
-    return changed.model_copy(update={"variants": changed.variants.model_copy(update={"per_root": per_root})})
+    sections = {"variants": recipe.variants.model_dump(mode="json"), "grpo": recipe.grpo.model_dump(mode="json")}
+    changed, _ = apply(sections, {(): name}, [(name, key, value) for key, value in changes.items()])
+    variants = VariantSettings.model_validate_json(json.dumps(changed["variants"]))
+    per_root = max(1, round(share * variants.per_root))
+    return recipe.model_copy(
+        update={
+            "variants": variants.model_copy(update={"per_root": per_root}),
+            "grpo": GrpoSettings.model_validate_json(json.dumps(changed["grpo"])),
+        }
+    )
 
 
 def shares_tree(recipe: Recipe, name: str) -> bool:

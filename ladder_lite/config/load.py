@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ladder_lite.config.schema import BUILT_IN, Recipe
+from ladder_lite.config.conditions import BUILT_IN
+from ladder_lite.config.schema import Recipe
 from ladder_lite.config.trl_settings import LibrarySettings
 from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
@@ -50,17 +51,17 @@ def load_recipe(
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check_with_arms(*_apply(tree, places, changes))
+        _check_with_arms(*apply(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    tree, places = apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
     return _check_with_arms(tree, places)
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
     """The recipe after changes by dotted key; UserError names the place of a mistake. `share` is no setting."""
     keys = [(place, key, value) for key, value in changes.items() if key != "share"]
-    return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
+    return _check(*apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
 
 
 def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -120,7 +121,7 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
+def apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
     """Return the settings and their places after the changes (place, dotted key, value)."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:

@@ -12,12 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, fi
 from pydantic_core.core_schema import ValidationInfo
 
 from ladder_lite.budget import read_budget
+from ladder_lite.config.conditions import BUILT_IN
 from ladder_lite.config.trl_settings import GrpoConfigSettings, LoraConfigSettings, trainable
 from ladder_lite.errors import nearest
 
 EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
-BUILT_IN = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100")
-"""Conditions that every recipe can name; a recipe adds its own as `arms`."""
 
 _Number = TypeVar("_Number", int, float)
 

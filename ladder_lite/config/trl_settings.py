@@ -5,21 +5,73 @@ with what is installed. What the training loop or the loader sets itself, and wh
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-# What the training loop sets itself (train.trainer): with other values, steps, rollouts and rows would not match.
-OURS = {
-    *("output_dir", "seed", "use_cpu", "bf16", "fp16", "logging_steps", "logging_strategy", "logging_nan_inf_filter"),
-    *("disable_tqdm", "save_strategy", "save_total_limit", "ignore_data_skip", "dataloader_num_workers"),
-    *("num_iterations", "steps_per_generation", "generation_batch_size", "remove_unused_columns", "top_k", "min_p"),
-    *("repetition_penalty", "generation_kwargs", "use_vllm", "vllm_mode", "vllm_importance_sampling_correction"),
-    *("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"),
+
+class Setting(NamedTuple):
+    """Who decides a setting of GRPOConfig, and how it can be told that the trainer holds what was decided.
+
+    The loop's settings have a `value`, PER_RUN where it depends on the run, or TRL's default; with others, steps,
+    rollouts and rows would not match, so recipes must not have them. Settings without an entry are the recipe's.
+    `compared` is false where GRPOConfig or Unsloth writes it in another form; `copy` names the trainer's own copy.
+    """
+
+    owner: Literal["recipe", "loop"]
+    value: Any = None
+    compared: bool = True
+    copy: str | None = None
+
+
+PER_RUN, TRL_DEFAULT = object(), object()
+
+SETTINGS: dict[str, Setting] = {
+    "output_dir": Setting("loop", PER_RUN, compared=False),
+    **dict.fromkeys(("seed", "use_cpu", "bf16", "fp16"), Setting("loop", PER_RUN)),
+    "use_vllm": Setting("loop", PER_RUN, copy="use_vllm"),
+    "top_k": Setting("loop", PER_RUN, copy="top_k"),
+    "logging_steps": Setting("loop", 1),
+    "logging_strategy": Setting("loop", "steps"),
+    "logging_nan_inf_filter": Setting("loop", False),  # it would log the loss of the step before in place of a NaN
+    "save_strategy": Setting("loop", "steps"),
+    "save_total_limit": Setting("loop", 2),  # the one being written may be torn by a kill, the one before it is whole
+    "disable_tqdm": Setting("loop", True, compared=False),
+    "ignore_data_skip": Setting("loop", True),  # the sampler starts at the right step by itself
+    "dataloader_num_workers": Setting("loop", 0),
+    "num_iterations": Setting("loop", 1, copy="num_iterations"),
+    "remove_unused_columns": Setting("loop", False),
+    "min_p": Setting("loop", None),
+    "repetition_penalty": Setting("loop", 1.0),
+    "generation_kwargs": Setting("loop", None),
+    "vllm_mode": Setting("loop", "colocate"),
+    "vllm_importance_sampling_correction": Setting("loop", False),  # it wants vLLM's own probabilities
+    **dict.fromkeys(("steps_per_generation", "generation_batch_size"), Setting("loop", TRL_DEFAULT, compared=False)),
+    **dict.fromkeys(
+        ("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"), Setting("loop", TRL_DEFAULT)
+    ),
+    # Of the recipe, but Unsloth has its own way to do it, which changes nothing of what is learned.
+    **dict.fromkeys(
+        ("gradient_checkpointing", "gradient_checkpointing_kwargs", "bf16_full_eval", "fp16_full_eval"),
+        Setting("recipe", compared=False),
+    ),
+    **dict.fromkeys(
+        ("accelerator_config", "dataloader_pin_memory", "debug", "report_to"), Setting("recipe", compared=False)
+    ),
+    **{
+        name: Setting("recipe", copy=name)
+        for name in (
+            *("beta", "importance_sampling_level", "loss_type", "mask_truncated_completions", "max_completion_length"),
+            *("num_generations", "scale_rewards", "temperature", "top_p"),
+        )
+    },
+    "epsilon": Setting("recipe", copy="epsilon_low"),
 }
+"""The settings of GRPOConfig that are not simply the recipe's."""
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 
@@ -31,9 +83,15 @@ def _on_record() -> dict[str, dict[str, dict[str, Any]]]:
     return record
 
 
-def grpo_config_defaults() -> dict[str, Any]:
-    """TRL's default of every setting of GRPOConfig, as it was when the list was made."""
-    return {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
+def settle(trl: Mapping[str, Any], per_run: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every setting of GRPOConfig: of this run, the loop's, the recipe's, or TRL's default on record."""
+    defaults = {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
+    loops = {
+        name: setting.value
+        for name, setting in SETTINGS.items()
+        if setting.owner == "loop" and setting.value not in (PER_RUN, TRL_DEFAULT)
+    }
+    return defaults | {"report_to": "none"} | dict(trl) | loops | dict(per_run)
 
 
 class LibrarySettings:
@@ -69,7 +127,7 @@ _JSON_TYPES: dict[str, CoreSchema] = {
 
 
 def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted(OURS.intersection(trl)):
+    if taken := sorted(name for name in trl if name in SETTINGS and SETTINGS[name].owner == "loop"):
         raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
     return trl
 

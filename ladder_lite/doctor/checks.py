@@ -28,10 +28,13 @@ from ladder_lite.errors import UserError, first_line, nearest
 from ladder_lite.models import prepare_environment
 from ladder_lite.models.memory import Setup, generate_parts, gib, micro_batches, total, train_parts
 from ladder_lite.models.shape import read_shape
+from ladder_lite.terminal import Live, show
 
 if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
+
+    from ladder_lite.models import Backend
 
 _CHECKPOINTS = 3
 """Checkpoints on the disk at once: the two that are kept and the one being written."""
@@ -438,3 +441,15 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def open_backend(recipe: Recipe, run_path: Path, live: Live) -> "Backend":
+    """Load a recipe's model on a machine that was looked at first; UserError where it cannot run there."""
+    from ladder_lite.models import load_backend
+
+    needs = predict(recipe)
+    demand(preflight(recipe, run_path, **needs))
+    if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
+        live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
+    with live.stage(f"load {recipe.model.id}", None):
+        return load_backend(recipe)

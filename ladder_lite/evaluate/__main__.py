@@ -1,7 +1,93 @@
-"""`python -m ladder_lite.evaluate`."""
+"""`python -m ladder_lite.evaluate`. See `ladder_lite.evaluate`."""
 
-from ladder_lite.errors import run
-from ladder_lite.evaluate import app
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ladder_lite.errors import UserError
+from ladder_lite.errors import run as run_app
+from ladder_lite.evaluate.of_run import Request, Split, evaluate_run
+from ladder_lite.terminal import Live, percent, plain
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/tiny-s0.")],
+    problems: Annotated[str, typer.Option(help="JSON lines with an integrand each, or the name of a set.")],
+    condition: Annotated[str | None, typer.Option(help="One adapter beside the base model; else all.")] = None,
+    split: Annotated[str, typer.Option(help="Of the problems: test or train.")] = "test",
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem; else as in the recipe.")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="Of pass@k; else as in the recipe.")] = None,
+    greedy_only: Annotated[
+        bool, typer.Option("--greedy-only", help="One answer each, of the likeliest token each time.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the sampling; else that of the recipe.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for programs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep the answers there, and go on with those kept.")] = None,
+) -> None:
+    """Evaluate the base model and the adapters of a run on any problems."""
+    if split not in get_args(Split):
+        raise UserError(f"--split {split}: must be {' or '.join(get_args(Split))}")
+    chosen: Split = next(known for known in get_args(Split) if known == split)
+    if greedy_only and (samples or k):
+        raise UserError("--greedy-only is one answer to each problem; leave out --samples and --k")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"{out}: not a folder; name another --out")
+    request = Request(problems, chosen, condition, samples, k, greedy_only, seed, out)
+    console = Console(highlight=False, stderr=True) if json_ else None
+    with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console) as live:
+        result = evaluate_run(run, request, live)
+    if json_:
+        print(json.dumps(result))
+    else:
+        Console(highlight=False).print(summary_table(result))
+
+
+def summary_table(result: Mapping[str, Any]) -> Table:
+    """What `evaluate_run` returns, for a terminal of 80 columns; ASCII only."""
+    summaries = result["conditions"]
+    base = summaries["base"]
+    pass_k = [key for key in base if key.startswith("pass@") and key != "pass@1"]
+    others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []  # of one answer each, pass@1 says all
+    table = Table(
+        title=f"{base['n_problems']} problems of {plain(result['problems'], 40)}, seed {result['seed']}",
+        caption=f"answers to each: {result['samples']}; in brackets 95 % intervals",
+        box=box.ASCII,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title_style="bold",
+    )
+    table.add_column("condition", no_wrap=True, overflow="crop")
+    for heading in ("pass@1", *others, "over base"):
+        table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
+    for name, summary in summaries.items():
+        table.add_row(
+            plain(name, 22),
+            _with_interval(summary["pass@1"]),
+            *(percent(summary[key]["value"]) for key in others),
+            _with_interval(summary["over_base"], signed=True) if "over_base" in summary else "",
+        )
+    return table
+
+
+def _with_interval(interval: Mapping[str, float], signed: bool = False) -> str:
+    """81 % (73 to 88), or +81 % (73 to 88) of a difference, in points."""
+    value, low, high = (f"{100 * interval[key]:.0f}" for key in ("value", "low", "high"))
+    return f"{'+' if signed and interval['value'] > 0 else ''}{value} % ({low} to {high})"
+
 
 if __name__ == "__main__":
-    run(app)
+    run_app(app)

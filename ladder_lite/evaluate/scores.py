@@ -16,9 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from ladder_lite.problems import Notes, Problem
-from ladder_lite.problems.attempts import Attempt
+from ladder_lite.problems.attempts import Attempt, Outcome
 from ladder_lite.tasks import Task
-from ladder_lite.verify import Reason
 
 Interval = dict[str, float]
 """{"value", "low", "high"}: a number with its 95 % interval."""
@@ -200,17 +199,15 @@ def _rates(attempts: Mapping[str, Sequence[Attempt]], k: int) -> dict[str, float
 
 
 def _shares(attempts: Mapping[str, Sequence[Attempt]]) -> dict[str, float]:
-    kinds = Counter(_kind(attempt) for own in attempts.values() for attempt in own)
-    total = kinds.total() or 1
-    return {kind: kinds[kind] / total for kind in ("solved", "wrong", "unreadable", "truncated")}
-
-
-def _kind(attempt: Attempt) -> str:
-    if attempt.correct:
-        return "solved"
-    if attempt.completion.truncated:
-        return "truncated"
-    return "wrong" if attempt.grade.reason is Reason.WRONG else "unreadable"
+    outcomes = Counter(attempt.outcome for own in attempts.values() for attempt in own)
+    total = outcomes.total() or 1
+    counts = {
+        "solved": outcomes.pop(Outcome.RIGHT, 0),
+        "wrong": outcomes.pop(Outcome.WRONG, 0),
+        "truncated": outcomes.pop(Outcome.TRUNCATED, 0),
+        "unreadable": outcomes.total(),
+    }
+    return {kind: n / total for kind, n in counts.items()}
 
 
 def _techniques(attempts: Mapping[str, Sequence[Attempt]], notes: Mapping[str, Notes]) -> dict[str, Any]:

@@ -14,15 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Literal
 
-import typer
-
-from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import EMBEDDED, Recipe
 from ladder_lite.doctor.checks import on_hub
-from ladder_lite.errors import UserError, nearest
+from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import open_run, read_json
 from ladder_lite.tasks import Messages
 
 Format = Literal["adapter", "merged", "gguf"]
@@ -45,7 +44,10 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
     Raises UserError where the run has no such adapter, `out` holds something, the disk is too small, the merged model
     does not match, or Unsloth cannot run.
     """
-    recipe, adapter = _read_run(run, condition)
+    finished = open_run(run)
+    recipe, adapter = finished.recipe(), finished.adapter(condition)
+    if adapter is None:
+        raise UserError("--condition base: the base model has no adapter; name a condition that trained one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already there; name another folder with --out, or remove it")
     with _new_folder(out) as folder:
@@ -55,7 +57,7 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
             lines = _merge(recipe, adapter, folder)
         else:
             lines = _convert(recipe, adapter, folder, quantization)
-        shutil.copyfile(run / "recipe.resolved.yaml", folder / "recipe.yaml")
+        shutil.copyfile(run / layout.RECIPE, folder / "recipe.yaml")
         (folder / "README.md").write_text(_card(run, recipe, condition, format_), encoding="utf-8")
     return lines
 
@@ -80,28 +82,6 @@ def push(folder: Path, repo: str) -> str:
     return str(address)
 
 
-def _read_run(run: Path, condition: str) -> tuple[Recipe, Path]:
-    """The run's recipe and the folder of the condition's adapter."""
-    if not (run / "recipe.resolved.yaml").exists():
-        raise UserError(f"{run}: not a run folder (no recipe.resolved.yaml); name one, such as runs/tiny-s0")
-    recipe = load_recipe(str(run / "recipe.resolved.yaml"))
-    trained = ("rl_without_variants", "ladder")
-    if condition == "ladder_ttrl":
-        raise UserError(
-            "--condition ladder_ttrl: TTRL's adapters are taken back problem by problem, so there is none to export; "
-            "--condition ladder is what all of them started from"
-        )
-    if condition not in trained:
-        raise UserError(
-            f"--condition {condition}: no such trained condition{nearest(condition, trained)}; "
-            f"those with an adapter are {', '.join(trained)}"
-        )
-    train = run / "conditions" / condition / "train"
-    if not (train / "done.json").exists():
-        raise UserError(f"{train}: this training is not done; run the recipe to its end, or name another --condition")
-    return recipe, train / "adapter"
-
-
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into that gets its name once all went well, and vanishes otherwise."""
@@ -116,7 +96,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
     from ladder_lite.export import merging
 
-    files = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    files = [adapter / layout.ADAPTER_CONFIG, adapter / layout.WEIGHTS]
     if missing := [path for path in files if not path.exists()]:
         raise UserError(f"{missing[0]}: missing, this adapter is damaged; train it again with --redo")
     _make_room(folder, sum(path.stat().st_size for path in files))
@@ -225,12 +205,7 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
 
 def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
     """What the run's report says of the condition and of the base model, if there is a report."""
-    try:
-        report: dict[str, Any] = json.loads((run / "report.json").read_bytes())
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise UserError(f"{run / 'report.json'}: damaged; python -m ladder_lite.report {run} writes it anew") from error
+    report = read_json(run / layout.REPORT)
     lines = []
     for name, model in ((condition, "this model"), ("base", "the base model")):
         if (entry := report.get("conditions", {}).get(name)) is not None:
@@ -240,49 +215,3 @@ def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
                 f"{first['value']:.1%} (95 % interval {first['low']:.1%} to {first['high']:.1%})"
             )
     return lines
-
-
-def _check_push(repo: str) -> None:
-    """What can be known before the work: that the name is one, and that there is a token."""
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public by its documentation
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"--push {repo}: no name of a repository; write it as you/some-name") from error
-    if get_token() is None:
-        raise UserError(f"--push {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command()
-def main(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/llama3b-s0.")],
-    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(get_args(Format))}.")],
-    condition: Annotated[str, typer.Option(help="Whose adapter: ladder or rl_without_variants.")] = "ladder",
-    out: Annotated[Path | None, typer.Option(help="A new folder; RUN/export/CONDITION-FORMAT if not named.")] = None,
-    push_to: Annotated[
-        str | None, typer.Option("--push", metavar="REPO", help="Upload it too, private unless REPO is there.")
-    ] = None,
-    quantization: Annotated[str, typer.Option(help=f"Of GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
-) -> None:
-    """Export what a run trained: its adapter, the merged model, or GGUF files."""
-    if format_ not in get_args(Format):
-        raise UserError(
-            f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"
-        )
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"--quantization {quantization}: unknown{nearest(quantization, QUANTIZATIONS)}; see --help")
-    chosen: Format = next(known for known in get_args(Format) if known == format_)
-    folder = out or run / "export" / f"{condition}-{chosen}"
-    if push_to is not None:
-        _check_push(push_to)
-    for line in export(run, chosen, condition, folder, quantization):
-        print(line)
-    print(f"written: {folder}")
-    if push_to is not None:
-        print(f"pushed: {push(folder, push_to)}")

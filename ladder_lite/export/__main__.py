@@ -1,7 +1,60 @@
-"""`python -m ladder_lite.export`."""
+"""`python -m ladder_lite.export`. See `ladder_lite.export`."""
 
-from ladder_lite.errors import run
-from ladder_lite.export import app
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.errors import run as run_app
+from ladder_lite.export import QUANTIZATIONS, Format, export, push
+
+
+def _check_push(repo: str) -> None:
+    """What can be known before the work: that the name is one, and that there is a token."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public by its documentation
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--push {repo}: no name of a repository; write it as you/some-name") from error
+    if get_token() is None:
+        raise UserError(f"--push {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/llama3b-s0.")],
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(get_args(Format))}.")],
+    condition: Annotated[str, typer.Option(help="The condition whose adapter it is.")] = "ladder",
+    out: Annotated[Path | None, typer.Option(help="A new folder; RUN/export/CONDITION-FORMAT if not named.")] = None,
+    push_to: Annotated[
+        str | None, typer.Option("--push", metavar="REPO", help="Upload it too, private unless REPO is there.")
+    ] = None,
+    quantization: Annotated[str, typer.Option(help=f"Of GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
+) -> None:
+    """Export what a run trained: its adapter, the merged model, or GGUF files."""
+    if format_ not in get_args(Format):
+        raise UserError(
+            f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"
+        )
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"--quantization {quantization}: unknown{nearest(quantization, QUANTIZATIONS)}; see --help")
+    chosen: Format = next(known for known in get_args(Format) if known == format_)
+    folder = out or run / "export" / f"{condition}-{chosen}"
+    if push_to is not None:
+        _check_push(push_to)
+    for line in export(run, chosen, condition, folder, quantization):
+        print(line)
+    print(f"written: {folder}")
+    if push_to is not None:
+        print(f"pushed: {push(folder, push_to)}")
+
 
 if __name__ == "__main__":
-    run(app)
+    run_app(app)

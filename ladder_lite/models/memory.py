@@ -420,3 +420,8 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def smaller_micro_batch(completions_per_step: int, micro_batch: int) -> int | None:
+    """The next smaller micro-batch that a step can be cut into, None below one completion."""
+    return next((size for size in range(micro_batch // 2, 0, -1) if completions_per_step % size == 0), None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from ladder_lite.verify import Grade, Reason
@@ -14,6 +15,28 @@ class Completion:
     text: str
     n_tokens: int
     truncated: bool
+
+
+class Outcome(Enum):
+    """What became of an attempt, each of exactly one kind."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    TRUNCATED = "truncated"  # cut off by the token limit, and not right
+    UNREADABLE = "unreadable"
+    REFUSED = "refused"
+    UNVERIFIABLE = "unverifiable"  # the fault is the problem's
+
+
+_OUTCOMES = {
+    Reason.CORRECT: Outcome.RIGHT,
+    Reason.WRONG: Outcome.WRONG,
+    Reason.NO_ANSWER: Outcome.UNREADABLE,
+    Reason.UNPARSEABLE: Outcome.UNREADABLE,
+    Reason.FORBIDDEN: Outcome.REFUSED,
+    Reason.TOO_LARGE: Outcome.REFUSED,
+    Reason.UNVERIFIABLE: Outcome.UNVERIFIABLE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +52,13 @@ class Attempt:
     def correct(self) -> bool:
         """Whether the answer was verified."""
         return self.grade.reason is Reason.CORRECT
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it."""
+        outcome = _OUTCOMES[self.grade.reason]
+        is_settled = outcome in (Outcome.RIGHT, Outcome.UNVERIFIABLE)
+        return Outcome.TRUNCATED if self.completion.truncated and not is_settled else outcome
 
     def to_row(self) -> dict[str, Any]:
         """The attempt as one flat JSON object."""

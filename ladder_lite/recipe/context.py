@@ -2,20 +2,24 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladder_lite.budget import Deadline
+from ladder_lite.config.arms import arm
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
+from ladder_lite.runs import layout
 from ladder_lite.runs.run_dir import RunDir, Stage
-from ladder_lite.terminal import Live, show
+from ladder_lite.terminal import Live
 
 if TYPE_CHECKING:
+    from ladder_lite.evaluate import Sampler
     from ladder_lite.models import Adapter, Backend
     from ladder_lite.problems.attempts import Attempt
     from ladder_lite.tasks import Task
@@ -65,7 +69,7 @@ class Lab:
         """The recipe's task."""
         from ladder_lite.tasks import load_task
 
-        return load_task(self.recipe.task, self.run.path / "references.jsonl")
+        return load_task(self.recipe.task, self.run.path / layout.REFERENCES)
 
     @cached_property
     def roots(self) -> list[Problem]:
@@ -86,24 +90,29 @@ class Lab:
     @cached_property
     def backend(self) -> "Backend":
         """The model, loaded when a stage first needs it, on a machine that was looked at first."""
-        from ladder_lite.doctor.checks import demand, predict, preflight, to_download
-        from ladder_lite.models import load_backend
+        from ladder_lite.doctor.checks import open_backend
 
-        needs = predict(self.recipe)
-        demand(preflight(self.recipe, self.run.path, **needs))
-        if n_bytes := to_download(self.recipe.model, needs.get("download_bytes")):
-            self.live.say(f"load {show(self.recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
-        with self.live.stage(f"load {self.recipe.model.id}", None):
-            backend = load_backend(self.recipe)
+        backend = open_backend(self.recipe, self.run.path, self.live)
         backend.check([self.task.prompt(problem) for split in SPLITS for problem in self.task.problems(split)])
         self.fresh_adapter = backend.snapshot()
         return backend
+
+    @property
+    def sampler(self) -> "Sampler":
+        """What answers to test problems are sampled with."""
+        from ladder_lite.evaluate import Sampler
+
+        return Sampler(self.task, self.backend, self.recipe.eval, self.recipe.seed, self.deadline)
+
+    def arm(self, condition: str) -> Recipe:
+        """The recipe with the settings of a condition: an arm's, and its own for all others."""
+        return arm(self.recipe, condition)
 
     def library(self, recipe: Recipe) -> "Library":
         """The transformations that requests for variants suggest; those of the model once it wrote them."""
         from ladder_lite.variants.transformations import open_library
 
-        return open_library(recipe.variants, self.run.path / "transformations")
+        return open_library(recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
     def writer(self, recipe: Recipe) -> "Writer":
         """What trees of variants are written with, by the settings of the recipe or of one of its arms."""
@@ -126,13 +135,13 @@ class Lab:
         if condition == "base":
             self.backend.restore(self.fresh_adapter)
         else:
-            self.backend.load(self.run.path / f"conditions/{condition}/train/adapter")
+            self.backend.load(self.run.path / layout.train(condition) / layout.ADAPTER)
 
-    def attempts(self, condition: str, folder: str = "eval") -> "list[Attempt]":
-        """The answers that a condition's model gave to the test problems."""
+    def attempts(self, folder: str) -> "list[Attempt]":
+        """The answers in a folder below the run's."""
         from ladder_lite.problems.attempts import Attempt
 
-        rows = read_jsonl(self.run.path / f"conditions/{condition}/{folder}/attempts.jsonl")
+        rows = read_jsonl(self.run.path / folder / layout.ATTEMPTS)
         return [Attempt.from_row(row) for row in rows]
 
     def summarize(self, attempts: "Sequence[Attempt]", greedy: "Sequence[Attempt]") -> dict[str, Any]:
@@ -159,7 +168,7 @@ class Lab:
         if self.recipe.task.select is None:
             return self.task.problems(split)
         _select(self)
-        return load_problems(str(self.run.path / "select/problems.jsonl"), split)
+        return load_problems(str(self.run.path / layout.SELECT / layout.PROBLEMS), split)
 
 
 def _select(lab: Lab) -> None:
@@ -169,7 +178,6 @@ def _select(lab: Lab) -> None:
 
     UserError where the base model fails too few problems.
     """
-    from ladder_lite import evaluate
     from ladder_lite.evaluate.scores import summarize
 
     recipe, settings = lab.recipe, lab.recipe.task.select
@@ -178,11 +186,9 @@ def _select(lab: Lab) -> None:
 
     def work(stage: Stage) -> dict[str, Any]:
         lab.restore("base")
-        sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
-        with lab.live.stage("select", len(pool)) as bar:
-            attempts = evaluate.evaluate(
-                lab.task, lab.backend, pool, sampling, stage.path, recipe.seed, bar, lab.deadline
-            )
+        sampler = replace(lab.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1}))
+        with lab.live.stage(layout.SELECT, len(pool)) as bar:
+            attempts = sampler.evaluate(pool, stage.path, bar)
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
         failed = [problem for problem in pool if problem.id not in dropped]
         wanted = settings.train + settings.test
@@ -196,17 +202,16 @@ def _select(lab: Lab) -> None:
             {**problem.data, "split": "train" if at < settings.train else "test"}
             for at, problem in enumerate(failed[:wanted])
         ]
-        truncate_jsonl(stage.path / "problems.jsonl", lambda row: False)
-        append_jsonl(stage.path / "problems.jsonl", rows)
+        rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
         return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 
-    lab.do("select", [recipe.eval.model_dump(), ids(pool)], work)
+    lab.do(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
 
 
 def remove_checkpoints(stage: Stage) -> None:
     """Training that is done needs its adapter only; checkpoints are larger, and there are two."""
-    for folder in ("checkpoints", "train/checkpoints"):
-        shutil.rmtree(stage.path / folder, ignore_errors=True)
+    for folder in (stage.path, stage.path / "train"):
+        shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def ids(problems: Sequence[Problem]) -> list[str]:

@@ -1,40 +1,36 @@
-"""What the conditions of a recipe are made of: their stages, and what each starts from."""
+"""The stages that the conditions of a recipe are made of, and which of them each stage starts from."""
 
 from collections.abc import Collection, Iterable
 
 from ladder_lite.config.arms import shares_tree
+from ladder_lite.config.conditions import with_arms
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError, nearest
+from ladder_lite.runs import layout
 
 
 def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Every stage that a recipe can have, in the order of the flow, each with those whose results it starts from."""
-    tree = tuple(
-        name
-        for name, there in (
-            ("select", recipe.task.select is not None),
-            ("transformations", recipe.variants.transformations == "model"),
-        )
-        if there
-    )
-    select = tuple(name for name in tree if name == "select")
+    select = (layout.SELECT,) if recipe.task.select is not None else ()
+    tree = (*select, layout.TRANSFORMATIONS) if recipe.variants.transformations == "model" else select
     found: dict[str, tuple[str, ...]] = dict.fromkeys(tree, ())
-    found["variants"] = tree
-    found["conditions/base/eval"] = select
-    found["conditions/rl_without_variants/train"] = select
-    found["conditions/rl_without_variants/eval"] = ("conditions/rl_without_variants/train",)
-    for name in ("ladder", *recipe.arms):
-        folder, grown = f"conditions/{name}", "variants"
-        if not shares_tree(recipe, name):
-            grown = f"{folder}/variants"
-            found[grown] = tree
-        found[f"{folder}/train"] = (grown,)
-        found[f"{folder}/eval"] = (f"{folder}/train",)
-    found["conditions/ladder_ttrl/problems"] = ("conditions/ladder/eval",)
-    found["conditions/ladder_ttrl/eval"] = ("conditions/ladder_ttrl/problems",)
-    found["conditions/ladder_pass100/problems"] = ("conditions/ladder_ttrl/problems",)
-    found["conditions/ttrl/problems"] = ("conditions/ladder_ttrl/problems",)
-    found["conditions/ttrl/eval"] = ("conditions/base/eval", "conditions/ttrl/problems")
+    found[layout.VARIANTS] = tree
+    for condition in with_arms(recipe.arms):
+        name = condition.name
+        before: tuple[str, ...] = select
+        if condition.trains_on == "variants":
+            before = (layout.VARIANTS,)
+            if not shares_tree(recipe, name):
+                before = (layout.variants(name),)
+                found[layout.variants(name)] = tree
+        if condition.has_adapter:
+            found[layout.train(name)] = before
+            before = (layout.train(name),)
+        if condition.problems_of is not None:
+            found[layout.problems(name)] = (f"conditions/{condition.problems_of}",)
+            before = (layout.evaluation(condition.start), layout.problems(name))
+        if condition.is_evaluated:
+            found[layout.evaluation(name)] = before
     return found
 
 
@@ -56,7 +52,7 @@ def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
 
 
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """The stages, and those that start from the results of one of them; UserError for a stage that there is not."""
+    """The stages, and those that start from the results of one of them; UserError for an unknown stage."""
     stages = needs(recipe)
     for name in names:
         if name not in stages:

@@ -4,14 +4,15 @@ All three are about the same problems, so that what TTRL adds can be told from w
 otherwise (the paper's Figure 6).
 """
 
-import json
 import time
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladder_lite.jsonl import append_jsonl, truncate_jsonl
+from ladder_lite.config.conditions import Condition
+from ladder_lite.jsonl import rewrite_jsonl
 from ladder_lite.problems import Problem
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import read_json
 from ladder_lite.runs.run_dir import Stage
 from ladder_lite.terminal import show
 from ladder_lite.train import divergence
@@ -23,24 +24,21 @@ if TYPE_CHECKING:
 N_SAMPLES = 100
 """Answers that LADDER's model gives to each problem at least: the paper's pass@100."""
 
-STARTS = {"ladder_ttrl": "ladder", "ttrl": "base"}
-"""The condition whose model TTRL starts from, and whose answers stand where it tries nothing."""
 
-
-def learn(lab: "Lab", condition: str) -> None:
+def learn(lab: "Lab", condition: Condition) -> None:
     """TTRL for test problems that LADDER leaves unsolved, each a stage of its own below that of all."""
     from ladder_lite import ttrl
 
-    recipe, start = lab.recipe, STARTS[condition]
+    recipe = lab.recipe
 
     def work(stage: Stage) -> dict[str, Any]:
         left = _unsolved(lab)
         # Without LADDER the same problems: they are what the two are compared on.
-        chosen = ttrl.choose(left, recipe.ttrl, recipe.seed) if start == "ladder" else _tried(lab)
+        chosen = ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.start == "ladder" else _tried(lab)
         outcomes: list[dict[str, Any]] = []
-        with lab.live.stage("TTRL" if start == "ladder" else "TTRL without LADDER", len(chosen)) as bar:
+        with lab.live.stage(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_learn_one(lab, problem, start, stage))
+                outcomes.append(_learn_one(lab, problem, condition.start, stage))
                 bar.advance(1)
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         return {
@@ -54,30 +52,30 @@ def learn(lab: "Lab", condition: str) -> None:
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / "train")) for problem in chosen),
         }
 
-    lab.do(f"conditions/{condition}/problems", [*_settings(lab), *lab.looks], work)
+    lab.do(layout.problems(condition.name), [*_settings(lab), *lab.looks], work)
 
 
-def answer_after(lab: "Lab", condition: str) -> None:
+def answer_after(lab: "Lab", condition: Condition) -> None:
     """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others."""
 
-    def answers(tried: Path, folder: str) -> "list[Attempt]":
-        ids = sorted(path.name for path in tried.glob("*/"))
-        own = {problem_id: lab.attempts(f"{condition}/problems/{problem_id}", folder) for problem_id in ids}
-        before = [attempt for attempt in lab.attempts(STARTS[condition], folder) if attempt.problem_id not in own]
-        return [*before, *(attempt for part in own.values() for attempt in part)]
+    name, start = condition.name, condition.start
+
+    def answers(*below: str) -> "list[Attempt]":
+        tried = sorted(path.name for path in (lab.run.path / layout.problems(name)).glob("*/"))
+        own = {id_: lab.attempts("/".join((layout.problems(name, id_), "eval", *below))) for id_ in tried}
+        before = lab.attempts("/".join((layout.evaluation(start), *below)))
+        return [*(a for a in before if a.problem_id not in own), *(a for part in own.values() for a in part)]
 
     def work(stage: Stage) -> dict[str, Any]:
-        tried = lab.run.path / f"conditions/{condition}/problems"
-        sampled, greedy = answers(tried, "eval"), answers(tried, "eval/greedy")
-        for path, attempts in ((stage.path, sampled), (stage.path / "greedy", greedy)):
-            truncate_jsonl(path / "attempts.jsonl", lambda row: False)
-            append_jsonl(path / "attempts.jsonl", [attempt.to_row() for attempt in attempts])
+        sampled, greedy = answers(), answers(layout.GREEDY)
+        for path, attempts in ((stage.path, sampled), (stage.path / layout.GREEDY, greedy)):
+            rewrite_jsonl(path / layout.ATTEMPTS, [attempt.to_row() for attempt in attempts])
         return lab.summarize(sampled, greedy) | {"seconds": 0.0}
 
-    lab.do(f"conditions/{condition}/eval", [lab.recipe.eval.model_dump(), STARTS[condition]], work)
+    lab.do(layout.evaluation(name), [lab.recipe.eval.model_dump(), start], work)
 
 
-def resample(lab: "Lab") -> None:
+def resample(lab: "Lab", condition: Condition) -> None:
     """LADDER's model on the problems that TTRL tried: 100 answers, and on to the tokens that TTRL took for each."""
     from ladder_lite.evaluate.scores import mean_with_interval
 
@@ -85,9 +83,9 @@ def resample(lab: "Lab") -> None:
         started = time.monotonic()
         outcomes: list[dict[str, Any]] = []
         chosen = _tried(lab)
-        with lab.live.stage("LADDER's pass@100", len(chosen)) as bar:
+        with lab.live.stage(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_resample_one(lab, problem, stage))
+                outcomes.append(_resample_one(lab, problem, condition.start, stage))
                 bar.advance(1)
         return {
             "attempted": len(chosen),
@@ -97,7 +95,7 @@ def resample(lab: "Lab") -> None:
             "seconds": time.monotonic() - started,
         }
 
-    lab.do("conditions/ladder_pass100/problems", [*_settings(lab), *lab.looks], work)
+    lab.do(layout.problems(condition.name), [*_settings(lab), *lab.looks], work)
 
 
 def _learn_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
@@ -113,17 +111,14 @@ def _learn_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[s
     return lab.do_below(above, problem.id, work)
 
 
-def _resample_one(lab: "Lab", problem: Problem, above: Stage) -> dict[str, Any]:
+def _resample_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
     """Sampled until both are reached; TTRL's tokens are what it took for this problem."""
-    from ladder_lite import evaluate
     from ladder_lite.evaluate.scores import pass_at_k
 
     def work(stage: Stage) -> dict[str, Any]:
         spent = int(_summary(lab, problem.id)["n_tokens"])
-        lab.restore("ladder")
-        attempts = evaluate.sample_tokens(
-            lab.task, lab.backend, problem, lab.recipe.eval, stage.path, lab.recipe.seed, N_SAMPLES, spent, lab.deadline
-        )
+        lab.restore(start)
+        attempts = lab.sampler.sample_tokens(problem, stage.path, N_SAMPLES, spent)
         until = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
         first = next((index for index, attempt in enumerate(attempts) if attempt.correct), None)
         n_right = sum(attempt.correct for attempt in attempts)
@@ -146,7 +141,7 @@ def _unsolved(lab: "Lab") -> list[Problem]:
     """The problems that none of LADDER's answers solves; not those on which the verifier can give no verdict."""
     from ladder_lite.evaluate.scores import pass_rates
 
-    rates = pass_rates(lab.attempts("ladder"))
+    rates = pass_rates(lab.attempts(layout.evaluation("ladder")))
     return [problem for problem in lab.tests if rates.get(problem.id) == 0]
 
 
@@ -156,10 +151,9 @@ def _tried(lab: "Lab") -> list[Problem]:
     return [by_id[problem_id] for problem_id in _summary(lab)["problems"]]
 
 
-def _summary(lab: "Lab", *below: str) -> dict[str, Any]:
-    path = lab.run.path.joinpath("conditions/ladder_ttrl/problems", *below, "done.json")
-    summary: dict[str, Any] = json.loads(path.read_bytes())
-    return summary
+def _summary(lab: "Lab", problem_id: str = "") -> dict[str, Any]:
+    """What TTRL after LADDER came to, on all problems or on one."""
+    return read_json(lab.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
 
 
 def _settings(lab: "Lab") -> list[Any]:

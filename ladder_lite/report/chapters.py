@@ -35,6 +35,7 @@ from ladder_lite.report.findings import Run, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
+from ladder_lite.runs import layout
 from ladder_lite.terminal import clock_time, percent, plain
 from ladder_lite.train import divergence
 
@@ -214,7 +215,7 @@ def _differences(report: Report) -> list[Block]:
 
 def _rollbacks(run: Run) -> list[Block]:
     """Say which trainings diverged and went on at a lower rate: they are not quite what the recipe says."""
-    folders = sorted(path.parent for path in run.path.rglob(divergence.FILE))
+    folders = sorted(path.parent for path in run.path.rglob(layout.ROLLBACKS))
     items = [
         Item((Code(str(folder.relative_to(run.path))), f": {row}"))
         for folder in folders

@@ -21,13 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from ladder_lite.config.conditions import BUILT_IN
 from ladder_lite.config.load import dump_recipe, load_recipe, with_more
-from ladder_lite.config.schema import BUILT_IN, Recipe
+from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import versions
 from ladder_lite.jsonl import digest, write_atomic, write_json
-
-_RECIPE, _VERSIONS, _LOCK = "recipe.resolved.yaml", "versions.json", "run.lock"
+from ladder_lite.runs import layout
 
 
 class RunDir:
@@ -49,7 +49,7 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             if (foreign := _foreign_file(path)) is not None:
                 raise UserError(f"{path}: not a run folder, it holds {foreign}; choose another --run-dir")
-            run = RunDir(path, recipe, _take_lock(path / _LOCK))
+            run = RunDir(path, recipe, _take_lock(path / layout.LOCK))
         except OSError as error:
             raise UserError(
                 f"{path}: cannot write to this run folder ({error.strerror}); choose another --run-dir"
@@ -74,7 +74,7 @@ class RunDir:
 
     def _settle(self, redo: bool) -> None:
         """Make the folder this recipe's, or raise if it is another's."""
-        if (self.path / _RECIPE).exists():
+        if (self.path / layout.RECIPE).exists():
             there = _read_recipe(self.path)
             difference = _first_difference(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
             # What other conditions left stays, and in the report.
@@ -85,8 +85,8 @@ class RunDir:
                     f"{self.path}: was made with {difference}; choose another --run-dir, or name the stages to --redo"
                 )
         else:
-            write_json(self.path / _VERSIONS, versions())
-        write_atomic(self.path / _RECIPE, dump_recipe(self.recipe))
+            write_json(self.path / layout.VERSIONS, versions())
+        write_atomic(self.path / layout.RECIPE, dump_recipe(self.recipe))
 
     def __enter__(self) -> Self:
         return self
@@ -119,19 +119,19 @@ class Stage:
 
         Raises UserError where the stage was done from other inputs, or its done.json is damaged.
         """
-        summary = self._read_marker("done.json")
+        summary = self._read_marker(layout.DONE)
         if summary is not None:
             del summary["digest"]
         return summary
 
     def begin(self) -> None:
         """Create the folder for these inputs, or go on in it; UserError where it was begun from other inputs."""
-        if self._read_marker("begun.json") is None:
-            write_json(self.path / "begun.json", {"digest": self.digest})
+        if self._read_marker(layout.BEGUN) is None:
+            write_json(self.path / layout.BEGUN, {"digest": self.digest})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write done.json: call it last."""
-        write_json(self.path / "done.json", {"digest": self.digest, **summary})
+        write_json(self.path / layout.DONE, {"digest": self.digest, **summary})
 
     def clear(self) -> None:
         """Remove the stage's folder, so that it is done anew; a link that leads out of the run is left alone."""
@@ -139,7 +139,7 @@ class Stage:
         if not inside or self.path.is_symlink():
             raise UserError(f"{self.path}: a link in the run folder; remove it by hand before --redo {self.name}")
         if self.path.exists():
-            (self.path / "done.json").unlink(missing_ok=True)  # first: what is half removed must not count as done
+            (self.path / layout.DONE).unlink(missing_ok=True)  # first: what is half removed must not count as done
             shutil.rmtree(self.path)
 
     def _read_marker(self, name: str) -> dict[str, Any] | None:
@@ -153,7 +153,7 @@ class Stage:
         if not isinstance(marker, dict) or "digest" not in marker:
             raise UserError(f"{path}: damaged (no digest in it); --redo {self.name} does this stage anew")
         if marker["digest"] != self.digest:
-            word = "done" if name == "done.json" else "begun"
+            word = "done" if name == layout.DONE else "begun"
             raise UserError(
                 f"{self.path}: this stage was {word} with other settings or inputs; "
                 f"--redo {self.name} does it anew, another --run-dir keeps it"
@@ -164,9 +164,10 @@ class Stage:
 def _foreign_file(path: Path) -> str | None:
     """Name something in the folder that is no run's, None where a run is or can be."""
     names = {entry.name for entry in path.iterdir()}
-    if _RECIPE in names:
+    if layout.RECIPE in names:
         return None
-    ours = {_LOCK, _VERSIONS, f"{_VERSIONS}.tmp", f"{_RECIPE}.tmp"}  # left by a run that was killed at its start
+    # Left by a run that was killed at its start.
+    ours = {layout.LOCK, layout.VERSIONS, f"{layout.VERSIONS}.tmp", f"{layout.RECIPE}.tmp"}
     return min(names - ours, default=None)
 
 
@@ -191,7 +192,7 @@ def _take_lock(path: Path) -> IO[str]:
 
 def _read_recipe(path: Path) -> Recipe:
     try:
-        return load_recipe(str(path / _RECIPE))
+        return load_recipe(str(path / layout.RECIPE))
     except UserError as error:
         raise UserError(
             f"{error} (the run folder is damaged or of another version; choose another --run-dir)"

@@ -15,18 +15,14 @@ The exit code is 0 for a verified answer, 1 where there is none, 2 for a mistake
 """
 
 import json
-import sys
 import time
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
-from rich.text import Text
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import list_recipes, load_recipe
@@ -34,8 +30,9 @@ from ladder_lite.config.schema import EMBEDDED, Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import Problem
+from ladder_lite.runs.finished import is_run, open_run
 from ladder_lite.solve.search import Search
-from ladder_lite.terminal import Live, show
+from ladder_lite.terminal import Live
 from ladder_lite.verify.expressions.latex import bare, typeset
 from ladder_lite.verify.expressions.parse import parse
 from ladder_lite.verify.numerics import definite
@@ -90,7 +87,7 @@ def solve(
 
     For several integrals a `Solver` loads its model once. Raises UserError for what the command line exits with 2.
     """
-    deadline = _deadline(budget)
+    deadline = Deadline.after(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
     return solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper)
 
@@ -133,16 +130,10 @@ class Solver:
     @cached_property
     def backend(self) -> "Backend":
         """The model, loaded when it is first needed, on a machine that was looked at first."""
-        from ladder_lite.doctor.checks import demand, predict, preflight, to_download
-        from ladder_lite.models import load_backend
+        from ladder_lite.doctor.checks import open_backend
 
-        needs = predict(self.recipe)
         with TemporaryDirectory() as scratch:
-            demand(preflight(self.recipe, Path(scratch), **needs))
-        if n_bytes := to_download(self.recipe.model, needs.get("download_bytes")):
-            self.live.say(f"load {show(self.recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
-        with self.live.stage(f"load {self.recipe.model.id}", None):
-            backend = load_backend(self.recipe)
+            backend = open_backend(self.recipe, Path(scratch), self.live)
         if self._adapter is not None:
             backend.load(self._adapter)
         return backend
@@ -206,22 +197,19 @@ class Solver:
             ) from error
 
 
-def _deadline(budget: str | None) -> Deadline:
-    return Deadline.never() if budget is None else Deadline.after(budget)
-
-
 def _choose(
     model: str, condition: str | None, recipe_name: str | None, overrides: list[str]
 ) -> tuple[Recipe, Path | None]:
     """The recipe that a `--model` comes to, and its adapter if it has one."""
-    run = Path(model)
-    if (run / "recipe.resolved.yaml").exists():
+    path = Path(model)
+    if is_run(path):
         if recipe_name is not None:
             raise UserError(f"--recipe {recipe_name}: the run {model} has a recipe of its own; leave it out")
-        return load_recipe(str(run / "recipe.resolved.yaml"), overrides), _adapter(run, condition or "ladder")
+        run = open_run(path)
+        return run.recipe(overrides), run.adapter(condition or "ladder")
     if condition is not None:
         raise UserError(f"--condition {condition}: {model} is no run folder; name one, such as --model runs/tiny-s0")
-    if run.parent == Path() and (shipped("recipes") / f"{model}.yaml").exists():
+    if path.parent == Path() and (shipped("recipes") / f"{model}.yaml").exists():
         if recipe_name not in (None, model):
             raise UserError(f"--recipe {recipe_name}: --model {model} is a recipe already; leave one of them out")
         return load_recipe(model, overrides), None
@@ -230,16 +218,6 @@ def _choose(
         recipe_name = next((r.name for r in own if model in (r.model.id, r.model.mirror)), CHAT_RECIPE)
     chosen = [f"model.id={json.dumps(model)}", "model.mirror=null"]
     return load_recipe(recipe_name, [*chosen, *overrides]), None
-
-
-def _adapter(run: Path, condition: str) -> Path | None:
-    """The folder of the adapter that a condition of a run trained; None for the base model."""
-    adapter = run / "conditions" / condition / "train/adapter"
-    if condition == "base" or (adapter / "adapter_model.safetensors").exists():
-        return None if condition == "base" else adapter
-    found = sorted(path.parents[2].name for path in run.glob("conditions/*/train/adapter/adapter_model.safetensors"))
-    trained = f"it has {', '.join(['base', *found])}" if found else "nothing is trained there yet"
-    raise UserError(f"{run}: no adapter of the condition {condition}; {trained}")
 
 
 def _formulas(problem: Problem, answer: str) -> tuple[str, str]:
@@ -267,96 +245,3 @@ def checked(problem: Problem) -> str:
         "-10 and 10, all over one connected part of the domain at least, and it makes no step between them. That is a "
         "test and no proof: a wrong derivative would have to be that close, or to differ between the points only."
     )
-
-
-# --- Command line ----------------------------------------------------------------------------------------------------
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
-def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="tiny|RUN|ID",
-            help="A recipe's model, that of a run folder, an id of the hub, a local folder or a GGUF file.",
-        ),
-    ] = "tiny",
-    condition: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose adapter of a run folder; default: ladder.")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=f"Whose prompts and settings other models get; default: {CHAT_RECIPE}, or its own."
-        ),
-    ] = None,
-    ttrl: Annotated[
-        bool, typer.Option("--ttrl", help="Where sampling fails, learn the integral from variants of it.")
-    ] = False,
-    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time for all of it: 10m, 1h30m, 90s.")] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Answers to sample at first; default: the recipe's.")
-    ] = None,
-    lower: Annotated[str | None, typer.Option(help="Lower bound, of a definite integral.")] = None,
-    upper: Annotated[str | None, typer.Option(help="Upper bound, of a definite integral.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of GRPO, with --ttrl; default: the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw; default: the recipe's.")] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print the solution as JSON and nothing else on stdout.")
-    ] = False,
-) -> None:
-    """Solve one integral and verify the answer. Exit code 0: verified, 1: no verified answer, 2: a mistake."""
-    deadline = _deadline(budget)
-    console = Console(stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False)
-    # What libraries print is not the solution.
-    with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console if json_ else None) as live:
-        solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-        try:
-            problem = solver.read(integral, lower, upper)
-            solution = solver.solve(
-                integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; nothing is kept") from None
-    if json_:
-        typer.echo(json.dumps(solution.to_row()))
-    else:
-        lines = _success(problem, solution) if solution.verified else _failure(solver, solution, ttrl, budget)
-        for line in lines:  # whole, however wide the terminal is: formulas are copied
-            live.console.print(Text(line), soft_wrap=True)
-    raise typer.Exit(0 if solution.verified else 1)
-
-
-def _success(problem: Problem, solution: Solution) -> list[str]:
-    kind = "antiderivative" if problem.data["lower"] is None else "value"
-    return [
-        f"verified {kind}: {solution.answer}",
-        f"LaTeX: {solution.latex}",
-        f"checked: {checked(problem)}",
-        f"it took: {_effort(solution)}",
-    ]
-
-
-def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None) -> list[str]:
-    """Say that there is no answer, and what could be tried."""
-    remedies = []
-    if solver.is_untrained:
-        remedies.append(
-            "a trained model: `python -m ladder_lite.recipe tiny` makes one, and `--model runs/tiny-s0` then takes it"
-        )
-    if not ttrl:
-        remedies.append("`--ttrl`, to learn the integral from easier variants of it")
-    if budget is not None:
-        remedies.append("a longer `--budget`")
-    if ttrl:
-        remedies.append("more `--steps`")
-    remedies.append("more `--samples`, another `--seed`, a larger `--model`")
-    return [f"not solved: no answer was verified ({_effort(solution)})", f"to try: {'; '.join(remedies)}"]
-
-
-def _effort(solution: Solution) -> str:
-    steps = f", {solution.steps} steps of GRPO" if solution.steps else ""
-    return f"{solution.attempts} answers tried{steps}, {solution.seconds:.0f} s"

@@ -14,13 +14,12 @@ from ladder_lite.budget import Deadline
 from ladder_lite.config.schema import Recipe
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.problems.attempts import Attempt
+from ladder_lite.problems.attempts import Attempt, Outcome
 from ladder_lite.tasks import Task
-from ladder_lite.terminal import Live, percent, show
-from ladder_lite.verify import Reason
+from ladder_lite.terminal import Live, percent, show, verdict
 
 if TYPE_CHECKING:  # importing GRPO imports torch
-    from ladder_lite.train.log import Step
+    from ladder_lite.train.state import Step
 
 _CHUNKS = 4
 """Portions that the first answers are sampled in: the first one with a verified answer is the last."""
@@ -49,25 +48,20 @@ class Search:
 
     def sample(self, n: int) -> None:
         """Sample `n` answers, or fewer, up to the first portion that holds a verified one."""
-        from ladder_lite import evaluate
+        from ladder_lite.evaluate import Sampler
 
         recipe, live = self._recipe, self._live
+        sampler = Sampler(self._task, self._backend, recipe.eval, recipe.seed)
         size = math.ceil(n / _CHUNKS)
         with live.stage("answers", n) as bar:
             for start in range(0, n, size):
-                with self._deadline.piece("answers", min(size, n - start)):
-                    new = evaluate.sample(
-                        self._task,
-                        self._backend,
-                        [self._problem],
-                        recipe.eval,
-                        min(size, n - start),
-                        recipe.seed * 1000 + start,
-                    )
+                part = min(size, n - start)
+                with self._deadline.piece("answers", part):
+                    new = sampler.sample([self._problem], part, recipe.seed * 1000 + start)
                 self._note(new)
                 bar.set(len(self.attempts))
                 for attempt in sorted(new, key=lambda attempt: not attempt.correct)[:_SHOWN_ANSWERS]:
-                    live.say(f"  {_verdict(attempt)}  {show(attempt.completion.text)}")
+                    live.say(f"  {verdict(attempt)}  {show(attempt.completion.text)}")
                 if self.answer is not None:
                     return
         live.say(f"none of {len(self.attempts)} answers is right: {_kinds(self.attempts)}")
@@ -79,6 +73,7 @@ class Search:
         """
         from ladder_lite import ttrl
         from ladder_lite.jsonl import read_jsonl
+        from ladder_lite.runs import layout
         from ladder_lite.variants import Writer, transformations
 
         recipe, task, backend, live = self._recipe, self._task, self._backend, self._live
@@ -98,7 +93,7 @@ class Search:
             # Nothing is measured here, and what is learned is forgotten: no problem has to be kept out of the tree.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
             ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
-            self._note([Attempt.from_row(row) for row in read_jsonl(folder / "eval/attempts.jsonl")])
+            self._note([Attempt.from_row(row) for row in read_jsonl(folder / "eval" / layout.ATTEMPTS)])
         if self._variants and live.room is not None:  # a log has told it step by step
             live.print_tree([self._problem, *self._variants], self._rates())
 
@@ -129,7 +124,7 @@ class Search:
         if live.room is None:
             self._list({attempt.problem_id for attempt in rollouts})
         best = max(tries, key=lambda attempt: attempt.correct)
-        live.say(f"  {_verdict(best)}  {show(best.completion.text)}")
+        live.say(f"  {verdict(best)}  {show(best.completion.text)}")
         self._draw()
 
     def _note(self, attempts: Sequence[Attempt]) -> None:
@@ -172,18 +167,6 @@ class Search:
 
 def _kinds(attempts: Sequence[Attempt]) -> str:
     """How many attempts are right, wrong, unreadable or cut off by the token limit."""
-    counts = Counter(
-        "right"
-        if attempt.correct
-        else "cut off"
-        if attempt.completion.truncated
-        else "wrong"
-        if attempt.grade.reason is Reason.WRONG
-        else "unreadable"
-        for attempt in attempts
-    )
+    words = {Outcome.RIGHT: "right", Outcome.WRONG: "wrong", Outcome.TRUNCATED: "cut off"}
+    counts = Counter(words.get(attempt.outcome, "unreadable") for attempt in attempts)
     return ", ".join(f"{counts[kind]} {kind}" for kind in ("right", "wrong", "unreadable", "cut off") if counts[kind])
-
-
-def _verdict(attempt: Attempt) -> str:
-    return "[green]right[/]" if attempt.correct else f"[red]{attempt.grade.reason.value.lower()}[/]"

@@ -163,7 +163,7 @@ def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple
 def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
     """pass@1 of the model in a folder on fresh integrals of 1 to 7 terms, with 95 % intervals, by number of terms."""
     from ladder_lite.config.load import load_recipe
-    from ladder_lite.evaluate import sample
+    from ladder_lite.evaluate import Sampler
     from ladder_lite.evaluate.scores import summarize
     from ladder_lite.models import load_backend
     from ladder_lite.problems import Problem
@@ -177,7 +177,7 @@ def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
         texts = [corpus.integrand(corpus.draw_terms(rng, n_terms)) for _ in range(n_problems)]
         data = [{"integrand": text, "variable": "x", "lower": None, "upper": None} for text in texts]
         problems = [Problem.root("integration", row) for row in data]
-        attempts = sample(task, backend, problems, recipe.eval, 4, n_terms)
+        attempts = Sampler(task, backend, recipe.eval, n_terms).sample(problems, 4)
         scores[f"{n_terms} terms"] = summarize(attempts, 1)["pass@1"]
     return scores
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
-
-FILE = "rollbacks.jsonl"
+from ladder_lite.runs import layout
 
 _RECENT = 20
 _TIMES = 100.0
@@ -92,7 +91,7 @@ def _check_size(step: int, name: str, size: float, ordinary: float) -> None:
 
 def learning_rate(folder: Path, planned: float) -> float:
     """The rate at which the training of a folder goes on: the planned one unless it was rolled back."""
-    rows = read_jsonl(folder / FILE)
+    rows = read_jsonl(folder / layout.ROLLBACKS)
     return float(rows[-1]["learning_rate"]) if rows else planned
 
 
@@ -114,22 +113,22 @@ def roll_back(folder: Path, checkpoints: Sequence[int], diverged: Diverged, plan
 
     UserError where it was done before. The logs are cut by whoever goes on, as after a kill.
     """
-    if read_jsonl(folder / FILE):
+    if read_jsonl(folder / layout.ROLLBACKS):
         raise UserError(
             f"{folder / 'metrics.jsonl'}: training diverged again at step {diverged.step} ({diverged.reason}), at half "
             "the learning rate; lower grpo.trl.learning_rate or max_grad_norm and --redo the stage of this folder"
         )
     back_to = max((step for step in checkpoints if step <= diverged.sound), default=0)
     # First: a kill in between leaves a training that comes to the same step again, and not one that goes on from it.
-    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+    for checkpoint in (folder / layout.CHECKPOINTS).glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > back_to:
             (checkpoint / "trainer_state.json").unlink(missing_ok=True)  # without it a half removed one does not count
             shutil.rmtree(checkpoint)
     rollback = Rollback(diverged.step, diverged.reason, back_to, planned * _SLOWER)
-    append_jsonl(folder / FILE, [asdict(rollback)])
+    append_jsonl(folder / layout.ROLLBACKS, [asdict(rollback)])
     return rollback
 
 
 def load(folder: Path) -> list[Rollback]:
     """The rollbacks of a training, one at most."""
-    return [Rollback(**row) for row in read_jsonl(folder / FILE)]
+    return [Rollback(**row) for row in read_jsonl(folder / layout.ROLLBACKS)]

@@ -14,43 +14,31 @@ base model, and LADDER's for TTRL.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ladder_lite.budget import Deadline
-from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import truncate_jsonl
 from ladder_lite.models import Backend, release_memory
 from ladder_lite.problems import Problem
-from ladder_lite.tasks import Task
+from ladder_lite.runs import layout
 from ladder_lite.train import divergence
 from ladder_lite.train.divergence import Diverged
-from ladder_lite.train.log import AfterStep, Log, Step
-from ladder_lite.train.trainer import build
+from ladder_lite.train.state import AfterStep, Step, Training, TrainingState
 from ladder_lite.variants import Growth
 
 
 def train(
-    task: Task,
-    backend: Backend,
-    problems: Sequence[Problem],
-    settings: GrpoSettings,
-    folder: Path,
-    seed: int,
-    after_step: AfterStep,
-    growth: Growth | None = None,
-    deadline: Deadline | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    training: Training, problems: Sequence[Problem], after_step: AfterStep, growth: Growth | None = None
 ) -> list[Step]:
     """Train the backend's adapter on the problems, from the weights it holds now; the trained adapter stays in it.
 
     `after_step` is called with each step and its rollouts and may end training by returning True; `growth` adds
-    problems between steps; `say` is told when training goes back, after it diverged or ran out of memory. The folder
-    receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade), `pass_rates.jsonl` (what is known of each
-    problem at the end), `rollbacks.jsonl` where a step diverged, and `checkpoints/`. Called again with the same
-    arguments after a kill, training goes on from the last complete checkpoint; rows of the logs that came after it
-    (those of the caller's `curve.jsonl` included) are dropped. Returns all steps, the first one first.
+    problems between steps. The folder receives `metrics.jsonl`, `attempts.jsonl` (every rollout with its grade),
+    `pass_rates.jsonl` (what is known of each problem at the end), `rollbacks.jsonl` where a step diverged, and
+    `checkpoints/`. Called again with the same arguments after a kill, training goes on from the last complete
+    checkpoint; rows of the logs that came after it (those of the caller's `curve.jsonl` included) are dropped. Returns
+    all steps, the first one first.
 
     OutOfTime where the deadline comes before the end, with the last step saved; UserError where training diverges a
     second time, and where memory does not suffice for a single completion.
@@ -58,48 +46,49 @@ def train(
     import torch
 
     from ladder_lite.models import adapter
+    from ladder_lite.models.memory import smaller_micro_batch
+    from ladder_lite.train.trainer import Trainer
 
-    deadline = deadline or Deadline.never()
+    backend, settings, folder = training.backend, training.settings, training.folder
     start = backend.snapshot()
     model, _ = backend.trainable()
     micro_batch = backend.micro_batch(settings)
     while True:
-        checkpoint = _last_checkpoint(folder / "checkpoints")
+        checkpoint = next(reversed(_complete_checkpoints(folder)), None)
         _cut_logs(folder, _number(checkpoint) if checkpoint else 0)
-        log = Log(problems, growth, settings, seed, task, folder, after_step, say)
+        state = TrainingState(training, problems, growth, after_step)
         with adapter.without_reference_after(model):
-            probe_first = _has_to_probe(backend)
-            trainer = build(task, backend, settings, folder, seed, log, deadline, micro_batch, probe_first)
+            trainer = Trainer(training, state, micro_batch, probe_first=_has_to_probe(backend))
             trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)
             if trainer.beta:
                 adapter.set_reference(model)
             try:
-                if checkpoint and log.ended(trainer.args.max_steps):
+                if checkpoint and state.ended(trainer.args.max_steps):
                     trainer._load_from_checkpoint(str(checkpoint))
                 else:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 break
             except Diverged as diverged:
-                complete = [_number(path) for path in _complete_checkpoints(folder / "checkpoints")]
-                say(str(divergence.roll_back(folder, complete, diverged, trainer.args.learning_rate)))
+                complete = [_number(path) for path in _complete_checkpoints(folder)]
+                training.say(str(divergence.roll_back(folder, complete, diverged, trainer.args.learning_rate)))
             except torch.OutOfMemoryError as error:
-                smaller = _smaller_micro_batch(settings, micro_batch)
+                smaller = smaller_micro_batch(settings.completions_per_step, micro_batch)
                 if smaller is None:
                     raise UserError(
                         f"out of memory: not even one completion at a time can be trained on ({error}); "
                         "lower grpo.trl.max_completion_length or model.max_prompt_length, or take a smaller model"
                     ) from error
-                say(f"out of memory: going on with a micro-batch of {smaller} instead of {micro_batch}")
+                training.say(f"out of memory: going on with a micro-batch of {smaller} instead of {micro_batch}")
                 micro_batch = smaller
             finally:
                 trainer.accelerator.free_memory()
         backend.restore(start)  # what the next round's reference is copied from
         del trainer
         release_memory()
-    if not log.ended(trainer.args.max_steps):
-        raise deadline.out_of_time()
-    log.write_pass_rates()
-    return log.steps
+    if not state.ended(trainer.args.max_steps):
+        raise training.deadline.out_of_time()
+    state.write_pass_rates()
+    return state.steps
 
 
 def _has_to_probe(backend: Backend) -> bool:
@@ -108,23 +97,13 @@ def _has_to_probe(backend: Backend) -> bool:
     return bool(model.device.type == "cuda")
 
 
-def _smaller_micro_batch(settings: GrpoSettings, micro_batch: int) -> int | None:
-    """The next smaller one that divides the completions of a step."""
-    completions = settings.completions_per_step
-    return next((size for size in range(micro_batch // 2, 0, -1) if completions % size == 0), None)
-
-
 def _cut_logs(folder: Path, done: int) -> None:
-    for name in ("metrics.jsonl", "attempts.jsonl", "curve.jsonl"):
+    for name in (layout.METRICS, layout.ATTEMPTS, layout.CURVE):
         truncate_jsonl(folder / name, lambda row: row["step"] <= done)
 
 
 def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    return next(reversed(_complete_checkpoints(folder)), None)
 
 
 def _complete_checkpoints(folder: Path) -> list[Path]:
@@ -137,4 +116,4 @@ def _complete_checkpoints(folder: Path) -> list[Path]:
             return False
         return True
 
-    return sorted(filter(complete, folder.glob("checkpoint-*")), key=_number)
+    return sorted(filter(complete, folder.glob(f"{layout.CHECKPOINTS}/checkpoint-*")), key=_number)

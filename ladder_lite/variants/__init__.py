@@ -19,22 +19,17 @@ from itertools import cycle
 from math import ceil
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
-
-import typer
+from typing import Any, NamedTuple
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Adaptive, Mix, VariantSettings
-from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models import Backend, Sampling
-from ladder_lite.problems import Problem, held_out_problems
+from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Completion
+from ladder_lite.runs import layout
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
-from ladder_lite.terminal import Bar, Live
-from ladder_lite.variants import transformations
+from ladder_lite.terminal import Bar
 from ladder_lite.variants.transformations import Library
 from ladder_lite.verify.rules.fingerprints import Index, Keys
 
@@ -107,10 +102,10 @@ class Growth:
 
         Comes before the first `grow`, which goes on from there.
         """
-        (self._folder / "replies.jsonl").unlink(missing_ok=True)  # training may come to other wishes than it did
-        truncate_jsonl(self._folder / "rounds.jsonl", lambda row: row["round"] <= step)
+        (self._folder / layout.REPLIES).unlink(missing_ok=True)  # training may come to other wishes than it did
+        truncate_jsonl(self._folder / layout.ROUNDS, lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
-        return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / "problems.jsonl")]
+        return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
 
     def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
         """Ask for new variants after a step; returns those that were kept.
@@ -149,7 +144,7 @@ class Growth:
 
 def load(folder: Path) -> list[Problem]:
     """The variants of a grown tree."""
-    return [_problem(row) for row in read_jsonl(folder / "problems.jsonl")]
+    return [_problem(row) for row in read_jsonl(folder / layout.PROBLEMS)]
 
 
 def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
@@ -168,10 +163,10 @@ def count(folder: Path) -> dict[str, Any]:
 
     `held_out` counts those equal to a test problem, by the problem's set.
     """
-    variants = read_jsonl(folder / "problems.jsonl")
-    rejected = read_jsonl(folder / "rejected.jsonl")
+    variants = read_jsonl(folder / layout.PROBLEMS)
+    rejected = read_jsonl(folder / layout.REJECTED)
     reasons = Counter(row["reason"] for row in rejected)
-    rounds = read_jsonl(folder / "rounds.jsonl")
+    rounds = read_jsonl(folder / layout.ROUNDS)
     return {
         "kept": len(variants),
         "duplicates": reasons["duplicate"],
@@ -198,9 +193,9 @@ class _Tree:
     """A tree so far, on disk and at hand; `given` are variants it starts from, which stand in another folder."""
 
     def __init__(self, writer: Writer, roots: Sequence[Problem], given: Sequence[Problem], folder: Path) -> None:
-        rounds = read_jsonl(folder / "rounds.jsonl")
+        rounds = read_jsonl(folder / layout.ROUNDS)
         self.rounds = {row["round"]: row for row in rounds}
-        for name in ("problems.jsonl", "rejected.jsonl"):
+        for name in (layout.PROBLEMS, layout.REJECTED):
             truncate_jsonl(folder / name, lambda row: row["round"] in self.rounds)
         self.roots = roots
         self.variants = [*given, *load(folder)]
@@ -241,7 +236,7 @@ class _Tree:
         asked = self._draw_requests(wishes, rng)
         size = max(1, PART_TOKENS // self._writer.settings.max_new_tokens)
         parts = [asked[start : start + size] for start in range(0, max(1, len(asked)), size)]
-        path = self._folder / "replies.jsonl"
+        path = self._folder / layout.REPLIES
         before = [row for row in read_jsonl(path) if row["round"] == number]
         kept: list[Problem] = []
         rejected: list[dict[str, Any]] = []
@@ -262,8 +257,8 @@ class _Tree:
                     self._sort(number, part, replies, kept, rejected)
             n_tokens += sum(reply.n_tokens for reply in replies)
         self.variants += kept
-        append_jsonl(self._folder / "problems.jsonl", [{"round": number, **variant.to_row()} for variant in kept])
-        append_jsonl(self._folder / "rejected.jsonl", rejected)
+        append_jsonl(self._folder / layout.PROBLEMS, [{"round": number, **variant.to_row()} for variant in kept])
+        append_jsonl(self._folder / layout.REJECTED, rejected)
         self.rounds[number] = {
             "round": number,
             "depth": depth,
@@ -272,7 +267,7 @@ class _Tree:
             "n_tokens": n_tokens,
             "seconds": time.monotonic() - started + sum(row["seconds"] for row in before),
         }
-        append_jsonl(self._folder / "rounds.jsonl", [self.rounds[number]])
+        append_jsonl(self._folder / layout.ROUNDS, [self.rounds[number]])
         path.unlink(missing_ok=True)
         return kept
 
@@ -348,48 +343,3 @@ def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> lis
 
 def _problem(row: Mapping[str, Any]) -> Problem:
     return Problem.from_row({key: value for key, value in row.items() if key != "round"})
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command()
-def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
-    recipe: Annotated[str, typer.Option(help="The recipe whose model and settings write the variants.")] = "tiny",
-    n: Annotated[int, typer.Option("--n", min=1, help="About how many variants.")] = 24,
-    tries: Annotated[int, typer.Option(min=0, help="Answers sampled to each, for its pass rate.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder to keep the tree in, as a run has it.")] = None,
-) -> None:
-    """Grow the variant tree of one integral and print it, with what was rejected and why."""
-    from ladder_lite import evaluate
-    from ladder_lite.evaluate.scores import pass_rates
-    from ladder_lite.models import load_backend
-    from ladder_lite.tasks import load_task
-
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out {out}: no empty folder; name a new one")
-    settings = load_recipe(recipe, ["variants.adaptive=null", f"variants.per_root={n}", *(overrides or ())])
-    task = load_task(settings.task)
-    root = task.read(integral)
-    with Live() as live, TemporaryDirectory() as scratch:
-        folder = out or Path(scratch)
-        with live.stage(f"load {settings.model.id}", None):
-            backend = load_backend(settings)
-        if settings.variants.transformations == "model":
-            with live.stage("transformations", None):
-                transformations.write(task, backend, settings.variants, folder, settings.seed)
-        library = transformations.open_library(settings.variants, folder)
-        writer = Writer(task, backend, settings.variants, library, held_out_problems(), settings.seed)
-        with live.stage("variants", n) as bar:
-            tree = grow(writer, [root], folder, bar)
-        rates: dict[str, float] = {}
-        if tries:
-            with live.stage("answers", None):
-                rates = pass_rates(evaluate.sample(task, backend, [root, *tree], settings.eval, tries, settings.seed))
-        live.print_tree([root, *tree], rates)
-        counts = count(folder)
-    per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
-    reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))
-    live.say(f"kept {counts['kept']} ({per_1000:.1f} per 1,000 generated tokens); rejected: {reasons or 'none'}")

@@ -1,7 +1,59 @@
-"""`python -m ladder_lite.variants`."""
+"""`python -m ladder_lite.variants`. See `ladder_lite.variants`."""
 
-from ladder_lite.errors import run
-from ladder_lite.variants import app
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from ladder_lite.config.load import load_recipe
+from ladder_lite.doctor.checks import open_backend
+from ladder_lite.errors import UserError, run
+from ladder_lite.evaluate import Sampler
+from ladder_lite.evaluate.scores import pass_rates
+from ladder_lite.problems import held_out_problems
+from ladder_lite.tasks import load_task
+from ladder_lite.terminal import Live
+from ladder_lite.variants import Writer, count, grow, transformations
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe whose model and settings write the variants.")] = "tiny",
+    n: Annotated[int, typer.Option("--n", min=1, help="About how many variants.")] = 24,
+    tries: Annotated[int, typer.Option(min=0, help="Answers sampled to each, for its pass rate.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep the tree in, as a run has it.")] = None,
+) -> None:
+    """Grow the variant tree of one integral and print it, with what was rejected and why."""
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out}: no empty folder; name a new one")
+    settings = load_recipe(recipe, ["variants.adaptive=null", f"variants.per_root={n}", *(overrides or ())])
+    task = load_task(settings.task)
+    root = task.read(integral)
+    with Live() as live, TemporaryDirectory() as scratch:
+        folder = out or Path(scratch)
+        backend = open_backend(settings, folder, live)
+        if settings.variants.transformations == "model":
+            with live.stage("transformations", None):
+                transformations.write(task, backend, settings.variants, folder, settings.seed)
+        library = transformations.open_library(settings.variants, folder)
+        writer = Writer(task, backend, settings.variants, library, held_out_problems(), settings.seed)
+        with live.stage("variants", n) as bar:
+            tree = grow(writer, [root], folder, bar)
+        rates: dict[str, float] = {}
+        if tries:
+            with live.stage("answers", None):
+                rates = pass_rates(Sampler(task, backend, settings.eval, settings.seed).sample([root, *tree], tries))
+        live.print_tree([root, *tree], rates)
+        counts = count(folder)
+    per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))
+    live.say(f"kept {counts['kept']} ({per_1000:.1f} per 1,000 generated tokens); rejected: {reasons or 'none'}")
+
 
 if __name__ == "__main__":
     run(app)

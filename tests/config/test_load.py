@@ -189,8 +189,8 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("model={}", "model.id is missing; every setting must be given"),
         (
             "conditions=[lader]",
-            'conditions is ["lader"]; must name conditions of base, rl_without_variants, ladder, ladder_ttrl, ttrl, '
-            "ladder_pass100, ladder_half, and lader is none; did you mean ladder?",
+            'conditions is ["lader"]; must name conditions of base, rl_without_variants, ladder, ladder_ttrl, '
+            "ladder_pass100, ttrl, ladder_half, and lader is none; did you mean ladder?",
         ),
         ("conditions=[base, base]", 'conditions is ["base", "base"]; must not name a condition twice'),
         ("arms={base: {}}", 'arms is {"base": {}}; must not name an arm base: that is a condition of every recipe'),

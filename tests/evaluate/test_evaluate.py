@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ladder_lite import errors, evaluate
+from ladder_lite import errors
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.config.schema import EvalSettings
 from ladder_lite.errors import UserError
-from ladder_lite.evaluate import Request, evaluate_run
+from ladder_lite.evaluate import Sampler, sampling
+from ladder_lite.evaluate import __main__ as command_line
+from ladder_lite.evaluate.of_run import Request, evaluate_run
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem
@@ -44,7 +46,7 @@ SETTINGS = load_recipe("tiny").eval.model_copy(
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK", 3)
+    monkeypatch.setattr(sampling, "CHUNK", 3)
 
 
 def answer(prompt: str, rng: Random) -> str:
@@ -56,7 +58,7 @@ def run(
     script: Script, folder: Path, settings: EvalSettings = SETTINGS, seed: int = 0
 ) -> tuple[list[Attempt], FakeBackend]:
     backend, bar = FakeBackend(script), silent_bar(len(PROBLEMS))
-    found = evaluate.evaluate(TASK, backend, PROBLEMS, settings, folder, seed, bar)
+    found = Sampler(TASK, backend, settings, seed).evaluate(PROBLEMS, folder, bar)
     assert bar.done == bar.total
     return found, backend
 
@@ -97,13 +99,13 @@ def test_a_chunk_of_long_answers_has_fewer_problems(
     monkeypatch: pytest.MonkeyPatch, recipe: str, profile: str | None, size: int
 ) -> None:
     monkeypatch.undo()  # the small chunks of this file
-    assert evaluate.chunk_size(load_recipe(recipe, profile=profile).eval) == size
+    assert Sampler(TASK, FakeBackend([]), load_recipe(recipe, profile=profile).eval, 0).chunk_size == size
 
 
 def test_chunks_follow_from_the_settings_and_have_seeds_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 2 * 3 * 17)  # two problems with their samples
+    monkeypatch.setattr(sampling, "CHUNK_TOKENS", 2 * 3 * 17)  # two problems with their samples
     _, backend = run(answer, tmp_path)
     assert [(len(call.prompts), call.sampling.seed) for call in backend.asked] == [(2, 0), (2, 2), (2, 4), (1, 6)]
     long = SETTINGS.model_copy(update={"max_new_tokens": 1_000})
@@ -146,7 +148,7 @@ def test_an_evaluation_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, kept
 
 
 def test_greedy_is_one_answer_of_temperature_0(tmp_path: Path) -> None:
-    found, backend = run(answer, tmp_path, evaluate.greedy(SETTINGS))
+    found, backend = run(answer, tmp_path, sampling.greedy(SETTINGS))
     assert len(found) == len(PROBLEMS)
     assert {(call.n, call.sampling.temperature, call.sampling.max_new_tokens) for call in backend.asked} == {
         (1, 0.0, 17)
@@ -160,7 +162,8 @@ def sample_tokens(
     folder: Path, script: Script, n: int, n_tokens: int, seed: int = 0, deadline: Deadline | None = None
 ) -> tuple[list[Attempt], FakeBackend]:
     backend = FakeBackend(script)
-    return evaluate.sample_tokens(TASK, backend, PROBLEMS[0], SETTINGS, folder, seed, n, n_tokens, deadline), backend
+    sampler = Sampler(TASK, backend, SETTINGS, seed, deadline or Deadline.never())
+    return sampler.sample_tokens(PROBLEMS[0], folder, n, n_tokens), backend
 
 
 def ten(_: str, rng: Random) -> str:
@@ -257,7 +260,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, loaded: Backend) -> Path:
 @pytest.fixture
 def lent(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> Backend:
     """The command loads a model; here the one that is loaded already."""
-    monkeypatch.setattr(evaluate, "load_backend", lambda _: backend)
+    monkeypatch.setattr("ladder_lite.models.load_backend", lambda _: backend)
     return backend
 
 
@@ -283,7 +286,7 @@ def test_a_run_is_evaluated_on_other_problems(made: Path, easy: Path) -> None:
     assert same["over_base"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert broken["over_base"]["value"] == pytest.approx(broken["pass@1"]["value"] - base["pass@1"]["value"])
     console = Console(width=80, record=True, file=StringIO())
-    console.print(evaluate.summary_table(result))
+    console.print(command_line.summary_table(result))
     shown = console.export_text()
     assert shown.isascii()
     assert "3 problems of" in shown
@@ -303,7 +306,7 @@ def test_numbers_are_those_that_the_command_asks_for(made: Path, easy: Path) -> 
     for summary in alone["conditions"].values():
         assert summary["pass@1"] == summary["greedy"] == summary["majority"]
     assert alone["conditions"]["base"]["greedy"] == result["conditions"]["base"]["greedy"]
-    assert "majority" not in [column.header for column in evaluate.summary_table(alone).columns]
+    assert "majority" not in [column.header for column in command_line.summary_table(alone).columns]
 
 
 def test_what_is_kept_is_not_sampled_again(
@@ -319,7 +322,7 @@ def test_what_is_kept_is_not_sampled_again(
     with monkeypatch.context() as patch:
         patch.setattr(type(lent), "sample", None)  # which it would call
         assert evaluate_run(made, request, live) == result
-    with pytest.raises(UserError, match="out/base: holds answers to other problems, of other weights or settings"):
+    with pytest.raises(UserError, match="out/base: holds answers to other problems, or of other weights or settings"):
         evaluate_run(made, replace(request, samples=3), live)
     other = shutil.copytree(made, tmp_path / "other")
     shutil.copytree(other / "conditions/rl_without_variants", other / "conditions/ladder", dirs_exist_ok=True)
@@ -351,8 +354,8 @@ def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
 
 
 BROKEN = [
-    ("{run} --problems {easy} --condition laddr", "this run has no such adapter; did you mean ladder?"),
-    ("{run} --problems {easy} --condition what", "those with one are base, rl_without_variants, ladder"),
+    ("{run} --problems {easy} --condition laddr", "has no such adapter; did you mean ladder?"),
+    ("{run} --problems {easy} --condition what", "it has base, rl_without_variants, ladder"),
     ("{run} --problems {easy} --samples 2 --k 3", "--k 3: pass@3 needs as many samples, and there are 2"),
     ("{run} --problems {easy} --greedy-only --samples 2", "leave out --samples and --k"),
     ("{run} --problems {easy} --split all", "--split all: must be train or test"),
@@ -378,9 +381,9 @@ def test_a_mistake_is_one_line(
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"integrand": "x"}\n{"integrand": "x**"}\n')
     monkeypatch.setattr(sys, "argv", ["evaluate", *line.format(run=made, easy=easy, bad=bad).split()])
-    monkeypatch.setattr(evaluate, "load_backend", lambda _: pytest.fail("a mistake that is seen before"))
+    monkeypatch.setattr("ladder_lite.models.load_backend", lambda _: pytest.fail("a mistake that is seen before"))
     with pytest.raises(SystemExit) as stopped:
-        errors.run(evaluate.app)
+        errors.run(command_line.app)
     captured = capsys.readouterr()
     assert (stopped.value.code, captured.out) == (2, "")
     assert captured.err.startswith("error: ")

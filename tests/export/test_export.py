@@ -116,6 +116,12 @@ def test_an_adapter_is_loaded_by_peft(run: Path, tmp_path: Path) -> None:
     assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny")
 
 
+def test_the_adapter_of_an_arm_is_exported_too(run: Path, tmp_path: Path) -> None:
+    (run / "conditions/ladder").rename(run / "conditions/ladder_static")
+    assert export(run, "adapter", "ladder_static", tmp_path / "out", "q4_k_m") == []
+    assert (tmp_path / "out/adapter_model.safetensors").stat().st_size > 0
+
+
 def test_a_merged_model_is_loaded_by_transformers(run: Path, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
@@ -346,10 +352,10 @@ def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("ladder_ttrl", "taken back problem by problem"),
-        ("base", "no such trained condition"),
+        ("ladder_ttrl", "takes its own back after each problem; --condition ladder"),
+        ("base", "the base model has no adapter"),
         ("lader", "did you mean ladder?"),
-        ("rl_without_variants", "this training is not done"),
+        ("rl_without_variants", "has no such adapter; it has base, ladder"),
     ],
 )
 def test_conditions_without_an_adapter(run: Path, tmp_path: Path, condition: str, message: str) -> None:

@@ -21,6 +21,7 @@ from ladder_lite.models.loading import choose_dtype
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo
+from ladder_lite.train.state import Training
 from tests.support.lessons import shaken
 
 RECIPE = load_recipe(
@@ -41,7 +42,7 @@ Engine = Callable[[list[Any], Sampling], list[Rollout]]
 
 def train(backend: Backend, folder: Path, max_steps: int = 2) -> None:
     settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | {"max_steps": max_steps}})
-    grpo.train(load_task(RECIPE.task), backend, [PROBLEM], settings, folder, 0, lambda *_: False)
+    grpo.train(Training(load_task(RECIPE.task), backend, settings, folder, 0), [PROBLEM], lambda *_: False)
 
 
 @pytest.fixture

@@ -256,12 +256,13 @@ def test_a_cpu_generates_few_replies_at_a_time(backend: Backend, monkeypatch: py
 
 def test_four_bit_weights_train(tmp_path: Path) -> None:
     from ladder_lite.train import grpo
+    from ladder_lite.train.state import Training
 
     small = ["grpo.trl.max_steps=2", "grpo.rows=uniform", "grpo.trl.beta=0.05"]
     recipe = load_recipe("tiny", ["model.load_in_4bit=true", *small])
     task, backend = load_task(recipe.task), load_backend(recipe)
     before = backend.snapshot()
-    steps = grpo.train(task, backend, task.problems("train"), recipe.grpo, tmp_path, 0, lambda *_: False)
+    steps = grpo.train(Training(task, backend, recipe.grpo, tmp_path, 0), task.problems("train"), lambda *_: False)
     assert [step.step for step in steps] == [1, 2]
     assert steps[0].kl == 0  # the frozen copy has the adapter's own type
     assert {str(weight.dtype) for weight in backend.snapshot().values()} == {"torch.float32"}

@@ -3,10 +3,9 @@
 import pytest
 
 from ladder_lite.config.arms import arm, shares_tree
+from ladder_lite.config.conditions import BUILT_IN, with_arms
 from ladder_lite.config.load import load_recipe
-from ladder_lite.config.schema import BUILT_IN
 from ladder_lite.errors import UserError
-from ladder_lite.recipe.experiment import CONDITIONS
 from ladder_lite.recipe.stages import dependents, needs, stages_of, trained
 
 RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
@@ -25,8 +24,16 @@ def test_every_arm_of_a_shipped_recipe_is_a_recipe(name: str, smoke: bool) -> No
     assert {*recipe.full, *recipe.conditions} == {*BUILT_IN, *recipe.arms}  # --full adds all there is
 
 
-def test_every_built_in_condition_has_a_method() -> None:
-    assert set(CONDITIONS) == set(BUILT_IN)
+def test_conditions_come_after_those_that_they_need_and_are_told_apart() -> None:
+    recipe = load_recipe("tiny")
+    conditions = with_arms(recipe.arms)
+    names = [condition.name for condition in conditions]
+    assert sorted(names) == sorted({*BUILT_IN, *recipe.arms})
+    for at, condition in enumerate(conditions):
+        assert set(condition.needs) <= set(names[:at])
+        assert set(condition.compared_with) <= set(names)
+    for looks in ("label", "meaning", "colour"):
+        assert len({getattr(condition, looks) for condition in BUILT_IN.values()}) == len(BUILT_IN)
 
 
 def test_a_share_is_of_the_variants_of_each_root() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ladder_lite import ttrl
+from ladder_lite.config.conditions import BUILT_IN
 from ladder_lite.config.load import load_recipe
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
@@ -96,7 +97,7 @@ def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_conditio
     left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
         lab.backend.weights_of.clear()  # type: ignore[attr-defined]
-        unsolved.learn(lab, condition)
+        unsolved.learn(lab, BUILT_IN[condition])
         found = summary(lab, f"conditions/{condition}/problems")
         assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
@@ -107,8 +108,8 @@ def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_conditio
 @pytest.mark.usefixtures("spent")
 def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(lab: Lab) -> None:
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        unsolved.learn(lab, condition)
-        unsolved.answer_after(lab, condition)
+        unsolved.learn(lab, BUILT_IN[condition])
+        unsolved.answer_after(lab, BUILT_IN[condition])
         tried = summary(lab, f"conditions/{condition}/problems")["problems"]
         for folder in ("eval", "eval/greedy"):
             rows = read_jsonl(lab.run.path / "conditions" / condition / folder / "attempts.jsonl")
@@ -124,9 +125,9 @@ def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(lab: Lab,
     left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     few, many = Random(0).sample(left, 2)
     spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
-    unsolved.learn(lab, "ladder_ttrl")
+    unsolved.learn(lab, BUILT_IN["ladder_ttrl"])
     model = lab.__dict__["backend"] = Model(right_at=100 + 104)
-    unsolved.resample(lab)
+    unsolved.resample(lab, BUILT_IN["ladder_pass100"])
     assert model.weights_of == ["ladder"] * 2
     wrong, right = (summary(lab, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
     assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))

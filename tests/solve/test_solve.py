@@ -20,7 +20,8 @@ from ladder_lite.errors import UserError
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.solve import Solution, Solver, app, solve
+from ladder_lite.solve import Solution, Solver, solve
+from ladder_lite.solve.__main__ import app
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
 from tests.support.fakes import FakeBackend, Script
@@ -65,7 +66,7 @@ def a_run(path: Path, *overrides: str, trained: Sequence[str] = ()) -> str:
     for condition in trained:
         adapter = path / f"conditions/{condition}/train/adapter"
         adapter.mkdir(parents=True)
-        (adapter / "adapter_model.safetensors").touch()
+        (adapter / "adapter_config.json").touch()
     return str(path)
 
 
@@ -271,11 +272,11 @@ def test_a_run_brings_its_recipe_and_the_adapter_of_a_condition(
     Solver(model, condition="rl_without_variants").solve("x**2")
     Solver(model, condition="base").solve("x**2")
     assert [path.parts[-3] for path in loaded] == ["ladder", "rl_without_variants"]
-    with pytest.raises(UserError, match="no adapter of the condition ladder_ttrl; it has base, ladder, rl_without"):
+    with pytest.raises(UserError, match="--condition ladder_ttrl: it leaves no adapter"):
         Solver(model, condition="ladder_ttrl")
     with pytest.raises(UserError, match=r"--recipe tiny: the run .* has a recipe of its own"):
         Solver(model, recipe="tiny")
-    with pytest.raises(UserError, match="no adapter of the condition ladder; nothing is trained there yet"):
+    with pytest.raises(UserError, match="no such adapter; nothing is trained there yet"):
         Solver(a_run(tmp_path / "new"))
 
 

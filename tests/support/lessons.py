@@ -16,7 +16,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
-from ladder_lite.train.log import Step
+from ladder_lite.train.state import Step
 from ladder_lite.variants import Writer
 from ladder_lite.variants.transformations import open_library
 

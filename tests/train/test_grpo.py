@@ -17,9 +17,10 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import load_task
 from ladder_lite.train.curriculum import PassRates
-from ladder_lite.train.grpo import _last_checkpoint
-from ladder_lite.train.log import Log, Step
+from ladder_lite.train.grpo import _complete_checkpoints
+from ladder_lite.train.state import Step, Training, TrainingState
 from ladder_lite.verify import Reason
+from tests.support.fakes import FakeBackend
 
 TASK = load_task(load_recipe("tiny").task)
 
@@ -50,11 +51,12 @@ def open_log(
     folder: Path,
     chosen: GrpoSettings | None = None,
     after_step: Callable[[Step, list[Attempt]], bool] = never,
-) -> Log:
-    return Log(PROBLEMS, None, chosen or settings(), 0, TASK, folder, after_step)
+) -> TrainingState:
+    training = Training(TASK, FakeBackend([]), chosen or settings(), folder, 0)
+    return TrainingState(training, PROBLEMS, None, after_step)
 
 
-def do_step(log: Log, *groups: tuple[int, str, str]) -> bool:
+def do_step(log: TrainingState, *groups: tuple[int, str, str]) -> bool:
     """One step of groups (row, reply, reply), graded in one go."""
     log.begin_step()
     rows = [row for row, *_ in groups for _ in range(2)]
@@ -212,17 +214,18 @@ CHECKPOINTS: list[tuple[str, dict[int, str | None], int | None]] = [
 @pytest.mark.parametrize(("states", "expected"), [c[1:] for c in CHECKPOINTS], ids=[c[0] for c in CHECKPOINTS])
 def test_the_last_complete_checkpoint(tmp_path: Path, states: dict[int, str | None], expected: int | None) -> None:
     for step, state in states.items():
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
+        folder = tmp_path / f"checkpoints/checkpoint-{step}"
+        folder.mkdir(parents=True)
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
     (tmp_path / "runs").mkdir()
-    assert _last_checkpoint(tmp_path) == (None if expected is None else tmp_path / f"checkpoint-{expected}")
+    last = [] if expected is None else [tmp_path / f"checkpoints/checkpoint-{expected}"]
+    assert _complete_checkpoints(tmp_path)[-1:] == last
 
 
 def test_state_that_is_not_even_text_is_torn(tmp_path: Path) -> None:
-    assert _last_checkpoint(tmp_path / "absent") is None
-    (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "checkpoint-1" / "trainer_state.json").write_bytes(b'{"a": "\xff')
-    assert _last_checkpoint(tmp_path) is None
+    assert _complete_checkpoints(tmp_path / "absent") == []
+    (tmp_path / "checkpoints/checkpoint-1").mkdir(parents=True)
+    (tmp_path / "checkpoints/checkpoint-1/trainer_state.json").write_bytes(b'{"a": "\xff')
+    assert _complete_checkpoints(tmp_path) == []

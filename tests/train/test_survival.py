@@ -20,7 +20,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.tasks import load_task
 from ladder_lite.train import divergence, grpo
-from ladder_lite.train.log import Step
+from ladder_lite.train.state import Step, Training
 
 EASY = [
     Problem.root("integration", {"integrand": text, "variable": "x", "lower": None, "upper": None})
@@ -42,7 +42,7 @@ def train(
     few = (f"per_device_train_batch_size={BATCH}", "max_steps=6", "max_completion_length=24", "learning_rate=0.002")
     settings = load_recipe("tiny", ["grpo.rows=uniform", *(f"grpo.trl.{text}" for text in (*few, *trl))]).grpo
     say = (lambda _: None) if said is None else said.append
-    return grpo.train(TASK, backend, EASY, settings, folder, 0, after_step, deadline=deadline, say=say)
+    return grpo.train(Training(TASK, backend, settings, folder, 0, deadline or Deadline.never(), say), EASY, after_step)
 
 
 def what_counts(steps: list[Step]) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ import pytest
 import torch
 import trl
 
-from ladder_lite.budget import Deadline
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
-from ladder_lite.config.trl_settings import OURS, grpo_config_defaults
+from ladder_lite.config.trl_settings import SETTINGS, _on_record
 from ladder_lite.errors import UserError
 from ladder_lite.models import Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
@@ -23,6 +22,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.train import grpo, trainer
+from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.verify import Grade, Reason
 
 RECIPE = load_recipe(
@@ -39,6 +39,9 @@ PROBLEMS = [
     Problem.root("integration", {"integrand": f"cos({n}*x)", "variable": "x", "lower": None, "upper": None})
     for n in range(2, 8)
 ]
+
+TASK = load_task(RECIPE.task)
+DEFAULTS = {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
 
 
 class ByLetters(IntegrationTask):
@@ -61,17 +64,16 @@ def settings(**trl_settings: Any) -> GrpoSettings:
 def train(backend: Backend, folder: Path, chosen: GrpoSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train from the weights that the backend has, put them back, and return the trained ones."""
     before = backend.snapshot()
-    grpo.train(ByLetters(RECIPE.task), backend, PROBLEMS, chosen, folder, 0, lambda *_: False, say=say)
+    grpo.train(Training(ByLetters(RECIPE.task), backend, chosen, folder, 0, say=say), PROBLEMS, lambda *_: False)
     after = backend.snapshot()
     backend.restore(before)
     return after
 
 
 def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrainer":
-    log = grpo.Log(PROBLEMS, None, chosen, 0, load_task(RECIPE.task), folder, lambda *_: False)
-    return trainer.build(
-        load_task(RECIPE.task), backend, chosen, folder, 0, log, Deadline.never(), 8, probe_first=False
-    )
+    training = Training(load_task(RECIPE.task), backend, chosen, folder, 0)
+    state = TrainingState(training, PROBLEMS, None, lambda *_: False)
+    return trainer.Trainer(training, state, 8, probe_first=False)
 
 
 # --- settings
@@ -79,24 +81,25 @@ def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrai
 
 def test_every_setting_of_the_installed_trl_has_its_default_on_record() -> None:
     fields = {field.name for field in dataclasses.fields(trl.GRPOConfig) if field.init}
-    assert fields - grpo_config_defaults().keys() == {"parallelism_config"}  # an object, for several GPUs
-    assert grpo_config_defaults().keys() <= fields
+    assert fields - DEFAULTS.keys() == {"parallelism_config"}  # an object, for several GPUs
+    assert DEFAULTS.keys() <= fields
 
 
 def test_what_the_loop_sets_a_recipe_may_not(backend: Backend, tmp_path: Path) -> None:
-    asked = {name: f"the recipe's {name}" for name in grpo_config_defaults()}
+    asked = {name: f"the recipe's {name}" for name in DEFAULTS}
     chosen = settings(**asked | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1})
-    wanted = trainer._wanted(chosen, tmp_path, 0, backend, 4)
-    overruled = {name for name in grpo_config_defaults() if wanted[name] != chosen.trl[name]}
+    wanted = trainer.settings_of(Training(TASK, backend, chosen, tmp_path, 0), 4)
+    overruled = {name for name in DEFAULTS if wanted[name] != chosen.trl[name]}
+    loops = {name for name, setting in SETTINGS.items() if setting.owner == "loop"}
     adapted = {"per_device_train_batch_size", "gradient_accumulation_steps"}  # to memory, their product stays
-    assert overruled - adapted - {"mask_truncated_completions"} <= OURS  # the last is done with the rollouts
+    assert overruled - adapted - {"mask_truncated_completions"} <= loops  # the last is done with the rollouts
 
 
 def test_the_settings_that_trl_rewrites_are_the_ones_known(tmp_path: Path) -> None:
-    given = grpo_config_defaults() | {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
+    given = DEFAULTS | {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
     config = trl.GRPOConfig(**given)
     rewritten = {name for name, value in given.items() if trainer._plain(getattr(config, name)) != value}
-    assert rewritten <= trainer._DERIVED
+    assert all(not SETTINGS[name].compared for name in rewritten)
 
 
 def test_what_a_patched_config_overrules_is_set_back(
@@ -116,12 +119,13 @@ def test_what_a_patched_config_overrules_is_set_back(
 def test_what_a_patched_trainer_overrules_stops_the_run(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, attribute: str
 ) -> None:
-    class Patched(trl.GRPOTrainer):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            setattr(self, attribute, 0.125)
+    begin = trl.GRPOTrainer.__init__
 
-    monkeypatch.setattr(trl, "GRPOTrainer", Patched)
+    def overrule(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        setattr(self, attribute, 0.125)
+
+    monkeypatch.setattr(trl.GRPOTrainer, "__init__", overrule)
     with pytest.raises(UserError, match=rf"grpo\.trl\.{name} is 0\.\d, and the trainer holds 0\.125"):
         build(backend, tmp_path, settings())
 
@@ -130,7 +134,7 @@ def test_a_model_with_an_engine_of_vllm_is_trained_as_unsloth_insists(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held() -> tuple[Any, ...]:
-        wanted = trainer._wanted(settings(), tmp_path, 0, backend, 8)
+        wanted = trainer.settings_of(Training(TASK, backend, settings(), tmp_path, 0), 8)
         return wanted["use_vllm"], wanted["top_k"], wanted["vllm_mode"], wanted["vllm_importance_sampling_correction"]
 
     assert held() == (False, 0, "colocate", False)
@@ -146,13 +150,14 @@ def test_what_unsloth_prints_is_not_shown(
             print("Unsloth: The Dr GRPO paper recommends setting `scale_rewards` to False!")
             super().__post_init__()
 
-    class Trainer(trl.GRPOTrainer):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            print("Unsloth: We now expect `per_device_train_batch_size` to be a multiple of `num_generations`")
-            super().__init__(*args, **kwargs)
+    begin = trl.GRPOTrainer.__init__
+
+    def begin_with_a_word(self: Any, *args: Any, **kwargs: Any) -> None:
+        print("Unsloth: We now expect `per_device_train_batch_size` to be a multiple of `num_generations`")
+        begin(self, *args, **kwargs)
 
     monkeypatch.setattr(trl, "GRPOConfig", Config)
-    monkeypatch.setattr(trl, "GRPOTrainer", Trainer)
+    monkeypatch.setattr(trl.GRPOTrainer, "__init__", begin_with_a_word)
     build(backend, tmp_path, settings())
     assert capsys.readouterr().out == ""
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 import trl
 
-from ladder_lite.budget import Deadline
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.trl_settings import LOSS_TYPES
 from ladder_lite.models import Backend, load_backend
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
-from ladder_lite.train import grpo, trainer
+from ladder_lite.train import trainer
 from ladder_lite.train import zero_advantage as micro_batch
+from ladder_lite.train.state import Training, TrainingState
 
 RECIPE = load_recipe(
     "tiny",
@@ -54,10 +54,10 @@ def backend() -> Backend:
 
 def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrainer":
     settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | trl_settings})
-    task = load_task(RECIPE.task)
-    log = grpo.Log(PROBLEMS, None, settings, 0, task, folder, lambda *_: False)
+    training = Training(load_task(RECIPE.task), backend, settings, folder, 0)
+    state = TrainingState(training, PROBLEMS, None, lambda *_: False)
     size = settings.trl["per_device_train_batch_size"]
-    built = trainer.build(task, backend, settings, folder, 0, log, Deadline.never(), size, probe_first=False)
+    built = trainer.Trainer(training, state, size, probe_first=False)
     built.current_gradient_accumulation_steps = settings.trl["gradient_accumulation_steps"]
     built.model.train()
     return built

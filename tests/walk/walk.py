@@ -214,6 +214,7 @@ class Walk:
     ) -> Result:
         """Train the start adapter with changed settings, in a folder that is kept for a second call."""
         from ladder_lite.train import grpo
+        from ladder_lite.train.state import Training
 
         settings = self.recipe.grpo.model_copy(update={"trl": self.recipe.grpo.trl | changes})
         said: list[str] = []
@@ -222,9 +223,8 @@ class Walk:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         with self.watched(**memory) as passes:
-            steps = grpo.train(
-                self.task, self.backend, self.problems, settings, folder, 0, lambda *_: False, say=said.append
-            )
+            training = Training(self.task, self.backend, settings, folder, 0, say=said.append)
+            steps = grpo.train(training, self.problems, lambda *_: False)
         return {"steps": [asdict(step) for step in steps], "said": said, "passes": passes} | self.verdict()
 
     def verdict(self) -> Result:

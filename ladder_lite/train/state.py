@@ -1,14 +1,17 @@
-"""What a training has seen: its rollouts, pass rates and steps, in memory and in the files of its folder."""
+"""A training and its state: rollouts, pass rates and steps, in memory and in the files of its folder."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ladder_lite.budget import Deadline
 from ladder_lite.config.schema import GrpoSettings
-from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
+from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
+from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates
@@ -44,38 +47,48 @@ AfterStep = Callable[[Step, list[Attempt]], bool]
 """Called with each step and its rollouts; training ends where it returns True."""
 
 
-class Log:
-    """The reward function's and the trainer's common memory: rollouts, pass rates and steps, on disk and at hand."""
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training: who learns what with which settings, its folder, the seed of all its draws, and its end.
+
+    `say` is told when it goes back, after it diverged or ran out of memory.
+    """
+
+    task: Task
+    backend: Backend
+    settings: GrpoSettings
+    folder: Path
+    seed: int
+    deadline: Deadline = field(default_factory=Deadline.never)
+    say: Callable[[str], None] = lambda _: None
+
+
+class TrainingState:
+    """What a training knows: its problems with their pass rates, and its steps so far, in memory and in its folder.
+
+    The reward function adds rollouts to it, the trainer steps. Made from a folder, it is what it was after the last
+    step that the folder has.
+    """
 
     def __init__(
-        self,
-        problems: Sequence[Problem],
-        growth: Growth | None,
-        settings: GrpoSettings,
-        seed: int,
-        task: Task,
-        folder: Path,
-        after_step: AfterStep,
-        say: Callable[[str], None] = lambda _: None,
+        self, training: Training, problems: Sequence[Problem], growth: Growth | None, after_step: AfterStep
     ) -> None:
-        self.say = say
-        self.training_pass: str | None = None
         self.problems = list(problems)
-        self.rates = PassRates(problems, settings.rows, seed)
-        self.steps = [Step(**row) for row in read_jsonl(folder / "metrics.jsonl")]
-        self._task = task
-        self._settings = settings
-        self._folder = folder
+        self.rates = PassRates(problems, training.settings.rows, training.seed)
+        self.steps = [Step(**row) for row in read_jsonl(training.folder / layout.METRICS)]
+        self.training_pass: str | None = None
+        self._task, self._settings, self._folder = training.task, training.settings, training.folder
         self._after_step = after_step
+        self._growth = growth
+        # Of the step under way:
+        self._started = time.monotonic()
         self._rollouts: list[Attempt] = []
         self._rewards: list[float | None] = []
         self._verify_seconds = 0.0
-        self._started = time.monotonic()
-        self._growth = growth
         for step, problem in growth.rewind(len(self.steps)) if growth else ():
             self._add([problem], step)
         row_of = {problem.id: row for row, problem in enumerate(self.problems)}
-        for row in read_jsonl(folder / "attempts.jsonl"):
+        for row in read_jsonl(self._folder / layout.ATTEMPTS):
             self._observe(row["step"], row_of[row["problem_id"]], Attempt.from_row(row))
 
     def ended(self, max_steps: int) -> bool:
@@ -97,7 +110,7 @@ class Log:
         for index, (row, completion, grade) in enumerate(zip(rows, completions, grades, strict=True)):
             attempts.append(Attempt(self.problems[row].id, index, completion, grade))
             self._observe(step, row, attempts[-1])
-        append_jsonl(self._folder / "attempts.jsonl", [{"step": step, **attempt.to_row()} for attempt in attempts])
+        append_jsonl(self._folder / layout.ATTEMPTS, [{"step": step, **attempt.to_row()} for attempt in attempts])
         self._rollouts += attempts
         rewards = [self._reward(grade) for grade in grades]
         self._rewards += rewards
@@ -113,7 +126,7 @@ class Log:
 
     def end_step(self, logs: dict[str, float]) -> bool:
         """Note the step down and say whether training ends with it."""
-        size = self._group_size
+        size = int(self._settings.trl["num_generations"])
         groups = [self._rewards[start : start + size] for start in range(0, len(self._rewards), size)]
         verified = [reward for reward in self._rewards if reward is not None]
         step = Step(
@@ -142,14 +155,13 @@ class Log:
             stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
             frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
             self._add(self._growth.grow(step.step, stuck, frontier), step.step)
-        append_jsonl(self._folder / "metrics.jsonl", [asdict(step)])
+        append_jsonl(self._folder / layout.METRICS, [asdict(step)])
         return step.stop is not None
 
     def write_pass_rates(self) -> None:
         """Write what is known of each problem."""
         rows = zip(self.problems, self.rates.table(len(self.steps)), strict=True)
-        truncate_jsonl(self._folder / "pass_rates.jsonl", lambda row: False)
-        append_jsonl(self._folder / "pass_rates.jsonl", [{"problem_id": problem.id, **row} for problem, row in rows])
+        rewrite_jsonl(self._folder / layout.PASS_RATES, [{"problem_id": problem.id, **row} for problem, row in rows])
 
     def _add(self, problems: Sequence[Problem], step: int) -> None:
         self.problems += problems
@@ -157,10 +169,6 @@ class Log:
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
         self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
-
-    @property
-    def _group_size(self) -> int:
-        return int(self._settings.trl["num_generations"])
 
     def _reward(self, grade: Grade) -> float | None:
         if grade.reward is None:

@@ -1,0 +1,108 @@
+"""A run folder opened to be read: its recipe, its adapters, and what its stages left. No model is loaded.
+
+    run = open_run(Path("runs/tiny-s0"))
+    run.adapter("ladder")                                  # the folder of LADDER's adapter
+    run.rows(layout.evaluation("ladder"), layout.ATTEMPTS)
+
+The run may be unfinished, of an older version, or hold conditions that this version does not know.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ladder_lite.config.conditions import condition_of
+from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.jsonl import read_jsonl
+from ladder_lite.runs import layout
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder and the settings of its recipe, as YAML has them: those of an older version may lack some."""
+
+    path: Path
+    settings: Mapping[str, Any]
+
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe, with `key=value` changes; UserError where this version cannot read it."""
+        return load_recipe(str(self.path / layout.RECIPE), overrides)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The recipe's conditions, and those that were run besides, as --full and --only do."""
+        stages = (layout.evaluation("*"), layout.problems("*"))
+        markers = [marker for stage in stages for marker in self.path.glob(f"{stage}/{layout.DONE}")]
+        return tuple(dict.fromkeys([*self.settings["conditions"], *sorted({m.parent.parent.name for m in markers})]))
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """The folders of trained adapters by condition, in the order of the conditions."""
+        found = self.path.glob(f"{layout.train('*')}/{layout.ADAPTER}/{layout.ADAPTER_CONFIG}")
+        trained = {path.parents[2].name: path.parent for path in sorted(found)}
+        return {name: trained[name] for name in dict.fromkeys([*self.conditions, *trained]) if name in trained}
+
+    def adapter(self, condition: str) -> Path | None:
+        """The folder of the adapter that a condition trained, None for the base model; UserError for another."""
+        if condition == "base":
+            return None
+        adapters = self.adapters
+        if condition in adapters:
+            return adapters[condition]
+        known = condition_of(condition)
+        if known.problems_of is not None:
+            raise UserError(
+                f"--condition {condition}: it leaves no adapter, TTRL takes its own back after each problem; "
+                f"--condition {known.start} is what all of them started from"
+            )
+        names = ["base", *adapters]
+        trained = f"it has {', '.join(names)}" if adapters else "nothing is trained there yet"
+        raise UserError(
+            f"--condition {condition}: {self.path} has no such adapter{nearest(condition, names)}; {trained}"
+        )
+
+    def done(self, stage: str) -> dict[str, Any]:
+        """The summary of a finished stage, an empty one while it is not finished."""
+        return read_json(self.path / stage / layout.DONE)
+
+    def rows(self, stage: str, name: str) -> list[dict[str, Any]]:
+        """The rows of a file of a stage, none where there is no such file."""
+        return read_jsonl(self.path / stage / name)
+
+
+def is_run(path: Path) -> bool:
+    """Whether the folder is that of a run."""
+    return (path / layout.RECIPE).exists()
+
+
+def open_run(path: Path) -> Run:
+    """Read a run's recipe; UserError where the folder is not a run or the recipe is damaged."""
+    file = path / layout.RECIPE
+    try:
+        settings = yaml.safe_load(file.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not a run folder (no {file.name}); name one, such as runs/tiny-s0") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("conditions"), list):
+        raise UserError(f"{file}: damaged (no conditions in it); copy it from another run of the recipe")
+    return Run(path, settings)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run, an empty one where there is no such file yet; UserError for a damaged one."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); redo the stage of this file") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged (not a JSON object); redo the stage of this file")
+    return value

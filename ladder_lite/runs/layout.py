@@ -1,0 +1,43 @@
+"""Where everything stands in a run folder, by name.
+
+    recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
+    select/, transformations/, variants/                stages that conditions share
+    conditions/CONDITION/variants/                      an arm's own tree
+    conditions/CONDITION/train/                         GRPO: logs, checkpoints, the adapter
+    conditions/CONDITION/problems/PROBLEM/              TTRL or more samples, a folder for each test problem
+    conditions/CONDITION/eval/                          answers to the test problems; greedy/ below it
+
+A stage is named by its folder below the run's; its `done.json` is written last.
+"""
+
+RECIPE, VERSIONS, LOCK, REFERENCES = "recipe.resolved.yaml", "versions.json", "run.lock", "references.jsonl"
+REPORT, REPORT_PAGE = "report.json", "report.html"
+
+BEGUN, DONE = "begun.json", "done.json"
+SELECT, TRANSFORMATIONS, VARIANTS = "select", "transformations", "variants"
+ADAPTER, CHECKPOINTS, GREEDY = "adapter", "checkpoints", "greedy"
+WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft writes the config last
+
+ATTEMPTS = "attempts.jsonl"
+METRICS, CURVE, PASS_RATES, ROLLBACKS = "metrics.jsonl", "curve.jsonl", "pass_rates.jsonl", "rollbacks.jsonl"
+PROBLEMS, REJECTED, ROUNDS, REPLIES = "problems.jsonl", "rejected.jsonl", "rounds.jsonl", "replies.jsonl"
+
+
+def variants(condition: str) -> str:
+    """The stage of a tree that an arm has to itself."""
+    return f"conditions/{condition}/{VARIANTS}"
+
+
+def train(condition: str) -> str:
+    """The stage of a condition's training."""
+    return f"conditions/{condition}/train"
+
+
+def problems(condition: str, problem_id: str = "") -> str:
+    """The stage of a condition about single test problems, or that of one of them."""
+    return f"conditions/{condition}/problems{problem_id and f'/{problem_id}'}"
+
+
+def evaluation(condition: str) -> str:
+    """The stage of a condition's answers to the test problems."""
+    return f"conditions/{condition}/eval"
