@@ -71,6 +71,18 @@ def percent(share: float) -> str:
     return f"{points:.0f} %" if 9.95 <= points <= 99 else f"{points:.1f} %".replace(".0 ", " ")
 
 
+def percent_interval(share: Mapping[str, float]) -> str:
+    """A share with its interval: '64 % (32-82)'."""
+    low, high = (percent(share[end]).removesuffix(" %") for end in ("low", "high"))
+    return f"{percent(share['value'])} ({low}-{high})"
+
+
+def points_interval(difference: Mapping[str, float]) -> str:
+    """A difference of shares in percentage points, with its interval: '+12.0 (+3.5 to +20.1)'."""
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def clock_time(seconds: float) -> str:
     """Seconds as '4:31' or '2:04:31'."""
     minutes, rest = divmod(int(seconds), 60)

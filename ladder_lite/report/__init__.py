@@ -7,22 +7,25 @@ A run that is not finished gives a report of what is there. What the paper found
 among them (`ladder_lite.report.paper_results`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ladder_lite.config.schema import EMBEDDED
-from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
 from ladder_lite.report.findings import measure, open_run, pass_keys
 from ladder_lite.report.paper_results import PAPER
-from ladder_lite.terminal import clock_time, percent, plain
+from ladder_lite.terminal import clock_time, percent, percent_interval, plain
 
+if TYPE_CHECKING:
+    from ladder_lite.report.document import Document
+
+_PICTURES = ("accuracy.png", "ttrl.png")
 _NAME_WIDTH = 20
 
 
@@ -33,51 +36,53 @@ def write_report(run_path: Path) -> dict[str, Any]:
     of its files is damaged.
     """
     from ladder_lite.report.chapters import describe
-    from ladder_lite.report.drawing.pictures import draw_accuracy, draw_race
-    from ladder_lite.report.html import to_html
-    from ladder_lite.report.markdown import to_markdown
 
     run = open_run(run_path)
     report = measure(run)
     document = describe(report, run)
-    write_json(run_path / "report.json", report)
-    for name, shown, draw in (
-        ("accuracy.png", report["curve"], draw_accuracy),
-        ("ttrl.png", report["race"], draw_race),
-    ):
-        if shown:
-            draw(report, run_path / name)
+    _write(run_path, "report", report, document)
+    pictures = document.pictures
+    for name in _PICTURES:
+        if name in pictures:
+            (run_path / name).write_bytes(pictures[name])
         else:
             (run_path / name).unlink(missing_ok=True)
-    (run_path / "report.md").write_text(to_markdown(document), encoding="utf-8")
-    (run_path / "report.html").write_text(to_html(document), encoding="utf-8")
     return report
+
+
+def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Write comparison.html, .md and .json of several runs into a folder; return what comparison.json holds."""
+    from ladder_lite.report.comparison import compare, describe
+
+    comparison = compare(run_paths)
+    _write(folder, "comparison", comparison, describe(comparison))
+    return comparison
+
+
+def _write(folder: Path, name: str, found: Mapping[str, Any], document: Document) -> None:
+    from ladder_lite.report.render import to_html, to_markdown
+
+    write_json(folder / f"{name}.json", found)
+    (folder / f"{name}.md").write_text(to_markdown(document), encoding="utf-8")
+    (folder / f"{name}.html").write_text(to_html(document), encoding="utf-8")
 
 
 def summary_table(report: Mapping[str, Any]) -> Table:
     """Return the conditions of a report beside the paper's numbers, for a terminal of 80 columns; ASCII only."""
-    paper = PAPER[report["experiment"]]
+    paper, entries = PAPER[report["experiment"]], report["conditions"]
+    pass_k = [key for entry in entries.values() for key in pass_keys(entry)[1:]][:1]
+    table = _table("condition")
     scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
-    table = Table(
-        title=f"{plain(report['recipe'], 30)}, seed {report['seed']}{scale_model}",
-        caption=paper.caption,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        min_width=64,  # of the caption
-        title_style="bold",
-    )
-    entries = report["conditions"]
-    pass_k = next((key for entry in entries.values() for key in pass_keys(entry)[1:]), None)
-    table.add_column("condition", no_wrap=True, overflow="crop")  # rich's ellipsis is not ASCII
-    for heading in ("pass@1 (95 %)", *([pass_k] if pass_k else []), "tests", "steps", "time", "paper"):
+    table.title = f"{plain(report['recipe'], 30)}, seed {report['seed']}{scale_model}"
+    table.caption = paper.caption
+    table.min_width = 64  # of the caption
+    for heading in ("pass@1 (95 %)", *pass_k, "tests", "steps", "time", "paper"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, entry in entries.items():
         table.add_row(
             plain(name, _NAME_WIDTH),
-            _interval(entry["pass@1"]),
-            *([percent(entry[pass_k]["value"]) if pass_k in entry else ""] if pass_k else []),
+            percent_interval(entry["pass@1"]),
+            *(percent(entry[key]["value"]) if key in entry else "" for key in pass_k),
             str(entry["n_problems"]),
             str(entry["steps"]),
             clock_time(entry["seconds"]),
@@ -86,55 +91,21 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """Write comparison.html, .md and .json of several runs into a folder; return what comparison.json holds."""
-    from ladder_lite.report.comparison import compare, describe
-    from ladder_lite.report.html import to_html
-    from ladder_lite.report.markdown import to_markdown
-
-    comparison = compare(run_paths)
-    document = describe(comparison)
-    write_json(folder / "comparison.json", comparison)
-    (folder / "comparison.md").write_text(to_markdown(document), encoding="utf-8")
-    (folder / "comparison.html").write_text(to_html(document), encoding="utf-8")
-    return comparison
-
-
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return condition by run with intervals, and the means over seeds, for a terminal; ASCII only."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table = _table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
-    table.add_column("pass@1 (95 %)", no_wrap=True, overflow="crop")
     for heading in [*(plain(run["name"], _NAME_WIDTH) for run in runs), *(f"mean of {len(m['runs'])}" for m in means)]:
         table.add_column(heading, justify="right", overflow="fold")
     for name in dict.fromkeys(name for run in runs for name in run["conditions"]):
         shares = [run["conditions"].get(name, {}).get("pass@1") for run in runs]
         shares += [mean["conditions"].get(name) for mean in means]
-        table.add_row(plain(name, _NAME_WIDTH), *(_interval(share) if share else "" for share in shares))
+        table.add_row(plain(name, _NAME_WIDTH), *(percent_interval(share) if share else "" for share in shares))
     return table
 
 
-def _interval(share: Mapping[str, float]) -> str:
-    low, high = (percent(share[end]).removesuffix(" %") for end in ("low", "high"))
-    return f"{percent(share['value'])} ({low}-{high})"
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command()
-def main(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/tiny-s0.")],
-    out: Annotated[Path | None, typer.Option(help="Where a comparison goes.  [default: comparison]")] = None,
-) -> None:
-    """Write report.html, report.md and report.json of a run, finished or not, or compare several runs."""
-    console = Console(highlight=False)
-    if len(runs) > 1:
-        folder = out or Path("comparison")
-        console.print(comparison_table(write_comparison(runs, folder)))
-        console.print(f"comparison: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
-        return
-    if out is not None:
-        raise UserError(f"--out {out}: is for comparing several runs; the report of one goes into its folder")
-    console.print(summary_table(write_report(runs[0])))
-    console.print(f"report: {runs[0] / 'report.html'}", markup=False, soft_wrap=True)
+def _table(first: str) -> Table:
+    """A table whose first column is cut where it is too wide, without rich's ellipsis, which is not ASCII."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, title_style="bold")
+    table.add_column(first, no_wrap=True, overflow="crop")
+    return table

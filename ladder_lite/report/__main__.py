@@ -1,7 +1,34 @@
-"""`python -m ladder_lite.report`."""
+"""`python -m ladder_lite.report`: write the report of a run, or compare several. See `ladder_lite.report`."""
 
-from ladder_lite.errors import run
-from ladder_lite.report import app
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ladder_lite.errors import UserError, run
+from ladder_lite.report import comparison_table, summary_table, write_comparison, write_report
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/tiny-s0.")],
+    out: Annotated[Path | None, typer.Option(help="Where a comparison goes.  [default: comparison]")] = None,
+) -> None:
+    """Write report.html, report.md and report.json of a run, finished or not, or compare several runs."""
+    console = Console(highlight=False)
+    if len(runs) > 1:
+        folder = out or Path("comparison")
+        console.print(comparison_table(write_comparison(runs, folder)))
+        console.print(f"comparison: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
+        return
+    if out is not None:
+        raise UserError(f"--out {out}: is for comparing several runs; the report of one goes into its folder")
+    console.print(summary_table(write_report(runs[0])))
+    console.print(f"report: {runs[0] / 'report.html'}", markup=False, soft_wrap=True)
+
 
 if __name__ == "__main__":
     run(app)

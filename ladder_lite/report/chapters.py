@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -13,33 +13,33 @@ from ladder_lite.config.schema import EMBEDDED
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models.memory import gib
-from ladder_lite.problems import Problem, load_problems
-from ladder_lite.report import page_figures
+from ladder_lite.problems import Problem
+from ladder_lite.report import figures
 from ladder_lite.report.document import (
     Block,
     Bullets,
     Chapter,
     Code,
     Document,
-    Figure,
-    Figures,
+    Inline,
     Item,
     Listing,
     Mark,
     Paragraph,
-    Table,
+    Row,
     Text,
+    listed,
+    side_by_side,
+    table,
 )
 from ladder_lite.report.drawing.palette import label_of
-from ladder_lite.report.findings import Run, outcomes
+from ladder_lite.report.findings import Report, Run, known_problems, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import layout
-from ladder_lite.terminal import clock_time, percent, plain
+from ladder_lite.terminal import clock_time, percent, percent_interval, plain, points_interval
 from ladder_lite.train import divergence
-
-Report = Mapping[str, Any]
 
 SCALE_MODEL = (
     " The embedded model has a few megabytes and was made for this kit. Its numbers show that the method works and how "
@@ -63,7 +63,7 @@ _WIDTH = 160
 
 def describe(report: Report, run: Run) -> Document:
     """The report of a run as a document."""
-    statements = statements_of(run.test, "test")
+    statements = {problem.id: _statement(problem) for problem in known_problems(run.test, "test")}
     chapters = [
         _results(report, run),
         _training(report),
@@ -76,106 +76,96 @@ def describe(report: Report, run: Run) -> Document:
     return Document(
         ("LADDER: recipe ", Code(run.name), f", seed {run.seed}"),
         headline(report),
-        tuple(chapter for chapter in chapters if chapter.blocks),
+        [chapter for chapter in chapters if chapter.blocks],
     )
 
 
 def headline(report: Report) -> Text:
     """What was found, in a sentence or two of what is finished."""
     shares = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
-    who: Text = "The embedded model" if report["model"] == EMBEDDED else Code(report["model"])
+    if not shares:
+        return "Nothing is evaluated yet."
     if "ladder" not in shares:
-        if not shares:
-            return "Nothing is evaluated yet."
-        return "LADDER is not finished yet. So far: " + _listed(shares) + "."
-    sentence: list[Any] = [who, f" solves {percent(shares['ladder'])} of the test problems after LADDER"]
-    compared = {name: shares[name] for name in ("base", "rl_without_variants") if name in shares}
-    words = {"base": "{} before", "rl_without_variants": "{} with RL without variants"}
+        so_far = ", ".join(f"{label_of(name)} {percent(share)}" for name, share in shares.items())
+        return f"LADDER is not finished yet. So far: {so_far}."
+    who: Inline = "The embedded model" if report["model"] == EMBEDDED else Code(report["model"])
+    said = f" solves {percent(shares['ladder'])} of the test problems after LADDER"
+    words = {"base": "before", "rl_without_variants": "with RL without variants"}
+    compared = {name: shares[name] for name in words if name in shares}
     if compared:
-        sentence.append(", " + " and ".join(words[name].format(percent(value)) for name, value in compared.items()))
-        if shares["ladder"] <= max(compared.values()):
-            sentence.append(": LADDER did not help")
-    sentence.append(".")
+        said += ", " + " and ".join(f"{percent(share)} {words[name]}" for name, share in compared.items())
+        said += ": LADDER did not help" if shares["ladder"] <= max(compared.values()) else ""
+    said += "."
     if report["ttrl"]["attempted"]:
-        sentence.append(
+        said += (
             f" Test-time RL then solved {report['ttrl']['solved']} of {report['ttrl']['attempted']} problems that "
             "LADDER had left unsolved."
         )
-    return tuple(sentence)
+    return who, said
 
 
-def _listed(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{label_of(name)} {percent(share)}" for name, share in shares.items())
+def differences(found: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """A table of differences between conditions, or nothing where there are none."""
+    rows: list[Row] = [
+        {"points": points_interval(row), "difference": (Code(row["condition"]), " minus ", Code(row["reference"]))}
+        for row in found
+    ]
+    return table("rl", rows)
 
 
-def statements_of(problem_set: str, split: str) -> dict[str, str]:
-    """Return the problems' statements by id; ids are hashes of the problems, so they cannot be mistaken."""
-    try:
-        problems = load_problems(problem_set, split)
-    except UserError:  # the set was moved since: the report shows ids then
-        return {}
-    return {problem.id: statement(problem) for problem in problems}
-
-
-def statement(problem: Problem) -> str:
-    """A problem in words of code."""
+def _statement(problem: Problem) -> str:
     limits = f" from {problem.data['lower']} to {problem.data['upper']}" if problem.data.get("lower") else ""
     return f"{problem.data['integrand']}{limits}"
 
 
-def interval(result: Mapping[str, float]) -> str:
-    """A share with its interval: '64 % (32-82)'."""
-    low, high = (percent(result[end]).removesuffix(" %") for end in ("low", "high"))
-    return f"{percent(result['value'])} ({low}-{high})"
-
-
-def points(result: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points: '+12.0 (+3.5 to +20.1)'."""
-    value, low, high = (100 * result[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
 def _results(report: Report, run: Run) -> Chapter:
-    pass_k = f"pass@{run.k}" if run.k > 1 else None
     paper = PAPER[report["experiment"]]
-    head = ("condition", "pass@1", *([pass_k] if pass_k else []), "test problems", "steps", "time", "the paper")
-    rows = [_result(report, run, name, pass_k) for name in run.conditions]
-    blocks: list[Block] = []
+    about = Paragraph(("Model: ", Code(report["model"]), "."))
     if report["model"] == EMBEDDED:
-        blocks.append(Paragraph((Mark("A scale model of the experiment."), SCALE_MODEL), note=True))
-    else:
-        blocks.append(Paragraph(("Model: ", Code(report["model"]), ".")))
-    blocks += _figures(page_figures.bars(report))
-    blocks.append(Table("l" + "r" * (len(head) - 1), head, tuple(rows)))
-    blocks.append(
+        about = Paragraph((Mark("A scale model of the experiment."), SCALE_MODEL), note=True)
+    blocks: list[Block] = [
+        about,
+        *side_by_side(figures.bars(report)),
+        *table("lr", [_result(report, run, name) for name in run.conditions]),
         Paragraph(
             f"pass@1 is the share of right answers among {run.samples} samples a problem; in brackets 95 % intervals "
             "(Wilson, over the problems). Times are m:ss or h:mm:ss of training steps and evaluation, without those of "
             "the training problems' variants and of the looks at the test problems in between."
-        )
-    )
-    blocks += [Paragraph(note) for note in paper.notes]
+        ),
+        *map(Paragraph, paper.notes),
+    ]
     if paper.others:
         others = ", ".join(f"{name} {quoted.words}" for name, quoted in paper.others.items())
         blocks.append(Paragraph(f"On the same exam, says the paper: {others}."))
     blocks += _printed(report)
     blocks.append(Bullets(tuple(Item((Code(name), ": ", *_meaning(run, name))) for name in run.conditions)))
-    return Chapter("Results", (*blocks, *_differences(report), *_rollbacks(run)))
+    if report["differences"]:
+        blocks.append(
+            Paragraph(
+                "Differences on the same test problems, in percentage points of pass@1, with 95 % intervals of a "
+                "paired bootstrap over the problems. An interval that leaves out 0 is a difference that chance over "
+                "the problems does not explain; chance between trainings is for several seeds to show."
+            )
+        )
+    return Chapter("Results", [*blocks, *differences(report["differences"]), *_rollbacks(run)])
 
 
-def _result(report: Report, run: Run, name: str, pass_k: str | None) -> tuple[Text, ...]:
-    cells = ["not finished", *[""] * (4 if pass_k else 3)]
+def _result(report: Report, run: Run, name: str) -> Row:
+    pass_k = [f"pass@{run.k}"] if run.k > 1 else []
+    row: Row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "steps", "time"], "")
+    row["condition"] = Code(name)
     if entry := report["conditions"].get(name):
-        cells = [interval(entry["pass@1"])]
-        cells += [interval(entry[pass_k]) if pass_k in entry else ""] if pass_k else []
-        cells += [str(entry["n_problems"]), str(entry["steps"]), clock_time(entry["seconds"])]
+        row |= {key: percent_interval(entry[key]) for key in ("pass@1", *pass_k) if key in entry}
+        row |= {"test problems": str(entry["n_problems"]), "steps": str(entry["steps"])}
+        row["time"] = clock_time(entry["seconds"])
     elif tried := outcomes(run, name):
         unfinished = "" if name == "ladder_pass100" else "not finished, "  # which has no more to do than that
-        cells[0] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
-    elif steps := len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl")):
-        cells[0] = f"not finished, {steps} steps done"
+        row["pass@1"] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
+    else:
+        steps = len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl"))
+        row["pass@1"] = f"not finished, {steps} steps done" if steps else "not finished"
     quoted = PAPER[report["experiment"]].results.get(name)
-    return (Code(name), *cells, quoted.words.replace("<=", "≤") if quoted else "")
+    return row | {"the paper": quoted.words.replace("<=", "≤") if quoted else ""}
 
 
 def _meaning(run: Run, name: str) -> tuple[Any, ...]:
@@ -189,28 +179,10 @@ def _printed(report: Report) -> list[Block]:
     apart = {name: entry["printed"] for name, entry in report["conditions"].items() if "printed" in entry}
     if not apart:
         return []
-    rates: list[Any] = []
-    for name, entry in apart.items():
-        rates += [", " if rates else "", Code(name), f" {percent(entry['pass@1']['value'])}"]
+    rates = [(Code(name), f" {percent(entry['pass@1']['value'])}") for name, entry in apart.items()]
     n_problems = max(entry["n_problems"] for entry in apart.values())
     words = f"Of these, {n_problems} are shown as the exam prints them and verified by a closed form: "
-    return [Paragraph((words, *rates, "."))]
-
-
-def _differences(report: Report) -> list[Block]:
-    if not report.get("differences"):
-        return []
-    rows = tuple(
-        (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in report["differences"]
-    )
-    return [
-        Paragraph(
-            "Differences on the same test problems, in percentage points of pass@1, with 95 % intervals of a paired "
-            "bootstrap over the problems. An interval that leaves out 0 is a difference that chance over the problems "
-            "does not explain; chance between trainings is for several seeds to show."
-        ),
-        Table("rl", ("points", "difference"), rows),
-    ]
+    return [Paragraph((words, *listed(rates), "."))]
 
 
 def _rollbacks(run: Run) -> list[Block]:
@@ -227,26 +199,18 @@ def _rollbacks(run: Run) -> list[Block]:
 
 
 def _training(report: Report) -> Chapter:
-    found = [page_figures.accuracy(report), page_figures.variants(report), page_figures.signal(report)]
-    found += [page_figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
-    counted = [
-        (Code(name), str(entry["variants"]), interval(entry["pass@1"]))
+    drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report)]
+    drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
+    counted: list[Row] = [
+        {"trained on": Code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
         for name, entry in report["conditions"].items()
         if entry.get("variants")
     ]
-    blocks = _figures(*found)
-    if len(counted) > 1:
-        blocks.append(Table("lrr", ("trained on", "variants", "pass@1"), tuple(counted)))
-    return Chapter("While training", tuple(blocks))
-
-
-def _figures(*found: Figure | None) -> list[Block]:
-    figures = tuple(figure for figure in found if figure)
-    return [Figures(figures)] if figures else []
+    return Chapter("While training", side_by_side(*drawn) + (table("lr", counted) if len(counted) > 1 else []))
 
 
 def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:
-    return Chapter("Answers", (*_kinds_of_answers(report), *_techniques(report), *_sampled_answers(run, statements)))
+    return Chapter("Answers", _kinds_of_answers(report) + _techniques(report) + _sampled_answers(run, statements))
 
 
 def _kinds_of_answers(report: Report) -> list[Block]:
@@ -255,18 +219,17 @@ def _kinds_of_answers(report: Report) -> list[Block]:
     if not entries:
         return []
     official = any(entry.get("official") for entry in entries.values())
-    head = ("condition", "greedy", "majority", *_SHARES, *(["as the official answer"] if official else []))
-    rows = [
-        _cells(
-            Code(name),
-            *(interval(entry[key]) if entry.get(key) else "" for key in ("greedy", "majority")),
-            *(percent(entry["shares"][key]) if key in entry.get("shares", {}) else "" for key in _SHARES),
-            *([_official(entry)] if official else []),
-        )
-        for name, entry in entries.items()
-    ]
+    rows: list[Row] = []
+    for name, entry in entries.items():
+        row: Row = {"condition": Code(name)}
+        row |= {key: percent_interval(entry[key]) if entry.get(key) else "" for key in ("greedy", "majority")}
+        row |= {key: percent(entry["shares"][key]) if key in entry.get("shares", {}) else "" for key in _SHARES}
+        if official:
+            counts = entry.get("official")
+            row["as the official answer"] = f"{counts['n_agree']} of {counts['n_compared']}" if counts else ""
+        rows.append(row)
     return [
-        Table("l" + "r" * (len(head) - 1), head, tuple(rows)),
+        *table("lr", rows),
         Paragraph(
             "Greedy: one answer a problem, at temperature 0. Majority: the answer most samples agree on, as functions. "
             "The others are shares of the sampled answers; truncated ones were cut off by the token limit."
@@ -274,28 +237,17 @@ def _kinds_of_answers(report: Report) -> list[Block]:
     ]
 
 
-def _official(entry: Mapping[str, Any]) -> str:
-    official = entry.get("official")
-    return f"{official['n_agree']} of {official['n_compared']}" if official else ""
-
-
 def _techniques(report: Report) -> list[Block]:
     entries = {name: entry["techniques"] for name, entry in report["conditions"].items() if entry.get("techniques")}
     if not entries:
         return []
-    counts = {
-        name: found["n_problems"] for techniques in entries.values() for name, found in techniques.items()
-    }  # of the same problems in every condition
-    rows = [
-        _cells(Code(name, 40), str(n), *(_rate(techniques.get(name)) for techniques in entries.values()))
-        for name, n in list(counts.items())[: 2 * _N_LISTED]
-    ]
-    head = _cells("technique", "problems", *(Code(name) for name in entries))
-    return [Paragraph("pass@1 by technique:"), Table("l" + "r" * (len(head) - 1), head, tuple(rows))]
-
-
-def _cells(*cells: Text) -> tuple[Text, ...]:
-    return cells
+    # The problems are the same in every condition.
+    counts = {name: found["n_problems"] for techniques in entries.values() for name, found in techniques.items()}
+    rows: list[Row] = []
+    for technique, n_problems in list(counts.items())[: 2 * _N_LISTED]:
+        row: Row = {"technique": Code(technique, 40), "problems": str(n_problems)}
+        rows.append(row | {Code(name): _rate(techniques.get(technique)) for name, techniques in entries.items()})
+    return [Paragraph("pass@1 by technique:"), *table("lr", rows)]
 
 
 def _rate(found: Mapping[str, Any] | None) -> str:
@@ -330,34 +282,26 @@ def _answer(condition: str, row: Mapping[str, Any]) -> Item:
 
 
 def _cost(report: Report) -> Chapter:
-    rows = tuple(
-        (
-            Code(row["stage"]),
-            "" if row["n_tokens"] is None else f"{row['n_tokens']:,}",
-            "" if row["seconds"] is None else clock_time(row["seconds"]),
-            f"{gib(row['peak_memory_bytes'])} GiB" if row["peak_memory_bytes"] else "",
-        )
+    rows: list[Row] = [
+        {
+            "stage": Code(row["stage"]),
+            "tokens": "" if row["n_tokens"] is None else f"{row['n_tokens']:,}",
+            "time": "" if row["seconds"] is None else clock_time(row["seconds"]),
+            "peak memory": f"{gib(row['peak_memory_bytes'])} GiB" if row["peak_memory_bytes"] else "",
+        }
         for row in report["costs"]
-    )
-    if not rows:
-        return Chapter("Cost", ())
-    note = "Tokens are those generated. Memory is the peak of the process up to the stage's end."
-    return Chapter("Cost", (Table("lrrr", ("stage", "tokens", "time", "peak memory"), rows), Paragraph(note)))
+    ]
+    note = Paragraph("Tokens are those generated. Memory is the peak of the process up to the stage's end.")
+    return Chapter("Cost", [*table("lr", rows), note] if rows else [])
 
 
 def _reproduce(report: Report, run: Run) -> Chapter:
-    versions: list[Any] = []
-    for name, version in report["versions"].items():
-        versions += [", " if versions else "", Code(f"{name} {version}")]
+    versions = listed(Code(f"{name} {version}") for name, version in report["versions"].items())
     peak = f"Peak memory {gib(report['peak_memory_bytes'])} GiB. Versions: "
     # ASCII: YAML then writes everything that is not as an escape, exactly and harmlessly.
     recipe = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=False, width=100)
-    blocks = (
-        Listing(_command(run)),
-        Paragraph((peak, *versions, ".")),
-        Listing(recipe, f"The recipe as it ran, seed {run.seed}"),
-    )
-    return Chapter("Reproduce", blocks)
+    settings = Listing(recipe, f"The recipe as it ran, seed {run.seed}")
+    return Chapter("Reproduce", [Listing(_command(run)), Paragraph((peak, *versions, ".")), settings])
 
 
 def _command(run: Run) -> str:

@@ -16,23 +16,26 @@ from scipy import stats
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import digest
-from ladder_lite.report import page_figures
-from ladder_lite.report.chapters import interval, points
+from ladder_lite.report import figures
+from ladder_lite.report.chapters import differences
 from ladder_lite.report.document import (
     Block,
     Bullets,
     Chapter,
     Code,
     Document,
-    Figures,
     Item,
     Paragraph,
+    Row,
     Table,
     Text,
+    side_by_side,
+    table,
 )
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, Run, measure, open_run, pass_rates
 from ladder_lite.report.test_time import compared
+from ladder_lite.terminal import percent_interval, points_interval
 
 _SAME = ("seed", "description", "smoke", "profiles", "conditions", "full")
 """What runs of one group may differ in: the seed, and what decides no result."""
@@ -70,51 +73,34 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 def describe(comparison: Mapping[str, Any]) -> Document:
     """The comparison as a document."""
     runs, means = comparison["runs"], comparison["means"]
-    names = list(dict.fromkeys(name for run in runs for name in run["conditions"]))
-    head: tuple[Text, ...] = (
-        "condition",
-        *(Code(run["name"], 40) for run in runs),
-        *(_title(mean, runs) for mean in means),
-    )
-    rows = [
-        _cells(
-            Code(name),
-            *(interval(run["conditions"][name]["pass@1"]) if name in run["conditions"] else "" for run in runs),
-            *(interval(mean["conditions"][name]) if name in mean["conditions"] else "" for mean in means),
-        )
-        for name in names
+    results = [{name: entry["pass@1"] for name, entry in run["conditions"].items()} for run in runs]
+    results += [mean["conditions"] for mean in means]
+    head = ("condition", *(Code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means))
+    rows: list[tuple[Text, ...]] = [
+        (Code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results))
+        for name in dict.fromkeys(name for run in runs for name in run["conditions"])
     ]
-    blocks: list[Block] = []
-    if figures := tuple(page_figures.seeds(mean, f"mean{at}") for at, mean in enumerate(means) if mean["conditions"]):
-        blocks.append(Figures(figures))
-    blocks.append(Table("l" + "r" * (len(head) - 1), head, tuple(rows)))
-    blocks.append(
-        Paragraph(f"pass@1 with 95 % intervals, of a single run Wilson's over its problems. {_HOW if means else ''}")
-    )
+    how = f"pass@1 with 95 % intervals, of a single run Wilson's over its problems. {_HOW if means else ''}"
+    drawn = [figures.seeds(mean, f"mean{at}") for at, mean in enumerate(means) if mean["conditions"]]
+    shares = [*side_by_side(*drawn), Table("l" + "r" * len(results), head, tuple(rows)), Paragraph(how)]
     chapters = [
-        Chapter("pass@1", tuple(blocks)),
-        Chapter("Differences", tuple(_difference_blocks(comparison))),
-        Chapter("Test-time reinforcement learning", tuple(_race_blocks(runs))),
-        Chapter("Runs", (Bullets(tuple(map(_item, runs))),)),
+        Chapter("pass@1", shares),
+        Chapter("Differences", _difference_blocks(comparison)),
+        Chapter("Test-time reinforcement learning", _race_blocks(runs)),
+        Chapter("Runs", [Bullets(tuple(map(_item, runs)))]),
     ]
-    return Document(
-        (f"LADDER: {len(runs)} runs compared",), _headline(comparison), tuple(c for c in chapters if c.blocks)
-    )
+    title = f"LADDER: {len(runs)} runs compared"
+    return Document(title, _headline(comparison), [chapter for chapter in chapters if chapter.blocks])
 
 
-def pooled_race(runs: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """The races of those runs that have all the methods, as one: a problem counts once for each run."""
-    races = [run["race"] for run in runs if all(name in run["race"].get("methods", {}) for name in methods)]
-    if not races:
-        return {}
-    pooled: dict[str, Any] = {"problems": [name for race in races for name in race["problems"]], "methods": {}}
+def _joined(races: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    """Races of several runs as one: a problem counts once for each run."""
+    joined = {}
     for name in methods:
         own = [race["methods"][name] for race in races]
-        pooled["methods"][name] = {
-            "solved": sum(method["solved"] for method in own),
-            **{key: [value for method in own for value in method[key]] for key in ("tokens_to_solve", "spent")},
-        }
-    return pooled
+        lists = {key: [value for method in own for value in method[key]] for key in ("tokens_to_solve", "spent")}
+        joined[name] = {"solved": sum(method["solved"] for method in own), **lists}
+    return {"methods": joined}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -212,35 +198,31 @@ def _headline(comparison: Mapping[str, Any]) -> Text:
     for mean in comparison["means"]:
         shares = mean["conditions"]
         if "ladder" in shares:
-            said = f"Over {len(mean['seeds'])} seeds, LADDER solves {interval(shares['ladder'])} of the test problems"
-            others = [f"{label_of(name)} {interval(shares[name])}" for name in _BESIDE if name in shares]
+            solved = percent_interval(shares["ladder"])
+            said = f"Over {len(mean['seeds'])} seeds, LADDER solves {solved} of the test problems"
+            others = [f"{label_of(name)} {percent_interval(shares[name])}" for name in _BESIDE if name in shares]
             return f"{said}; {', '.join(others)}." if others else f"{said}."
     return f"{len(comparison['runs'])} runs, and what their conditions solve of the test problems."
 
 
 def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
-    names = [run["name"] for run in comparison["runs"]]
+    names = [Code(run["name"], 40) for run in comparison["runs"]]
     for mean in comparison["means"]:
-        rows = tuple(
-            (points(row), (Code(row["condition"]), " minus ", Code(row["reference"]))) for row in mean["differences"]
-        )
-        if rows:
+        if found := differences(mean["differences"]):
             seeds = ", ".join(map(str, mean["seeds"]))
-            blocks.append(Paragraph(f"Between conditions, means over the seeds {seeds}, in points:"))
-            blocks.append(Table("rl", ("points", "difference"), rows))
-    rows_of_runs = tuple(
-        (
-            Code(row["condition"]),
-            (Code(names[row["run"]], 40), " minus ", Code(names[row["reference"]], 40)),
-            points(row),
-        )
+            blocks += [Paragraph(f"Between conditions, means over the seeds {seeds}, in points:"), *found]
+    between: list[Row] = [
+        {
+            "condition": Code(row["condition"]),
+            "difference": (names[row["run"]], " minus ", names[row["reference"]]),
+            "points": points_interval(row),
+        }
         for row in comparison["differences"]
-    )
-    if rows_of_runs:
+    ]
+    if between:
         how = "in points of pass@1 (paired bootstrap over the problems):"
-        blocks.append(Paragraph(f"Between runs, on the same test problems, {how}"))
-        blocks.append(Table("llr", ("condition", "difference", "points"), rows_of_runs))
+        blocks += [Paragraph(f"Between runs, on the same test problems, {how}"), *table("llr", between)]
     return blocks
 
 
@@ -249,28 +231,17 @@ def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
     found = [run for run in runs if run["race"]]
     if not found:
         return []
-    sentences = [
-        Paragraph(compared(race, other))
-        for other in ("ladder_pass100", "ttrl")
-        if (race := pooled_race(runs, ("ladder_ttrl", other)))
-    ]
-    present = [name for name in RACERS if any(name in run["race"]["methods"] for run in found)]
-    rows = [
-        _cells(
-            Code(run["name"], 40),
-            str(len(run["race"]["problems"])),
-            *(
-                str(run["race"]["methods"][name]["solved"]) if name in run["race"]["methods"] else ""
-                for name in present
-            ),
-        )
-        for run in found
-    ]
-    head = ("run", "problems", *(f"solved by {label_of(name)}" for name in present))
+    blocks: list[Block] = []
+    for other in ("ladder_pass100", "ttrl"):
+        methods = ("ladder_ttrl", other)
+        if races := [run["race"] for run in found if run["race"]["methods"].keys() >= set(methods)]:
+            blocks.append(Paragraph(compared(_joined(races, methods), other)))
     if len(found) > 1:
-        sentences.append(Paragraph("A problem counts once for each run here: the sign test takes them as independent."))
-    return [*sentences, Table("l" + "r" * (len(head) - 1), head, tuple(rows))]
-
-
-def _cells(*cells: Text) -> tuple[Text, ...]:
-    return cells
+        blocks.append(Paragraph("A problem counts once for each run here: the sign test takes them as independent."))
+    present = [name for name in RACERS if any(name in run["race"]["methods"] for run in found)]
+    rows: list[Row] = []
+    for run in found:
+        solved = {name: str(method["solved"]) for name, method in run["race"]["methods"].items()}
+        row: Row = {"run": Code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
+        rows.append(row | {f"solved by {label_of(name)}": solved.get(name, "") for name in present})
+    return [*blocks, *table("lr", rows)]

@@ -1,12 +1,14 @@
 """What a report is made of, before it is Markdown or HTML: chapters of paragraphs, tables, figures and trees.
 
 Text from elsewhere (a model's, a recipe's, a problem set's) is always `Code`, one harmless line of bounded width, and
-never a `str`; how it is escaped is the business of the modules `markdown` and `html` alone.
+never a `str`; how it is escaped is the business of the module `render` alone.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
+from ladder_lite.report.drawing.palette import Key
 from ladder_lite.terminal import plain
 
 
@@ -14,7 +16,6 @@ from ladder_lite.terminal import plain
 class Code:
     """Foreign text, shown on one line of at most `width` columns."""
 
-    kind: ClassVar[str] = "code"
     text: str
     width: int = 80
 
@@ -34,20 +35,20 @@ class Code:
 class Mark:
     """Words of ours that stand out: a verdict, or what matters most in a sentence."""
 
-    kind: ClassVar[str] = "mark"
     text: str
     look: Literal["strong", "right", "wrong"] = "strong"
 
 
 Inline = str | Code | Mark
 Text = Inline | tuple[Inline, ...]
+Row = dict[Text, Text]
+"""A row of a table: its cells by the headings of their columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
     """A paragraph; with `note`, one that is set apart."""
 
-    kind: ClassVar[str] = "paragraph"
     text: Text
     note: bool = False
 
@@ -64,7 +65,6 @@ class Item:
 class Bullets:
     """A list."""
 
-    kind: ClassVar[str] = "bullets"
     items: tuple[Item, ...]
 
 
@@ -72,40 +72,35 @@ class Bullets:
 class Table:
     """A table; `columns` has one letter a column, l for text and r for numbers."""
 
-    kind: ClassVar[str] = "table"
     columns: str
     head: tuple[Text, ...]
     rows: tuple[tuple[Text, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A line of a figure's legend: a colour of the page's palette, and the dashes of the line or an area."""
+class Picture:
+    """A PNG beside report.md."""
 
-    label: str
-    colour: str
-    dashes: tuple[float, ...] = ()
-    area: bool = False
+    name: str
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing for the page, in markup of ours; `png` is its picture beside report.md, where it has one there."""
+    """A drawing for the page, in markup of ours, and its picture, where it has one."""
 
-    kind: ClassVar[str] = "figure"
     title: str
     alt: str
     svg: str
     caption: Text
     legend: tuple[Key, ...] = ()
-    png: str | None = None
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Figures side by side where there is room."""
 
-    kind: ClassVar[str] = "figures"
     figures: tuple[Figure, ...]
 
 
@@ -124,7 +119,6 @@ class Node:
 class Tree:
     """Variant trees, to be unfolded."""
 
-    kind: ClassVar[str] = "tree"
     roots: tuple[Node, ...]
 
 
@@ -132,7 +126,6 @@ class Tree:
 class Listing:
     """Printable text with line breaks, shown as it is; with a `summary` it is folded away below that."""
 
-    kind: ClassVar[str] = "listing"
     text: str
     summary: str | None = None
 
@@ -145,18 +138,46 @@ class Chapter:
     """A heading and what stands below it."""
 
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """A report: its title, its finding in a sentence or two, its chapters."""
 
-    title: tuple[Inline, ...]
+    title: Text
     headline: Text
-    chapters: tuple[Chapter, ...]
+    chapters: Sequence[Chapter]
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """The contents of the pictures of all figures, by name."""
+        blocks = [block for chapter in self.chapters for block in chapter.blocks if isinstance(block, Figures)]
+        found = [figure.picture for block in blocks for figure in block.figures if figure.picture]
+        return {picture.name: picture.content for picture in found}
 
 
 def parts(text: Text) -> tuple[Inline, ...]:
     """The pieces of a text."""
     return text if isinstance(text, tuple) else (text,)
+
+
+def listed(texts: Iterable[Text]) -> tuple[Inline, ...]:
+    """The texts with commas between them."""
+    return tuple(part for at, text in enumerate(texts) for part in ((", ",) if at else ()) + parts(text))
+
+
+def table(columns: str, rows: Sequence[Row]) -> list[Block]:
+    """Return a table of the rows, or nothing where there are none.
+
+    A cell that a row lacks is empty. The last letter of `columns` stands for all further columns, too.
+    """
+    head = tuple(dict.fromkeys(heading for row in rows for heading in row))
+    cells = tuple(tuple(row.get(heading, "") for heading in head) for row in rows)
+    return [Table(columns.ljust(len(head), columns[-1]), head, cells)] if rows else []
+
+
+def side_by_side(*found: Figure | None) -> list[Block]:
+    """Return the figures that have something to show, side by side, or nothing where none has."""
+    shown = tuple(figure for figure in found if figure)
+    return [Figures(shown)] if shown else []

@@ -16,8 +16,12 @@ from ladder_lite import variants
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import read_jsonl
+from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.report.paper_results import experiment_of
+
+Report = Mapping[str, Any]
+"""The contents of report.json."""
 
 RACERS = ("ladder_ttrl", "ladder_pass100", "ttrl")
 """Conditions that spend tokens on single test problems, the paper's Figure 6."""
@@ -138,6 +142,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
+    """The rows of a file of the variant tree, then of what grew in it while LADDER trained."""
+    grown = read_jsonl(run.path / "conditions/ladder/train/variants" / file)
+    return read_jsonl(run.path / "variants" / file) + grown
+
+
+def known_problems(problem_set: str, split: str) -> list[Problem]:
+    """The problems of a set, none where it was moved since the run; a report shows ids then."""
+    try:
+        return load_problems(problem_set, split)
+    except UserError:
+        return []
+
+
 def _evaluated_besides(path: Path) -> list[str]:
     """Conditions that were run though the recipe does not list them, as with --full and --only."""
     markers = [*path.glob("conditions/*/eval/done.json"), *path.glob("conditions/*/problems/done.json")]
@@ -213,16 +231,13 @@ def _race(run: Run) -> dict[str, Any]:
 
     The problems are those that every method present is done with. `spent` are the tokens of the attempt, solved or not.
     """
-    methods: dict[str, dict[str, tuple[float | None, float]]] = {}
-    for condition in RACERS:
-        rows = {row["problem_id"]: _effort(row) for row in outcomes(run, condition) if "n_tokens" in row}
-        if rows:
-            methods[condition] = rows
-    if len(methods) < 2:
-        return {}
-    shared = set.intersection(*(set(rows) for rows in methods.values()))
-    problems = [problem_id for problem_id in next(iter(methods.values())) if problem_id in shared]
-    if not problems:
+    efforts = {
+        name: {row["problem_id"]: _effort(row) for row in outcomes(run, name) if "n_tokens" in row} for name in RACERS
+    }
+    methods = {name: rows for name, rows in efforts.items() if rows}
+    some = next(iter(methods.values()), {})
+    problems = [problem_id for problem_id in some if all(problem_id in rows for rows in methods.values())]
+    if len(methods) < 2 or not problems:
         return {}
     race = {
         name: {
@@ -270,8 +285,7 @@ def pass_rates(run: Run, condition: str) -> dict[str, float]:
 
 def _depths(run: Run) -> dict[str, Any]:
     """How often LADDER's training solved problems of each depth of the tree, in its first and last third."""
-    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
-    depths = {row["id"]: row["depth"] for place in places for row in read_jsonl(place / "problems.jsonl")}
+    depths = {row["id"]: row["depth"] for row in read_variants(run, "problems.jsonl")}
     rollouts = read_jsonl(run.path / "conditions/ladder/train/attempts.jsonl")
     return {str(depth): found for depth, found in scores.pass_rates_by_depth(rollouts, depths).items()}
 

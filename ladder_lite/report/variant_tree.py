@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladder_lite import variants
-from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
-from ladder_lite.problems import load_problems
-from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Table, Tree
-from ladder_lite.report.findings import Run, read_json
+from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Row, Tree, listed, table
+from ladder_lite.report.findings import Report, Run, known_problems, read_json, read_variants
 from ladder_lite.terminal import clock_time, percent, plain
 
 _LIBRARIES = {
@@ -20,7 +18,6 @@ _LIBRARIES = {
     "recipe": "It was given suggestions from the transformations that the recipe lists.",
 }
 _ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
-_THIRDS = ("first", "last")
 _N_LISTED = 20
 _N_ROOTS = 2
 _N_CHILDREN = 12
@@ -30,7 +27,7 @@ _WIDTH = 140
 Rows = Sequence[Mapping[str, Any]]
 
 
-def variants_chapter(report: Mapping[str, Any], run: Run) -> Chapter:
+def variants_chapter(report: Report, run: Run) -> Chapter:
     """What the model wrote, what was rejected and why, how hard it turned out, and two trees to unfold."""
     tree = variants.count(run.path / "variants")
     if not tree["requests"]:
@@ -54,15 +51,11 @@ def variants_chapter(report: Mapping[str, Any], run: Run) -> Chapter:
                 f"equivalent ones of problems at the frontier ({grown['tokens']} tokens)."
             )
         )
-    blocks.append(_by_depth(report))
     reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
-    blocks.append(
-        Table(
-            "lr",
-            ("rejected because", "variants"),
-            tuple((plain(str(why), 60).replace("_", " "), str(n)) for why, n in reasons),
-        )
-    )
+    rejected: list[Row] = [
+        {"rejected because": plain(str(why), 60).replace("_", " "), "variants": str(n)} for why, n in reasons
+    ]
+    blocks += _by_depth(report) + table("lr", rejected)
     blocks += [*_held_out(run, done), *_pass_rates(run)]
     if roots := _grow_trees(run):
         blocks += [
@@ -75,21 +68,23 @@ def variants_chapter(report: Mapping[str, Any], run: Run) -> Chapter:
     return Chapter("Variants", tuple(blocks))
 
 
-def _by_depth(report: Mapping[str, Any]) -> Table:
+def _by_depth(report: Report) -> list[Block]:
     """Variants of each depth, and how often they were solved early and late in training where that is known."""
     kept, solved = report["variants"]["by_depth"], report["depths"]
     if not solved:
-        return Table("lr", ("depth in the tree", "kept"), tuple((depth, str(n)) for depth, n in kept.items()))
-    head = ("depth in the tree", "kept before training", "solved, first third of steps", "solved, last third")
-    rows = [
-        (
-            "training problems" if depth == "0" else depth,
-            str(kept.get(depth, 0)) if depth != "0" else "",
-            *(percent(solved[depth][part]["pass_rate"]) if part in solved.get(depth, {}) else "" for part in _THIRDS),
+        return table("lr", [{"depth in the tree": depth, "kept": str(n)} for depth, n in kept.items()])
+    rows: list[Row] = []
+    for depth in sorted({*kept, *solved}, key=int):
+        rates = {part: percent(found["pass_rate"]) for part, found in solved.get(depth, {}).items()}
+        rows.append(
+            {
+                "depth in the tree": "training problems" if depth == "0" else depth,
+                "kept before training": "" if depth == "0" else str(kept.get(depth, 0)),
+                "solved, first third of steps": rates.get("first", ""),
+                "solved, last third": rates.get("last", ""),
+            }
         )
-        for depth in sorted({*kept, *solved}, key=int)
-    ]
-    return Table("lrrr", head, tuple(rows))
+    return table("lr", rows)
 
 
 def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
@@ -97,15 +92,12 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
     sets = done.get("held_out_sets")
     if not sets:
         return []
-    places = (run.path / "variants", run.path / "conditions/ladder/train/variants")
-    found = [row for place in places for row in read_jsonl(place / "rejected.jsonl") if row["reason"] == "test_problem"]
+    found = [row for row in read_variants(run, "rejected.jsonl") if row["reason"] == "test_problem"]
     blocks: list[Block] = []
     if shared := done.get("tests_among_roots"):
         words = "Test problems that are training problems too, by the sets themselves: "
-        blocks.append(Paragraph((words, *_enumerated(shared[:_N_LISTED]), ".")))
-    names: list[Any] = []
-    for name, n in sets.items():
-        names += [", " if names else "", Code(name), f" ({n})"]
+        blocks.append(Paragraph((words, *listed(map(Code, shared[:_N_LISTED])), ".")))
+    names = listed((Code(name), f" ({n})") for name, n in sets.items())
     compared = "Every variant was compared, as a function, with the problems of these sets: "
     end = f". Equal to one of them, and left out for that: {len(found)}{'.' if not found else ':'}"
     blocks.append(Paragraph((compared, *names, end)))
@@ -113,10 +105,6 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
     if len(found) > _N_LISTED:
         items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code("variants/rejected.jsonl"))))
     return [*blocks, Bullets(tuple(items))] if items else blocks
-
-
-def _enumerated(texts: Sequence[str]) -> list[Any]:
-    return [part for at, text in enumerate(texts) for part in (", " if at else "", Code(text))]
 
 
 def _pass_rates(run: Run) -> list[Block]:
@@ -145,27 +133,19 @@ def _grow_trees(run: Run) -> tuple[Node, ...]:
 
     At most 12 children of a problem are shown, the first ones written.
     """
-    rows = read_jsonl(run.path / "variants/problems.jsonl")
-    rows += read_jsonl(run.path / "conditions/ladder/train/variants/problems.jsonl")
+    rows = read_variants(run, "problems.jsonl")
     children: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         children[row["parent_id"]].append(row)
     rates = {row["problem_id"]: row for row in read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")}
-    statements = _roots(run)
+    chosen = run.path / "select/problems.jsonl"
+    training = known_problems(str(chosen) if chosen.exists() else run.train, "train")
+    statements = {problem.id: str(problem.data["integrand"]) for problem in training}
     roots = dict.fromkeys([*(name for name in statements if name in children), *(row["root_id"] for row in rows)])
     return tuple(
         _node(name, statements.get(name, name), "training problem", children, rates, _DEPTH)
         for name in list(roots)[:_N_ROOTS]
     )
-
-
-def _roots(run: Run) -> dict[str, str]:
-    chosen = run.path / "select/problems.jsonl"
-    try:
-        problems = load_problems(str(chosen) if chosen.exists() else run.train, "train")
-    except UserError:  # the set was moved since: ids are shown then
-        return {}
-    return {problem.id: str(problem.data["integrand"]) for problem in problems}
 
 
 def _node(

@@ -1,14 +1,20 @@
+import re
 import struct
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import add_conditions, build_run
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from ladder_lite.report.drawing.pictures import _spread, draw_accuracy, draw_race
+from ladder_lite.config.load import load_recipe
+from ladder_lite.problems import load_problems
+from ladder_lite.report import write_comparison, write_report
+from ladder_lite.report.figures import accuracy, race
 
 Curves = dict[str, list[tuple[int, float]]]
+Drawn = list[tuple[str, list[str]]]
 
 
 def a_report(final: dict[str, float], curves: Curves, n_problems: int = 100, **names: Any) -> dict[str, Any]:
@@ -51,15 +57,47 @@ REPORTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """The form and the legend of each drawing that is saved, as SVG or as PNG; each must be readable in that form."""
+    saved: Drawn = []
+    save = Figure.savefig
+
+    def check_and_save(figure: Figure, *args: Any, **how: Any) -> None:
+        assert_readable(figure)
+        legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        saved.append((how["format"], [text.get_text() for legend in legends for text in legend.get_texts()]))
+        save(figure, *args, **how)
+
+    monkeypatch.setattr(Figure, "savefig", check_and_save)
+    return saved
+
+
+def assert_readable(figure: Figure) -> None:
+    """All words are inside the picture, and none lies on another."""
+    figure.draw_without_rendering()
+    words: list[Text] = list(figure.texts)
+    for axes in figure.axes:
+        words += [*axes.texts, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            first, last = sorted(axis.get_view_interval())
+            words.append(axis.label)
+            words += [tick.label1 for tick in axis.get_major_ticks() if first <= tick.get_loc() <= last]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words if text.get_text()]
+    for text, box in boxes:
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, text
+        assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, text
+    assert [(a, b) for i, (a, box) in enumerate(boxes) for b, other in boxes[:i] if box.overlaps(other)] == []
+
+
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS.keys())
-def test_all_words_are_on_the_picture_and_apart(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    draw_accuracy(report, Path("unused.png"))
-    figure = drawn[0]
-    assert_readable(figure)
-    n_labels = len(report["conditions"].keys() | {row["condition"] for row in report["curve"]})
-    assert len(figure.axes[0].texts) == n_labels
+def test_page_and_picture_are_one_readable_drawing(report: dict[str, Any], drawn: Drawn) -> None:
+    figure = accuracy(report)
+    assert figure is not None
+    (page, beside), (picture, legend) = drawn
+    assert (page, beside, picture) == ("svg", [], "png")  # the page's legend is text of the page
+    assert legend == [key.label for key in figure.legend]
+    assert len(legend) == len(report["conditions"].keys() | {row["condition"] for row in report["curve"]})
 
 
 def a_race(solved_at: dict[str, list[float | None]]) -> dict[str, Any]:
@@ -83,64 +121,52 @@ RACES = {
 
 
 @pytest.mark.parametrize("report", RACES.values(), ids=RACES.keys())
-def test_the_race_is_readable_too(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    draw_race(report, Path("unused.png"))
-    assert_readable(drawn[0])
-    assert {text.get_text().rpartition(": ")[2] for text in drawn[0].axes[0].texts} == {
+def test_the_race_is_readable_too(report: dict[str, Any], drawn: Drawn) -> None:
+    figure = race(report)
+    assert figure is not None
+    (_, legend) = drawn[-1]
+    assert legend == [key.label for key in figure.legend]
+    assert [label.rpartition(": ")[2] for label in legend] == [
         f"{method['solved']} of 3" for method in report["race"]["methods"].values()
-    }
-
-
-def assert_readable(figure: Figure) -> None:
-    """All words are inside the picture, and none lies on another."""
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    ticks = [
-        tick.label1
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in axis.get_major_ticks()
-        if axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]  # the others are not drawn
     ]
-    words = [*figure.texts, *figure.axes[0].texts, figure.axes[0].xaxis.label, *ticks]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in words if text.get_text()]
-    for text, box in boxes:
-        assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, text
-        assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, text
-    assert [(a, b) for i, (a, box) in enumerate(boxes) for b, other in boxes[:i] if box.overlaps(other)] == []
 
 
-def test_the_labels_tell_the_final_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+def test_there_is_no_picture_of_nothing(drawn: Drawn) -> None:
+    empty = {"curve": [], "race": {}, "conditions": {}}
+    assert (accuracy(empty), race(empty), drawn) == (None, None, [])
+
+
+def test_the_labels_tell_the_final_evaluation() -> None:
     curves: Curves = {"ladder": [(10, 0.5)], "rl_without_variants": [(10, 0.02)]}
-    draw_accuracy(a_report({"base": 0.004, "ladder": 0.61}, curves), Path("unused.png"))
-    labels = {text.get_text() for text in drawn[0].axes[0].texts}
-    assert labels == {"LADDER 61 %", "RL without variants 2 %", "base model 0.4 %"}
+    figure = accuracy(a_report({"base": 0.004, "ladder": 0.61}, curves))
+    assert figure is not None
+    assert {key.label for key in figure.legend} == {"base model 0.4 %", "RL without variants 2 %", "LADDER 61 %"}
 
 
-def test_the_picture_is_a_png_of_the_promised_size(tmp_path: Path) -> None:
-    draw_accuracy(REPORTS["all conditions"], tmp_path / "a.png")
-    head = (tmp_path / "a.png").read_bytes()[:24]
+def test_the_picture_is_a_png_of_the_promised_size() -> None:
+    figure = accuracy(REPORTS["all conditions"])
+    assert figure is not None
+    assert figure.picture is not None
+    head = figure.picture.content[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", head[16:]) == (1600, 900)
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.5], [0.5]),
-        ([0.2, 0.8], [0.2, 0.8]),
-        ([0.8, 0.2], [0.8, 0.2]),
-        ([0.5, 0.5], [0.45, 0.55]),
-        ([0.0, 0.0], [0.0, 0.1]),
-        ([1.0, 0.98], [1.0, 0.9]),
-        ([0.0, 0.15, 0.15], [0.0, 0.1, 0.2]),
-        ([0.0, 0.06, 0.12, 0.9], [0.0, 0.1, 0.2, 0.9]),
-    ],
-)
-def test_spread(values: list[float], expected: list[float]) -> None:
-    heights = _spread(values, top=1.0, gap=0.1)
-    assert heights == pytest.approx(expected)
-    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(sorted(heights)))
+@pytest.mark.parametrize("points", [1, 2])
+def test_a_curve_of_one_point_is_seen(points: int) -> None:
+    figure = accuracy(a_report({}, {"ladder": [(10, 0.5), (20, 0.5)][:points]}))
+    assert figure is not None
+    assert len(re.findall("<use [^>]*stroke: var\\(--ladder\\)", figure.svg)) == (1 if points == 1 else 0)
+
+
+def test_all_figures_of_reports_and_comparisons_are_readable(tmp_path: Path, drawn: Drawn) -> None:
+    tests = load_problems("tiny", "test")[:20]
+    runs = [tmp_path / "s0", tmp_path / "s1"]
+    for seed, run in enumerate(runs):
+        build_run(run, load_recipe("tiny", [f"seed={seed}", "eval.samples=4", "eval.k=2"]), tests)
+        add_conditions(run, tests)
+    write_report(runs[0])
+    assert [form for form, _ in drawn].count("png") == 2
+    before = len(drawn)
+    write_comparison(runs, tmp_path / "out")
+    assert len(drawn) > before >= 9

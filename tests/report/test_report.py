@@ -17,7 +17,8 @@ from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
-from ladder_lite.terminal import plain
+from ladder_lite.report.document import Code, Table, listed, side_by_side, table
+from ladder_lite.terminal import percent_interval, plain, points_interval
 from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
@@ -49,6 +50,26 @@ def terminal_text(report: dict[str, Any], width: int = 80) -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)  # what cannot be ASCII raises
     Console(file=file, width=width).print(summary_table(report))
     return file.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def test_shares_and_differences_have_one_form() -> None:
+    assert percent_interval({"value": 0.64, "low": 0.321, "high": 0.82}) == "64 % (32-82)"
+    assert percent_interval({"value": 0.004, "low": 0.0, "high": 0.0151}) == "0.4 % (0-1.5)"
+    assert points_interval({"value": 0.12, "low": -0.035, "high": 0.201}) == "+12.0 (-3.5 to +20.1)"
+
+
+def test_tables_have_the_columns_that_some_row_has() -> None:
+    rows = [{"no.": "1", "answer": Code("x")}, {"no.": "2", "answer": "", "vote": "wrong"}]
+    cells = (("1", Code("x"), ""), ("2", "", "wrong"))
+    assert table("rl", rows) == [Table("rll", ("no.", "answer", "vote"), cells)]  # type: ignore[arg-type]
+    assert table("rl", []) == []
+
+
+def test_what_is_not_there_takes_no_room() -> None:
+    assert side_by_side(None, None) == []
+    assert side_by_side() == []
+    assert listed([]) == ()
+    assert listed(["a", (Code("b"), " (2)"), "c"]) == ("a", ", ", Code("b"), " (2)", ", ", "c")
 
 
 def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
@@ -292,6 +313,11 @@ def test_the_command_reproduces_the_recipe(
     (folder / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe(name, overrides, smoke=smoke)))
     write_report(folder)
     assert command in (folder / "report.md").read_text()
+
+
+def test_the_room_loads_no_drawing_before_it_draws() -> None:
+    script = "import sys, ladder_lite.report; assert not {'matplotlib', 'jinja2', 'torch'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=300).returncode == 0
 
 
 def test_the_command_line_prints_table_and_path_without_torch(run: Path) -> None:

@@ -15,7 +15,8 @@ from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.report import app, summary_table, write_comparison, write_report
+from ladder_lite.report import summary_table, write_comparison, write_report
+from ladder_lite.report.__main__ import app
 from ladder_lite.report.document import Mark
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared

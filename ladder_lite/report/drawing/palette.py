@@ -4,7 +4,7 @@ Okabe and Ito's, which are told apart with every kind of colour vision; darkened
 they can be read as text (a contrast of 4.5 and more).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Colour(NamedTuple):
@@ -12,6 +12,15 @@ class Colour(NamedTuple):
 
     light: str
     dark: str
+
+
+class Key(NamedTuple):
+    """A line of a figure's legend: its colour by name, and what is drawn in it; a line may have dashes."""
+
+    label: str
+    colour: str
+    dashes: tuple[float, ...] = ()
+    shape: Literal["line", "area", "diamond"] = "line"
 
 
 PALETTE = {

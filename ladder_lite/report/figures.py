@@ -1,0 +1,293 @@
+"""The figures of reports: what each shows, and the words around it.
+
+A function takes the contents of report.json and returns a `Figure`, or None where the run has nothing to show in it.
+It draws once: the page's SVG and the PNG beside report.md are of the same drawing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from ladder_lite.evaluate.scores import wilson_interval
+from ladder_lite.report.document import Figure, Picture, Text
+from ladder_lite.report.drawing.axes import (
+    bar_panels,
+    canvas,
+    draw_bar,
+    draw_curve,
+    draw_dot,
+    ink,
+    keys_of,
+    shares_up,
+    write,
+)
+from ladder_lite.report.drawing.output import to_png, to_svg
+from ladder_lite.report.drawing.palette import Key, colour_of, label_of
+from ladder_lite.report.findings import REASONS, Report
+from ladder_lite.report.paper_results import PAPER, VARIANTS
+from ladder_lite.terminal import percent, plain
+
+_MAX_PROBLEMS = 24
+
+
+def bars(report: Report) -> Figure | None:
+    """pass@1 of the conditions with 95 % intervals; the paper's beside them, in a panel of its own."""
+    paper, entries = PAPER[report["experiment"]], report["conditions"]
+    if not entries:
+        return None
+    names = [*entries, *paper.others]
+    drawing, (ours, papers) = bar_panels(len(names), {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)})
+    for row, name in enumerate(names):
+        write(ours, 0.015, row + 0.22, plain(label_of(name), 24), "ink" if name in entries else "soft")
+        if name in entries:
+            draw_bar(ours, row, entries[name]["pass@1"], colour_of(name))
+        if quoted := paper.results.get(name) or paper.others.get(name):
+            start = quoted.low if quoted.low < quoted.high else 0.0
+            bar = papers.barh(row + 0.62, quoted.high - start, left=start, height=0.36)[0]
+            bar.set(facecolor="none", edgecolor=ink("soft"), linewidth=1.1, linestyle=(0, (2, 1.5)))
+            write(papers, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
+    shares = "; ".join(f"{label_of(name)} {percent(entry['pass@1']['value'])}" for name, entry in entries.items())
+    return _figure(
+        drawing,
+        "bars",
+        "pass@1 on the test problems",
+        f"pass@1 by condition: {plain(shares, 400)}",
+        f"Lines across the ends of the bars: 95 % intervals. *The paper's figures are of another model "
+        f"({paper.subject}) and stand apart from ours.",
+    )
+
+
+def seeds(mean: Mapping[str, Any], name: str) -> Figure:
+    """Means over seeds as bars with their intervals, and a circle for each seed."""
+    conditions = mean["conditions"]
+    heading = plain(f"seeds {', '.join(map(str, mean['seeds']))}", 40)
+    drawing, (axes,) = bar_panels(len(conditions), {heading: (0.0, 1.0)})
+    for row, (condition, found) in enumerate(conditions.items()):
+        write(axes, 0.01, row + 0.22, plain(label_of(condition), 30), "ink")
+        draw_bar(axes, row, found, colour_of(condition))
+        circles = axes.plot(found["values"], [row + 0.62] * len(found["values"]), "o", markersize=5, zorder=4)[0]
+        circles.set(markerfacecolor="none", markeredgecolor=ink("ink"), clip_on=False)
+    title = f"Means of pass@1 over {len(mean['seeds'])} seeds"
+    caption = "Circles: the single seeds. Lines across the ends of the bars: 95 % intervals of the means."
+    return _figure(drawing, name, title, title, caption)
+
+
+def accuracy(report: Report) -> Figure | None:
+    """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the arms."""
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in report["curve"]:
+        curves.setdefault(row["condition"], []).append(row)
+    if not curves:
+        return None
+    entries = report["conditions"]
+    final = {name: entry["pass@1"]["value"] for name, entry in entries.items()}
+    n_problems = max((entry["n_problems"] for entry in entries.values()), default=0)
+    trained = {name: max(entries.get(name, {}).get("steps", 0), rows[-1]["step"]) for name, rows in curves.items()}
+    drawing, axes = canvas("GRPO step", "pass@1")
+    heights, legend = [*final.values(), 0.0], []
+    if "base" in final:
+        legend.append(Key(f"{label_of('base')} {percent(final['base'])}", "base", (5.0, 2.0)))
+        draw_curve(axes, legend[0], (0, max(trained.values())), [final["base"]] * 2, linewidth=1.2)
+    for name, key in keys_of(curves).items():
+        steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
+        legend.append(key._replace(label=f"{key.label} {percent(final.get(name, values[-1]))}"))
+        draw_curve(axes, legend[-1], steps, values)
+        heights += values
+        if name in final and key.colour != "arm":
+            draw_dot(axes, trained[name], final[name], key.colour)
+        if n_problems and key.colour != "arm":
+            low, high = zip(*(wilson_interval(value, n_problems) for value in values), strict=True)
+            axes.fill_between(steps, low, high, color=ink(key.colour), alpha=0.15, linewidth=0, zorder=1)
+            heights += high
+    if "ladder_ttrl" in final:
+        label = f"{label_of('ladder_ttrl')} {percent(final['ladder_ttrl'])}"
+        legend.append(Key(label, "ladder_ttrl", shape="diamond"))
+        draw_dot(axes, max(trained.values()), final["ladder_ttrl"], "ladder_ttrl", "D", label)
+    shares_up(axes, max(heights))
+    axes.set_xlim(0, max(1, *trained.values()))
+    of_problems = f" on {n_problems} test problems" if n_problems else ""
+    intervals = ", with 95 % intervals" if n_problems else ""
+    figure = _figure(
+        drawing,
+        "accuracy",
+        "Test accuracy while training",
+        "Test accuracy against GRPO step",
+        f"Lines: one answer a problem, sampled while training{intervals}. Dots, and the numbers of the legend: the "
+        "evaluation at the end, where there is one.",
+        legend,
+    )
+    return _with_picture(figure, "accuracy.png", drawing, report, f"pass@1{of_problems}{intervals}")
+
+
+def variants(report: Report) -> Figure | None:
+    """Accuracy against the number of variants that training could draw from, the paper's Figure 3."""
+    points = sorted(
+        (entry["variants"], name, entry["pass@1"])
+        for name, entry in report["conditions"].items()
+        if entry.get("variants") and name not in ("ladder_ttrl", "ttrl")
+    )
+    if len(points) < 2:
+        return None
+    drawing, axes = canvas("variants that training could draw from", "pass@1")
+    line = [(n, result["value"]) for n, name, result in points if _is_share(name)]
+    axes.plot(*zip(*line, strict=True) if line else ([], []), color=ink("ladder"), linewidth=1.6, zorder=2)
+    for n, name, result in points:
+        axes.plot([n, n], [result["low"], result["high"]], color=ink(colour_of(name)), linewidth=1.4, zorder=2)
+        draw_dot(axes, n, result["value"], colour_of(name), "o" if _is_share(name) else "D")
+    few, many = points[0][0], points[-1][0]
+    if many > 4 * few:
+        axes.set_xscale("log")
+        axes.set_xlim(few / 1.3, many * 1.3)
+        ticks = _apart([n for n, _, _ in points])
+        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.set_xticks([], minor=True)
+    else:
+        axes.set_xlim(0, many * 1.1)
+    shares_up(axes, max(result["high"] for _, _, result in points))
+    return _figure(
+        drawing,
+        "variants",
+        "Accuracy against number of variants",
+        "pass@1 against the number of variants",
+        "Dots joined by the line: LADDER with part of its variants and with all. A part is the first ones of each "
+        "training problem, which lie less deep in the tree. Diamonds: arms that differ otherwise. " + VARIANTS,
+        (Key("LADDER, all variants", "ladder"), Key("arms", "arm")),
+    )
+
+
+def _is_share(name: str) -> bool:
+    """Whether a condition is LADDER or LADDER with a part of its variants, by the names that recipes use."""
+    return name == "ladder" or name.removeprefix("ladder_").isdecimal()
+
+
+def _apart(numbers: Sequence[int]) -> list[int]:
+    """The numbers that can stand below a logarithmic axis without touching."""
+    kept: list[int] = []
+    for number in sorted(set(numbers), reverse=True):
+        if not kept or kept[-1] / number > 1.45:
+            kept.append(number)
+    return kept[::-1]
+
+
+def signal(report: Report) -> Figure | None:
+    """Groups whose rewards are all equal, against the step: nothing is learned from them."""
+    training = {
+        name: row
+        for name, row in report["training"].items()
+        if any(share is not None for share in row["groups_without_signal"])
+    }
+    if not training:
+        return None
+    drawing, axes = canvas("GRPO step", "share of groups")
+    keys = keys_of(training)
+    for name, row in training.items():
+        shares = [float("nan") if share is None else share for share in row["groups_without_signal"]]
+        draw_curve(axes, keys[name], row["steps"], shares)
+    shares_up(axes, 1.0)
+    axes.set_xlim(0, None)
+    return _figure(
+        drawing,
+        "signal",
+        "Groups without signal",
+        "Share of groups without signal against GRPO step",
+        "The share of groups whose rewards are all equal, of which GRPO learns nothing; means over stretches of steps.",
+        tuple(keys.values()),
+    )
+
+
+def rollouts(report: Report, condition: str) -> Figure | None:
+    """What became of the rollouts, by the reason of their reward, stacked against the step."""
+    row = report["training"].get(condition)
+    if row is None or not row["rollouts"]:
+        return None
+    kinds = [kind for kind in REASONS if any(row["rollouts"][kind])]
+    drawing, axes = canvas("GRPO step", "share of rollouts")
+    steps = row["steps"] if len(row["steps"]) > 1 else [0, *row["steps"]]
+    shares = [row["rollouts"][kind] * (len(steps) // len(row["steps"])) for kind in kinds]
+    axes.stackplot(steps, *shares, colors=[ink(kind) for kind in kinds], linewidth=0)
+    axes.set_xlim(steps[0], steps[-1])
+    shares_up(axes, 1.0)
+    label = plain(label_of(condition), 30)
+    return _figure(
+        drawing,
+        f"rollouts-{condition}",
+        f"Rewards by reason: {label}",
+        f"Kinds of rollouts against GRPO step, {label}",
+        "Of all rollouts, from below: " + ", ".join(kinds) + ". Only right ones are rewarded.",
+        tuple(Key(kind, kind, shape="area") for kind in kinds),
+    )
+
+
+def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition: str) -> Figure | None:
+    """Steps of TTRL for each problem, by its number in the table below; solved ones filled."""
+    if not problems:
+        return None
+    shown = problems[:_MAX_PROBLEMS]
+    drawing, axes = canvas("GRPO steps", "no.", 17.0 * len(shown) + 48)
+    colour = ink(colour_of(condition))
+    for row, (_, outcome) in enumerate(shown):
+        bar = axes.barh(row, outcome["steps_to_solve" if outcome["solved"] else "steps"], height=0.66, color=colour)[0]
+        bar.set(edgecolor=colour, linewidth=1.1)
+        if not outcome["solved"]:
+            bar.set(facecolor="none", linestyle=(0, (2, 1.5)))
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(shown)), [number for number, _ in shown])
+    axes.set_xlim(0, max(1, *(outcome["steps"] for _, outcome in shown)) * 1.02)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=ink("line"), linewidth=0.8)
+    more = f" The first {len(shown)} of {len(problems)}." if len(problems) > len(shown) else ""
+    return _figure(
+        drawing,
+        f"steps-{condition}",
+        f"Steps per problem: {label_of(condition)}",
+        f"Steps of TTRL by problem, {label_of(condition)}",
+        "Filled: solved after so many steps, by the paper's rule (a right answer at any step). Dashed: not solved in "
+        f"so many. Numbered as in the table.{more}",
+    )
+
+
+def race(report: Report) -> Figure | None:
+    """Problems solved against the tokens generated for one of them, the paper's Figure 6."""
+    if not report["race"]:
+        return None
+    n_problems, methods = len(report["race"]["problems"]), report["race"]["methods"]
+    last = max(tokens for method in methods.values() for tokens in method["spent"])
+    firsts = [tokens for method in methods.values() for tokens in method["tokens_to_solve"] if tokens]
+    logarithmic = bool(firsts) and last > 20 * min(firsts)
+    start = min(firsts) / 2 if logarithmic else 0.0
+    drawing, axes = canvas("tokens generated for a problem", "problems solved")
+    legend = []
+    for name, key in keys_of(methods).items():
+        at = sorted(tokens for tokens in methods[name]["tokens_to_solve"] if tokens is not None)
+        xs, ys = [start, *at, max(methods[name]["spent"])], [0, *range(1, len(at) + 1), len(at)]
+        legend.append(key._replace(label=f"{key.label}: {methods[name]['solved']} of {n_problems}"))
+        draw_curve(axes, legend[-1], xs, ys, drawstyle="steps-post")
+        draw_dot(axes, xs[-1], ys[-1], key.colour)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set(xlim=(start, last * 1.05 or 1), ylim=(0, n_problems))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure = _figure(
+        drawing,
+        "race",
+        "Solved against generated tokens",
+        "Problems solved against tokens generated for each of them",
+        f"Of the same {n_problems} test problems, how many each method had solved once it had generated "
+        "so many tokens for each; a line ends at the largest budget that a problem was given.",
+        legend,
+    )
+    return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")
+
+
+def _figure(drawing: Drawing, name: str, title: str, alt: str, caption: Text, legend: Sequence[Key] = ()) -> Figure:
+    return Figure(title, alt, to_svg(drawing, name, alt), caption, tuple(legend))
+
+
+def _with_picture(figure: Figure, name: str, drawing: Drawing, report: Report, about: str) -> Figure:
+    """Return a figure with the PNG of its drawing, which says of which run it is."""
+    about = f"{plain(report['recipe'], 28)}, seed {report['seed']}: {about}"
+    return replace(figure, picture=Picture(name, to_png(drawing, figure.title, about)))
