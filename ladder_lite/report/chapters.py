@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from ladder_lite.config.conditions import BUILT_IN
 from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.config.schema import EMBEDDED
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models.memory import gib
 from ladder_lite.problems import Problem
 from ladder_lite.report import figures
@@ -33,11 +33,12 @@ from ladder_lite.report.document import (
     table,
 )
 from ladder_lite.report.drawing.palette import label_of
-from ladder_lite.report.findings import Report, Run, known_problems, outcomes
+from ladder_lite.report.findings import Report, known_problems, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run
 from ladder_lite.terminal import clock_time, percent, percent_interval, plain, points_interval
 from ladder_lite.train import divergence
 
@@ -46,14 +47,6 @@ SCALE_MODEL = (
     "the conditions compare; they are no reproduction of the paper's, which stand beside them for orientation."
 )
 
-_MEANING = {
-    "base": "the model as it came",
-    "rl_without_variants": "GRPO on the training problems themselves, the paper's control",
-    "ladder": "GRPO on variants of the training problems that the model wrote itself",
-    "ladder_ttrl": "LADDER, then test-time RL on single problems it left unsolved",
-    "ttrl": "test-time RL on the same single problems, from the base model",
-    "ladder_pass100": "LADDER's model sampled on the same problems for as many tokens as test-time RL took",
-}
 _SHARES = ("solved", "wrong", "unreadable", "truncated")
 _SHOWN = ("base", "rl_without_variants", "ladder", "ladder_ttrl")  # answers before and after; arms answer alike
 _N_SAMPLES = 6
@@ -162,15 +155,15 @@ def _result(report: Report, run: Run, name: str) -> Row:
         unfinished = "" if name == "ladder_pass100" else "not finished, "  # which has no more to do than that
         row["pass@1"] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
     else:
-        steps = len(read_jsonl(run.path / "conditions" / name / "train/metrics.jsonl"))
+        steps = len(run.rows(layout.train(name), layout.METRICS))
         row["pass@1"] = f"not finished, {steps} steps done" if steps else "not finished"
     quoted = PAPER[report["experiment"]].results.get(name)
     return row | {"the paper": quoted.words.replace("<=", "≤") if quoted else ""}
 
 
 def _meaning(run: Run, name: str) -> tuple[Any, ...]:
-    if name in _MEANING:
-        return (_MEANING[name],)
+    if name in BUILT_IN:
+        return (BUILT_IN[name].meaning,)
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.arms.get(name, {}).items())
     return ("LADDER with other settings: ", Code(changes, _WIDTH)) if changes else ("LADDER with other settings",)
 
@@ -261,7 +254,7 @@ def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
     """Show the first answer to every n-th test problem: a rule, so that nothing is picked for its looks."""
     first: dict[str, dict[str, dict[str, Any]]] = {}
     for name in _SHOWN:
-        for row in read_jsonl(run.path / "conditions" / name / "eval/attempts.jsonl"):
+        for row in run.rows(layout.evaluation(name), layout.ATTEMPTS):
             if row["index"] == 0:
                 first.setdefault(row["problem_id"], {})[name] = row
     if not first:

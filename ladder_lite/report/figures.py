@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ladder_lite.evaluate.scores import wilson_interval
+from ladder_lite.problems.attempts import Outcome
 from ladder_lite.report.document import Figure, Picture, Text
 from ladder_lite.report.drawing.axes import (
     bar_panels,
@@ -26,7 +27,7 @@ from ladder_lite.report.drawing.axes import (
 )
 from ladder_lite.report.drawing.output import to_png, to_svg
 from ladder_lite.report.drawing.palette import Key, colour_of, label_of
-from ladder_lite.report.findings import REASONS, Report
+from ladder_lite.report.findings import Report
 from ladder_lite.report.paper_results import PAPER, VARIANTS
 from ladder_lite.terminal import percent, plain
 
@@ -203,7 +204,7 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     row = report["training"].get(condition)
     if row is None or not row["rollouts"]:
         return None
-    kinds = [kind for kind in REASONS if any(row["rollouts"][kind])]
+    kinds = [kind.value for kind in Outcome if any(row["rollouts"].get(kind.value, ()))]
     drawing, axes = canvas("GRPO step", "share of rollouts")
     steps = row["steps"] if len(row["steps"]) > 1 else [0, *row["steps"]]
     shares = [row["rollouts"][kind] * (len(steps) // len(row["steps"])) for kind in kinds]

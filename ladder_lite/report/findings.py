@@ -3,88 +3,27 @@
 A run may be unfinished, older, or hold other conditions than this version knows: what is missing is left out.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ladder_lite import variants
+from ladder_lite.config.conditions import BUILT_IN, condition_of
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
-from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.problems.attempts import Attempt
+from ladder_lite.problems.attempts import Attempt, Outcome
 from ladder_lite.report.paper_results import experiment_of
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run, read_json
 
 Report = Mapping[str, Any]
 """The contents of report.json."""
 
-RACERS = ("ladder_ttrl", "ladder_pass100", "ttrl")
+RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.problems_of)
 """Conditions that spend tokens on single test problems, the paper's Figure 6."""
 
-REASONS = {
-    "right": ("CORRECT",),
-    "wrong": ("WRONG",),
-    "unreadable": ("NO_ANSWER", "UNPARSEABLE"),
-    "refused": ("FORBIDDEN", "TOO_LARGE"),
-    "unverifiable": ("UNVERIFIABLE",),
-}
-"""Kinds of rollouts, and the grades that they have."""
-
-_REFERENCES = {
-    "rl_without_variants": ("base",),
-    "ladder": ("base", "rl_without_variants"),
-    "ladder_ttrl": ("ladder",),
-    "ttrl": ("base",),
-}
-_RECIPE = "recipe.resolved.yaml"
 _N_BINS = 40
-_WORK = ("train", "problems", "eval")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run folder, and of its recipe what a report needs; the recipe may be of an older version."""
-
-    path: Path
-    name: str
-    seed: int
-    model: str
-    train: str
-    test: str
-    conditions: tuple[str, ...]
-    arms: Mapping[str, Mapping[str, Any]]
-    samples: int
-    k: int
-    settings: Mapping[str, Any]
-
-
-def open_run(path: Path) -> Run:
-    """Read a run's recipe; UserError where the folder is not a run or the recipe is damaged."""
-    file = path / _RECIPE
-    try:
-        tree = yaml.safe_load(file.read_bytes())
-        return Run(
-            path,
-            str(tree["name"]),
-            int(tree["seed"]),
-            str(tree["model"]["id"]),
-            str(tree["task"]["train"]),
-            str(tree["task"]["test"]),
-            tuple(dict.fromkeys([*map(str, tree["conditions"]), *_evaluated_besides(path)])),
-            tree.get("arms") or {},
-            int(tree["eval"]["samples"]),
-            int(tree["eval"]["k"]),
-            tree,
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not a run folder (no {_RECIPE}); name one, such as runs/tiny-s0") from error
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -93,7 +32,7 @@ def measure(run: Run) -> dict[str, Any]:
     `seconds` and `n_tokens` of a condition are those of its training (or of its single problems) and of its
     evaluation; `steps` of a condition with TTRL are those of all its problems together.
     """
-    tree = variants.count(run.path / "variants")
+    tree = variants.count(run.path / layout.VARIANTS)
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
     return {
         "recipe": run.name,
@@ -111,15 +50,15 @@ def measure(run: Run) -> dict[str, Any]:
         "depths": _depths(run),
         "costs": _costs(run),
         "peak_memory_bytes": max((done.get("peak_memory_bytes") or 0 for done in _markers(run).values()), default=0),
-        "versions": read_json(run.path / "versions.json"),
+        "versions": read_json(run.path / layout.VERSIONS),
     }
 
 
 def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:
     """The done.json of every test problem that a condition is done with, in the order in which it tried them."""
-    folder = run.path / "conditions" / condition / "problems"
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/done.json"))}
-    order = [str(name) for name in read_json(folder / "done.json").get("problems", [])]
+    stage = layout.problems(condition)
+    found = {path.parent.name: read_json(path) for path in sorted((run.path / stage).glob(f"*/{layout.DONE}"))}
+    order = [str(name) for name in run.done(stage).get("problems", [])]
     names = [*(name for name in order if name in found), *(name for name in found if name not in order)]
     return [found[name] for name in names]
 
@@ -129,23 +68,9 @@ def pass_keys(entry: Mapping[str, Any]) -> list[str]:
     return sorted((key for key in entry if key.startswith("pass@")), key=lambda key: int(key.removeprefix("pass@")))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object of the run, an empty one where there is no such file yet."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); redo the stage of this file") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: damaged (not a JSON object); redo the stage of this file")
-    return value
-
-
 def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
     """The rows of a file of the variant tree, then of what grew in it while LADDER trained."""
-    grown = read_jsonl(run.path / "conditions/ladder/train/variants" / file)
-    return read_jsonl(run.path / "variants" / file) + grown
+    return run.rows(layout.VARIANTS, file) + run.rows(f"{layout.train('ladder')}/{layout.VARIANTS}", file)
 
 
 def known_problems(problem_set: str, split: str) -> list[Problem]:
@@ -156,16 +81,14 @@ def known_problems(problem_set: str, split: str) -> list[Problem]:
         return []
 
 
-def _evaluated_besides(path: Path) -> list[str]:
-    """Conditions that were run though the recipe does not list them, as with --full and --only."""
-    markers = [*path.glob("conditions/*/eval/done.json"), *path.glob("conditions/*/problems/done.json")]
-    return sorted({marker.parent.parent.name for marker in markers})
+def _work(condition: str) -> tuple[str, str, str]:
+    """The stages that a condition can have to itself, in their order."""
+    return layout.train(condition), layout.problems(condition), layout.evaluation(condition)
 
 
 def _condition(run: Run, name: str) -> dict[str, Any]:
     """The summary of an evaluated condition with what it cost, nothing before it is evaluated."""
-    folder = run.path / "conditions" / name
-    work = [read_json(folder / stage / "done.json") for stage in _WORK]
+    work = [run.done(stage) for stage in _work(name)]
     evaluated = work[-1]
     if "pass@1" not in evaluated:
         return {}
@@ -179,25 +102,25 @@ def _condition(run: Run, name: str) -> dict[str, Any]:
 
 
 def _curve(run: Run, name: str) -> list[dict[str, Any]]:
-    rows = read_jsonl(run.path / "conditions" / name / "train/curve.jsonl")
+    rows = run.rows(layout.train(name), layout.CURVE)
     return [{"condition": name, **{key: row[key] for key in ("step", "pass@1", "seconds")}} for row in rows]
 
 
 def _training(run: Run, name: str) -> dict[str, Any]:
     """Means over stretches of steps: groups without signal, and the kinds of rollouts as shares."""
-    folder = run.path / "conditions" / name / "train"
-    signal = {row["step"]: row.get("groups_without_signal") for row in read_jsonl(folder / "metrics.jsonl")}
+    stage = layout.train(name)
+    signal = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
     if not signal:
         return {}
-    kind_of = {reason: kind for kind, reasons in REASONS.items() for reason in reasons}
-    counts: dict[int, Counter[str]] = {}
-    for row in read_jsonl(folder / "attempts.jsonl"):
-        counts.setdefault(row["step"], Counter())[kind_of.get(row["reason"], "unverifiable")] += 1
+    counts: dict[int, Counter[Outcome]] = {}
+    for row in run.rows(stage, layout.ATTEMPTS):
+        counts.setdefault(row["step"], Counter())[Attempt.from_row(row).outcome] += 1
     steps = sorted(signal)
     size = -(-len(steps) // _N_BINS)
     stretches = [steps[at : at + size] for at in range(0, len(steps), size)]
     totals = [sum((counts.get(step, Counter()) for step in stretch), Counter()) for stretch in stretches]
-    rollouts = {kind: [total[kind] / total.total() for total in totals] for kind in REASONS} if all(totals) else {}
+    kinds = Outcome if all(totals) else ()
+    rollouts = {kind.value: [total[kind] / total.total() for total in totals] for kind in kinds}
     return {
         "steps": [sum(stretch) / len(stretch) for stretch in stretches],
         "groups_without_signal": [_mean(signal[step] for step in stretch) for stretch in stretches],
@@ -213,7 +136,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _ttrl(run: Run, condition: str) -> dict[str, Any]:
     found = outcomes(run, condition)
     # How many were left unsolved is known when the stage ends.
-    summary = read_json(run.path / f"conditions/{condition}/problems/done.json")
+    summary = run.done(layout.problems(condition))
     solved = [outcome["steps_to_solve"] for outcome in found if outcome["solved"]]
     result = {
         "n_left": summary.get("n_left"),
@@ -259,7 +182,7 @@ def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences of pass@1, condition minus reference, where both were asked the same problems."""
     rates = {name: pass_rates(run, name) for name in entries}
-    pairs = [(name, other) for name in entries for other in _references(run, name) if other in entries]
+    pairs = [(name, other) for name in entries for other in condition_of(name).compared_with if other in entries]
     return [
         {
             "condition": name,
@@ -272,29 +195,24 @@ def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _references(run: Run, name: str) -> tuple[str, ...]:
-    """The conditions that a condition is compared with."""
-    return _REFERENCES.get(name, ("ladder",) if name in run.arms else ())
-
-
 def pass_rates(run: Run, condition: str) -> dict[str, float]:
     """The share of right answers to each test problem that the verifier can judge."""
-    rows = read_jsonl(run.path / f"conditions/{condition}/eval/attempts.jsonl")
+    rows = run.rows(layout.evaluation(condition), layout.ATTEMPTS)
     return scores.pass_rates(Attempt.from_row(row) for row in rows)
 
 
 def _depths(run: Run) -> dict[str, Any]:
     """How often LADDER's training solved problems of each depth of the tree, in its first and last third."""
-    depths = {row["id"]: row["depth"] for row in read_variants(run, "problems.jsonl")}
-    rollouts = read_jsonl(run.path / "conditions/ladder/train/attempts.jsonl")
+    depths = {row["id"]: row["depth"] for row in read_variants(run, layout.PROBLEMS)}
+    rollouts = run.rows(layout.train("ladder"), layout.ATTEMPTS)
     return {str(depth): found for depth, found in scores.pass_rates_by_depth(rollouts, depths).items()}
 
 
 def _markers(run: Run) -> dict[str, dict[str, Any]]:
     """The done.json of every stage by its name, those of single problems left out, in the order of the work."""
-    stages = ["select", "transformations", "variants"]
-    stages += [f"conditions/{name}/{stage}" for name in run.conditions for stage in _WORK]
-    found = {stage: read_json(run.path / stage / "done.json") for stage in stages}
+    stages = [layout.SELECT, layout.TRANSFORMATIONS, layout.VARIANTS]
+    stages += [stage for name in run.conditions for stage in _work(name)]
+    found = {stage: run.done(stage) for stage in stages}
     return {stage: done for stage, done in found.items() if done}
 
 

@@ -9,8 +9,10 @@ from ladder_lite import variants
 from ladder_lite.report import figures
 from ladder_lite.report.document import Block, Chapter, Code, Mark, Paragraph, Row, Text, side_by_side, table
 from ladder_lite.report.drawing.palette import label_of
-from ladder_lite.report.findings import Report, Run, outcomes, read_json
+from ladder_lite.report.findings import Report, outcomes
 from ladder_lite.report.paper_results import TEST_TIME
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run
 from ladder_lite.terminal import clock_time, percent
 
 Problems = Mapping[str, tuple[str, Code]]
@@ -155,7 +157,7 @@ def _vote(row: Mapping[str, Any]) -> Text:
 def _resampled(run: Run, found: list[dict[str, Any]], problems: Problems) -> list[Block]:
     if not found:
         return []
-    rate = read_json(run.path / "conditions/ladder_pass100/problems/done.json").get("pass@100")
+    rate = run.done(layout.problems("ladder_pass100")).get("pass@100")
     mean = f" Its pass@100 on them is {percent(rate['value'])}." if rate else ""
     solved = sum(bool(row["solved"]) for row in found)
     said = f"{label_of('ladder_pass100')}: {len(found)} problems; a right answer among the samples of {solved}.{mean}"

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladder_lite import variants
-from ladder_lite.jsonl import read_jsonl
 from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Row, Tree, listed, table
-from ladder_lite.report.findings import Report, Run, known_problems, read_json, read_variants
+from ladder_lite.report.findings import Report, known_problems, read_variants
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run
 from ladder_lite.terminal import clock_time, percent, plain
 
 _LIBRARIES = {
@@ -29,11 +30,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 def variants_chapter(report: Report, run: Run) -> Chapter:
     """What the model wrote, what was rejected and why, how hard it turned out, and two trees to unfold."""
-    tree = variants.count(run.path / "variants")
+    tree = variants.count(run.path / layout.VARIANTS)
     if not tree["requests"]:
         return Chapter("Variants", ())
-    grown = variants.count(run.path / "conditions/ladder/train/variants")
-    done = read_json(run.path / "variants/done.json")
+    grown = variants.count(run.path / layout.train("ladder") / layout.VARIANTS)
+    done = run.done(layout.VARIANTS)
     library = str(done.get("library", "recipe"))
     suggested: tuple[Any, ...] = (
         (_LIBRARIES[library],) if library in _LIBRARIES else ("The suggestions come from ", Code(library), ".")
@@ -92,7 +93,7 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
     sets = done.get("held_out_sets")
     if not sets:
         return []
-    found = [row for row in read_variants(run, "rejected.jsonl") if row["reason"] == "test_problem"]
+    found = [row for row in read_variants(run, layout.REJECTED) if row["reason"] == "test_problem"]
     blocks: list[Block] = []
     if shared := done.get("tests_among_roots"):
         words = "Test problems that are training problems too, by the sets themselves: "
@@ -109,8 +110,8 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
 
 def _pass_rates(run: Run) -> list[Block]:
     """Say how hard the variants have turned out to be, by the rollouts of LADDER's training."""
-    rates = read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")
-    steps = read_jsonl(run.path / "conditions/ladder/train/metrics.jsonl")
+    rates = run.rows(layout.train("ladder"), layout.PASS_RATES)
+    steps = run.rows(layout.train("ladder"), layout.METRICS)
     if not rates or not steps:
         return []
     states = Counter(row["state"] for row in rates)
@@ -133,11 +134,11 @@ def _grow_trees(run: Run) -> tuple[Node, ...]:
 
     At most 12 children of a problem are shown, the first ones written.
     """
-    rows = read_variants(run, "problems.jsonl")
+    rows = read_variants(run, layout.PROBLEMS)
     children: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         children[row["parent_id"]].append(row)
-    rates = {row["problem_id"]: row for row in read_jsonl(run.path / "conditions/ladder/train/pass_rates.jsonl")}
+    rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}
     chosen = run.path / "select/problems.jsonl"
     training = known_problems(str(chosen) if chosen.exists() else run.train, "train")
     statements = {problem.id: str(problem.data["integrand"]) for problem in training}

@@ -25,21 +25,26 @@ from ladder_lite.runs import layout
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder and the settings of its recipe, as YAML has them: those of an older version may lack some."""
+    """A run folder, and what is commonly asked of its recipe; `settings` is all of it, as YAML has it.
+
+    `conditions` are the recipe's and those that were run besides, as --full and --only do.
+    """
 
     path: Path
+    name: str
+    seed: int
+    model: str
+    train: str
+    test: str
+    conditions: tuple[str, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    samples: int
+    k: int
     settings: Mapping[str, Any]
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe, with `key=value` changes; UserError where this version cannot read it."""
         return load_recipe(str(self.path / layout.RECIPE), overrides)
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """The recipe's conditions, and those that were run besides, as --full and --only do."""
-        stages = (layout.evaluation("*"), layout.problems("*"))
-        markers = [marker for stage in stages for marker in self.path.glob(f"{stage}/{layout.DONE}")]
-        return tuple(dict.fromkeys([*self.settings["conditions"], *sorted({m.parent.parent.name for m in markers})]))
 
     @property
     def adapters(self) -> dict[str, Path]:
@@ -85,14 +90,24 @@ def open_run(path: Path) -> Run:
     """Read a run's recipe; UserError where the folder is not a run or the recipe is damaged."""
     file = path / layout.RECIPE
     try:
-        settings = yaml.safe_load(file.read_bytes())
+        tree = yaml.safe_load(file.read_bytes())
+        return Run(
+            path,
+            str(tree["name"]),
+            int(tree["seed"]),
+            str(tree["model"]["id"]),
+            str(tree["task"]["train"]),
+            str(tree["task"]["test"]),
+            tuple(dict.fromkeys([*map(str, tree["conditions"]), *_run_besides(path)])),
+            tree.get("arms") or {},
+            int(tree["eval"]["samples"]),
+            int(tree["eval"]["k"]),
+            tree,
+        )
     except FileNotFoundError as error:
         raise UserError(f"{path}: not a run folder (no {file.name}); name one, such as runs/tiny-s0") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("conditions"), list):
-        raise UserError(f"{file}: damaged (no conditions in it); copy it from another run of the recipe")
-    return Run(path, settings)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,3 +121,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: damaged (not a JSON object); redo the stage of this file")
     return value
+
+
+def _run_besides(path: Path) -> list[str]:
+    """Conditions that were run though the recipe does not list them."""
+    stages = (layout.evaluation("*"), layout.problems("*"))
+    markers = [marker for stage in stages for marker in path.glob(f"{stage}/{layout.DONE}")]
+    return sorted({marker.parent.parent.name for marker in markers})

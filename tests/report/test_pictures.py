@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import add_conditions, build_run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -12,6 +11,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.problems import load_problems
 from ladder_lite.report import write_comparison, write_report
 from ladder_lite.report.figures import accuracy, race
+from tests.support.finished_run import add_conditions, build_run
 
 Curves = dict[str, list[tuple[int, float]]]
 Drawn = list[tuple[str, list[str]]]

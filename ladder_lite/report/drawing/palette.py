@@ -6,6 +6,8 @@ they can be read as text (a contrast of 4.5 and more).
 
 from typing import Literal, NamedTuple
 
+from ladder_lite.config.conditions import BUILT_IN, condition_of
+
 
 class Colour(NamedTuple):
     """A colour on white and on near black."""
@@ -28,37 +30,23 @@ PALETTE = {
     "soft": Colour("#59606a", "#a7afb9"),
     "line": Colour("#e1e4e8", "#343a42"),
     "edge": Colour("#9aa1aa", "#6b7480"),
-    "base": Colour("#5a5a5a", "#b4b4b4"),
-    "rl_without_variants": Colour("#b84c00", "#ff9d5c"),
-    "ladder": Colour("#0072b2", "#5ab5ea"),
-    "ladder_ttrl": Colour("#007a5a", "#2fc69b"),
-    "ttrl": Colour("#a8467f", "#e79bc6"),
-    "ladder_pass100": Colour("#846900", "#e3c62f"),
-    "arm": Colour("#5b6fa8", "#9db0e6"),
+    **{condition.name: Colour(*condition.colour) for condition in BUILT_IN.values()},
+    "arm": Colour(*condition_of("arm").colour),
     "right": Colour("#007a5b", "#2fc69c"),
     "wrong": Colour("#b84c01", "#ff9d5d"),
+    "truncated": Colour("#0072b3", "#5ab5eb"),
     "unreadable": Colour("#a84680", "#e79bc7"),
     "refused": Colour("#846901", "#e3c630"),
     "unverifiable": Colour("#5a5a5b", "#b4b4b5"),
 }
 """By name; no two are equal, so that a drawing's colours say which of them are meant."""
 
-LABELS = {
-    "base": "base model",
-    "rl_without_variants": "RL without variants",
-    "ladder": "LADDER",
-    "ladder_ttrl": "LADDER + TTRL",
-    "ttrl": "TTRL without LADDER",
-    "ladder_pass100": "LADDER resampled",
-}
-"""What conditions are called in figures; an arm goes by its own name."""
-
 
 def label_of(condition: str) -> str:
     """What a condition is called in a figure."""
-    return LABELS.get(condition, condition)
+    return condition_of(condition).label
 
 
 def colour_of(condition: str) -> str:
     """The name of a condition's colour."""
-    return condition if condition in LABELS else "arm"
+    return condition if condition in BUILT_IN else "arm"
