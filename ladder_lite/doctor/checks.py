@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ladder_lite.config.schema import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.errors import UserError, first_line, nearest
 from ladder_lite.models import prepare_environment
-from ladder_lite.models.memory import Setup, generate_parts, gib, micro_batches, total, train_parts
+from ladder_lite.models.memory import Setup, gib, smallest_parts, total
 from ladder_lite.models.shape import read_shape
 
 if TYPE_CHECKING:
@@ -113,10 +113,8 @@ def predict(recipe: Recipe) -> dict[str, int]:
     except UserError:  # another family of models, or none at all: loading it says so
         return {}
     setup = Setup.of(shape, recipe.model, recipe.grpo.trl, choose_loader(recipe.model), context_bytes=0)
-    lengths = setup.max_prompt_length, setup.max_completion_length
-    training = total(train_parts(setup, micro_batches(setup)[-1]))
     return {
-        "needed_bytes": max(training, total(generate_parts(setup, 1, *lengths, setup.top_p))),
+        "needed_bytes": max(map(total, smallest_parts(setup))),
         "adapter_bytes": 4 * setup.lora_weights,
         "download_bytes": 2 * shape.parameters,
     }
