@@ -23,15 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import models
 from ladder_lite.config.schema import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.errors import UserError, first_line, nearest
-from ladder_lite.models import prepare_environment
+from ladder_lite.models import Backend, prepare_environment
 from ladder_lite.models.memory import Setup, gib, smallest_parts, total
 from ladder_lite.models.shape import read_shape
 
 if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
+
+    from ladder_lite.terminal import Live
 
 _CHECKPOINTS = 3
 """Checkpoints on the disk at once: the two that are kept and the one being written."""
@@ -52,6 +55,7 @@ _TRACKERS = {
     **{name: (name,) for name in ("dagshub", "kubeflow")},
 }
 """What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
+_OTHER_FOLDER = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to a folder on another disk"}
 _ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or model.device=cpu to run on the CPU"
 
 
@@ -63,6 +67,11 @@ class Check:
     ok: bool
     detail: str
     remedy: str = ""
+
+    @staticmethod
+    def of(name: str, ok: bool, detail: str, remedy: str) -> "Check":
+        """The check, without the remedy where none is needed."""
+        return Check(name, ok, detail, "" if ok else remedy)
 
 
 def preflight(
@@ -127,6 +136,18 @@ def demand(checks: Sequence[Check]) -> None:
             raise UserError(f"{check.name}: {check.detail}" + (f"; {check.remedy}" if check.remedy else ""))
 
 
+def open_backend(recipe: Recipe, run_path: Path, live: "Live") -> Backend:
+    """Load the model of a recipe, after the checks that a run begins with; UserError where one of them fails."""
+    from ladder_lite.terminal import show
+
+    needs = predict(recipe)
+    demand(preflight(recipe, run_path, **needs))
+    if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
+        live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
+    with live.stage(f"load {recipe.model.id}"):
+        return models.load_backend(recipe)
+
+
 def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
     """How many of the bytes that the model has on the hub, if known, must be fetched: all of them or none."""
     return 0 if download_bytes is None or not on_hub(settings.id) or _cached(settings) else download_bytes
@@ -134,30 +155,29 @@ def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
 
 def on_hub(model_id: str) -> bool:
     """Whether a recipe's `model.id` is one of the Hugging Face hub, and no folder or file."""
-    return (
-        model_id != EMBEDDED and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_id) is not None and not _is_local(model_id)
-    )
+    is_local = model_id == EMBEDDED or model_id.endswith(".gguf") or Path(model_id).exists()
+    return not is_local and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_id) is not None
 
 
 def _check_versions(with_unsloth: bool) -> Check:
     """Whether the installed packages are within the ranges that ladder_lite itself asks for."""
-    name, bad, wanted, n_packages = "versions", [], [], 0
-    for requirement in _requirements(with_unsloth):
-        n_packages += 1
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            bad.append(f"{requirement.name} is not installed")
-        else:
-            if requirement.specifier.contains(version, prereleases=True):
-                continue
-            bad.append(f"{requirement.name} {version} is not {requirement.specifier}")
-        wanted.append(f"'{requirement.name}{requirement.specifier}'")
-    if bad:
-        return Check(name, False, ", ".join(bad), f"pip install {' '.join(wanted)}")
-    if not n_packages:
+    name, required = "versions", list(_requirements(with_unsloth))
+    if not required:
         return Check(name, False, "ladder_lite's own metadata is missing", "install ladder_lite anew")
-    return Check(name, True, f"{n_packages} packages, each within its range")
+    faults = {each: fault for each in required if (fault := _version_fault(each))}
+    if faults:
+        wanted = " ".join(f"'{each.name}{each.specifier}'" for each in faults)
+        return Check(name, False, ", ".join(faults.values()), f"pip install {wanted}")
+    return Check(name, True, f"{len(required)} packages, each within its range")
+
+
+def _version_fault(requirement: "Requirement") -> str | None:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    is_within = requirement.specifier.contains(version, prereleases=True)
+    return None if is_within else f"{requirement.name} {version} is not {requirement.specifier}"
 
 
 def _requirements(with_unsloth: bool) -> "Iterator[Requirement]":
@@ -204,19 +224,15 @@ def _trackers(report_to: object) -> list[str]:
 
 def _check_trackers(names: Sequence[str]) -> Check:
     """Whether what training reports to is installed: the trainer asks once training begins, hours from now."""
-    name, missing = "grpo.trl.report_to", []
-    for tracker in names:
-        if tracker not in _TRACKERS:
-            known = ", ".join(_TRACKERS)
-            return Check(name, False, f"{tracker} is unknown{nearest(tracker, _TRACKERS)}", f"name one of {known}")
-        if not any(importlib.util.find_spec(module) for module in _TRACKERS[tracker]):
-            missing.append(tracker)
+    name = "grpo.trl.report_to"
+    if unknown := [tracker for tracker in names if tracker not in _TRACKERS]:
+        detail = f"{unknown[0]} is unknown{nearest(unknown[0], _TRACKERS)}"
+        return Check(name, False, detail, f"name one of {', '.join(_TRACKERS)}")
+    missing = [tracker for tracker in names if not any(map(importlib.util.find_spec, _TRACKERS[tracker]))]
     if not missing:
         return Check(name, True, f"{', '.join(names)}: installed")
-    packages = " ".join(_TRACKERS[tracker][0] for tracker in missing)
-    return Check(
-        name, False, f"{', '.join(missing)}: not installed", f"pip install {packages}, or set grpo.trl.report_to=none"
-    )
+    remedy = f"pip install {' '.join(_TRACKERS[tracker][0] for tracker in missing)}, or set grpo.trl.report_to=none"
+    return Check(name, False, f"{', '.join(missing)}: not installed", remedy)
 
 
 def _check_gpu(settings: ModelSettings) -> list[Check]:
@@ -291,22 +307,21 @@ def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Che
 
 
 def _check_build(capability: tuple[int, int], architectures: Sequence[str], version: str) -> Check:
-    """Whether PyTorch has code for the card: of its own generation and no newer, or PTX of any older one."""
-    name = "PyTorch's build"
-    for architecture in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
-        if match is None:
-            continue
-        built = int(match[2]), int(match[3])
-        same_generation = built[0] == capability[0] and built <= capability and match[4] != "a"
-        if built == capability or same_generation or (match[1] == "compute" and not match[4] and built <= capability):
-            return Check(name, True, f"torch {version} has code for compute capability {_dotted(capability)}")
-    return Check(
-        name,
-        False,
-        f"torch {version} has no code for compute capability {_dotted(capability)} (it has {', '.join(architectures)})",
-        _ELSEWHERE,
-    )
+    """Whether PyTorch has code for the card."""
+    name, code = "PyTorch's build", f"code for compute capability {_dotted(capability)}"
+    if any(_can_run(architecture, capability) for architecture in architectures):
+        return Check(name, True, f"torch {version} has {code}")
+    return Check(name, False, f"torch {version} has no {code} (it has {', '.join(architectures)})", _ELSEWHERE)
+
+
+def _can_run(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether a card can run this code: that of its own generation and no newer, or PTX of any older one."""
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if match is None:
+        return False
+    built = int(match[2]), int(match[3])
+    same_generation = built[0] == capability[0] and built <= capability and match[4] != "a"
+    return built == capability or same_generation or (match[1] == "compute" and not match[4] and built <= capability)
 
 
 def _check_capability(capability: tuple[int, int], settings: ModelSettings) -> Check:
@@ -369,7 +384,7 @@ def _check_memory(needed: int) -> Check:
     free, total = torch.cuda.mem_get_info()
     detail = f"{gib(free)} of {gib(total)} GiB are free, the run needs at least {gib(needed)}"
     remedy = "close what else uses the card (nvidia-smi lists it); --dry-run says what fits which card"
-    return Check("GPU memory", needed <= free, detail, "" if needed <= free else remedy)
+    return Check.of("GPU memory", needed <= free, detail, remedy)
 
 
 def _check_writable(purpose: str, folder: Path) -> Check:
@@ -379,8 +394,7 @@ def _check_writable(purpose: str, folder: Path) -> Check:
             file.write(b"ladder_lite")
             file.flush()
     except OSError as error:
-        remedy = "choose another --run-dir" if purpose == "checkpoints" else "set HF_HOME to another folder"
-        return Check(name, False, f"{folder} cannot be written to ({error.strerror})", remedy)
+        return Check(name, False, f"{folder} cannot be written to ({error.strerror})", _OTHER_FOLDER[purpose])
     return Check(name, True, f"{folder} can be written to")
 
 
@@ -394,10 +408,8 @@ def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]
         free = shutil.disk_usage(_existing(folders[shared[0]])).free
         needed = sum(needs[purpose] for purpose in shared)
         detail = f"{gib(free)} GiB are free at {folders[shared[0]]}, {gib(needed)} are needed"
-        ways = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to another disk"}
-        remedy = f"free some space, or {' or '.join(ways[purpose] for purpose in shared)}"
-        name = f"disk for {' and '.join(shared)}"
-        checks.append(Check(name, needed <= free, detail, "" if needed <= free else remedy))
+        remedy = f"free some space, or {' or '.join(_OTHER_FOLDER[purpose] for purpose in shared)}"
+        checks.append(Check.of(f"disk for {' and '.join(shared)}", needed <= free, detail, remedy))
     return checks
 
 
@@ -408,7 +420,6 @@ def _checkpoint_bytes(recipe: Recipe, adapter_bytes: int) -> int:
 
 def _cached(settings: ModelSettings) -> bool:
     """Whether the model's weights lie in the hub's cache, all files of them."""
-
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(settings.id, "model.safetensors"), str):
@@ -418,10 +429,6 @@ def _cached(settings: ModelSettings) -> bool:
         return False
     files = set(json.loads(Path(index).read_bytes())["weight_map"].values())
     return all(isinstance(try_to_load_from_cache(settings.id, file), str) for file in files)
-
-
-def _is_local(model_id: str) -> bool:
-    return model_id.endswith(".gguf") or Path(model_id).exists()
 
 
 def _existing(folder: Path) -> Path:
