@@ -73,6 +73,9 @@ class Check:
         """The check, without the remedy where none is needed."""
         return Check(name, ok, detail, "" if ok else remedy)
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
+
 
 def preflight(
     recipe: Recipe,
@@ -131,9 +134,8 @@ def predict(recipe: Recipe) -> dict[str, int]:
 
 def demand(checks: Sequence[Check]) -> None:
     """UserError with the first check that failed, if one did."""
-    for check in checks:
-        if not check.ok:
-            raise UserError(f"{check.name}: {check.detail}" + (f"; {check.remedy}" if check.remedy else ""))
+    if failed := [check for check in checks if not check.ok]:
+        raise UserError(str(failed[0]))
 
 
 def open_backend(recipe: Recipe, run_path: Path, live: "Live") -> Backend:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ladder_lite.doctor.checks import Check
+
 _WIDTH = 80
 _MAX_ENTRY = 480
 """Characters kept of an entry: a path list or an error can be pages long."""
@@ -16,11 +18,7 @@ def render(found: Mapping[str, Any]) -> str:
     machine, caches = found["machine"], found["caches"]
     commit = f", commit {found['commit']}" if found["commit"] else ""
     packages = {name: version for name, version in found["versions"].items() if name not in ("python", "platform")}
-    checks = [
-        f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}"
-        + (f"; {check['remedy']}" if check["remedy"] else "")
-        for check in found["checks"]
-    ]
+    checks = [f"{'ok  ' if row['ok'] else 'FAIL'} {Check(**row)}" for row in found["checks"]]
     gpus = [
         f"{card['name']}, {card['memory_free_mib'] / 1024:.1f} of {card['memory_total_mib'] / 1024:.1f} GiB free, "
         f"capability {card['capability']}, driver {card['driver']}"

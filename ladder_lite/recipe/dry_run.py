@@ -8,6 +8,7 @@ Needs no GPU, no torch, and for the models of the shipped recipes no network. Th
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from heapq import nlargest
 from pathlib import Path
 from statistics import median
@@ -21,18 +22,8 @@ from ladder_lite.config.arms import arm, shares_tree
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
-from ladder_lite.models.memory import (
-    CARDS,
-    GIB,
-    Loader,
-    Setup,
-    generation_batch,
-    gib,
-    plan,
-    read_shape,
-    smallest_parts,
-    total,
-)
+from ladder_lite.models import memory
+from ladder_lite.models.shape import read_shape
 from ladder_lite.problems import load_problems
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.test_time import N_SAMPLES
@@ -50,10 +41,10 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
     tokens, the longest completion, the peaks and whether a card fits.
     """
     shape = read_shape(recipe.model.id)
-    loader: Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
+    loader: memory.Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
     work = _Work(recipe)
     trainings = [recipe.grpo, *work.trainings.values()]
-    setups = list(dict.fromkeys(Setup.of(shape, recipe.model, training.trl, loader) for training in trainings))
+    setups = list(dict.fromkeys(memory.Setup.of(shape, recipe.model, training.trl, loader) for training in trainings))
     return {
         "recipe": recipe.name,
         "model": recipe.model.id,
@@ -67,7 +58,7 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
         "max_completion_length": max(setup.max_completion_length for setup in setups),
         "tokens": {name: _known(number) for name, number in work.tokens().items()},
         "seconds_left": work.seconds_left(run),
-        "cards": [_card(recipe, setups, card_gb, gib) for card_gb, gib in CARDS.items()],
+        "cards": [_card(recipe, setups, card_gb, gib) for card_gb, gib in memory.CARDS.items()],
     }
 
 
@@ -86,9 +77,9 @@ def render(outlook: dict[str, Any]) -> RenderableType:
             f"{card['gib']:.1f}",
             f"{card['micro_batch']} x {card['accumulation']}" if card["fits"] else "too small",
             f"{card['generation_batch']}" if card["fits"] else "-",
-            gib(peaks["generate"]),
-            gib(peaks["train"]),
-            ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest),
+            memory.gib(peaks["generate"]),
+            memory.gib(peaks["train"]),
+            ", ".join(f"{name} {size / memory.GIB:.1f}" for name, size in largest),
         )
     return Group(table, *_lines(outlook))
 
@@ -129,9 +120,8 @@ class _Work:
             self._train, self._test, self._pool = select.train, select.test, _n_problems(*splits)
         wanted = recipe.ttrl.problems
         self._learned = self._test if wanted == "all" or self._test < wanted else wanted
-        self.trainings = {name: its.grpo for name, its in self._arms.items()} | dict.fromkeys(
-            self._learning, self._ttrl
-        )
+        self.trainings = {name: its.grpo for name, its in self._arms.items()}
+        self.trainings |= dict.fromkeys(self._learning, self._ttrl)
         self.steps: dict[str, float] = {name: _max_steps(its.grpo) for name, its in self._arms.items()}
         self.steps |= dict.fromkeys(self._learning, self._learned * _max_steps(self._ttrl))
 
@@ -209,24 +199,22 @@ def _tokens_per_step(training: GrpoSettings) -> int:
     return training.completions_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's own is 256
 
 
-def _card(recipe: Recipe, setups: Sequence[Setup], card_gb: int, gib: float) -> dict[str, Any]:
+def _card(recipe: Recipe, setups: Sequence[memory.Setup], card_gb: int, gib: float) -> dict[str, Any]:
     """What would be done on a card; the peaks of the smallest batches where nothing fits.
 
     The batches are those of `grpo`, whose setup comes first; the peaks those of the training that takes most.
     """
-    setup, free_bytes, prompt = setups[0], int(gib * GIB), recipe.model.max_prompt_length
-    plans = [plan(each, free_bytes) for each in setups]
+    free_bytes = int(gib * memory.GIB)
+    plans = [memory.plan(each, free_bytes) for each in setups]
     chosen = plans[0]
-    evaluation, variants = recipe.eval, recipe.variants
-    eval_batch = generation_batch(
-        setup, free_bytes, prompt, evaluation.max_new_tokens, evaluation.batch_size, evaluation.top_p
-    )
-    variants_batch = generation_batch(setup, free_bytes, prompt, variants.max_new_tokens, variants.batch_size)
+    batch = partial(memory.generation_batch, setups[0], free_bytes, recipe.model.max_prompt_length)
+    eval_batch = batch(recipe.eval.max_new_tokens, recipe.eval.batch_size, recipe.eval.top_p)
+    variants_batch = batch(recipe.variants.max_new_tokens, recipe.variants.batch_size)
     peaks = [
-        (planned.train, planned.generate) if planned else smallest_parts(each)
+        (planned.train, planned.generate) if planned else memory.smallest_parts(each)
         for each, planned in zip(setups, plans, strict=True)
     ]
-    train, generate = (max(parts, key=total) for parts in zip(*peaks, strict=True))
+    train, generate = (max(parts, key=memory.total) for parts in zip(*peaks, strict=True))
     return {
         "card_gb": card_gb,
         "gib": gib,
@@ -238,7 +226,7 @@ def _card(recipe: Recipe, setups: Sequence[Setup], card_gb: int, gib: float) -> 
         "generation_batch": chosen.generation_batch if chosen else None,
         "eval_batch": eval_batch or None,
         "variants_batch": variants_batch or None,
-        "predicted_peak_bytes": {"generate": total(generate), "train": total(train)},
+        "predicted_peak_bytes": {"generate": memory.total(generate), "train": memory.total(train)},
         "parts": train,
         "generate_parts": generate,
     }
