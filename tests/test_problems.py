@@ -325,7 +325,7 @@ def test_a_csv_field_without_end_is_refused(tmp_path: Path) -> None:
 
 
 BAD_FILES = [
-    (None, "no such file"),
+    (None, "No such file"),
     (b"", "holds no problems"),
     (b"\n\n[\n]\n# nothing\n", "holds no problems"),
     (b"\x7fELF\0\0", "binary file"),

@@ -38,11 +38,10 @@ _PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "
 
 
 class Loaded(NamedTuple):
-    """A peft model with one adapter named "default", its tokenizer, who loaded it, and the type it computes in."""
+    """A peft model with one adapter named "default", its tokenizer, and the type it computes in."""
 
     model: Any
     tokenizer: Any
-    loader: Loader
     dtype: torch.dtype
 
 
@@ -106,9 +105,9 @@ def import_unsloth() -> None:
         try:
             import unsloth  # noqa: F401
         except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
-            reason = first_line(error)
             raise UserError(
-                f"model.backend unsloth: it cannot be imported ({reason}); model.backend=transformers runs without it"
+                f"model.backend unsloth: it cannot be imported ({first_line(error)}); model.backend=transformers runs "
+                "without it"
             ) from error
 
 
@@ -133,7 +132,7 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
     _set_padding(tokenizer)
     adapter.in_full_precision(model)
-    return Loaded(model, tokenizer, loader, dtype)
+    return Loaded(model, tokenizer, dtype)
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -255,9 +254,8 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
                 f"model.id {settings.id}: its licence must be accepted first: do so at "
                 f"https://huggingface.co/{settings.id}, then log in with `hf auth login` or set HF_TOKEN{copy}"
             ) from error
-        reason = first_line(error)
         raise UserError(
-            f"model.id {settings.id}: cannot load this model ({reason}); "
+            f"model.id {settings.id}: cannot load this model ({first_line(error)}); "
             f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"{copy}'
         ) from error
 

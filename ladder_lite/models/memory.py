@@ -52,11 +52,9 @@ _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # 4 bits; an 8-bit scale for 64 we
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
 _DTYPE_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}  # auto is 16 bits on every GPU
 _OPTIMIZER_BYTES = {  # a weight, beside the weight itself; other optimizers count as AdamW in 32 bits
-    "adamw_8bit": 2 + 2 * 4 / 256,  # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
-    "adamw_bnb_8bit": 2 + 2 * 4 / 256,
-    "paged_adamw_8bit": 2 + 2 * 4 / 256,
-    "adamw_torch_8bit": 2 + 2 * 4 / 256,
     "sgd": 0,
+    # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2 + 2 * 4 / 256),
 }
 
 

@@ -114,11 +114,9 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a list; raises UserError where the file cannot be read or is no text."""
     try:
         raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; name a list of integrals") from error
     except PermissionError:
         raise
-    except OSError as error:  # a folder, a name too long
+    except OSError as error:  # none, a folder, a name too long
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
         raise UserError(f"{path}: not text but a binary file; give JSON lines, JSON, CSV or text in UTF-8")
