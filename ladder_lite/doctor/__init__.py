@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,29 +84,23 @@ def _try_imports() -> dict[str, str | None]:
 
     An import may end the process, and Unsloth's changes the other libraries. Without Unsloth there is no entry for it.
     """
-    started = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        for name, code in _IMPORTS.items()
-        if name != "unsloth" or importlib.util.find_spec(name) is not None
-    }
-    return {name: _import_error(process) for name, process in started.items()}
+    names = [name for name in _IMPORTS if name != "unsloth" or importlib.util.find_spec(name) is not None]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(_import_error, names), strict=True))
 
 
-def _import_error(process: "subprocess.Popen[str]") -> str | None:
+def _import_error(name: str) -> str | None:
+    command = [sys.executable, "-c", _IMPORTS[name]]
     try:
-        _, text = process.communicate(timeout=_IMPORT_SECONDS)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         return f"does not end within {_IMPORT_SECONDS} s"
     if process.returncode == 0:
         return None
     if process.returncode < 0:
         return f"ends the process (signal {-process.returncode})"
     # Below the last traceback's frames, which are indented, stands the error, on one line or several.
-    _, _, traceback = text.rpartition("Traceback (most recent call last):\n")
+    _, _, traceback = process.stderr.rpartition("Traceback (most recent call last):\n")
     return next((line for line in traceback.splitlines() if line and not line.startswith(" ")), "fails")
 
 

@@ -45,14 +45,12 @@ _RESERVE_BYTES = 256 * 2**20
 _SIDE = 256
 """Rows and columns of the matrices that are multiplied."""
 _BFLOAT16_CAPABILITY = (8, 0)
-_TRACKERS = {
-    "trackio": ("trackio",),
-    "wandb": ("wandb",),
+_TRACKERS: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("trackio", "wandb", "tensorboard", "mlflow", "comet_ml", "swanlab", "clearml")},
+    **{name: (name,) for name in ("codecarbon", "dvclive", "neptune", "dagshub", "kubeflow")},
     "tensorboard": ("tensorboard", "tensorboardX"),
     "azure_ml": ("azureml-core", "azureml"),
     "flyte": ("flytekit",),
-    **{name: (name,) for name in ("mlflow", "comet_ml", "swanlab", "clearml", "codecarbon", "dvclive", "neptune")},
-    **{name: (name,) for name in ("dagshub", "kubeflow")},
 }
 """What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
 _OTHER_FOLDER = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to a folder on another disk"}
@@ -95,12 +93,12 @@ def preflight(
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
     if loader is not None:
         checks[1:1] = _check_gpu(recipe.model)  # a fault of the GPU explains what cannot be done without one
-    if trackers := _trackers(recipe.grpo.trl.get("report_to")):
-        checks.append(_check_trackers(trackers))
+    checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     if loader is not None:
         checks += _check_device(recipe.model, needed_bytes)
     folders = {"checkpoints": run_path}
-    needs = {"checkpoints": _checkpoint_bytes(recipe, adapter_bytes or 0)}
+    n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)  # of one training, and of each condition
+    needs = {"checkpoints": _RESERVE_BYTES + n_adapters * (adapter_bytes or 0)}
     if missing_bytes := to_download(recipe.model, download_bytes):
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -218,23 +216,21 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
     return loader, Check(name, True, f"transformers ({why})")
 
 
-def _trackers(report_to: object) -> list[str]:
-    """Where `grpo.trl.report_to` sends figures, by name; "all" are those that are installed."""
-    names = report_to if isinstance(report_to, list) else [report_to]
-    return [name for name in names if isinstance(name, str) and name not in ("none", "all")]
+def _check_trackers(report_to: object) -> list[Check]:
+    """Whether what `report_to` names is installed: the trainer asks once training begins, hours from now.
 
-
-def _check_trackers(names: Sequence[str]) -> Check:
-    """Whether what training reports to is installed: the trainer asks once training begins, hours from now."""
-    name = "grpo.trl.report_to"
-    if unknown := [tracker for tracker in names if tracker not in _TRACKERS]:
+    "all" are those that are installed.
+    """
+    name, asked = "grpo.trl.report_to", report_to if isinstance(report_to, list) else [report_to]
+    trackers = [each for each in asked if isinstance(each, str) and each not in ("none", "all")]
+    if unknown := [each for each in trackers if each not in _TRACKERS]:
         detail = f"{unknown[0]} is unknown{nearest(unknown[0], _TRACKERS)}"
-        return Check(name, False, detail, f"name one of {', '.join(_TRACKERS)}")
-    missing = [tracker for tracker in names if not any(map(importlib.util.find_spec, _TRACKERS[tracker]))]
-    if not missing:
-        return Check(name, True, f"{', '.join(names)}: installed")
-    remedy = f"pip install {' '.join(_TRACKERS[tracker][0] for tracker in missing)}, or set grpo.trl.report_to=none"
-    return Check(name, False, f"{', '.join(missing)}: not installed", remedy)
+        return [Check(name, False, detail, f"name one of {', '.join(_TRACKERS)}")]
+    if missing := [each for each in trackers if not any(map(importlib.util.find_spec, _TRACKERS[each]))]:
+        packages = " ".join(_TRACKERS[each][0] for each in missing)
+        remedy = f"pip install {packages}, or set grpo.trl.report_to=none"
+        return [Check(name, False, f"{', '.join(missing)}: not installed", remedy)]
+    return [Check(name, True, f"{', '.join(trackers)}: installed")] if trackers else []
 
 
 def _check_gpu(settings: ModelSettings) -> list[Check]:
@@ -413,11 +409,6 @@ def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]
         remedy = f"free some space, or {' or '.join(_OTHER_FOLDER[purpose] for purpose in shared)}"
         checks.append(Check.of(f"disk for {' and '.join(shared)}", needed <= free, detail, remedy))
     return checks
-
-
-def _checkpoint_bytes(recipe: Recipe, adapter_bytes: int) -> int:
-    """The most that a run has on the disk: the checkpoints of one training, and each condition's adapter."""
-    return _RESERVE_BYTES + adapter_bytes * (_CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions))
 
 
 def _cached(settings: ModelSettings) -> bool:
