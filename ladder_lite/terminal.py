@@ -74,7 +74,7 @@ class Bar:
         self.title = plain(title)
         self.total = total
         self.done = 0
-        self._fields: dict[str, Field] = {}
+        self._fields: dict[str, float | str] = {}
         self._changed = changed
         self._clock = clock
         self._started_at = clock()
@@ -283,12 +283,10 @@ class Live:
         return table
 
 
-def _describe(name: str, value: Field) -> str:
+def _describe(name: str, value: float | str) -> str:
     label = _SHARES.get(name, name.replace("_", " "))
     if isinstance(value, str):
         return f"{label} {plain(value, 40)}"
-    if value is None:
-        return label
     if name in _SHARES:
         return f"{label} {percent(value)}"
     return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.3g}"

@@ -92,7 +92,10 @@ def save_merged(
     it has one. `make_room` is told how many bytes will be written, before they are. UserError where a layer that was
     written is not the sum of base and adapter, or what was read does not answer the prompts as they do.
     """
-    quantized = _answers(recipe, adapter, prompts) if recipe.model.load_in_4bit else None
+    quantized = None
+    if recipe.model.load_in_4bit:
+        quantized = _logits(*_load(recipe, adapter, backend="transformers"), prompts)
+        release_memory()
     # By transformers: Unsloth patches classes that the written model is read with plainly.
     plain = {"backend": "transformers", "load_in_4bit": False, "dtype": _choose_dtype(recipe)}
     model, tokenizer = _load(recipe, adapter, **plain)
@@ -232,13 +235,6 @@ def _load(recipe: Recipe, adapter: Path, **settings: object) -> tuple[Any, Any]:
     backend = load_backend(recipe.model_copy(update={"model": model}))
     backend.load(adapter, check=False)
     return backend.trainable()
-
-
-def _answers(recipe: Recipe, adapter: Path, prompts: Sequence[Messages]) -> Logits:
-    """Those of the 4-bit model."""
-    logits = _logits(*_load(recipe, adapter, backend="transformers"), prompts)
-    release_memory()
-    return logits
 
 
 def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts: Sequence[Messages]) -> Logits:

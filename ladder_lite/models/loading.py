@@ -51,8 +51,7 @@ def choose_loader(settings: ModelSettings) -> Loader:
         if settings.fast_inference:
             raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
-    obstacle = unsloth_obstacle(settings)
-    if obstacle is None:
+    if (obstacle := unsloth_obstacle(settings)) is None:
         if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.fast_inference: {reason}, or set it to false")
         return "unsloth"

@@ -154,13 +154,8 @@ def plan(setup: Setup, free_bytes: int) -> Plan | None:
     chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
     if micro_batch is None or chunk == 0:
         return None
-    return Plan(
-        micro_batch,
-        setup.completions_per_step // micro_batch,
-        chunk,
-        train_parts(setup, micro_batch),
-        generate_parts(setup, chunk, *lengths, setup.top_p),
-    )
+    train, generate = train_parts(setup, micro_batch), generate_parts(setup, chunk, *lengths, setup.top_p)
+    return Plan(micro_batch, setup.completions_per_step // micro_batch, chunk, train, generate)
 
 
 def micro_batches(completions_per_step: int, largest: int) -> list[int]:
@@ -419,9 +414,8 @@ def peak_memory_bytes() -> int:
     torch = sys.modules.get("torch")  # a process that never imported torch has used no GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_reserved())
-    info = psutil.Process().memory_info()
-    if (peak := getattr(info, "peak_wset", None)) is not None:  # Windows
-        return int(peak)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
