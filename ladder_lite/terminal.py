@@ -16,7 +16,6 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -43,8 +42,7 @@ _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
 _TITLE_WIDTH = 26
 _LEAST_WIDTH = 24
-_LABELS = {"no_signal": "groups without signal", "test": "test accuracy"}
-_SHARES = frozenset({"no_signal", "test"})
+_SHARES = {"no_signal": "groups without signal", "test": "test accuracy"}
 
 
 def plain(text: str, width: int = 72) -> str:
@@ -97,7 +95,7 @@ class Bar:
         self.title = plain(title)
         self.total = total
         self.done = 0
-        self._fields: dict[str, Field] = {}
+        self._fields: dict[str, float | str] = {}
         self._changed = changed
         self._clock = clock
         self._started_at = clock()
@@ -153,31 +151,29 @@ class Live:
     """Bars, lines and tables of one run on one console; a context manager that leaves the terminal as it was."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self.console = console or _standard_console()
+        # FORCE_COLOR makes rich believe in a terminal; bars in a log file or a CI page would be a mess all the same.
+        force_interactive = None if sys.stdout.isatty() else False
+        self.console = console or Console(highlight=False, force_interactive=force_interactive)
         self._clock = clock
         self._open: list[Bar] = []
         self._printed_at: dict[Bar, float] = {}
         self._panel: RenderableType | None = None
-        self._screen = (
-            Screen(
+        self._screen: Screen | None = None
+        if self.console.is_interactive:
+            self._screen = Screen(
                 console=self.console,
                 get_renderable=self._draw,
                 refresh_per_second=_REFRESH_PER_S,
                 transient=True,
                 vertical_overflow="crop",  # rich's ellipsis is a character that not every terminal has
             )
-            if self.console.is_interactive
-            else None
-        )
 
     def __enter__(self) -> Live:
         if self._screen is not None:
             self._screen.start(refresh=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._screen is None:
             return
         try:
@@ -218,10 +214,8 @@ class Live:
             line = Text.from_markup(text, emoji=False)
         except MarkupError:  # somebody's text was not escaped: print it as it stands
             line = Text(text)
-        if self._screen is None:  # a log: neither wrapped nor cut at some assumed width
-            self.console.print(line, soft_wrap=True)
-        else:
-            self.console.print(line, no_wrap=True, overflow="crop", crop=True)
+        is_log = self._screen is None  # whose lines are neither wrapped nor cut at some assumed width
+        self.console.print(line, soft_wrap=is_log, no_wrap=True, overflow="ignore" if is_log else "crop")
 
     def print(self, renderable: RenderableType) -> None:
         """Print a table or another of rich's renderables above the bars."""
@@ -310,17 +304,10 @@ class Live:
         return table
 
 
-def _standard_console() -> Console:
-    # FORCE_COLOR makes rich believe in a terminal; bars in a log file or a CI page would be a mess all the same.
-    return Console(highlight=False, force_interactive=None if sys.stdout.isatty() else False)
-
-
-def _describe(name: str, value: Field) -> str:
-    label = _LABELS.get(name, name.replace("_", " "))
+def _describe(name: str, value: float | str) -> str:
+    label = _SHARES.get(name, name.replace("_", " "))
     if isinstance(value, str):
         return f"{label} {plain(value, 40)}"
-    if value is None:
-        return label
     if name in _SHARES:
         return f"{label} {percent(value)}"
     return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.3g}"

@@ -8,27 +8,23 @@ secrets are told of as set or not set. The network is asked only with --online. 
 """
 
 import importlib.util
-import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-import typer
 
 from ladder_lite import __version__
 from ladder_lite.config.load import load_recipe, recipe_names
-from ladder_lite.config.schema import Recipe
 from ladder_lite.doctor.checks import Check, nvidia_smi, preflight
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, first_line
 from ladder_lite.install import versions
 from ladder_lite.models.memory import GIB
 
@@ -48,9 +44,6 @@ _SHOWN_VARIABLES = (
 _HIDDEN_VARIABLES = (  # the proxies' and the endpoint's addresses can hold passwords
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY"),
 )
-_WIDTH = 80
-_MAX_ENTRY = 480
-"""Characters kept of an entry: a path list or an error can be pages long."""
 
 
 def examine(online: bool = False) -> dict[str, Any]:
@@ -60,19 +53,14 @@ def examine(online: bool = False) -> dict[str, Any]:
     cards = nvidia_smi()
     has_torch = imports["torch"] is None
     seen = _seen_by_torch() if has_torch else {"cuda": None, "gpus": []}
-    unsloth_works = imports.get("unsloth") is None
     recipes = _recipes()
     checks = list(_check_imports(imports, needs_unsloth=bool(seen["gpus"])))
     checks += [Check(f"recipe {name}", False, fault) for name, fault in recipes.items() if fault]
-    # A recipe of any model will do: what is checked is how this machine computes, in the type that it would choose.
-    overrides = [
-        "model.device=auto",
-        "model.dtype=auto",
-        "model.load_in_4bit=true",
-        f"model.backend={'auto' if unsloth_works else 'transformers'}",
-    ]
-    if has_torch and (recipe := _recipe_or_none(overrides)) is not None:
-        checks += preflight(recipe, Path("runs"))
+    if has_torch and recipes.get("tiny") == "":
+        # A recipe of any model will do: what is checked is how this machine computes, in the type that it would choose.
+        backend = "auto" if imports.get("unsloth") is None else "transformers"
+        overrides = ["model.device=auto", "model.dtype=auto", "model.load_in_4bit=true", f"model.backend={backend}"]
+        checks += preflight(load_recipe("tiny", overrides), Path("runs"))
     loaders = [check.detail for check in checks if check.name == "loader"]
     return {
         "ladder_lite": __version__,
@@ -91,85 +79,35 @@ def examine(online: bool = False) -> dict[str, Any]:
     }
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The page as text of at most 80 columns; what lies below the home folder is shown from ~ on."""
-    machine, caches = found["machine"], found["caches"]
-    commit = f", commit {found['commit']}" if found["commit"] else ""
-    packages = {name: version for name, version in found["versions"].items() if name not in ("python", "platform")}
-    checks = [
-        f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}"
-        + (f"; {check['remedy']}" if check["remedy"] else "")
-        for check in found["checks"]
-    ]
-    gpus = [
-        f"{card['name']}, {card['memory_free_mib'] / 1024:.1f} of {card['memory_total_mib'] / 1024:.1f} GiB free, "
-        f"capability {card['capability']}, driver {card['driver']}"
-        for card in found["gpus"]
-    ]
-    of_torch = ", ".join(found["torch"]["gpus"]) or "none"
-    sections = {
-        f"ladder_lite {found['ladder_lite']}{commit}": [
-            f"Python {found['versions']['python']}, {found['versions']['platform']}",
-            ", ".join(f"{name}=={version}" for name, version in packages.items()),
-        ],
-        "GPUs": [*gpus, f"seen by PyTorch (CUDA {found['torch']['cuda'] or 'none'}): {of_torch}"],
-        "machine": [
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_available_gib']} of "
-            f"{machine['memory_total_gib']} GiB memory free, {machine['disk_free_gib']} GiB disk free here"
-        ],
-        "loader": [f"model.backend auto takes: {found['loader']}", f"unsloth: {found['unsloth']}"],
-        "hub": [f"token {found['hub']['token']}, {found['hub']['reachable']}"],
-        "environment": [f"{name}={value}" for name, value in found["environment"].items()] or ["nothing that matters"],
-        "caches": [f"{name}: {path}" for name, path in caches.items()],
-        "recipes": [", ".join(found["recipes"]) or "none can be read"],
-        "checks": checks,
-    }
-    lines = []
-    for heading, entries in sections.items():
-        lines.append(heading)
-        for entry in entries:
-            text = _short(entry)
-            text = text if len(text) <= _MAX_ENTRY else f"{text[:_MAX_ENTRY]}..."
-            lines += textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-    return "\n".join(lines)
-
-
 def _try_imports() -> dict[str, str | None]:
     """Import each library in a process of its own; None where that went well, else the error's line.
 
     An import may end the process, and Unsloth's changes the other libraries. Without Unsloth there is no entry for it.
     """
-    started = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        for name, code in _IMPORTS.items()
-        if name != "unsloth" or importlib.util.find_spec(name) is not None
-    }
-    return {name: _import_error(process) for name, process in started.items()}
+    names = [name for name in _IMPORTS if name != "unsloth" or importlib.util.find_spec(name) is not None]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(_import_error, names), strict=True))
 
 
-def _import_error(process: "subprocess.Popen[str]") -> str | None:
+def _import_error(name: str) -> str | None:
+    command = [sys.executable, "-c", _IMPORTS[name]]
     try:
-        _, text = process.communicate(timeout=_IMPORT_SECONDS)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         return f"does not end within {_IMPORT_SECONDS} s"
     if process.returncode == 0:
         return None
     if process.returncode < 0:
         return f"ends the process (signal {-process.returncode})"
     # Below the last traceback's frames, which are indented, stands the error, on one line or several.
-    _, _, traceback = text.rpartition("Traceback (most recent call last):\n")
+    _, _, traceback = process.stderr.rpartition("Traceback (most recent call last):\n")
     return next((line for line in traceback.splitlines() if line and not line.startswith(" ")), "fails")
 
 
 def _check_imports(imports: Mapping[str, str | None], needs_unsloth: bool) -> Iterator[Check]:
     for name, fault in imports.items():
         if name != "unsloth" or needs_unsloth:  # without a GPU it refuses, as it should
-            remedy = f"install {name} anew" if fault else ""
-            yield Check(f"import of {name}", fault is None, fault or "works", remedy)
+            yield Check.of(f"import of {name}", fault is None, fault or "works", f"install {name} anew")
 
 
 def _seen_by_torch() -> dict[str, Any]:
@@ -198,13 +136,11 @@ def _commit() -> str | None:
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
-    git = ["git", "-C", str(checkout)]
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--dirty= with changes"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip() + (" with changes" if changed else "")
 
 
 def _recipes() -> dict[str, str]:
@@ -217,13 +153,6 @@ def _recipes() -> dict[str, str]:
         except UserError as error:
             found[name] = str(error)
     return found
-
-
-def _recipe_or_none(overrides: list[str]) -> Recipe | None:
-    try:
-        return load_recipe("tiny", overrides)
-    except UserError:  # told among the recipes
-        return None
 
 
 def _hub(online: bool) -> dict[str, str]:
@@ -242,7 +171,7 @@ def _ask_hub() -> str:
     try:
         HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
     except (httpx.HTTPError, OSError) as error:
-        return f"cannot be reached ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+        return f"cannot be reached ({first_line(error)})"
     return "can be reached"
 
 
@@ -261,25 +190,3 @@ def _caches() -> dict[str, str]:
     except ImportError:  # told with the token
         return caches
     return {"models": HF_HUB_CACHE, **caches}
-
-
-def _short(text: str) -> str:
-    home = str(Path.home())
-    return re.sub(rf"{re.escape(home)}(?!\w)", "~", text) if home != "/" else text
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command()
-def main(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    online: Annotated[
-        bool, typer.Option("--online", help="Ask the Hugging Face hub whether it can be reached.")
-    ] = False,
-) -> None:
-    """Print what a bug report needs to say about this machine, and check that runs can work here."""
-    found = examine(online)
-    print(_short(json.dumps(found, indent=1)) if as_json else page(found))
-    if not all(check["ok"] for check in found["checks"]):
-        raise typer.Exit(1)

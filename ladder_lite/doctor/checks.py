@@ -23,18 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import models
 from ladder_lite.config.schema import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.errors import UserError, first_line, nearest
-from ladder_lite.models import prepare_environment
-from ladder_lite.models.memory import Setup, generate_parts, gib, micro_batches, total, train_parts
+from ladder_lite.models import Backend, prepare_environment
+from ladder_lite.models.memory import Setup, gib, smallest_parts, total
 from ladder_lite.models.shape import read_shape
-from ladder_lite.terminal import Live, show
 
 if TYPE_CHECKING:
     import torch
     from packaging.requirements import Requirement
 
-    from ladder_lite.models import Backend
+    from ladder_lite.terminal import Live
 
 _CHECKPOINTS = 3
 """Checkpoints on the disk at once: the two that are kept and the one being written."""
@@ -45,16 +45,15 @@ _RESERVE_BYTES = 256 * 2**20
 _SIDE = 256
 """Rows and columns of the matrices that are multiplied."""
 _BFLOAT16_CAPABILITY = (8, 0)
-_TRACKERS = {
-    "trackio": ("trackio",),
-    "wandb": ("wandb",),
+_TRACKERS: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("trackio", "wandb", "tensorboard", "mlflow", "comet_ml", "swanlab", "clearml")},
+    **{name: (name,) for name in ("codecarbon", "dvclive", "neptune", "dagshub", "kubeflow")},
     "tensorboard": ("tensorboard", "tensorboardX"),
     "azure_ml": ("azureml-core", "azureml"),
     "flyte": ("flytekit",),
-    **{name: (name,) for name in ("mlflow", "comet_ml", "swanlab", "clearml", "codecarbon", "dvclive", "neptune")},
-    **{name: (name,) for name in ("dagshub", "kubeflow")},
 }
 """What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
+_OTHER_FOLDER = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to a folder on another disk"}
 _ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or model.device=cpu to run on the CPU"
 
 
@@ -66,6 +65,14 @@ class Check:
     ok: bool
     detail: str
     remedy: str = ""
+
+    @staticmethod
+    def of(name: str, ok: bool, detail: str, remedy: str) -> "Check":
+        """The check, without the remedy where none is needed."""
+        return Check(name, ok, detail, "" if ok else remedy)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 def preflight(
@@ -86,12 +93,12 @@ def preflight(
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
     if loader is not None:
         checks[1:1] = _check_gpu(recipe.model)  # a fault of the GPU explains what cannot be done without one
-    if trackers := _trackers(recipe.grpo.trl.get("report_to")):
-        checks.append(_check_trackers(trackers))
+    checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     if loader is not None:
         checks += _check_device(recipe.model, needed_bytes)
     folders = {"checkpoints": run_path}
-    needs = {"checkpoints": _checkpoint_bytes(recipe, adapter_bytes or 0)}
+    n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)  # of one training, and of each condition
+    needs = {"checkpoints": _RESERVE_BYTES + n_adapters * (adapter_bytes or 0)}
     if missing_bytes := to_download(recipe.model, download_bytes):
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -116,10 +123,8 @@ def predict(recipe: Recipe) -> dict[str, int]:
     except UserError:  # another family of models, or none at all: loading it says so
         return {}
     setup = Setup.of(shape, recipe.model, recipe.grpo.trl, choose_loader(recipe.model), context_bytes=0)
-    lengths = setup.max_prompt_length, setup.max_completion_length
-    training = total(train_parts(setup, micro_batches(setup)[-1]))
     return {
-        "needed_bytes": max(training, total(generate_parts(setup, 1, *lengths, setup.top_p))),
+        "needed_bytes": max(map(total, smallest_parts(setup))),
         "adapter_bytes": 4 * setup.lora_weights,
         "download_bytes": 2 * shape.parameters,
     }
@@ -127,9 +132,20 @@ def predict(recipe: Recipe) -> dict[str, int]:
 
 def demand(checks: Sequence[Check]) -> None:
     """UserError with the first check that failed, if one did."""
-    for check in checks:
-        if not check.ok:
-            raise UserError(f"{check.name}: {check.detail}" + (f"; {check.remedy}" if check.remedy else ""))
+    if failed := [check for check in checks if not check.ok]:
+        raise UserError(str(failed[0]))
+
+
+def open_backend(recipe: Recipe, run_path: Path, live: "Live") -> Backend:
+    """Load the model of a recipe, after the checks that a run begins with; UserError where one of them fails."""
+    from ladder_lite.terminal import show
+
+    needs = predict(recipe)
+    demand(preflight(recipe, run_path, **needs))
+    if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
+        live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
+    with live.stage(f"load {recipe.model.id}"):
+        return models.load_backend(recipe)
 
 
 def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
@@ -139,30 +155,29 @@ def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
 
 def on_hub(model_id: str) -> bool:
     """Whether a recipe's `model.id` is one of the Hugging Face hub, and no folder or file."""
-    return (
-        model_id != EMBEDDED and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_id) is not None and not _is_local(model_id)
-    )
+    is_local = model_id == EMBEDDED or model_id.endswith(".gguf") or Path(model_id).exists()
+    return not is_local and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_id) is not None
 
 
 def _check_versions(with_unsloth: bool) -> Check:
     """Whether the installed packages are within the ranges that ladder_lite itself asks for."""
-    name, bad, wanted, n_packages = "versions", [], [], 0
-    for requirement in _requirements(with_unsloth):
-        n_packages += 1
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            bad.append(f"{requirement.name} is not installed")
-        else:
-            if requirement.specifier.contains(version, prereleases=True):
-                continue
-            bad.append(f"{requirement.name} {version} is not {requirement.specifier}")
-        wanted.append(f"'{requirement.name}{requirement.specifier}'")
-    if bad:
-        return Check(name, False, ", ".join(bad), f"pip install {' '.join(wanted)}")
-    if not n_packages:
+    name, required = "versions", list(_requirements(with_unsloth))
+    if not required:
         return Check(name, False, "ladder_lite's own metadata is missing", "install ladder_lite anew")
-    return Check(name, True, f"{n_packages} packages, each within its range")
+    faults = {each: fault for each in required if (fault := _version_fault(each))}
+    if faults:
+        wanted = " ".join(f"'{each.name}{each.specifier}'" for each in faults)
+        return Check(name, False, ", ".join(faults.values()), f"pip install {wanted}")
+    return Check(name, True, f"{len(required)} packages, each within its range")
+
+
+def _version_fault(requirement: "Requirement") -> str | None:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    is_within = requirement.specifier.contains(version, prereleases=True)
+    return None if is_within else f"{requirement.name} {version} is not {requirement.specifier}"
 
 
 def _requirements(with_unsloth: bool) -> "Iterator[Requirement]":
@@ -201,27 +216,21 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
     return loader, Check(name, True, f"transformers ({why})")
 
 
-def _trackers(report_to: object) -> list[str]:
-    """Where `grpo.trl.report_to` sends figures, by name; "all" are those that are installed."""
-    names = report_to if isinstance(report_to, list) else [report_to]
-    return [name for name in names if isinstance(name, str) and name not in ("none", "all")]
+def _check_trackers(report_to: object) -> list[Check]:
+    """Whether what `report_to` names is installed: the trainer asks once training begins, hours from now.
 
-
-def _check_trackers(names: Sequence[str]) -> Check:
-    """Whether what training reports to is installed: the trainer asks once training begins, hours from now."""
-    name, missing = "grpo.trl.report_to", []
-    for tracker in names:
-        if tracker not in _TRACKERS:
-            known = ", ".join(_TRACKERS)
-            return Check(name, False, f"{tracker} is unknown{nearest(tracker, _TRACKERS)}", f"name one of {known}")
-        if not any(importlib.util.find_spec(module) for module in _TRACKERS[tracker]):
-            missing.append(tracker)
-    if not missing:
-        return Check(name, True, f"{', '.join(names)}: installed")
-    packages = " ".join(_TRACKERS[tracker][0] for tracker in missing)
-    return Check(
-        name, False, f"{', '.join(missing)}: not installed", f"pip install {packages}, or set grpo.trl.report_to=none"
-    )
+    "all" are those that are installed.
+    """
+    name, asked = "grpo.trl.report_to", report_to if isinstance(report_to, list) else [report_to]
+    trackers = [each for each in asked if isinstance(each, str) and each not in ("none", "all")]
+    if unknown := [each for each in trackers if each not in _TRACKERS]:
+        detail = f"{unknown[0]} is unknown{nearest(unknown[0], _TRACKERS)}"
+        return [Check(name, False, detail, f"name one of {', '.join(_TRACKERS)}")]
+    if missing := [each for each in trackers if not any(map(importlib.util.find_spec, _TRACKERS[each]))]:
+        packages = " ".join(_TRACKERS[each][0] for each in missing)
+        remedy = f"pip install {packages}, or set grpo.trl.report_to=none"
+        return [Check(name, False, f"{', '.join(missing)}: not installed", remedy)]
+    return [Check(name, True, f"{', '.join(trackers)}: installed")] if trackers else []
 
 
 def _check_gpu(settings: ModelSettings) -> list[Check]:
@@ -296,22 +305,21 @@ def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Che
 
 
 def _check_build(capability: tuple[int, int], architectures: Sequence[str], version: str) -> Check:
-    """Whether PyTorch has code for the card: of its own generation and no newer, or PTX of any older one."""
-    name = "PyTorch's build"
-    for architecture in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
-        if match is None:
-            continue
-        built = int(match[2]), int(match[3])
-        same_generation = built[0] == capability[0] and built <= capability and match[4] != "a"
-        if built == capability or same_generation or (match[1] == "compute" and not match[4] and built <= capability):
-            return Check(name, True, f"torch {version} has code for compute capability {_dotted(capability)}")
-    return Check(
-        name,
-        False,
-        f"torch {version} has no code for compute capability {_dotted(capability)} (it has {', '.join(architectures)})",
-        _ELSEWHERE,
-    )
+    """Whether PyTorch has code for the card."""
+    name, code = "PyTorch's build", f"code for compute capability {_dotted(capability)}"
+    if any(_can_run(architecture, capability) for architecture in architectures):
+        return Check(name, True, f"torch {version} has {code}")
+    return Check(name, False, f"torch {version} has no {code} (it has {', '.join(architectures)})", _ELSEWHERE)
+
+
+def _can_run(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether a card can run this code: that of its own generation and no newer, or PTX of any older one."""
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if match is None:
+        return False
+    built = int(match[2]), int(match[3])
+    same_generation = built[0] == capability[0] and built <= capability and match[4] != "a"
+    return built == capability or same_generation or (match[1] == "compute" and not match[4] and built <= capability)
 
 
 def _check_capability(capability: tuple[int, int], settings: ModelSettings) -> Check:
@@ -374,7 +382,7 @@ def _check_memory(needed: int) -> Check:
     free, total = torch.cuda.mem_get_info()
     detail = f"{gib(free)} of {gib(total)} GiB are free, the run needs at least {gib(needed)}"
     remedy = "close what else uses the card (nvidia-smi lists it); --dry-run says what fits which card"
-    return Check("GPU memory", needed <= free, detail, "" if needed <= free else remedy)
+    return Check.of("GPU memory", needed <= free, detail, remedy)
 
 
 def _check_writable(purpose: str, folder: Path) -> Check:
@@ -384,8 +392,7 @@ def _check_writable(purpose: str, folder: Path) -> Check:
             file.write(b"ladder_lite")
             file.flush()
     except OSError as error:
-        remedy = "choose another --run-dir" if purpose == "checkpoints" else "set HF_HOME to another folder"
-        return Check(name, False, f"{folder} cannot be written to ({error.strerror})", remedy)
+        return Check(name, False, f"{folder} cannot be written to ({error.strerror})", _OTHER_FOLDER[purpose])
     return Check(name, True, f"{folder} can be written to")
 
 
@@ -399,21 +406,13 @@ def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]
         free = shutil.disk_usage(_existing(folders[shared[0]])).free
         needed = sum(needs[purpose] for purpose in shared)
         detail = f"{gib(free)} GiB are free at {folders[shared[0]]}, {gib(needed)} are needed"
-        ways = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to another disk"}
-        remedy = f"free some space, or {' or '.join(ways[purpose] for purpose in shared)}"
-        name = f"disk for {' and '.join(shared)}"
-        checks.append(Check(name, needed <= free, detail, "" if needed <= free else remedy))
+        remedy = f"free some space, or {' or '.join(_OTHER_FOLDER[purpose] for purpose in shared)}"
+        checks.append(Check.of(f"disk for {' and '.join(shared)}", needed <= free, detail, remedy))
     return checks
-
-
-def _checkpoint_bytes(recipe: Recipe, adapter_bytes: int) -> int:
-    """The most that a run has on the disk: the checkpoints of one training, and each condition's adapter."""
-    return _RESERVE_BYTES + adapter_bytes * (_CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions))
 
 
 def _cached(settings: ModelSettings) -> bool:
     """Whether the model's weights lie in the hub's cache, all files of them."""
-
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(settings.id, "model.safetensors"), str):
@@ -423,10 +422,6 @@ def _cached(settings: ModelSettings) -> bool:
         return False
     files = set(json.loads(Path(index).read_bytes())["weight_map"].values())
     return all(isinstance(try_to_load_from_cache(settings.id, file), str) for file in files)
-
-
-def _is_local(model_id: str) -> bool:
-    return model_id.endswith(".gguf") or Path(model_id).exists()
 
 
 def _existing(folder: Path) -> Path:
@@ -441,15 +436,3 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def open_backend(recipe: Recipe, run_path: Path, live: Live) -> "Backend":
-    """Load a recipe's model on a machine that was looked at first; UserError where it cannot run there."""
-    from ladder_lite.models import load_backend
-
-    needs = predict(recipe)
-    demand(preflight(recipe, run_path, **needs))
-    if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
-        live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
-    with live.stage(f"load {recipe.model.id}", None):
-        return load_backend(recipe)

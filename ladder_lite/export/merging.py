@@ -65,11 +65,24 @@ class Comparison:
     quantized: float | None
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """A card too small for the unquantized model as one line: it was trained in a quarter of the memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "--format merged: the unquantized model does not fit on this GPU; CUDA_VISIBLE_DEVICES= merges it on the "
+            "CPU, and --format adapter loads no model at all"
+        ) from error
+
+
 def save_tokenizer(recipe: Recipe, folder: Path) -> None:
     """Write the base model's tokenizer and chat template."""
     load_tokenizer(recipe.model).save_pretrained(folder)
 
 
+@_fitting()
 def save_merged(
     recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path, make_room: Callable[[int], None]
 ) -> Comparison:
@@ -79,21 +92,13 @@ def save_merged(
     it has one. `make_room` is told how many bytes will be written, before they are. UserError where a layer that was
     written is not the sum of base and adapter, or what was read does not answer the prompts as they do.
     """
-    with _fitting():
-        quantized = _answers(recipe, adapter, prompts) if recipe.model.load_in_4bit else None
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": _choose_dtype(recipe)})})
-        return _save_merged(recipe, adapter, prompts, folder, make_room, quantized)
-
-
-def _save_merged(
-    recipe: Recipe,
-    adapter: Path,
-    prompts: Sequence[Messages],
-    folder: Path,
-    make_room: Callable[[int], None],
-    quantized: Logits | None,
-) -> Comparison:
-    model, tokenizer = _load(recipe, adapter, load_in_4bit=False)
+    quantized = None
+    if recipe.model.load_in_4bit:
+        quantized = _logits(*_load(recipe, adapter, backend="transformers"), prompts)
+        release_memory()
+    # By transformers: Unsloth patches classes that the written model is read with plainly.
+    plain = {"backend": "transformers", "load_in_4bit": False, "dtype": _choose_dtype(recipe)}
+    model, tokenizer = _load(recipe, adapter, **plain)
     dtype, device = model.dtype, model.device
     expected = _logits(model, tokenizer, prompts)
     with model.disable_adapter():
@@ -141,10 +146,7 @@ def save_gguf(
             "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
         )
     make_room(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
-    settings = recipe.model.model_copy(update={"backend": "unsloth", "device": "auto", "fast_inference": False})
-    backend = load_backend(recipe.model_copy(update={"model": settings}))
-    backend.load(adapter, check=False)
-    model, tokenizer = backend.trainable()
+    model, tokenizer = _load(recipe, adapter, backend="unsloth", device="auto")
     try:
         written = model.save_pretrained_gguf(
             str(folder / "merged"), tokenizer=tokenizer, quantization_method=quantization
@@ -227,21 +229,12 @@ def _mismatch(adapter: Path, name: str) -> UserError:
     )
 
 
-def _load(recipe: Recipe, adapter: Path, load_in_4bit: bool) -> tuple[Any, Any]:
-    """The peft model and its tokenizer, by transformers: Unsloth patches classes that are read with plainly later."""
-    plain = {"backend": "transformers", "fast_inference": False, "load_in_4bit": load_in_4bit}
-    backend = load_backend(recipe.model_copy(update={"model": recipe.model.model_copy(update=plain)}))
+def _load(recipe: Recipe, adapter: Path, **settings: object) -> tuple[Any, Any]:
+    """The peft model with an adapter and its tokenizer, with other settings in the recipe's `model` section."""
+    model = recipe.model.model_copy(update={"fast_inference": False, **settings})
+    backend = load_backend(recipe.model_copy(update={"model": model}))
     backend.load(adapter, check=False)
     return backend.trainable()
-
-
-def _answers(recipe: Recipe, adapter: Path, prompts: Sequence[Messages]) -> Logits:
-    """Those of the 4-bit model."""
-    model, tokenizer = _load(recipe, adapter, load_in_4bit=True)
-    logits = _logits(model, tokenizer, prompts)
-    del model
-    release_memory()
-    return logits
 
 
 def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts: Sequence[Messages]) -> Logits:
@@ -251,10 +244,7 @@ def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, device_map={"": device}, attn_implementation="sdpa"
     )
-    logits = _logits(model, AutoTokenizer.from_pretrained(folder), prompts)
-    del model
-    release_memory()
-    return logits
+    return _logits(model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
 def _logits(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> Logits:
@@ -271,15 +261,3 @@ def _logits(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> Logits:
 
 def _difference(found: Logits, expected: Logits) -> float:
     return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
-
-
-@contextmanager
-def _fitting() -> Iterator[None]:
-    """A card too small for the unquantized model as one line: it was trained in a quarter of the memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "--format merged: the unquantized model does not fit on this GPU; CUDA_VISIBLE_DEVICES= merges it on the "
-            "CPU, and --format adapter loads no model at all"
-        ) from error

@@ -23,17 +23,20 @@ _SPARE = 0.125
 the next, and a folded model's replies differ from those of the same weights apart, by rounding errors."""
 
 
+def trained(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The weights that are trained, by name: those of the adapter."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def in_full_precision(model: Any) -> None:
     """Make the weights that are trained float32: in 16 bits, small steps of training would be rounded away."""
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    for weight in trained(model).values():
+        weight.data = weight.data.float()
 
 
 def is_finite(model: Any) -> bool:
     """Whether every weight that is trained is a number."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return bool(torch.stack([torch.isfinite(weight.detach()).all() for weight in weights]).all())
+    return bool(torch.stack([weight.detach().isfinite().all() for weight in trained(model).values()]).all())
 
 
 def set_reference(model: Any) -> None:

@@ -5,9 +5,8 @@ the mark of a quantization that is over, is put right here; then the folder is l
 """
 
 import hashlib
-import shutil
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ladder_lite.errors import UserError, first_line
@@ -27,12 +26,9 @@ def as_folder(file: Path) -> Path:
     folder = cache_folder() / "gguf" / f"{file.stem}-{digest[:12]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-        try:
-            _convert(file, unfinished)
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as temporary:
+            _convert(file, Path(temporary) / "model")
+            (Path(temporary) / "model").rename(folder)
     return folder
 
 

@@ -38,11 +38,10 @@ _PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "
 
 
 class Loaded(NamedTuple):
-    """A peft model with one adapter named "default", its tokenizer, who loaded it, and the type it computes in."""
+    """A peft model with one adapter named "default", its tokenizer, and the type it computes in."""
 
     model: Any
     tokenizer: Any
-    loader: Loader
     dtype: torch.dtype
 
 
@@ -52,8 +51,7 @@ def choose_loader(settings: ModelSettings) -> Loader:
         if settings.fast_inference:
             raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
-    obstacle = unsloth_obstacle(settings)
-    if obstacle is None:
+    if (obstacle := unsloth_obstacle(settings)) is None:
         if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.fast_inference: {reason}, or set it to false")
         return "unsloth"
@@ -106,9 +104,9 @@ def import_unsloth() -> None:
         try:
             import unsloth  # noqa: F401
         except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
-            reason = first_line(error)
             raise UserError(
-                f"model.backend unsloth: it cannot be imported ({reason}); model.backend=transformers runs without it"
+                f"model.backend unsloth: it cannot be imported ({first_line(error)}); model.backend=transformers runs "
+                "without it"
             ) from error
 
 
@@ -133,7 +131,7 @@ def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: in
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
     _set_padding(tokenizer)
     adapter.in_full_precision(model)
-    return Loaded(model, tokenizer, loader, dtype)
+    return Loaded(model, tokenizer, dtype)
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -255,9 +253,8 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
                 f"model.id {settings.id}: its licence must be accepted first: do so at "
                 f"https://huggingface.co/{settings.id}, then log in with `hf auth login` or set HF_TOKEN{copy}"
             ) from error
-        reason = first_line(error)
         raise UserError(
-            f"model.id {settings.id}: cannot load this model ({reason}); "
+            f"model.id {settings.id}: cannot load this model ({first_line(error)}); "
             f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"{copy}'
         ) from error
 

@@ -22,7 +22,7 @@ from ladder_lite.config.arms import arm
 from ladder_lite.config.schema import GrpoSettings, Recipe
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import vllm
-from ladder_lite.models.adapter import folded
+from ladder_lite.models.adapter import folded, trained
 from ladder_lite.models.backend import Adapter, Rollout, Sampling, Score
 from ladder_lite.models.guard import RolloutGuard
 from ladder_lite.models.loading import choose_device, load
@@ -49,9 +49,8 @@ class LocalBackend:
         settings = recipe.model
         self._device = choose_device(settings)
         self.max_prompt_length = settings.max_prompt_length
-        self._model, self._tokenizer, self._loader, self.dtype = load(
-            settings, loader, self._device, recipe.seed, settings.max_prompt_length + _longest_reply(recipe)
-        )
+        self._loader, length = loader, settings.max_prompt_length + _longest_reply(recipe)
+        self._model, self._tokenizer, self.dtype = load(settings, loader, self._device, recipe.seed, length)
         self._model.eval()
         self._ends = _end_tokens(self._model, self._tokenizer)
         self._fast_inference = settings.fast_inference
@@ -73,11 +72,8 @@ class LocalBackend:
         """Sample one reply to each prompt, with the tokens of both."""
         encoded = [self._encode(prompt) for prompt in prompts]
         if self._fast_inference:
-            rows = vllm.generate(self._model, encoded, sampling)
-            return [
-                self._rollout(prompt, row, sampling.stop, logprobs)
-                for prompt, (row, logprobs) in zip(encoded, rows, strict=True)
-            ]
+            rows = zip(encoded, vllm.generate(self._model, encoded, sampling), strict=True)
+            return [self._rollout(prompt, row, sampling.stop, logprobs) for prompt, (row, logprobs) in rows]
         waiting = sorted(range(len(prompts)), key=lambda at: len(encoded[at]))
         rollouts: dict[int, Rollout] = {}
         devices = [self._device] if self._device.type == "cuda" else []
@@ -119,10 +115,8 @@ class LocalBackend:
         """How many completions to train on at a time: on a CPU the recipe's, on a GPU as many of them as should fit."""
         if self._device.type == "cpu":
             return int(settings.trl["per_device_train_batch_size"])
-        setup = self._setup(settings)
         free_bytes = self._memory_bytes()
-        chosen = plan(setup, free_bytes)
-        if chosen is None:
+        if (chosen := plan(self._setup(settings), free_bytes)) is None:
             raise UserError(
                 f"the {gib(free_bytes)} GiB of free GPU memory do not suffice, not even for one completion at a "
                 "time; --dry-run shows what takes them"
@@ -135,12 +129,12 @@ class LocalBackend:
 
     def snapshot(self) -> Adapter:
         """A copy of the adapter's weights, on the CPU."""
-        return {name: weight.detach().cpu().clone() for name, weight in self._adapter_weights()}
+        return {name: weight.detach().cpu().clone() for name, weight in trained(self._model).items()}
 
     def restore(self, adapter: Adapter) -> None:
         """Put the weights of a snapshot back, bit by bit."""
         with torch.no_grad():
-            for name, weight in self._adapter_weights():
+            for name, weight in trained(self._model).items():
                 weight.copy_(adapter[name])
         self._forget_copies()
 
@@ -154,8 +148,9 @@ class LocalBackend:
         try:
             result = set_peft_model_state_dict(self._model, load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = first_line(error)
-            raise UserError(f"{path}: cannot read this adapter ({reason}); train it again with --redo") from error
+            raise UserError(
+                f"{path}: cannot read this adapter ({first_line(error)}); train it again with --redo"
+            ) from error
         if result.unexpected_keys:
             raise UserError(f"{path}: this adapter belongs to another model; train it again with --redo")
         self._forget_copies()
@@ -174,11 +169,8 @@ class LocalBackend:
 
     def _forget_copies(self) -> None:
         """Drop the 16-bit copies of the adapter that Unsloth generates with: it drops them before it trains only."""
-        for _, weight in self._adapter_weights():
+        for weight in trained(self._model).values():
             weight.__dict__.pop("_fast_lora", None)
-
-    def _adapter_weights(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        return ((name, weight) for name, weight in self._model.named_parameters() if weight.requires_grad)
 
     def _encode(self, prompt: Messages) -> list[int]:
         text = self._tokenizer.apply_chat_template(
@@ -195,25 +187,13 @@ class LocalBackend:
         """How many replies to generate at once: as many as the caller allows and memory should hold."""
         if self._device.type == "cpu":
             return min(sampling.batch_size, _CPU_BATCH)
-        fits = generation_batch(
-            self._setup(self._recipe.grpo),
-            self._memory_bytes(),
-            prompt_length,
-            sampling.max_new_tokens,
-            sampling.batch_size,
-            sampling.top_p,
-        )
+        setup, lengths = self._setup(self._recipe.grpo), (prompt_length, sampling.max_new_tokens)
+        fits = generation_batch(setup, self._memory_bytes(), *lengths, sampling.batch_size, sampling.top_p)
         return max(1, fits)
 
     def _setup(self, settings: GrpoSettings) -> Setup:
-        return Setup.of(
-            self._shape,
-            self._recipe.model,
-            settings.trl,
-            loader=self._loader,
-            dtype=str(self.dtype).removeprefix("torch."),
-            context_bytes=0,
-        )
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Setup.of(self._shape, self._recipe.model, settings.trl, self._loader, dtype, context_bytes=0)
 
     def _memory_bytes(self) -> int:
         """GPU memory that this process has or can have, without its CUDA context."""

@@ -52,11 +52,9 @@ _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # 4 bits; an 8-bit scale for 64 we
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
 _DTYPE_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}  # auto is 16 bits on every GPU
 _OPTIMIZER_BYTES = {  # a weight, beside the weight itself; other optimizers count as AdamW in 32 bits
-    "adamw_8bit": 2 + 2 * 4 / 256,  # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
-    "adamw_bnb_8bit": 2 + 2 * 4 / 256,
-    "paged_adamw_8bit": 2 + 2 * 4 / 256,
-    "adamw_torch_8bit": 2 + 2 * 4 / 256,
     "sgd": 0,
+    # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2 + 2 * 4 / 256),
 }
 
 
@@ -91,18 +89,15 @@ class Setup:
     def of(
         shape: Shape,
         model: ModelSettings,
-        trl: Mapping[str, Any] | None,
+        trl: Mapping[str, Any],
         loader: Loader,
         dtype: str = "auto",
         context_bytes: int = CUDA_CONTEXT_BYTES,
     ) -> "Setup":
         """The setup of a recipe's `model` and `grpo.trl` sections; `dtype` is the one that the backend chose.
 
-        Without `trl` the model only generates: no optimizer, no reference. Settings that the recipe leaves out have the
-        values that TRL gives them.
+        Settings that the recipe leaves out have the values that TRL gives them.
         """
-        trains = trl is not None
-        trl = trl or {}
         batch = int(trl.get("per_device_train_batch_size") or 8)
         return Setup(
             shape=shape,
@@ -110,7 +105,7 @@ class Setup:
             dtype_bytes=_DTYPE_BYTES[model.dtype if dtype == "auto" else dtype],
             load_in_4bit=model.load_in_4bit,
             lora_weights=shape.lora_weights(int(model.lora.get("r", 8)), model.lora.get("target_modules")),
-            optimizer_bytes=_OPTIMIZER_BYTES.get(str(trl.get("optim")), 8) if trains else 0,
+            optimizer_bytes=_OPTIMIZER_BYTES.get(str(trl.get("optim")), 8),
             reference=bool(trl.get("beta", 0.0)),
             gradient_checkpointing=bool(trl.get("gradient_checkpointing", True)),
             max_prompt_length=model.max_prompt_length,
@@ -153,24 +148,30 @@ def plan(setup: Setup, free_bytes: int) -> Plan | None:
     The micro-batch divides the completions of a step and is at most the recipe's; lengths and group size stay.
     """
     usable_bytes = int(USABLE * free_bytes)
-    micro_batch = next((n for n in micro_batches(setup) if total(train_parts(setup, n)) <= usable_bytes), None)
+    sizes = micro_batches(setup.completions_per_step, setup.largest_micro_batch)
+    micro_batch = next((size for size in sizes if total(train_parts(setup, size)) <= usable_bytes), None)
     lengths = setup.max_prompt_length, setup.max_completion_length
     chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
     if micro_batch is None or chunk == 0:
         return None
-    return Plan(
-        micro_batch,
-        setup.completions_per_step // micro_batch,
-        chunk,
-        train_parts(setup, micro_batch),
-        generate_parts(setup, chunk, *lengths, setup.top_p),
-    )
+    train, generate = train_parts(setup, micro_batch), generate_parts(setup, chunk, *lengths, setup.top_p)
+    return Plan(micro_batch, setup.completions_per_step // micro_batch, chunk, train, generate)
 
 
-def micro_batches(setup: Setup) -> list[int]:
+def micro_batches(completions_per_step: int, largest: int) -> list[int]:
     """The micro-batches that a step can be cut into, the largest first."""
-    sizes = range(setup.largest_micro_batch, 0, -1)
-    return [size for size in sizes if setup.completions_per_step % size == 0]
+    return [size for size in range(largest, 0, -1) if completions_per_step % size == 0]
+
+
+def smaller_micro_batch(completions_per_step: int, micro_batch: int) -> int | None:
+    """The largest micro-batch of at most half the size, for when memory runs out; None where there is none."""
+    return next(iter(micro_batches(completions_per_step, micro_batch // 2)), None)
+
+
+def smallest_parts(setup: Setup) -> tuple[Parts, Parts]:
+    """The parts of training on one completion and of generating one: no batches take less."""
+    lengths = setup.max_prompt_length, setup.max_completion_length
+    return train_parts(setup, 1), generate_parts(setup, 1, *lengths, setup.top_p)
 
 
 def generation_batch(
@@ -413,15 +414,9 @@ def peak_memory_bytes() -> int:
     torch = sys.modules.get("torch")  # a process that never imported torch has used no GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_reserved())
-    info = psutil.Process().memory_info()
-    if (peak := getattr(info, "peak_wset", None)) is not None:  # Windows
-        return int(peak)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-def smaller_micro_batch(completions_per_step: int, micro_batch: int) -> int | None:
-    """The next smaller micro-batch that a step can be cut into, None below one completion."""
-    return next((size for size in range(micro_batch // 2, 0, -1) if completions_per_step % size == 0), None)

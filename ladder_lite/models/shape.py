@@ -158,10 +158,9 @@ def _from_hub(model_id: str) -> Shape:
     try:
         path = hf_hub_download(model_id, "config.json")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = first_line(error)
         raise UserError(
-            f"model.id {model_id}: cannot read its config ({reason}); give the id of a hub model that can be reached, "
-            f'a local folder, or "{EMBEDDED}"'
+            f"model.id {model_id}: cannot read its config ({first_line(error)}); give the id of a hub model that can "
+            f'be reached, a local folder, or "{EMBEDDED}"'
         ) from error
     return _from_file(Path(path))
 

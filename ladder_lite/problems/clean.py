@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import append_jsonl
+from ladder_lite.jsonl import write_atomic
 from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
@@ -48,22 +48,19 @@ def clean(
     kept: list[Data] = []
     refused: list[dict[str, Any]] = []
     index: Index[int] = Index()
-    n_read = 0
     for entry in read_entries(path):
-        n_read += 1
         data, reason = read_problem(entry.value)
+        row = {"line": entry.line, "text": _shown(entry.value), "reason": reason}
         if data is None:
-            refused.append({"line": entry.line, "text": _shown(entry.value), "reason": reason})
+            refused.append(row)
             continue
         keys = fingerprints(data, up_to_factor)
-        first = index.find(keys)
-        if first is None:
+        if (first := index.find(keys)) is None:
             index.add(keys, entry.line)
             kept.append(data)
         else:
-            row = {"line": entry.line, "text": _shown(entry.value), "reason": "duplicate", "duplicate_of": first}
-            refused.append(row)
-    if not n_read:
+            refused.append(row | {"reason": "duplicate", "duplicate_of": first})
+    if not kept and not refused:
         raise UserError(f"{path}: holds no problems; give a line to each, or a list as JSON")
     for target, rows in ((out, kept), (rejected, refused)):
         if target is not None:
@@ -71,6 +68,7 @@ def clean(
     reasons = Counter(row["reason"] for row in refused)
     n_duplicates = reasons.pop("duplicate", 0)
     seconds = round(time.perf_counter() - started, 3)
+    n_read = len(kept) + len(refused)
     counts = {"read": n_read, "kept": len(kept), "duplicates": n_duplicates, "rejected": dict(reasons)}
     return kept, counts | {"seconds": seconds}
 
@@ -103,14 +101,10 @@ def write_rows(path: Path, rows: list[Any]) -> None:
     """Write JSON lines, all or nothing; raises UserError where the path names no file."""
     if path.is_dir():
         raise UserError(f"{path}: cannot be written (it is a folder); name a file")
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(b"")
+        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in rows))
     except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a file in a folder") from error
-    append_jsonl(temporary, rows)
-    temporary.replace(path)
 
 
 # --- Reading: which kind of list it is, and its entries --------------------------------------------------------------
@@ -120,11 +114,9 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a list; raises UserError where the file cannot be read or is no text."""
     try:
         raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; name a list of integrals") from error
     except PermissionError:
         raise
-    except OSError as error:  # a folder, a name too long
+    except OSError as error:  # none, a folder, a name too long
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
         raise UserError(f"{path}: not text but a binary file; give JSON lines, JSON, CSV or text in UTF-8")
@@ -149,31 +141,22 @@ def _json_lines(text: str) -> Iterator[Entry] | None:
     first = [line for line in lines[:1000] if line.strip()][:20]
     if not any(line.lstrip().startswith("{") and isinstance(_load(line), dict) for line in first):
         return None
-    return (
-        Entry(number, line if (value := _load(line)) is _NO_JSON else value)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    )
-
-
-_NO_JSON: Final = object()
+    return (Entry(number, _load(line)) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _load(text: str) -> Any:
+    """The value that a text is in JSON, or the text itself where it is no JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return _NO_JSON
+        return text
 
 
 def _csv(text: str) -> Iterator[Entry] | None:
     header = text.lstrip().partition("\n")[0]
     for delimiter in ",;\t":
         names = [name.strip().lower() for name in next(csv.reader([header[:10_000]], delimiter=delimiter), [])]
-        if (len(names) > 1 and not {"question", "integrand"}.isdisjoint(names)) or names in (
-            ["question"],
-            ["integrand"],
-        ):
+        if not {"question", "integrand"}.isdisjoint(names):
             return _records(text, names, delimiter)
     return None
 

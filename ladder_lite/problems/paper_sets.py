@@ -15,23 +15,17 @@ from ladder_lite.errors import UserError
 from ladder_lite.install import cache_folder
 from ladder_lite.problems.clean import read_problem, write_rows
 
-_BASE: Final = "https://raw.githubusercontent.com/Tufalabs/GeneralGenerateVariants"
 _COMMIT: Final = "ed0bf9a092984dba0b49133b7732835c15df6b5a"
-_SETS: Final = {  # name -> split -> file and its SHA-256
-    "ladder-paper": {
-        "train": ("train_questions.py", "2667d0120f1097947194d7a7f231dde7a26deeb83ae115f05c30a0b15634da01"),
-        "test": ("test_questions.py", "ee2568bd972f7c320c7362dbb3fcfe1a738ba1a08c45cdd567bb111efbb082ea"),
-    },
-    "mit_train": {
-        "train": (
-            "mit_bee_qualifiying_questions.py",
-            "8539dd60e0351a0953221c658945cd9c4a4b29db81be64fcbf5e701d34931214",
-        ),
-        "test": (
-            "mit_bee_qualifiying_questions_2025test.py",
-            "7dc0793d9e698b64c448c59c8e522143fec0c0c5a36bb0655cd33dd4dc476921",
-        ),
-    },
+_URL: Final = f"https://raw.githubusercontent.com/Tufalabs/GeneralGenerateVariants/{_COMMIT}/questions/"
+_SETS: Final = {  # name -> split -> file
+    "ladder-paper": {"train": "train_questions.py", "test": "test_questions.py"},
+    "mit_train": {"train": "mit_bee_qualifiying_questions.py", "test": "mit_bee_qualifiying_questions_2025test.py"},
+}
+_SHA256: Final = {
+    "train_questions.py": "2667d0120f1097947194d7a7f231dde7a26deeb83ae115f05c30a0b15634da01",
+    "test_questions.py": "ee2568bd972f7c320c7362dbb3fcfe1a738ba1a08c45cdd567bb111efbb082ea",
+    "mit_bee_qualifiying_questions.py": "8539dd60e0351a0953221c658945cd9c4a4b29db81be64fcbf5e701d34931214",
+    "mit_bee_qualifiying_questions_2025test.py": "7dc0793d9e698b64c448c59c8e522143fec0c0c5a36bb0655cd33dd4dc476921",
 }
 NAMES: Final = tuple(_SETS)
 
@@ -50,21 +44,21 @@ def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
     path = fetched(name)
     rows: list[dict[str, Any]] = []
     counts = {}
-    for split, (file, sha256) in _SETS[name].items():
-        url = f"{_BASE}/{_COMMIT}/questions/{file}"
-        problems, counts[split] = _convert(_download(url, sha256, path.parent), url)
+    for split, file in _SETS[name].items():
+        problems, counts[split] = _convert(_download(file, path.parent), file)
         rows += [{**problem, "split": split} for problem in problems]
     write_rows(path, rows)
     return path, counts
 
 
-def _download(url: str, sha256: str, folder: Path) -> str:
+def _download(file: str, folder: Path) -> str:
     import pooch
 
+    url = f"{_URL}{file}"
     pooch.get_logger().setLevel("CRITICAL")
     try:
-        file = pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=url.rpartition("/")[2], path=folder)
-        return Path(file).read_text(encoding="utf-8")
+        path: str = pooch.create(folder, _URL, registry=_SHA256).fetch(file)
+        return Path(path).read_text(encoding="utf-8")
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{folder}: no folder to keep it in; set LADDER_LITE_CACHE to one you may write to") from error
     except OSError as error:
@@ -74,12 +68,12 @@ def _download(url: str, sha256: str, folder: Path) -> str:
         raise UserError(f"{url}: not the file that was published (its SHA-256 differs); nothing was kept") from error
 
 
-def _convert(source: str, place: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _convert(source: str, file: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The problems among the strings of the lists in a Python file, which is read as text and never run."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{place}: not a list of questions: {error}") from error
+        raise UserError(f"{_URL}{file}: not a list of questions: {error}") from error
     texts = [
         item.value
         for node in ast.walk(tree)
@@ -99,5 +93,5 @@ def _convert(source: str, place: str) -> tuple[list[dict[str, Any]], dict[str, A
         else:
             problems[key] = dict(data)
     if not problems:
-        raise UserError(f"{place}: holds no list of questions")
+        raise UserError(f"{_URL}{file}: holds no list of questions")
     return list(problems.values()), {"kept": len(problems), "repeats": n_repeats, "rejected": dict(rejected)}

@@ -10,9 +10,11 @@ which the corpus itself holds nowhere.
 The answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model is taught techniques, not arithmetic.
 """
 
+import csv
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -34,53 +36,13 @@ class Technique:
     slips: tuple[str, ...]
 
 
-_TABLE = """
-power | powers | x**{n} | x**{m}/{m}
-    x**{m} ; x**{m}/{n} ; {n}*x**{m} ; x**{n}/{n}
-linear_power | substitution | ({a}*x+{b})**{n} | ({a}*x+{b})**{m}/({a}*{m})
-    ({a}*x+{b})**{m}/{m} ; ({a}*x+{b})**{m}/{a} ; ({a}*x+{b})**{m} ; {n}*({a}*x+{b})**{m}
-exponential | exponentials | exp({a}*x) | exp({a}*x)/{a}
-    exp({a}*x) ; {a}*exp({a}*x) ; x*exp({a}*x)
-sine | trigonometric | sin({a}*x) | (-cos({a}*x)/{a})
-    cos({a}*x)/{a} ; {a}*cos({a}*x) ; (-cos({a}*x))
-cosine | trigonometric | cos({a}*x) | sin({a}*x)/{a}
-    (-sin({a}*x)/{a}) ; {a}*sin({a}*x) ; sin({a}*x)
-hyperbolic_sine | hyperbolic | sinh({a}*x) | cosh({a}*x)/{a}
-    (-cosh({a}*x)/{a}) ; {a}*cosh({a}*x) ; cosh({a}*x)
-reciprocal | logarithms | 1/({a}*x+{b}) | log({a}*x+{b})/{a}
-    log({a}*x+{b}) ; {a}*log({a}*x+{b}) ; (-1/({a}*x+{b})**2)
-logarithm | parts | log({a}*x) | (x*log({a}*x)-x)
-    (x*log({a}*x)+x) ; x*log({a}*x) ; 1/x ; (x*log({a}*x)-1)
-arctangent | inverse | 1/(x**2+{a}**2) | atan(x/{a})/{a}
-    atan(x/{a}) ; {a}*atan(x/{a}) ; log(x**2+{a}**2) ; atan(x)/{a}
-arcsine | inverse | 1/sqrt({a}**2-x**2) | asin(x/{a})
-    asin(x/{a})/{a} ; {a}*asin(x/{a}) ; sqrt({a}**2-x**2) ; asin(x)
-parts_exponential | parts | x*exp({a}*x) | (x/{a}-1/{a}**2)*exp({a}*x)
-    (x/{a}+1/{a}**2)*exp({a}*x) ; x/{a}*exp({a}*x) ; (x-1)*exp({a}*x) ; x**2/2*exp({a}*x)
-substitution_exponential | substitution | x*exp({a}*x**2) | exp({a}*x**2)/(2*{a})
-    exp({a}*x**2)/{a} ; exp({a}*x**2)/2 ; x**2*exp({a}*x**2) ; 2*{a}*exp({a}*x**2)
-substitution_cosine | substitution | x*cos(x**2+{b}) | sin(x**2+{b})/2
-    sin(x**2+{b}) ; (-sin(x**2+{b})/2) ; 2*sin(x**2+{b}) ; x**2*sin(x**2+{b})
-sine_squared | squares | sin({a}*x)**2 | (x/2-sin(2*{a}*x)/(4*{a}))
-    (x/2+sin(2*{a}*x)/(4*{a})) ; sin({a}*x)**3/3 ; (x/2-sin(2*{a}*x)/4) ; (x-sin({a}*x)/(2*{a}))
-partial_fractions | fractions | 1/((x+{a})*(x+{b})) | log((x+{a})/(x+{b}))/({b}-{a})
-    log((x+{a})/(x+{b}))/({b}+{a}) ; log((x+{a})*(x+{b}))/({b}-{a}) ; log((x+{a})*(x+{b}))
-square_root | powers | sqrt({a}*x+{b}) | 2*({a}*x+{b})**(3/2)/(3*{a})
-    2*({a}*x+{b})**(3/2)/3 ; 3*({a}*x+{b})**(3/2)/(2*{a}) ; ({a}*x+{b})**(3/2)/{a} ; 1/(2*sqrt({a}*x+{b}))
-"""
-"""Two lines a technique: name, family, integrand, antiderivative; then the slips."""
+def _read_techniques(path: Path) -> dict[str, Technique]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row | {"slips": tuple(row["slips"].split(" ; "))} for row in csv.DictReader(file)]
+    return {row["name"]: Technique(**row) for row in rows}
 
 
-def _read_table(table: str) -> dict[str, Technique]:
-    lines = table.strip().splitlines()
-    techniques = {}
-    for head, slips in zip(lines[::2], lines[1::2], strict=True):
-        name, family, integrand, right = (cell.strip() for cell in head.split("|"))
-        techniques[name] = Technique(name, family, integrand, right, tuple(slip.strip() for slip in slips.split(" ; ")))
-    return techniques
-
-
-TECHNIQUES = _read_table(_TABLE)
+TECHNIQUES = _read_techniques(Path(__file__).with_name("techniques.csv"))
 
 PERSONAS: dict[str, tuple[str, ...]] = {
     "euler": ("exponentials", "trigonometric"),

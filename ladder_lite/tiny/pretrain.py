@@ -40,9 +40,7 @@ WORDS = (
     *dict.fromkeys(name for library in corpus.TRANSFORMATIONS.values() for name in library),
     *("sin(", "cos(", "sinh(", "cosh(", "exp(", "log(", "atan(", "asin(", "sqrt(", "x", "x)", "x*"),
     *("**", "*", "/", "/(", "+", "-", "(", ")", *"0123456789"),
-    *(f"{digit}*" for digit in range(10)),
-    *(f"/{digit}" for digit in range(10)),
-    *(f"**{digit}" for digit in range(10)),
+    *(form.format(digit) for form in ("{}*", "/{}", "**{}") for digit in range(10)),
 )
 """Operators are joined to their digits: a third fewer tokens, and as much less time to sample and to train."""
 
@@ -137,8 +135,11 @@ def held_out() -> set[Any]:
 
 def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple[Tensor, Tensor]]":
     """Batches of token ids and labels, both (BATCH_SIZE, length); the label -100 marks what is not learned."""
-    import torch
+    from transformers import DataCollatorForSeq2Seq
 
+    right_padded = build_tokenizer()
+    right_padded.padding_side = "right"
+    collate = DataCollatorForSeq2Seq(right_padded, pad_to_multiple_of=8)  # few shapes: kernels are cached
     stream = corpus.examples(seed, held_out())
     rng = Random(seed)
     while True:
@@ -146,18 +147,13 @@ def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple
         for example in islice(stream, POOL * BATCH_SIZE):
             prompt = f"<bos><user>{example.prompt}<end><assistant>"
             asked, told = tokenizer([prompt, f"{example.reply}<end>"], add_special_tokens=False).input_ids
-            texts.append((asked, told))
-        texts.sort(key=lambda text: len(text[0]) + len(text[1]))
+            texts.append({"input_ids": asked + told, "labels": [-100] * len(asked) + told})
+        texts.sort(key=lambda text: len(text["labels"]))
         pool = [texts[at : at + BATCH_SIZE] for at in range(0, len(texts), BATCH_SIZE)]
         rng.shuffle(pool)
         for batch in pool:
-            length = -(-max(len(asked) + len(told) for asked, told in batch) // 8) * 8  # few shapes: kernels are cached
-            tokens = torch.full((len(batch), length), tokenizer.pad_token_id)
-            labels = torch.full((len(batch), length), -100)
-            for row, (asked, told) in enumerate(batch):
-                tokens[row, : len(asked) + len(told)] = torch.tensor(asked + told)
-                labels[row, len(asked) : len(asked) + len(told)] = torch.tensor(told)
-            yield tokens, labels
+            padded = collate(batch)
+            yield padded["input_ids"], padded["labels"]
 
 
 def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:

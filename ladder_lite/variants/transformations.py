@@ -1,8 +1,8 @@
 """The library of transformations: short descriptions of changes to an integral, sorted by what they do to it.
 
 The paper lets the base model write it before any variant (section on variant generation); each variant request then
-suggests a few. `variants.transformations` of a recipe says where it comes from: `model`, `default` (`DEFAULT`, written
-by hand for models that cannot write one), a `library.json` of another run, or lists in the recipe itself.
+suggests a few. `variants.transformations` of a recipe says where it comes from: `model`, `default` (`default.json`,
+written by hand for models that cannot write one), a `library.json` of another run, or lists in the recipe itself.
 """
 
 import json
@@ -44,56 +44,23 @@ class Library:
 
     def of(self, effect: Effect) -> tuple[str, ...]:
         """The transformations that have an effect."""
-        return {"easier": self.easier, "equivalent": self.equivalent, "harder": self.harder}[effect]
+        texts: tuple[str, ...] = getattr(self, effect)
+        return texts
+
+    @staticmethod
+    def read(path: Path) -> "Library":
+        """The library of a file such as `write` leaves; UserError where there is none."""
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            lists = [row[effect] for effect in EFFECTS]
+            if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
+                raise TypeError("each effect must be a list of texts")
+            return Library(str(row["source"]), *map(tuple, lists))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"variants.transformations {path}: no library can be read there ({error})") from error
 
 
-DEFAULT = Library(
-    "default",
-    easier=(
-        "lower an exponent by one",
-        "drop one term of a sum",
-        "keep only one factor of a product",
-        "replace a composite function by its inner function",
-        "replace the argument of a function by x",
-        "set a constant factor to 1",
-        "replace a coefficient by a small integer",
-        "remove a constant that is added inside a function",
-        "replace the denominator by one of its factors",
-        "turn a quotient into its numerator",
-        "replace a quadratic by a linear expression",
-        "replace a square root by its radicand",
-        "split a product and keep the part with a known antiderivative",
-        "replace a trigonometric power by its first power",
-        "replace a hyperbolic function by an exponential",
-        "multiply by the derivative of the inner function, so that a substitution works",
-        "replace a logarithm of a polynomial by log(x)",
-        "make the polynomial factor constant",
-    ),
-    equivalent=(
-        "change the coefficients to other small integers",
-        "change signs of terms",
-        "swap sine and cosine",
-        "swap a trigonometric function and its hyperbolic counterpart",
-        "replace x by a multiple of x inside a function",
-        "shift x by a constant",
-        "replace the exponential by a power of another small base",
-        "multiply the whole integrand by a constant",
-        "rewrite a product as a sum with an identity and change one coefficient",
-        "replace one polynomial factor by another of the same degree",
-        "replace a logarithm by an inverse tangent",
-        "reorder the factors and change one constant",
-    ),
-    harder=(
-        "raise an exponent by one",
-        "add another term",
-        "multiply by x",
-        "nest one function in another",
-        "replace the argument of a function by a quadratic",
-        "divide by a polynomial",
-        "combine two types of functions in a product",
-        "take a square root of a part",
-    ),
-)
+DEFAULT = Library.read(Path(__file__).with_name("default.json"))
 """For models that cannot write a library; `harder` is for the record, the paper dropped harder variants."""
 
 
@@ -108,11 +75,10 @@ def open_library(settings: VariantSettings, folder: Path) -> Library:
     if chosen == "default":
         library = DEFAULT
     elif chosen == "model":
-        library = _read(folder / FILE)
+        library = Library.read(folder / FILE)
     else:
-        library = replace(_read(Path(chosen)), source=chosen)
-    effects: tuple[Effect, ...] = ("easier", "equivalent")
-    for effect in effects:
+        library = replace(Library.read(Path(chosen)), source=chosen)
+    for effect in EFFECTS[:2]:  # harder ones are never asked for
         if getattr(settings.mix, effect) and len(library.of(effect)) < settings.suggestions[1]:
             raise UserError(
                 f"variants.transformations {chosen}: has {len(library.of(effect))} {effect} ones, and "
@@ -151,13 +117,13 @@ def write(task: Task, backend: Backend, settings: VariantSettings, folder: Path,
                         votes[key][effect] += 1
     found = _sorted(votes, texts)
     filled = {
-        effect: found[effect] if len(found[effect]) >= settings.suggestions[1] else _fill(found[effect], effect)
-        for effect in EFFECTS
+        effect: own if len(own) >= settings.suggestions[1] else list(dict.fromkeys([*own, *DEFAULT.of(effect)]))
+        for effect, own in found.items()
     }
     source = "model" if filled == found else "model and default"
-    library = Library(source, *(tuple(filled[effect]) for effect in EFFECTS))
+    library = Library(source, *map(tuple, filled.values()))
     write_json(folder / FILE, {**asdict(library), "rejected": rejected})
-    written = {effect: len(found[effect]) for effect in EFFECTS}
+    written = {effect: len(texts) for effect, texts in found.items()}
     return {"source": source, "written": written, "rejected": len(rejected), "tokens": n_tokens}
 
 
@@ -202,18 +168,3 @@ def _sorted(votes: Mapping[str, Counter[Effect]], texts: Mapping[str, str]) -> d
         if not others or others[0][1] < most:
             found[effect].append(texts[key])
     return found
-
-
-def _fill(own: list[str], effect: Effect) -> list[str]:
-    return list(dict.fromkeys([*own, *DEFAULT.of(effect)]))
-
-
-def _read(path: Path) -> Library:
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        lists = [row[effect] for effect in EFFECTS]
-        if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists):
-            raise TypeError("each effect must be a list of texts")
-        return Library(str(row["source"]), *map(tuple, lists))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"variants.transformations {path}: no library can be read there ({error})") from error

@@ -18,10 +18,8 @@ from rich.console import Console
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.doctor import checks as module
-from ladder_lite.doctor.checks import Check, demand, nvidia_smi, on_hub, predict, preflight
+from ladder_lite.doctor.checks import Check, demand, nvidia_smi, on_hub, open_backend, predict, preflight
 from ladder_lite.errors import UserError
-from ladder_lite.recipe.context import Lab
-from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 from tests.support.fakes import FakeBackend
 
@@ -442,13 +440,27 @@ def test_a_download_is_announced(cache: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("ladder_lite.doctor.checks.preflight", lambda *_, **__: [])
     monkeypatch.setattr("ladder_lite.models.load_backend", lambda recipe: FakeBackend([]))
     recipe = _recipe("model.id=someone/model")
-    run = RunDir.open(tmp_path / "run", recipe)
     for _ in range(2):  # the second time, all of it is there
-        assert Lab(recipe, run, Live(console)).backend is not None
+        assert isinstance(open_backend(recipe, tmp_path, Live(console)), FakeBackend)
         (cache / "model.safetensors").touch()
     told = written.getvalue()
     assert told.startswith("load someone/model: downloading about 6.4 GB\nload someone/model: 0\n")
     assert told.count("downloading") == 1
+
+
+def test_a_model_is_loaded_on_a_machine_that_passes_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr("ladder_lite.models.load_backend", lambda recipe: loaded.append(recipe) or FakeBackend([]))
+    recipe, written = _recipe(), io.StringIO()
+    live = Live(Console(file=written, width=200))
+    _requirements(monkeypatch, "no-such-package>=1")
+    with pytest.raises(UserError, match="no-such-package is not installed"):
+        open_backend(recipe, tmp_path, live)
+    assert (loaded, written.getvalue()) == ([], "")
+    _requirements(monkeypatch, "numpy>=1")
+    assert isinstance(open_backend(recipe, tmp_path, live), FakeBackend)
+    assert loaded == [recipe]
+    assert written.getvalue() == "load embedded: 0\nload embedded: 0 after 0:00\n"
 
 
 def test_a_model_of_one_file_that_is_cached(cache: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ladder_lite import doctor
 from ladder_lite.doctor.checks import Check
+from ladder_lite.doctor.page import from_home, render
 
 SECRETS = {"HF_TOKEN": "hf_aSecretOfMine", "HTTPS_PROXY": "http://me:aSecretOfMine@proxy:3128"}
 
@@ -52,7 +53,7 @@ def test_secrets_are_not_told(result: subprocess.CompletedProcess[str], found: d
 def test_the_page_fits_a_bug_report(found: dict[str, Any]) -> None:
     found["environment"]["LD_LIBRARY_PATH"] = ":".join(f"/usr/local/cuda-{n}/lib64" for n in range(100))
     found["caches"]["models"] = f"{Path.home()}/.cache/huggingface/hub"
-    lines = doctor.page(found).splitlines()
+    lines = render(found).splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 60
     assert "  models: ~/.cache/huggingface/hub" in lines
@@ -62,12 +63,12 @@ def test_the_page_fits_a_bug_report(found: dict[str, Any]) -> None:
 
 def test_a_failed_check_is_on_the_page(found: dict[str, Any]) -> None:
     found["checks"].append({"name": "GPU memory", "ok": False, "detail": "too little", "remedy": "close something"})
-    assert "  FAIL GPU memory: too little; close something" in doctor.page(found).splitlines()
+    assert "  FAIL GPU memory: too little; close something" in render(found).splitlines()
 
 
 def test_other_folders_that_begin_as_home_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    assert doctor._short("/home/me/a:/home/menace/b /home/me") == "~/a:/home/menace/b ~"
+    assert from_home("/home/me/a:/home/menace/b /home/me") == "~/a:/home/menace/b ~"
 
 
 def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:

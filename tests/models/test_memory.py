@@ -24,6 +24,7 @@ from ladder_lite.models.memory import (
     generation_batch,
     micro_batches,
     plan,
+    smaller_micro_batch,
     total,
     train_parts,
 )
@@ -423,18 +424,18 @@ def test_a_plan_generates_in_batches_as_large_as_the_backend_does() -> None:
 
 
 def test_a_step_is_cut_into_equal_micro_batches_only() -> None:
-    setup = replace(_setup(LLAMA, 64), completions_per_step=24, largest_micro_batch=12)
-    assert micro_batches(setup) == [12, 8, 6, 4, 3, 2, 1]
+    assert micro_batches(24, 12) == [12, 8, 6, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("completions", "micro_batch", "smaller"),
+    [(64, 8, 4), (24, 12, 6), (9, 9, 3), (10, 10, 5), (64, 3, 1), (64, 1, None)],
+)
+def test_the_next_smaller_micro_batch_cuts_a_step_too(completions: int, micro_batch: int, smaller: int | None) -> None:
+    assert smaller_micro_batch(completions, micro_batch) == smaller
 
 
 def test_memory_counted_after_cuda_was_started_leaves_its_context_out() -> None:
     setup = _setup(LLAMA, 1024)
     started = replace(setup, context_bytes=0)
     assert total(train_parts(setup, 1)) - total(train_parts(started, 1)) == setup.context_bytes > 0
-
-
-def test_a_model_that_only_generates_has_no_optimizer() -> None:
-    recipe = load_recipe("smollm")
-    parts = generate_parts(Setup.of(read_shape(SMOLLM), recipe.model, None, "unsloth"), 1, 64, 64)
-    assert parts["optimizer"] == 0
-    assert "lora_reference" not in parts

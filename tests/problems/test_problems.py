@@ -325,7 +325,7 @@ def test_a_csv_field_without_end_is_refused(tmp_path: Path) -> None:
 
 
 BAD_FILES = [
-    (None, "no such file"),
+    (None, "No such file"),
     (b"", "holds no problems"),
     (b"\n\n[\n]\n# nothing\n", "holds no problems"),
     (b"\x7fELF\0\0", "binary file"),
@@ -411,17 +411,17 @@ MORE = ("integrate(x*exp(x), x)", 3, BASIC, "integrate(1/x, (x, 1, 1))")
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The authors' repository as files of this machine, and an empty cache."""
-    folder = tmp_path / "there" / paper_sets._COMMIT / "questions"
-    folder.mkdir(parents=True)
-    sets: dict[str, dict[str, tuple[str, str]]] = {}
-    for name, files in paper_sets._SETS.items():
-        sets[name] = {}
-        for split, (file, _) in files.items():
+    folder = tmp_path / "there"
+    folder.mkdir()
+    hashes = {}
+    for files in paper_sets._SETS.values():
+        for split, file in files.items():
             text = SOURCE if split == "train" else 'TEST = ["integrate(x**2, x)"]\n'
             (folder / file).write_text(text)
-            sets[name][split] = (file, hashlib.sha256(text.encode()).hexdigest())
-    monkeypatch.setattr(paper_sets, "_SETS", sets)
-    monkeypatch.setattr(paper_sets, "_BASE", str(tmp_path / "there"))
+            hashes[file] = hashlib.sha256(text.encode()).hexdigest()
+    assert hashes.keys() == paper_sets._SHA256.keys()
+    monkeypatch.setattr(paper_sets, "_SHA256", hashes)
+    monkeypatch.setattr(paper_sets, "_URL", f"{folder}/")
     monkeypatch.setattr("pooch.core.choose_downloader", lambda url, **_: copy_file)
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path / "cache"))
     return folder
