@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from ladder_lite import variants
 from ladder_lite.budget import Deadline, OutOfTime, read_budget
-from ladder_lite.config.schema import Recipe, TtrlSettings
+from ladder_lite.config import Recipe, TtrlSettings
 from ladder_lite.evaluate import Sampler
 from ladder_lite.evaluate.scores import majority_vote
 from ladder_lite.jsonl import append_jsonl, read_jsonl

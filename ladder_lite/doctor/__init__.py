@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from ladder_lite import __version__
-from ladder_lite.config.load import load_recipe, recipe_names
+from ladder_lite.config import load_recipe, recipe_names
 from ladder_lite.doctor.checks import Check, nvidia_smi, preflight
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.install import versions

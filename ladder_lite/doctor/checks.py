@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite import models
-from ladder_lite.config.schema import EMBEDDED, ModelSettings, Recipe
+from ladder_lite.config import EMBEDDED, ModelSettings, Recipe
 from ladder_lite.errors import UserError, first_line, nearest
 from ladder_lite.models import Backend, prepare_environment
 from ladder_lite.models.memory import Setup, gib, smallest_parts, total

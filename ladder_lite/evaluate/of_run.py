@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ladder_lite.config.schema import EvalSettings
+from ladder_lite.config import EvalSettings
 from ladder_lite.doctor.checks import open_backend
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate.sampling import Sampler, greedy
 from ladder_lite.evaluate.scores import paired_bootstrap, pass_rates, summarize
 from ladder_lite.jsonl import digest, write_json
 from ladder_lite.problems import notes
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import open_run, read_json
+from ladder_lite.runs import layout, open_run, read_json
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 

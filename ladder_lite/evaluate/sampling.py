@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.schema import EvalSettings
+from ladder_lite.config import EvalSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem

@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.config.schema import EMBEDDED, Recipe
+from ladder_lite.config import EMBEDDED, Recipe
 from ladder_lite.doctor.checks import on_hub
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import open_run, read_json
+from ladder_lite.runs import layout, open_run, read_json
 from ladder_lite.tasks import Messages
 
 Format = Literal["adapter", "merged", "gguf"]

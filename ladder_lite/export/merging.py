@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import load_backend, release_memory
 from ladder_lite.models.adapter import TRAINED

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe
 from ladder_lite.install import cache_folder
 from ladder_lite.models.backend import Adapter, Backend, Rollout, Sampling
 

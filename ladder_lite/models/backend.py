@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:  # importing this package must not import torch; and `--help` needs no verifier
     import torch
 
-    from ladder_lite.config.schema import GrpoSettings
+    from ladder_lite.config import GrpoSettings
     from ladder_lite.problems.attempts import Completion
     from ladder_lite.tasks.task import Messages
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from packaging.version import Version
 
-from ladder_lite.config.schema import EMBEDDED, ModelSettings
+from ladder_lite.config import EMBEDDED, ModelSettings
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import adapter
 from ladder_lite.models.gguf import as_folder

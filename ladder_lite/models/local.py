@@ -18,8 +18,7 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ladder_lite.config.arms import arm
-from ladder_lite.config.schema import GrpoSettings, Recipe
+from ladder_lite.config import GrpoSettings, Recipe, arm
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import vllm
 from ladder_lite.models.adapter import folded, trained

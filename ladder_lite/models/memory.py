@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import psutil
 
-from ladder_lite.config.schema import ModelSettings
+from ladder_lite.config import ModelSettings
 from ladder_lite.models.shape import Shape as Shape
 from ladder_lite.models.shape import read_shape as read_shape
 

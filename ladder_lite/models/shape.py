@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladder_lite.config.schema import EMBEDDED
+from ladder_lite.config import EMBEDDED
 from ladder_lite.errors import UserError, first_line
 
 _FAMILIES = ("llama", "qwen2")

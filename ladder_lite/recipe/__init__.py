@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config.load import with_more
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe, with_more
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.experiment import Experiment
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import read_json
-from ladder_lite.runs.run_dir import RunDir
+from ladder_lite.runs import RunDir, layout, read_json
 from ladder_lite.terminal import Live
 
 

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config.load import list_recipes, load_recipe, with_more
+from ladder_lite.config import list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
 from ladder_lite.recipe import dry_run, run_recipe, stages
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import is_run
+from ladder_lite.runs import is_run, layout
 from ladder_lite.terminal import Live
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

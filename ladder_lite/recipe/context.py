@@ -8,14 +8,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.arms import arm
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe, arm
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
-from ladder_lite.runs import layout
-from ladder_lite.runs.run_dir import RunDir, Stage
+from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Live
 
 if TYPE_CHECKING:

@@ -18,9 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ladder_lite.config.arms import arm, shares_tree
-from ladder_lite.config.conditions import BUILT_IN, condition_of
-from ladder_lite.config.schema import GrpoSettings, Recipe
+from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, arm, condition_of, shares_tree
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory

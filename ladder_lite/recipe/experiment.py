@@ -12,16 +12,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.arms import shares_tree
-from ladder_lite.config.conditions import condition_of
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe, condition_of, shares_tree
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import Lab, ids
-from ladder_lite.runs import layout
-from ladder_lite.runs.run_dir import RunDir, Stage
+from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Bar, Live, show, verdict
 from ladder_lite.train import divergence
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from ladder_lite.config.arms import shares_tree
-from ladder_lite.config.conditions import with_arms
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe, shares_tree, with_arms
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.runs import layout
 

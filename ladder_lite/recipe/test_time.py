@@ -8,12 +8,10 @@ import time
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from ladder_lite.config.conditions import Condition
+from ladder_lite.config import Condition
 from ladder_lite.jsonl import rewrite_jsonl
 from ladder_lite.problems import Problem
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import read_json
-from ladder_lite.runs.run_dir import Stage
+from ladder_lite.runs import Stage, layout, read_json
 from ladder_lite.terminal import show
 from ladder_lite.train import divergence
 

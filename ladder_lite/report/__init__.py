@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from ladder_lite.config.schema import EMBEDDED
+from ladder_lite.config import EMBEDDED
 from ladder_lite.jsonl import write_json
 from ladder_lite.report.findings import measure, pass_keys
 from ladder_lite.report.paper_results import PAPER
-from ladder_lite.runs.finished import open_run
+from ladder_lite.runs import open_run
 from ladder_lite.terminal import clock_time, percent, percent_interval, plain
 
 if TYPE_CHECKING:

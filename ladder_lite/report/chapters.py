@@ -8,9 +8,7 @@ from typing import Any
 
 import yaml
 
-from ladder_lite.config.conditions import BUILT_IN
-from ladder_lite.config.load import list_recipes, load_recipe
-from ladder_lite.config.schema import EMBEDDED
+from ladder_lite.config import BUILT_IN, EMBEDDED, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
 from ladder_lite.problems import Problem
@@ -37,8 +35,7 @@ from ladder_lite.report.findings import Report, known_problems, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import Run
+from ladder_lite.runs import Run, layout
 from ladder_lite.terminal import clock_time, percent, percent_interval, plain, points_interval
 from ladder_lite.train import divergence
 

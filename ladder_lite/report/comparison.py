@@ -35,7 +35,7 @@ from ladder_lite.report.document import (
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, measure, pass_rates
 from ladder_lite.report.test_time import compared
-from ladder_lite.runs.finished import Run, open_run
+from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
 
 _SAME = ("seed", "description", "smoke", "profiles", "conditions", "full")

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ladder_lite import variants
-from ladder_lite.config.conditions import BUILT_IN, condition_of
+from ladder_lite.config import BUILT_IN, condition_of
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.attempts import Attempt, Outcome
 from ladder_lite.report.paper_results import experiment_of
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import Run, read_json
+from ladder_lite.runs import Run, layout, read_json
 
 Report = Mapping[str, Any]
 """The contents of report.json."""

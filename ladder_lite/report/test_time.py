@@ -11,8 +11,7 @@ from ladder_lite.report.document import Block, Chapter, Code, Mark, Paragraph, R
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import Report, outcomes
 from ladder_lite.report.paper_results import TEST_TIME
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import Run
+from ladder_lite.runs import Run, layout
 from ladder_lite.terminal import clock_time, percent
 
 Problems = Mapping[str, tuple[str, Code]]

@@ -7,8 +7,7 @@ from typing import Any
 from ladder_lite import variants
 from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Row, Tree, listed, table
 from ladder_lite.report.findings import Report, known_problems, read_variants
-from ladder_lite.runs import layout
-from ladder_lite.runs.finished import Run
+from ladder_lite.runs import Run, layout
 from ladder_lite.terminal import clock_time, percent, plain
 
 _LIBRARIES = {

@@ -1,1 +1,7 @@
-"""A run folder: its layout and stages, JSON lines that survive a kill."""
+"""A run folder: its layout, its stages while it is worked in, and what can be read of it afterwards."""
+
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run, is_run, open_run, read_json
+from ladder_lite.runs.run_dir import RunDir, Stage
+
+__all__ = ["Run", "RunDir", "Stage", "is_run", "layout", "open_run", "read_json"]

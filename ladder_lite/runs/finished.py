@@ -15,9 +15,7 @@ from typing import Any
 
 import yaml
 
-from ladder_lite.config.conditions import condition_of
-from ladder_lite.config.load import load_recipe
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe, condition_of, load_recipe
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.runs import layout

@@ -21,9 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ladder_lite.config.conditions import BUILT_IN
-from ladder_lite.config.load import dump_recipe, load_recipe, with_more
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import BUILT_IN, Recipe, dump_recipe, load_recipe, with_more
 from ladder_lite.errors import UserError
 from ladder_lite.install import versions
 from ladder_lite.jsonl import digest, write_atomic, write_json

@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config.load import list_recipes, load_recipe
-from ladder_lite.config.schema import EMBEDDED, Recipe
+from ladder_lite.config import EMBEDDED, Recipe, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import Problem
-from ladder_lite.runs.finished import is_run, open_run
+from ladder_lite.runs import is_run, open_run
 from ladder_lite.solve.search import Search
 from ladder_lite.terminal import Live
 from ladder_lite.verify.expressions.latex import bare, typeset

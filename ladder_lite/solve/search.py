@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.schema import Recipe
+from ladder_lite.config import Recipe
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Outcome

@@ -6,7 +6,7 @@ protocol in `task.py`.
 
 from pathlib import Path
 
-from ladder_lite.config.schema import TaskSettings
+from ladder_lite.config import TaskSettings
 from ladder_lite.tasks.task import Effect, Messages, Rejected, Task, VariantRequest
 
 __all__ = ["Effect", "Messages", "Rejected", "Task", "VariantRequest", "load_task"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.config.schema import Example, TaskSettings
+from ladder_lite.config import Example, TaskSettings
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.clean import read_problem

@@ -158,7 +158,7 @@ def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple
 
 def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
     """pass@1 of the model in a folder on fresh integrals of 1 to 7 terms, with 95 % intervals, by number of terms."""
-    from ladder_lite.config.load import load_recipe
+    from ladder_lite.config import load_recipe
     from ladder_lite.evaluate import Sampler
     from ladder_lite.evaluate.scores import summarize
     from ladder_lite.models import load_backend

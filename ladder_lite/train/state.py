@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.config import GrpoSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem

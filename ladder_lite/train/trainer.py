@@ -23,7 +23,7 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from ladder_lite.config.trl_settings import SETTINGS, settle
+from ladder_lite.config import SETTINGS, settle
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Sampling, adapter
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config.schema import Adaptive, Mix, VariantSettings
+from ladder_lite.config import Adaptive, Mix, VariantSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ladder_lite.config.load import load_recipe
+from ladder_lite.config import load_recipe
 from ladder_lite.doctor.checks import open_backend
 from ladder_lite.errors import UserError, run
 from ladder_lite.evaluate import Sampler

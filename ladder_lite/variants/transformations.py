@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ladder_lite.config.schema import Transformations, VariantSettings
+from ladder_lite.config import Transformations, VariantSettings
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
 from ladder_lite.models import Backend, Sampling

@@ -6,7 +6,7 @@ they can be read as text (a contrast of 4.5 and more).
 
 from typing import Literal, NamedTuple
 
-from ladder_lite.config.conditions import BUILT_IN, condition_of
+from ladder_lite.config import BUILT_IN, condition_of
 
 
 class Colour(NamedTuple):
