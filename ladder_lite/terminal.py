@@ -14,7 +14,7 @@ import sys
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,6 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
-
-from ladder_lite.problems import Problem
 
 if TYPE_CHECKING:
     from ladder_lite.problems.attempts import Attempt
@@ -41,7 +38,6 @@ _REFRESH_PER_S = 2  # the bars share the processor with the training on small ma
 _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
 _TITLE_WIDTH = 26
-_LEAST_WIDTH = 24
 _SHARES = {"no_signal": "groups without signal", "test": "test accuracy"}
 
 
@@ -209,7 +205,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """Print one line of rich markup above the bars; put foreign text into it through `show` only."""
-        text = self._encodable(_printable(text))
+        text = self.encodable(_printable(text))
         try:
             line = Text.from_markup(text, emoji=False)
         except MarkupError:  # somebody's text was not escaped: print it as it stands
@@ -231,39 +227,15 @@ class Live:
         self._panel = panel
         self._redraw()
 
-    def tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> Tree:
-        """A root (the first) and its variants, indented, with what was asked for and the pass rate by id."""
-        root, *variants = problems
-        tree = Tree(self._problem_line(root, pass_rates), guide_style="dim")
-        nodes = {root.id: tree}
-        for variant in variants:  # parents come before their children
-            nodes[variant.id] = nodes[variant.parent_id or root.id].add(self._problem_line(variant, pass_rates))
-        return tree
-
-    def print_tree(self, problems: Sequence[Problem], pass_rates: Mapping[str, float]) -> None:
-        """Print `tree`."""
-        self.console.print(self.tree(problems, pass_rates))
-
-    def _problem_line(self, problem: Problem, pass_rates: Mapping[str, float]) -> Text:
-        data = problem.data
-        bounds = "" if data["lower"] is None else f" from {data['lower']} to {data['upper']}"
-        # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
-        width = min(72, max(_LEAST_WIDTH, self.console.width - 20 - 4 * problem.depth))
-        line = Text(self._encodable(plain(f"{data['integrand']}{bounds}", width)))
-        if problem.parent_id is not None:
-            line.append(f"  {problem.requested}", style="dim")
-        if (rate := pass_rates.get(problem.id)) is not None:
-            line.append(f"  {percent(rate)}", style="green" if rate > 0.5 else "yellow" if rate else "red")
-        return line
-
     def _line(self, text: str) -> None:
-        self.console.print(Text(self._encodable(text)), soft_wrap=self._screen is None)
+        self.console.print(Text(self.encodable(text)), soft_wrap=self._screen is None)
 
     def _redraw(self) -> None:
         if self._screen is not None:
             self._screen.refresh()
 
-    def _encodable(self, text: str) -> str:
+    def encodable(self, text: str) -> str:
+        """The text with a question mark for each character that the console cannot show."""
         return text.encode(self.console.encoding, "replace").decode(self.console.encoding)
 
     def _changed(self, bar: Bar) -> None:
@@ -280,7 +252,7 @@ class Live:
         for bar in list(self._open):  # a copy: this runs in rich's refresh thread
             rows.append(self._draw_bar(bar))
             if fields := bar.describe_fields("   "):
-                line = Text(self._encodable(fields), style="dim", no_wrap=True, overflow="crop")
+                line = Text(self.encodable(fields), style="dim", no_wrap=True, overflow="crop")
                 rows.append(Padding(line, (0, 0, 0, 2)))
         if self._panel is not None:
             rows.append(self._panel)
@@ -295,7 +267,7 @@ class Live:
             table.add_column(justify="right", no_wrap=True, overflow="crop")
         left = bar.left_s
         table.add_row(
-            Text(self._encodable(plain(bar.title, title_width)), style="bold"),
+            Text(self.encodable(plain(bar.title, title_width)), style="bold"),
             ProgressBar(total=bar.total, completed=bar.done, pulse=bar.total is None),
             bar.count(),
             clock_time(bar.elapsed_s),

@@ -90,7 +90,7 @@ class Experiment:
                 **variants.count(stage.path),
                 "library": writer.library.source,
                 "held_out_sets": {name: len(problems) for name, problems in writer.held_out.items()},
-                "tests_among_roots": [str(test.data["integrand"]) for test in self.lab.in_both(roots)],
+                "tests_among_roots": [self.lab.task.statement(test) for test in self.lab.in_both(roots)],
             }
 
         self.write_transformations()

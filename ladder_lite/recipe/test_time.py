@@ -103,7 +103,7 @@ def _learn_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[s
         lab.restore(start)
         outcome = ttrl.learn(lab.writer(lab.recipe), problem, lab.recipe, stage.path, lab.live)
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
-        lab.live.say(f"{verdict}: {show(str(problem.data['integrand']))}")
+        lab.live.say(f"{verdict}: {show(lab.task.statement(problem))}")
         return outcome.to_row()
 
     return lab.do_below(above, problem.id, work)

@@ -11,7 +11,6 @@ import yaml
 from ladder_lite.config import BUILT_IN, EMBEDDED, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
-from ladder_lite.problems import Problem
 from ladder_lite.report import figures
 from ladder_lite.report.document import (
     Block,
@@ -36,6 +35,7 @@ from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import Run, layout
+from ladder_lite.tasks import statement
 from ladder_lite.terminal import clock_time, percent, percent_interval, plain, points_interval
 from ladder_lite.train import divergence
 
@@ -53,7 +53,7 @@ _WIDTH = 160
 
 def describe(report: Report, run: Run) -> Document:
     """The report of a run as a document."""
-    statements = {problem.id: _statement(problem) for problem in known_problems(run.test, "test")}
+    statements = {problem.id: statement(problem) for problem in known_problems(run.test, "test")}
     chapters = [
         _results(report, run),
         _training(report),
@@ -101,11 +101,6 @@ def differences(found: Iterable[Mapping[str, Any]]) -> list[Block]:
         for row in found
     ]
     return table("rl", rows)
-
-
-def _statement(problem: Problem) -> str:
-    limits = f" from {problem.data['lower']} to {problem.data['upper']}" if problem.data.get("lower") else ""
-    return f"{problem.data['integrand']}{limits}"
 
 
 def _results(report: Report, run: Run) -> Chapter:

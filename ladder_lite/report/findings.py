@@ -22,6 +22,9 @@ Report = Mapping[str, Any]
 RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.problems_of)
 """Conditions that spend tokens on single test problems, the paper's Figure 6."""
 
+TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
+"""The places of the variant tree: that of before training, and what grew in it while LADDER trained."""
+
 _N_BINS = 40
 
 
@@ -68,8 +71,8 @@ def pass_keys(entry: Mapping[str, Any]) -> list[str]:
 
 
 def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
-    """The rows of a file of the variant tree, then of what grew in it while LADDER trained."""
-    return run.rows(layout.VARIANTS, file) + run.rows(f"{layout.train('ladder')}/{layout.VARIANTS}", file)
+    """The rows of a file of the variant tree, from all its places."""
+    return [row for place in TREES for row in run.rows(place, file)]
 
 
 def known_problems(problem_set: str, split: str) -> list[Problem]:

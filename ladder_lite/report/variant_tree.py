@@ -1,13 +1,15 @@
 """The chapter on variants: what the model wrote, and which problem came of which, with how often each is solved."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ladder_lite import variants
+from ladder_lite.problems import Problem
 from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Node, Paragraph, Row, Tree, listed, table
-from ladder_lite.report.findings import Report, known_problems, read_variants
+from ladder_lite.report.findings import TREES, Report, known_problems, read_variants
 from ladder_lite.runs import Run, layout
+from ladder_lite.tasks import statement
 from ladder_lite.terminal import clock_time, percent, plain
 
 _LIBRARIES = {
@@ -24,15 +26,12 @@ _N_CHILDREN = 12
 _DEPTH = 6
 _WIDTH = 140
 
-Rows = Sequence[Mapping[str, Any]]
-
 
 def variants_chapter(report: Report, run: Run) -> Chapter:
     """What the model wrote, what was rejected and why, how hard it turned out, and two trees to unfold."""
-    tree = variants.count(run.path / layout.VARIANTS)
+    tree, grown = (variants.count(run.path / place) for place in TREES)
     if not tree["requests"]:
         return Chapter("Variants", ())
-    grown = variants.count(run.path / layout.train("ladder") / layout.VARIANTS)
     done = run.done(layout.VARIANTS)
     library = str(done.get("library", "recipe"))
     suggested: tuple[Any, ...] = (
@@ -133,38 +132,26 @@ def _grow_trees(run: Run) -> tuple[Node, ...]:
 
     At most 12 children of a problem are shown, the first ones written.
     """
-    rows = read_variants(run, layout.PROBLEMS)
-    children: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        children[row["parent_id"]].append(row)
-    rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}
-    chosen = run.path / "select/problems.jsonl"
+    chosen = run.path / layout.SELECT / layout.PROBLEMS
     training = known_problems(str(chosen) if chosen.exists() else run.train, "train")
-    statements = {problem.id: str(problem.data["integrand"]) for problem in training}
-    roots = dict.fromkeys([*(name for name in statements if name in children), *(row["root_id"] for row in rows)])
-    return tuple(
-        _node(name, statements.get(name, name), "training problem", children, rates, _DEPTH)
-        for name in list(roots)[:_N_ROOTS]
-    )
+    written = [variant for place in TREES for variant in variants.load(run.path / place)]
+    texts = {problem.id: statement(problem) for problem in (*training, *written)}
+    rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}
+    children: dict[str | None, list[Problem]] = defaultdict(list)
+    for variant in written:
+        children[variant.parent_id].append(variant)
 
+    def node(name: str, label: str, depth: int) -> Node:
+        below = children[name] if depth else []
+        rate = rates.get(name)
+        return Node(
+            Code(texts.get(name, name), _WIDTH),
+            label,
+            float(rate["pass_rate"]) if rate and rate["tries"] else None,
+            tuple(node(child.id, child.requested, depth - 1) for child in below[:_N_CHILDREN]),
+            len(below[_N_CHILDREN:]),
+        )
 
-def _node(
-    name: str,
-    statement: str,
-    label: str,
-    children: Mapping[str, Rows],
-    rates: Mapping[str, Mapping[str, Any]],
-    depth: int,
-) -> Node:
-    below = children.get(name, ()) if depth else ()
-    rate = rates.get(name)
-    return Node(
-        Code(statement, _WIDTH),
-        label,
-        float(rate["pass_rate"]) if rate and rate["tries"] else None,
-        tuple(
-            _node(row["id"], str(row["data"]["integrand"]), str(row["requested"]), children, rates, depth - 1)
-            for row in below[:_N_CHILDREN]
-        ),
-        len(below[_N_CHILDREN:]),
-    )
+    roots = dict.fromkeys([problem.id for problem in training if problem.id in children])
+    roots |= dict.fromkeys(variant.root_id for variant in written)
+    return tuple(node(name, "training problem", _DEPTH) for name in list(roots)[:_N_ROOTS])

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from rich.tree import Tree
+
 from ladder_lite.budget import Deadline
 from ladder_lite.config import Recipe
 from ladder_lite.models import Backend
@@ -17,6 +19,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Outcome
 from ladder_lite.tasks import Task
 from ladder_lite.terminal import Live, percent, show, verdict
+from ladder_lite.variants.tree_view import draw_tree
 
 if TYPE_CHECKING:  # importing GRPO imports torch
     from ladder_lite.train.state import Step
@@ -95,7 +98,7 @@ class Search:
             ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
             self._note([Attempt.from_row(row) for row in read_jsonl(folder / "eval" / layout.ATTEMPTS)])
         if self._variants and live.room is not None:  # a log has told it step by step
-            live.print_tree([self._problem, *self._variants], self._rates())
+            live.print(self._tree(self._variants))
 
     def tree(self, variants: Sequence[Problem]) -> None:
         """The tree is grown."""
@@ -106,7 +109,7 @@ class Search:
             return
         live.say(f"{len(variants)} variants to learn from")
         if live.room is None:
-            live.print_tree([self._problem, *variants], {})
+            live.print(self._tree(variants))
         self._draw()
 
     def step(self, step: "Step", rollouts: list[Attempt], tries: list[Attempt]) -> None:
@@ -139,7 +142,7 @@ class Search:
             if variant.id in ids:
                 tried = self._tried[variant.id]
                 right = f"{sum(tried)} of {len(tried)} right, {percent(rates[variant.id])}"
-                self._live.say(f"  {right}  {show(str(variant.data['integrand']))}")
+                self._live.say(f"  {right}  {show(self._task.statement(variant))}")
 
     def _draw(self) -> None:
         """The part of the tree that the terminal has room for: the variants trained on last, with those above them."""
@@ -159,7 +162,10 @@ class Search:
                 break
             shown |= branch
         visible = [variant for variant in self._variants if variant.id in shown]
-        live.show_panel(live.tree([self._problem, *visible], self._rates()))
+        live.show_panel(self._tree(visible))
+
+    def _tree(self, variants: Sequence[Problem]) -> Tree:
+        return draw_tree(self._live, self._task.statement, [self._problem, *variants], self._rates())
 
     def _rates(self) -> dict[str, float]:
         return {id_: sum(tried) / len(tried) for id_, tried in self._tried.items()}

@@ -7,9 +7,17 @@ protocol in `task.py`.
 from pathlib import Path
 
 from ladder_lite.config import TaskSettings
+from ladder_lite.problems import Problem
 from ladder_lite.tasks.task import Effect, Messages, Rejected, Task, VariantRequest
 
-__all__ = ["Effect", "Messages", "Rejected", "Task", "VariantRequest", "load_task"]
+__all__ = ["Effect", "Messages", "Rejected", "Task", "VariantRequest", "load_task", "statement"]
+
+
+def statement(problem: Problem) -> str:
+    """A problem as a line of text, for those who have no recipe to load its task with."""
+    from ladder_lite.tasks.integration import IntegrationTask
+
+    return IntegrationTask.statement(problem)
 
 
 def load_task(settings: TaskSettings, cache: Path | None = None) -> Task:

@@ -54,6 +54,12 @@ class IntegrationTask:
             raise UserError(f'"{text[:80]}" is no integral ({wrong}); write an integrand such as "x**2*exp(x)"')
         return problem
 
+    @staticmethod
+    def statement(problem: Problem) -> str:
+        """The integrand, with the bounds of a definite integral."""
+        integrand, lower, upper = (problem.data[key] for key in ("integrand", "lower", "upper"))
+        return f"{integrand}" if lower is None else f"{integrand} from {lower} to {upper}"
+
     def prompt(self, problem: Problem) -> Messages:
         """Ask for the integral of the problem, as its exam prints it where that differs from what is verified."""
         prompts = self._settings.prompts

@@ -50,6 +50,9 @@ class Task(Protocol):
     def read(self, text: str) -> Problem:
         """A problem that a user typed; UserError where it is none."""
 
+    def statement(self, problem: Problem) -> str:
+        """The problem as a line of text, for people."""
+
     def prompt(self, problem: Problem) -> Messages:
         """What the model is asked for a solution."""
 

@@ -314,7 +314,7 @@ class _Tree:
 
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
         keys = self._keys(variant)
-        text = str(variant.data["integrand"])
+        text = self._writer.task.statement(variant)
         if not self._writer.backend.fits(self._writer.task.prompt(variant)):
             return Rejected(text, "prompt_too_long")
         if (earlier := self._known.find(keys)) is not None:

@@ -15,6 +15,7 @@ from ladder_lite.problems import held_out_problems
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.variants import Writer, count, grow, transformations
+from ladder_lite.variants.tree_view import draw_tree
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -48,7 +49,7 @@ def main(
         if tries:
             with live.stage("answers", None):
                 rates = pass_rates(Sampler(task, backend, settings.eval, settings.seed).sample([root, *tree], tries))
-        live.print_tree([root, *tree], rates)
+        live.print(draw_tree(live, task.statement, [root, *tree], rates))
         counts = count(folder)
     per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
     reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))

@@ -1,0 +1,34 @@
+"""A variant tree in the terminal: problems by depth, with what was asked for and how often each is solved."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.text import Text
+from rich.tree import Tree
+
+from ladder_lite.problems import Problem
+from ladder_lite.terminal import Live, percent, plain
+
+_LEAST_WIDTH = 24
+
+
+def draw_tree(
+    live: Live, statement: Callable[[Problem], str], problems: Sequence[Problem], pass_rates: Mapping[str, float]
+) -> Tree:
+    """A root (the first) and its variants, indented; pass rates are by a problem's id."""
+
+    def line(problem: Problem) -> Text:
+        # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
+        width = min(72, max(_LEAST_WIDTH, live.console.width - 20 - 4 * problem.depth))
+        text = Text(live.encodable(plain(statement(problem), width)))
+        if problem.parent_id is not None:
+            text.append(f"  {problem.requested}", style="dim")
+        if (rate := pass_rates.get(problem.id)) is not None:
+            text.append(f"  {percent(rate)}", style="green" if rate > 0.5 else "yellow" if rate else "red")
+        return text
+
+    root, *variants = problems
+    tree = Tree(line(root), guide_style="dim")
+    nodes = {root.id: tree}
+    for variant in variants:  # parents come before their children
+        nodes[variant.id] = nodes[variant.parent_id or root.id].add(line(variant))
+    return tree
