@@ -21,22 +21,15 @@ from ladder_lite.errors import UserError
 from ladder_lite.evaluate import Request, evaluate_run
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Sampling
-from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
 from tests.support.fakes import FakeBackend, Script, silent_bar
-
-TASK = load_task(load_recipe("tiny").task)
-
+from tests.support.problems import TASK, problem
 
 # --- sampling and going on
 
-PROBLEMS = [
-    Problem.root("integration", {"integrand": f"{n}*x", "variable": "x", "lower": None, "upper": None})
-    for n in range(2, 9)
-]
+PROBLEMS = [problem(f"{n}*x") for n in range(2, 9)]
 SETTINGS = load_recipe("tiny").eval.model_copy(
     update={"samples": 3, "k": 3, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 17, "batch_size": 5}
 )
@@ -67,8 +60,8 @@ def test_every_problem_is_attempted_and_graded(tmp_path: Path) -> None:
         (problem.id, index) for problem in PROBLEMS for index in range(3)
     ]
     assert {attempt.grade.reason for attempt in found} == {Reason.CORRECT, Reason.WRONG, Reason.NO_ANSWER}
-    for attempt, problem in zip(found, [problem for problem in PROBLEMS for _ in range(3)], strict=True):
-        assert attempt.grade == TASK.grade(problem, attempt.completion.text)
+    for attempt, asked in zip(found, [asked for asked in PROBLEMS for _ in range(3)], strict=True):
+        assert attempt.grade == TASK.grade(asked, attempt.completion.text)
     assert [Attempt.from_row(row) for row in read_jsonl(tmp_path / "attempts.jsonl")] == found
     assert [prompt for call in backend.asked for prompt in call.prompts] == [TASK.prompt(p) for p in PROBLEMS]
 

@@ -19,30 +19,8 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
 from ladder_lite.jsonl import write_json
+from tests.support.unsloth_names import GGUF_PARAMETERS
 
-# The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
-GGUF_PARAMETERS: dict[str, Any] = {
-    "save_directory": inspect.Parameter.empty,
-    "tokenizer": None,
-    "quantization_method": "fast_quantized",
-    "first_conversion": None,
-    "push_to_hub": False,
-    "token": None,
-    "private": None,
-    "is_main_process": True,
-    "state_dict": None,
-    "save_function": None,
-    "max_shard_size": "5GB",
-    "safe_serialization": True,
-    "variant": None,
-    "save_peft_format": True,
-    "tags": None,
-    "temporary_location": "_unsloth_temporary_saved_buffers",
-    "maximum_memory_usage": 0.85,
-    "save_method": None,
-    "imatrix_file": None,
-    "merge_is_disposable": True,
-}
 REPORT = {
     "conditions": {
         "base": {"pass@1": {"value": 0.01, "low": 0.0, "high": 0.05}, "n_problems": 100},

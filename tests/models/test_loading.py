@@ -24,17 +24,11 @@ from ladder_lite.config.schema import ModelSettings
 from ladder_lite.errors import UserError
 from ladder_lite.models import load_backend, loading, prepare_environment
 from ladder_lite.models.memory import Loader
+from tests.support.unsloth_names import GET_PEFT_MODEL, LOAD_MODEL
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
 TINY = Path(ladder_lite.tiny.__file__).parent
-
-# What we name in calls of FastLanguageModel; tests/walk/test_interface.py looks them up in the installed Unsloth.
-LOAD_MODEL = {
-    *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
-    *("max_lora_rank", "offload_embedding"),
-}
-GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_gradient_checkpointing", "random_state"}
 
 
 def settings(*overrides: str) -> ModelSettings:

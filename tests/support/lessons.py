@@ -14,18 +14,17 @@ from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Adapter, Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.train.log import Step
 from ladder_lite.variants import Writer
 from ladder_lite.variants.transformations import open_library
+from tests.support.problems import TASK
 
 SMALL = (
     *("ttrl.per_root=4", "ttrl.depth=1", "ttrl.max_steps=3", "ttrl.samples_per_step=2", "eval.samples=4", "eval.k=2"),
     *("ttrl.stop_when_solved=false", "grpo.trl.per_device_train_batch_size=16"),
     *("grpo.trl.max_completion_length=24", "grpo.trl.learning_rate=0.002"),
 )
-TASK = load_task(load_recipe("tiny").task)
 HARD = TASK.read("x**2*exp(x)")  # the embedded model never answers it in these few steps
 EASY = TASK.read("cos(2*x)")
 

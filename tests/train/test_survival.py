@@ -16,17 +16,12 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend
-from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.log import Step
+from tests.support.problems import TASK, problem
 
-EASY = [
-    Problem.root("integration", {"integrand": text, "variable": "x", "lower": None, "upper": None})
-    for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")
-]
-TASK = load_task(load_recipe("tiny").task)
+EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]
 BATCH = 16
 
 

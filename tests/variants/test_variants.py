@@ -21,12 +21,11 @@ from ladder_lite.config.schema import VariantSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.tasks import load_task
 from ladder_lite.variants import Growth, Writer
 from ladder_lite.variants.transformations import open_library
 from tests.support.fakes import FakeBackend, Script, silent_bar
+from tests.support.problems import TASK, problem
 
-TASK = load_task(load_recipe("tiny").task)
 FILES = ("problems.jsonl", "rejected.jsonl", "rounds.jsonl")
 PROMPT = re.compile(r"(easier|equivalent) as (\w+): ([\w, -]+): integrate\((.*),(\w+)\)")
 
@@ -36,11 +35,7 @@ def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
-def root(integrand: str) -> Problem:
-    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-
-
-ROOTS = [root("x**3+sin(x)"), root("x*exp(x)"), root("log(x)")]
+ROOTS = [problem("x**3+sin(x)"), problem("x*exp(x)"), problem("log(x)")]
 
 
 @lru_cache
@@ -186,7 +181,7 @@ def test_no_two_calls_share_a_seed(tmp_path: Path) -> None:
 
 # --- what is kept
 
-ROOT, OTHER, TEST = root("x**2+sin(x)"), root("exp(x)"), root("cos(3*x)+x")
+ROOT, OTHER, TEST = problem("x**2+sin(x)"), problem("exp(x)"), problem("cos(3*x)+x")
 REPLIES: list[tuple[str, list[str], list[str]]] = [  # reply, kept, reasons in order
     ("Nothing comes to mind.", [], ["unreadable"]),
     ("integrate(x**2, (x, 0, 1))", ["x**2"], []),
