@@ -24,6 +24,7 @@ from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script, silent_bar
 from tests.support.problems import TASK, problem
 
@@ -323,18 +324,8 @@ def test_what_is_kept_is_not_sampled_again(
         evaluate_run(made, request, live)
 
 
-def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "ladder_lite.evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
-    done = command(made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
+    done = run_command("evaluate", made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1

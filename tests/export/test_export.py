@@ -2,10 +2,7 @@
 
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +16,7 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
 from ladder_lite.jsonl import write_json
+from tests.support.commands import run_command
 from tests.support.unsloth_names import GGUF_PARAMETERS
 
 REPORT = {
@@ -416,13 +414,6 @@ def test_a_hub_out_of_reach(
         push(tmp_path, "me/mine")
 
 
-def _command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.export", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=120, check=False
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -433,7 +424,7 @@ def _command(*arguments: object, **environment: str) -> subprocess.CompletedProc
     ],
 )
 def test_wrong_usage_is_one_line(run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    result = _command(run, *arguments, HF_HOME=str(tmp_path), HF_TOKEN="")
+    result = run_command("export", run, *arguments, HF_HOME=str(tmp_path), HF_TOKEN="")
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -441,7 +432,7 @@ def test_wrong_usage_is_one_line(run: Path, tmp_path: Path, arguments: list[str]
 
 
 def test_the_command(run: Path) -> None:
-    result = _command(run, "--format", "adapter")
+    result = run_command("export", run, "--format", "adapter")
     assert (result.returncode, result.stderr) == (0, "")
     out = run / "export" / "ladder-adapter"
     assert result.stdout == f"written: {out}\n"

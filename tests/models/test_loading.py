@@ -24,6 +24,7 @@ from ladder_lite.config.schema import ModelSettings
 from ladder_lite.errors import UserError
 from ladder_lite.models import load_backend, loading, prepare_environment
 from ladder_lite.models.memory import Loader
+from tests.support.commands import run_command
 from tests.support.unsloth_names import GET_PEFT_MODEL, LOAD_MODEL
 
 CPU = torch.device("cpu")
@@ -160,14 +161,8 @@ def test_a_vllm_that_cannot_sample_here_is_refused(
 
 
 def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "model.device=auto", "model.backend=unsloth"]
-    done = subprocess.run(
-        [*command, "--run-dir", str(tmp_path / "run")],
-        env={**backends.os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = ("tiny", "model.device=auto", "model.backend=unsloth", "--run-dir", tmp_path / "run")
+    done = run_command("recipe", *arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "it needs a GPU, and PyTorch sees none" in line

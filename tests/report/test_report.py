@@ -18,6 +18,7 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_js
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.terminal import plain
+from tests.support.commands import run_command
 from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
@@ -304,8 +305,6 @@ def test_the_command_line_prints_table_and_path_without_torch(run: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
     assert "64 % (32-82)" in done.stdout
     assert done.stdout.endswith(f"report: {run / 'report.html'}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "ladder_lite.report", str(run.parent)], capture_output=True, text=True, timeout=300
-    )
+    done = run_command("report", run.parent)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*not a run folder.*\n", done.stderr)

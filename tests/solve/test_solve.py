@@ -23,8 +23,9 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.solve import Solution, Solver, app, solve
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script
-from tests.test_terminal import HOSTILE, a_console
+from tests.support.terminal import HOSTILE, a_console
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 
@@ -136,8 +137,7 @@ def test_json_is_all_there_is_on_stdout(
 
 
 def test_the_whole_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ladder_lite.solve", "5*x**4", "--samples", "40", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = run_command("solve", "5*x**4", "--samples", 40, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert verify("5*x**4", row["answer"]).reward == 1.0

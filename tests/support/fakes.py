@@ -70,3 +70,13 @@ class FakeBackend:
 def silent_bar(total: int | None = None) -> Bar:
     """A bar that is drawn nowhere."""
     return Bar("", total, changed=lambda bar: None, clock=lambda: 0.0)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, seconds: float = 100.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds

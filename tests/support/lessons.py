@@ -1,6 +1,8 @@
-"""Small lessons of TTRL on the embedded model, and what two test files ask of them."""
+"""Small lessons of TTRL on the embedded model, what is asked of them, and what can go wrong with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,21 @@ class Notes:
 
     def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
         self.steps.append((step, rollouts, tries))
+
+
+@contextmanager
+def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
+    """Hidden states that are NaN in the n-th steps that are done, but not where replies are sampled."""
+    import torch
+
+    model, _ = backend.trainable()
+    number = count(1)
+
+    def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
+        return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
+
+    hook = model.get_base_model().model.norm.register_forward_hook(spoil)  # TRL 1.16 does not call the head itself
+    try:
+        yield
+    finally:
+        hook.remove()

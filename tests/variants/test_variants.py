@@ -1,8 +1,6 @@
 """The variant tree: what is asked for, what is kept, and going on after a kill."""
 
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -23,6 +21,7 @@ from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.variants import Growth, Writer
 from ladder_lite.variants.transformations import open_library
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script, silent_bar
 from tests.support.problems import TASK, problem
 
@@ -507,13 +506,10 @@ def test_what_is_grown_is_compared_with_everything_before(tmp_path: Path) -> Non
 # --- the command line
 
 
-def run_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.variants", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
-    done = run_command("integrate(x*exp(3*x), x)", "--n", "6", "--tries", "2", "--out", "tree", cwd=tmp_path)
+    done = run_command(
+        "variants", "integrate(x*exp(3*x), x)", "--n", "6", "--tries", "2", "--out", "tree", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     tree = variants.load(tmp_path / "tree")
     assert len(tree) >= 6
@@ -524,7 +520,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     assert all(re.fullmatch(r".*  (easier|equivalent)  (0|50|100) %", line) for line in shown)
     assert lines[-1].startswith(f"kept {len(tree)} (")
 
-    again = run_command("x", "--out", "tree", cwd=tmp_path)
+    again = run_command("variants", "x", "--out", "tree", cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "error: --out tree: no empty folder; name a new one\n")
 
 
@@ -544,7 +540,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = run_command(*arguments, cwd=tmp_path)
+    done = run_command("variants", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
