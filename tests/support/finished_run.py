@@ -58,16 +58,42 @@ _SETTINGS = (
 _POWER = re.compile(r"integrate\((\d+)\*x\*\*(\d+),x\)")
 
 
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@lru_cache(maxsize=1)
+def problem_set() -> Path:
+    """The test problems of the finished run as a file: the first ones of tiny, some with a technique."""
+    rows = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "test"][:N_TESTS]
+    append_jsonl(_folder() / "few.jsonl", [*({**row, "technique": HOSTILE} for row in rows[:3]), *rows[3:]])
+    return _folder() / "few.jsonl"
+
+
 def problems_of_run() -> list[Problem]:
     """The test problems of the finished run, by their numbers."""
-    return load_problems(str(_test_set()), "test")
+    return load_problems(str(problem_set()), "test")
 
 
 def build_run(run: Path, seed: int = 3, *, full: bool = False) -> None:
     """Copy the finished run of the four conditions that every run has, or of `MORE_CONDITIONS` too, to a new folder."""
     shutil.copytree(_made(full), run)
-    recipe = load_recipe(str(run / "recipe.resolved.yaml"), [f"seed={seed}"])
-    (run / "recipe.resolved.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    revise_recipe(run, f"seed={seed}")
+
+
+def revise_recipe(run: Path, *overrides: str) -> None:
+    """Give settings of the run's recipe other values."""
+    file = run / "recipe.resolved.yaml"
+    file.write_text(dump_recipe(load_recipe(str(file), overrides)), encoding="utf-8")
+
+
+def model_of_run() -> "ScriptedModel":
+    """The model that the run was made with, as it was at first."""
+    return ScriptedModel(read_jsonl(problem_set()))
 
 
 def revise(file: Path, **changes: Any) -> None:
@@ -188,31 +214,15 @@ def train(
     return log.steps
 
 
-@lru_cache(maxsize=1)
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@lru_cache(maxsize=1)
-def _test_set() -> Path:
-    """The first test problems of tiny, some with a technique."""
-    rows = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["split"] == "test"][:N_TESTS]
-    append_jsonl(_folder() / "few.jsonl", [*({**row, "technique": HOSTILE} for row in rows[:3]), *rows[3:]])
-    return _folder() / "few.jsonl"
-
-
 @lru_cache(maxsize=2)
 def _made(full: bool) -> Path:
     """The run that is copied; the full one goes on from the other."""
     run = _folder() / ("full" if full else "four")
     if full:
         shutil.copytree(_made(full=False), run)
-    recipe = load_recipe("tiny", ["seed=3", f"task.test={_test_set()}", *_SETTINGS])
+    recipe = load_recipe("tiny", ["seed=3", f"task.test={problem_set()}", *_SETTINGS])
     conditions = (*CONDITIONS, *MORE_CONDITIONS) if full else CONDITIONS
-    model = ScriptedModel(read_jsonl(_test_set()))
+    model = model_of_run()
     with (
         patch("ladder_lite.models.load_backend", lambda _: model),
         patch.object(grpo, "train", train),
