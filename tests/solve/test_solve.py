@@ -25,6 +25,7 @@ from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
 from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script
+from tests.support.lessons import same
 from tests.support.terminal import HOSTILE, a_console
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
@@ -285,10 +286,6 @@ SMALL = (
     *("ttrl.per_root=12", "ttrl.max_steps=8", "grpo.trl.per_device_train_batch_size=32", "eval.samples=2", "eval.k=1"),
     *("grpo.trl.num_generations=8", "eval.max_new_tokens=60", "grpo.trl.max_completion_length=60"),
 )
-
-
-def same(one: Any, other: Any) -> bool:
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 def test_ttrl_learns_answers_and_leaves_no_trace(

@@ -18,7 +18,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.log import Step
 from tests.support.fakes import Clock
-from tests.support.lessons import poisoned
+from tests.support.lessons import poisoned, without_times
 from tests.support.problems import TASK, problem
 
 EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]
@@ -41,7 +41,7 @@ def train(
 
 
 def what_counts(steps: list[Step]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in asdict(step).items() if "seconds" not in key} for step in steps]
+    return without_times([asdict(step) for step in steps])
 
 
 def adapters(backend: Backend) -> tuple[list[str], str]:
