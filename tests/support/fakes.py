@@ -1,4 +1,4 @@
-"""Stand-ins for a model and for a terminal."""
+"""Stand-ins for a model, for a bar on a terminal and for a clock."""
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
