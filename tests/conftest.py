@@ -11,6 +11,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores; this come
 from ladder_lite.config.load import load_recipe
 from ladder_lite.models import Backend, load_backend
 
+pytest.register_assert_rewrite("tests.support")  # its assertions are told like those of tests
+
 
 @pytest.fixture(scope="module")
 def loaded() -> Backend:

@@ -4,17 +4,7 @@ import pytest
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.errors import UserError
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
+from tests.support.fakes import Clock
 
 BUDGETS = [
     ("9h", 32400),

@@ -6,7 +6,6 @@ So the recipes `llama3b` and `qwen7b` go all their way too, in 4 bits, by their 
 import ast
 import importlib.util
 import json
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from nbclient import NotebookClient
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.install import shipped
+from tests.support.commands import run_command
 
 FOLDER = shipped("recipes") / "kaggle"
 FEW = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
@@ -88,8 +88,7 @@ def test_what_a_notebook_asks_for_is_understood(name: str, tmp_path: Path) -> No
     }
     assert given["RECIPE"] == name
     assert given["ARGS"].startswith("" if name == "tiny" else "--profile kaggle --budget 9h")
-    command = [sys.executable, "-m", "ladder_lite.recipe", name, *given["ARGS"].split(), "--dry-run"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    result = run_command("recipe", name, *given["ARGS"].split(), "--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"{name}: " in result.stdout
 
@@ -125,6 +124,5 @@ def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
 
 
 def test_notebooks_are_no_recipes() -> None:
-    command = [sys.executable, "-m", "ladder_lite.recipe", "--list"]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    listed = run_command("recipe", "--list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == ["llama3b", "qwen7b", "smollm", "tiny"]

@@ -1,53 +1,14 @@
-import io
 import re
 import unicodedata
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, percent, plain, show
-
-HOSTILE = {
-    "clear the screen": "\x1b[2J\x1b[H gone",
-    "retitle the window": "\x1b]0;pwned\x07 x",
-    "overwrite the line": "wrong\rright",
-    "backspaces": "no\b\byes",
-    "C1 control": "\x9b31mred",
-    "reverse the order": "\u202e(x)nis \u2066a\u2069 \u200f b",
-    "hidden characters": "a\u200bb\ufeffc\u00add\U000e0041",
-    "lines": "a\nb\r\nc\u2028d\x0be\x85f",
-    "half a character": "\ud800x",
-    "private use": "\ue000x\U0010ffff",
-    "pile of marks": "x" + "\u0301" * 500,
-    "markup": "[bold red]x[/] [/nothing] [link=https://example.org]x[/link] \\[b] [@click=x()]y[/]",
-    "emoji code": ":smile: ok",
-    "long": "x+" * 5_000_000,
-    "wide": "積" * 100,
-}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def a_console(*, terminal: bool, encoding: str = "utf-8") -> tuple[Console, io.BytesIO]:
-    data = io.BytesIO()
-    file = io.TextIOWrapper(data, encoding=encoding, write_through=True)
-    return Console(
-        file=file,
-        force_terminal=terminal,
-        force_interactive=terminal,
-        width=80,
-        color_system=None,
-        legacy_windows=False,
-    ), data
+from tests.support.fakes import Clock
+from tests.support.terminal import HOSTILE, a_console
 
 
 def visible(line: str) -> str:
@@ -103,9 +64,9 @@ def test_a_log_gets_the_start_the_end_and_few_lines_between() -> None:
     clock, (console, data) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.stage("train ladder", 1000) as bar:
         for _ in range(1000):
-            clock.now += PLAIN_INTERVAL_S / 400
+            clock.seconds += PLAIN_INTERVAL_S / 400
             bar.advance(reward=0.5, no_signal=0.25, test=None)
-        clock.now += 1
+        clock.seconds += 1
     assert data.getvalue().decode().splitlines() == [
         "train ladder: 0/1000",
         "train ladder: 400/1000, 0:10 elapsed, 0:15 left, reward 0.5, groups without signal 25 %",
@@ -143,9 +104,9 @@ def test_an_inner_stage_speaks_only_when_it_fails() -> None:
 def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None:
     clock, (console, _) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.stage("x", 100) as bar:
-        start = clock.now
+        start = clock.seconds
         for after, done in updates:
-            clock.now = start + after
+            clock.seconds = start + after
             bar.set(done)
         assert bar.left_s == (None if left is None else pytest.approx(left))
 
@@ -154,14 +115,14 @@ def test_time_left_runs_down_between_updates_and_follows_the_recent_pace() -> No
     clock, (console, _) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.stage("x", 100_000) as bar:
         for _ in range(50_000):  # quick at first
-            clock.now += 0.001
+            clock.seconds += 0.001
             bar.advance()
         for _ in range(100):  # then one a second
-            clock.now += 1
+            clock.seconds += 1
             bar.advance()
         assert bar.left_s == pytest.approx(49_900, rel=0.01)
         before = bar.left_s
-        clock.now += 7
+        clock.seconds += 7
         assert bar.left_s == pytest.approx(before - 7)
 
 

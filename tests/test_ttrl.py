@@ -19,7 +19,8 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import grpo
 from tests.support.fakes import FakeBackend
-from tests.support.lessons import EASY, HARD, TASK, Notes, Tuned, learn, same, shaken, small, without_times
+from tests.support.lessons import EASY, HARD, Notes, Tuned, learn, same, shaken, small, without_times
+from tests.support.problems import TASK
 
 # --- which problems
 

@@ -16,8 +16,8 @@ from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import divergence, grpo
-from tests.support.lessons import EASY, Notes, Tuned, learn, same, shaken, small, what_counts, without_times
-from tests.train.test_survival import Ticking, poisoned
+from tests.support.fakes import Clock
+from tests.support.lessons import EASY, Notes, Tuned, learn, poisoned, same, shaken, small, what_counts, without_times
 
 # --- going on
 
@@ -80,9 +80,9 @@ def test_a_finished_training_is_not_repeated(backend: Backend, tmp_path: Path, m
 # --- what ends it early
 
 
-def clocked(backend: Backend, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Ticking:
+def clocked(backend: Backend, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Clock:
     """A clock by which nothing takes time but sampling: so many seconds for `variants`, `tries` and `answers`."""
-    clock, own = Ticking(), backend.sample
+    clock, own = Clock(), backend.sample
     of = {1: "variants", 2: "tries", 4: "answers"}
 
     def sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:

@@ -57,7 +57,7 @@ class IntegrationTask:
     @staticmethod
     def statement(problem: Problem) -> str:
         """The integrand, with the bounds of a definite integral."""
-        integrand, lower, upper = (problem.data[key] for key in ("integrand", "lower", "upper"))
+        integrand, lower, upper = (problem.data.get(key) for key in ("integrand", "lower", "upper"))
         return f"{integrand}" if lower is None else f"{integrand} from {lower} to {upper}"
 
     def prompt(self, problem: Problem) -> Messages:

@@ -21,6 +21,7 @@ from ladder_lite.doctor import checks as module
 from ladder_lite.doctor.checks import Check, demand, nvidia_smi, on_hub, open_backend, predict, preflight
 from ladder_lite.errors import UserError
 from ladder_lite.terminal import Live
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend
 
 GIB = 2**30
@@ -314,9 +315,8 @@ def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:
 def test_a_broken_torch_ends_a_run_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open\\nsecond line')")
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "--run-dir", str(tmp_path / "run")]
-    run = subprocess.run(command, capture_output=True, text=True, env=paths, timeout=120, check=False)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = run_command("recipe", "tiny", "--run-dir", tmp_path / "run", PYTHONPATH=paths)
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
         "error: loader: PyTorch does not work here (libcudart.so.13: cannot open); install torch anew"

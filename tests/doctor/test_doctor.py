@@ -13,20 +13,14 @@ import pytest
 from ladder_lite import doctor
 from ladder_lite.doctor.checks import Check
 from ladder_lite.doctor.page import from_home, render
+from tests.support.commands import run_command
 
 SECRETS = {"HF_TOKEN": "hf_aSecretOfMine", "HTTPS_PROXY": "http://me:aSecretOfMine@proxy:3128"}
 
 
-def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.doctor", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=250, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def result() -> subprocess.CompletedProcess[str]:
-    return _run("--json", **SECRETS)
+    return run_command("doctor", "--json", **SECRETS)
 
 
 @pytest.fixture
@@ -74,7 +68,7 @@ def test_other_folders_that_begin_as_home_does(monkeypatch: pytest.MonkeyPatch) 
 def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open\\nsecond line')")
-    result = _run(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    result = run_command("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (result.returncode, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
     assert "  FAIL import of torch: OSError: libcudart.so.13: cannot open; install torch" in lines

@@ -23,22 +23,16 @@ from ladder_lite.evaluate import __main__ as command_line
 from ladder_lite.evaluate.of_run import Request, evaluate_run
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Sampling
-from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script, silent_bar
-
-TASK = load_task(load_recipe("tiny").task)
-
+from tests.support.problems import TASK, problem
 
 # --- sampling and going on
 
-PROBLEMS = [
-    Problem.root("integration", {"integrand": f"{n}*x", "variable": "x", "lower": None, "upper": None})
-    for n in range(2, 9)
-]
+PROBLEMS = [problem(f"{n}*x") for n in range(2, 9)]
 SETTINGS = load_recipe("tiny").eval.model_copy(
     update={"samples": 3, "k": 3, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 17, "batch_size": 5}
 )
@@ -69,8 +63,8 @@ def test_every_problem_is_attempted_and_graded(tmp_path: Path) -> None:
         (problem.id, index) for problem in PROBLEMS for index in range(3)
     ]
     assert {attempt.grade.reason for attempt in found} == {Reason.CORRECT, Reason.WRONG, Reason.NO_ANSWER}
-    for attempt, problem in zip(found, [problem for problem in PROBLEMS for _ in range(3)], strict=True):
-        assert attempt.grade == TASK.grade(problem, attempt.completion.text)
+    for attempt, asked in zip(found, [asked for asked in PROBLEMS for _ in range(3)], strict=True):
+        assert attempt.grade == TASK.grade(asked, attempt.completion.text)
     assert [Attempt.from_row(row) for row in read_jsonl(tmp_path / "attempts.jsonl")] == found
     assert [prompt for call in backend.asked for prompt in call.prompts] == [TASK.prompt(p) for p in PROBLEMS]
 
@@ -333,18 +327,8 @@ def test_what_is_kept_is_not_sampled_again(
         evaluate_run(made, request, live)
 
 
-def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "ladder_lite.evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
-    done = command(made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
+    done = run_command("evaluate", made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1

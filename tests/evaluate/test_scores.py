@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from ladder_lite.config.load import load_recipe
 from ladder_lite.evaluate.scores import (
     Vote,
     majority_vote,
@@ -21,10 +20,9 @@ from ladder_lite.evaluate.scores import (
 )
 from ladder_lite.problems import Notes, Problem, notes
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.tasks import load_task
 from ladder_lite.verify import Grade, Reason
+from tests.support.problems import TASK, problem
 
-TASK = load_task(load_recipe("tiny").task)
 RIGHT = Grade(1.0, Reason.CORRECT, "x")
 WRONG = Grade(0.0, Reason.WRONG, "y")
 SILENT = Grade(0.0, Reason.NO_ANSWER, None)
@@ -227,19 +225,15 @@ def test_techniques_are_those_that_the_set_names() -> None:
 def test_what_a_set_notes_of_its_problems() -> None:
     problems = TASK.problems("test")
     known = notes("tiny")
-    assert {problem.id for problem in problems} < known.keys()
-    for problem in problems[:10]:
-        answer = known[problem.id].answer
+    assert {asked.id for asked in problems} < known.keys()
+    for asked in problems[:10]:
+        answer = known[asked.id].answer
         assert answer is not None
-        assert TASK.grade(problem, f"<answer>{answer}</answer>").reason is Reason.CORRECT
+        assert TASK.grade(asked, f"<answer>{answer}</answer>").reason is Reason.CORRECT
     assert {note.technique for note in notes("undergrad").values()} > {"powers and algebra"}
 
 
 # --- votes
-
-
-def problem(integrand: str, lower: str | None = None, upper: str | None = None) -> Problem:
-    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": lower, "upper": upper})
 
 
 def tries(asked: Problem, *answers: str | None) -> list[Attempt]:
@@ -265,8 +259,8 @@ VOTES = [
     ("unreadable answers", problem("2*x"), ["x**", "x**", "<script>", None, "", "x**2"], ("x**2", 1 / 6, True)),
     ("nothing to read", problem("2*x"), ["x**", None, "import os"], (None, 0.0, False)),
     ("no attempts", problem("2*x"), [], (None, 0.0, False)),
-    ("a value", problem("x", "0", "1"), ["2/3", "0.5", "1/2", "sqrt(1)/2", "x"], ("0.5", 0.6, True)),
-    ("no integral", problem("1/x", "0", "1"), ["1", "1"], (None, 0.0, False)),
+    ("a value", problem("x", "x", "0", "1"), ["2/3", "0.5", "1/2", "sqrt(1)/2", "x"], ("0.5", 0.6, True)),
+    ("no integral", problem("1/x", "x", "0", "1"), ["1", "1"], (None, 0.0, False)),
 ]
 
 
@@ -290,7 +284,7 @@ def test_verdicts_do_not_sway_a_vote() -> None:
 
 
 def test_a_summary_counts_votes_and_official_answers() -> None:
-    asked = [problem("2*x"), problem("3*x**2"), problem("1/x", "0", "1"), problem("cos(x)")]
+    asked = [problem("2*x"), problem("3*x**2"), problem("1/x", "x", "0", "1"), problem("cos(x)")]
     given = [
         *tries(asked[0], "x**2", "x**2+1", "x"),
         *tries(asked[1], "x", "x+1", "x**3"),

@@ -2,10 +2,7 @@
 
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,30 +16,9 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
 from ladder_lite.jsonl import write_json
+from tests.support.commands import run_command
+from tests.support.unsloth_names import GGUF_PARAMETERS
 
-# The parameters of `unsloth_save_pretrained_gguf` in Unsloth 2026.10.7, unsloth/save.py, with their defaults.
-GGUF_PARAMETERS: dict[str, Any] = {
-    "save_directory": inspect.Parameter.empty,
-    "tokenizer": None,
-    "quantization_method": "fast_quantized",
-    "first_conversion": None,
-    "push_to_hub": False,
-    "token": None,
-    "private": None,
-    "is_main_process": True,
-    "state_dict": None,
-    "save_function": None,
-    "max_shard_size": "5GB",
-    "safe_serialization": True,
-    "variant": None,
-    "save_peft_format": True,
-    "tags": None,
-    "temporary_location": "_unsloth_temporary_saved_buffers",
-    "maximum_memory_usage": 0.85,
-    "save_method": None,
-    "imatrix_file": None,
-    "merge_is_disposable": True,
-}
 REPORT = {
     "conditions": {
         "base": {"pass@1": {"value": 0.01, "low": 0.0, "high": 0.05}, "n_problems": 100},
@@ -444,13 +420,6 @@ def test_a_hub_out_of_reach(
         push(tmp_path, "me/mine")
 
 
-def _command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.export", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=120, check=False
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -461,7 +430,7 @@ def _command(*arguments: object, **environment: str) -> subprocess.CompletedProc
     ],
 )
 def test_wrong_usage_is_one_line(run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    result = _command(run, *arguments, HF_HOME=str(tmp_path), HF_TOKEN="")
+    result = run_command("export", run, *arguments, HF_HOME=str(tmp_path), HF_TOKEN="")
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -469,7 +438,7 @@ def test_wrong_usage_is_one_line(run: Path, tmp_path: Path, arguments: list[str]
 
 
 def test_the_command(run: Path) -> None:
-    result = _command(run, "--format", "adapter")
+    result = run_command("export", run, "--format", "adapter")
     assert (result.returncode, result.stderr) == (0, "")
     out = run / "export" / "ladder-adapter"
     assert result.stdout == f"written: {out}\n"

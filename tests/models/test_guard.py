@@ -18,11 +18,11 @@ from ladder_lite.models import Adapter, Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.adapter import is_same
 from ladder_lite.models.guard import MARGIN, TOLERANCE
 from ladder_lite.models.loading import choose_dtype
-from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo
 from ladder_lite.train.state import Training
 from tests.support.lessons import shaken
+from tests.support.problems import problem
 
 RECIPE = load_recipe(
     "tiny",
@@ -35,7 +35,7 @@ RECIPE = load_recipe(
         "grpo.trl.max_completion_length=10",
     ],
 )
-PROBLEM = Problem.root("integration", {"integrand": "cos(2*x)", "variable": "x", "lower": None, "upper": None})
+PROBLEM = problem("cos(2*x)")
 TRAINED = pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
 Engine = Callable[[list[Any], Sampling], list[Rollout]]
 

@@ -24,17 +24,12 @@ from ladder_lite.config.schema import ModelSettings
 from ladder_lite.errors import UserError
 from ladder_lite.models import load_backend, loading, prepare_environment
 from ladder_lite.models.memory import Loader
+from tests.support.commands import run_command
+from tests.support.unsloth_names import GET_PEFT_MODEL, LOAD_MODEL
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
 TINY = Path(ladder_lite.tiny.__file__).parent
-
-# What we name in calls of FastLanguageModel; tests/walk/test_interface.py looks them up in the installed Unsloth.
-LOAD_MODEL = {
-    *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
-    *("max_lora_rank", "offload_embedding"),
-}
-GET_PEFT_MODEL = {"r", "target_modules", "lora_alpha", "lora_dropout", "use_gradient_checkpointing", "random_state"}
 
 
 def settings(*overrides: str) -> ModelSettings:
@@ -166,14 +161,8 @@ def test_a_vllm_that_cannot_sample_here_is_refused(
 
 
 def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "model.device=auto", "model.backend=unsloth"]
-    done = subprocess.run(
-        [*command, "--run-dir", str(tmp_path / "run")],
-        env={**backends.os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = ("tiny", "model.device=auto", "model.backend=unsloth", "--run-dir", tmp_path / "run")
+    done = run_command("recipe", *arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "it needs a GPU, and PyTorch sees none" in line

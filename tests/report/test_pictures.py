@@ -7,11 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ladder_lite.config.load import load_recipe
-from ladder_lite.problems import load_problems
 from ladder_lite.report import write_comparison, write_report
 from ladder_lite.report.figures import accuracy, race
-from tests.support.finished_run import add_conditions, build_run
+from tests.support.finished_run import build_run
 
 Curves = dict[str, list[tuple[int, float]]]
 Drawn = list[tuple[str, list[str]]]
@@ -160,11 +158,9 @@ def test_a_curve_of_one_point_is_seen(points: int) -> None:
 
 
 def test_all_figures_of_reports_and_comparisons_are_readable(tmp_path: Path, drawn: Drawn) -> None:
-    tests = load_problems("tiny", "test")[:20]
     runs = [tmp_path / "s0", tmp_path / "s1"]
     for seed, run in enumerate(runs):
-        build_run(run, load_recipe("tiny", [f"seed={seed}", "eval.samples=4", "eval.k=2"]), tests)
-        add_conditions(run, tests)
+        build_run(run, seed, full=True)
     write_report(runs[0])
     assert [form for form, _ in drawn].count("png") == 2
     before = len(drawn)

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,30 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ladder_lite.config.load import dump_recipe, load_recipe
-from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
-from ladder_lite.problems import Problem, load_problems
+from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
+from ladder_lite.problems import Problem
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.report.document import Code, Table, listed, side_by_side, table
 from ladder_lite.terminal import percent_interval, plain, points_interval
-from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, share
+from tests.support.commands import run_command
+from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, problems_of_run, replace, revise
+
+GROWN = "conditions/ladder/train/variants"
+"""Where variants go that are written while LADDER trains."""
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
 KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
 
 
 @pytest.fixture
-def recipe() -> Recipe:
-    return load_recipe("tiny", ["seed=3", "eval.samples=4", "eval.k=2"])
-
-
-@pytest.fixture
 def tests() -> list[Problem]:
-    return load_problems("tiny", "test")[:20]
+    return problems_of_run()
 
 
 @pytest.fixture
-def run(tmp_path: Path, recipe: Recipe, tests: list[Problem]) -> Path:
-    build_run(tmp_path / "a run", recipe, tests)
+def run(tmp_path: Path) -> Path:
+    build_run(tmp_path / "a run")
     return tmp_path / "a run"
 
 
@@ -77,28 +76,33 @@ def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
     assert json.loads((run / "report.json").read_text()) == report
     assert list(report) == KEYS
     assert (report["recipe"], report["seed"], report["model"]) == ("tiny", 3, "embedded")
-    assert report["versions"] == {"python": "3.11.9", "torch": "2.9.0"}
+    assert report["versions"] == json.loads((run / "versions.json").read_text())
     assert report["peak_memory_bytes"] == 7 * 2**30
-    assert report["variants"] == {"kept": 9, "rejected": 7, "duplicates": 4, "by_depth": {"1": 5, "2": 3, "3": 1}}
-    steps_and_seconds = {"base": (0, 5.5), "rl_without_variants": (40, 105.75)}
-    steps_and_seconds |= {"ladder": (60, 105.75), "ladder_ttrl": (45, 65.5)}
-    assert report["conditions"] == {
-        name: {
-            "pass@1": share(PASS_1[name]),
-            "pass@2": share(PASS_1[name] / 2 + 0.5),
-            "n_problems": 20,
-            "steps": steps,
-            "seconds": seconds,
-        }
-        for name, (steps, seconds) in steps_and_seconds.items()
+    kept, rejected = (read_jsonl(run / f"variants/{name}.jsonl") for name in ("problems", "rejected"))
+    duplicates = [row for row in rejected if row["reason"] == "duplicate"]
+    assert report["variants"] == {
+        "kept": len(kept),
+        "rejected": len(rejected) - len(duplicates),
+        "duplicates": len(duplicates),
+        "by_depth": {"1": sum(row["depth"] == 1 for row in kept), "2": sum(row["depth"] == 2 for row in kept)},
     }
-    curve = [("rl_without_variants", 20), ("rl_without_variants", 40), ("ladder", 20), ("ladder", 40), ("ladder", 60)]
-    assert report["curve"] == [
-        {"condition": name, "step": step, "pass@1": step / 100, "seconds": 1.5 * step} for name, step in curve
-    ]
+    steps_and_seconds = {"base": (0, 5.5), "rl_without_variants": (30, 105.75)}
+    steps_and_seconds |= {"ladder": (60, 105.75), "ladder_ttrl": (45, 65.5)}
+    assert list(report["conditions"]) == list(steps_and_seconds)
+    for name, (steps, seconds) in steps_and_seconds.items():
+        folder = run / "conditions" / name
+        done = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/done.json")}
+        expected = {key: done["eval"][key] for key in done["eval"].keys() - {"digest", "peak_memory_bytes"}}
+        expected |= {"steps": steps, "seconds": seconds, "n_tokens": sum(stage["n_tokens"] for stage in done.values())}
+        expected |= {"variants": done["train"]["variants"]} if "train" in done else {}
+        assert report["conditions"][name] == expected
+        assert expected["pass@1"]["value"] == pytest.approx(PASS_1[name])
+    curves = {name: run / f"conditions/{name}/train/curve.jsonl" for name in ("rl_without_variants", "ladder")}
+    assert report["curve"] == [{"condition": name, **row} for name, file in curves.items() for row in read_jsonl(file)]
+    assert [row["step"] for row in report["curve"]] == [0, 20, 0, 20, 40, 60]
     ttrl = dict(report["ttrl"])
     assert sorted(ttrl.pop("steps_to_solve")) == [4, 11]
-    assert ttrl == {"n_left": 9, "attempted": 3, "solved": 2}
+    assert ttrl == {"n_left": 3, "attempted": 3, "solved": 2, "voted_right": 1}
 
 
 def test_a_recipe_on_the_mit_exam_stands_beside_the_papers_exam(run: Path) -> None:
@@ -112,14 +116,18 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
     text = (run / "report.md").read_text()
     assert "scale model" in text
     assert "after LADDER, 1.2 % before and 0 % with RL without variants. Test-time RL then solved 2 of 3" in text
-    assert "| `base` | 1.2 % (0.6-51) | 51 % (25-75) | 20 | 0 | 0:05 | 1 % |" in text
-    assert "| `ladder` | 64 % (32-82) | 82 % (41-91) | 20 | 60 | 1:45 | 82 % |" in text
-    assert "| 1 | 5 |" in text
-    assert "| `conditions/ladder/train` |  | 1:40 | 3.0 GiB |" in text
-    assert "| duplicate | 4 |\n" in text
-    assert "(200 tokens, 1:01)" in text
-    assert "3 problems of the 9 that LADDER left unsolved; solved 2" in text
-    assert f"| not solved | 30 | 0:20 | 6 | `{tests[1].data['integrand']}` |  |" in text
+    assert "| `base` | 1.2 % (0.1-18) | 2.5 % (0.3-20) | 20 | 0 | 0:05 | 1 % |" in text
+    assert "| `ladder` | 64 % (42-81) | 85 % (64-95) | 20 | 60 | 1:45 | 82 % |" in text
+    tree, rejected, rounds = (read_jsonl(run / f"variants/{name}.jsonl") for name in ("problems", "rejected", "rounds"))
+    assert f"| 1 | {sum(row['depth'] == 1 for row in tree)} |" in text
+    n_tokens = json.loads((run / "conditions/ladder/train/done.json").read_text())["n_tokens"]
+    assert f"| `conditions/ladder/train` | {n_tokens:,} | 1:40 | 3.0 GiB |" in text
+    n_rejected = Counter(row["reason"] for row in (*rejected, *read_jsonl(run / GROWN / "rejected.jsonl")))
+    assert f"| duplicate | {n_rejected['duplicate']} |\n" in text
+    assert f"({sum(row['n_tokens'] for row in rounds)} tokens, 1:01)" in text
+    assert "3 problems of the 3 that LADDER left unsolved; solved 2" in text
+    integrand = tests[18].data["integrand"]
+    assert f"| not solved (all steps taken) | 30 | 0:20 | 6 | wrong 100 % | `{integrand}` |  |" in text
     assert "python -m ladder_lite.recipe" in text
     assert "7.0 GiB" in text
     for name in re.findall(r"!\[[^]]*\]\(([^)`]*)\)\n", text):
@@ -127,30 +135,31 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
 
 
 def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> None:
-    done = run / "variants/done.json"
-    write_json(
-        done, json.loads(done.read_text()) | {"library": "default", "held_out_sets": {"tiny": 100, "mit_bee": 18}}
-    )
+    revise(run / "variants/done.json", library="default", held_out_sets={"tiny": 100, "mit_bee": 18})
     train = run / "conditions/ladder/train"
-    truncate_jsonl(train / "metrics.jsonl", lambda row: False)
-    append_jsonl(train / "metrics.jsonl", [{"step": n, "groups_without_signal": n / 4} for n in (1, 2)])
+    steps = [row | {"groups_without_signal": row["step"] / 4} for row in read_jsonl(train / "metrics.jsonl")[:2]]
     states = ["retired"] * 3 + ["stuck"] * 2 + ["drawn"] * 4
     ids = [row["id"] for row in read_jsonl(run / "variants/problems.jsonl")]
     rates = [
-        {"problem_id": ids[n], "state": state, "tries": n % 3, "pass_rate": 0.25} for n, state in enumerate(states)
+        row | {"problem_id": ids[n], "state": state, "tries": n % 3, "pass_rate": 0.25}
+        for n, (row, state) in enumerate(zip(read_jsonl(train / "pass_rates.jsonl"), states, strict=False))
     ]
-    append_jsonl(train / "pass_rates.jsonl", rates)
-    row = {"text": HOSTILE, "reason": "test_problem", "equal_to": "mit_bee", "parent_id": "p", "depth": 1, "round": 5}
-    append_jsonl(train / "variants/rejected.jsonl", [row])
-    append_jsonl(train / "variants/rounds.jsonl", [{"round": 5, "requests": 8, "n_tokens": 77, "seconds": 1.0}])
+    (found, *_) = [row for row in read_jsonl(run / "variants/rejected.jsonl") if row["reason"] == "test_problem"]
+    rejected = [found | {"text": HOSTILE, "equal_to": "mit_bee"}]
+    rounds = [read_jsonl(run / GROWN / "rounds.jsonl")[0] | {"n_tokens": 77}]
+    replace(train / "metrics.jsonl", steps)
+    replace(train / "pass_rates.jsonl", rates)
+    replace(run / GROWN / "rejected.jsonl", rejected)
+    replace(run / GROWN / "rounds.jsonl", rounds)
+    n_found = sum(row["reason"] == "test_problem" for row in read_jsonl(run / "variants/rejected.jsonl")) + 1
     write_report(run)
     text = (run / "report.md").read_text()
     assert "suggestions from the default library of transformations, which is hand-written" in text
     assert "with the problems of these sets: `tiny` (100), `mit_bee` (18)." in text
-    assert "left out for that: 2:" in text
+    assert f"left out for that: {n_found}:" in text
     assert "(`mit_bee`)\n" in text
     assert "(77 tokens)" in text
-    assert "| test problem | 2 |" in text
+    assert f"| test problem | {n_found} |" in text
     assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
     assert "Groups without signal: 38 %." in text
     assert "solved in 25 % of tries" in text
@@ -160,15 +169,14 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     ("library", "said"), [("model", "that it wrote itself."), ("a/library.json", "`a/library.json`")]
 )
 def test_report_md_names_the_library(run: Path, library: str, said: str) -> None:
-    done = run / "variants/done.json"
-    write_json(done, json.loads(done.read_text()) | {"library": library})
+    revise(run / "variants/done.json", library=library)
     write_report(run)
     assert said in (run / "report.md").read_text()
 
 
 def test_problems_shown_as_they_are_printed_are_scored_apart(run: Path) -> None:
     done = run / "conditions/ladder/eval/done.json"
-    printed = {"n_problems": 2, "pass@1": share(0.5)}
+    printed = {"n_problems": 2, "pass@1": {"value": 0.5, "low": 0.25, "high": 0.75}}
     write_json(done, json.loads(done.read_text()) | {"printed": printed})
     assert write_report(run)["conditions"]["ladder"]["printed"] == printed
     text = (run / "report.md").read_text()
@@ -176,6 +184,8 @@ def test_problems_shown_as_they_are_printed_are_scored_apart(run: Path) -> None:
 
 
 def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
+    for number in (17, 19):
+        revise(run / f"conditions/ladder_ttrl/problems/{tests[number].id}/done.json", answer=HOSTILE)
     write_report(run)
     text = (run / "report.md").read_text()
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
@@ -185,7 +195,7 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     assert code_spans(text).count(plain(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
     assert len([token for token in tokens if token.type == "heading_open"]) == 8
     rows = re.findall(r"(?m)^\|.*\|$", text)
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[0].data["integrand"] in row} == {8}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[17].data["integrand"] in row} == {10}
     assert not set(text) & {"\x1b", "\u202e"}
 
 
@@ -231,7 +241,7 @@ def test_an_unfinished_run_gives_a_report_of_what_is_there(run: Path, missing: l
     finished = {name for name in CONDITIONS if (run / f"conditions/{name}/eval/done.json").exists()}
     assert set(report["conditions"]) == finished
     text = (run / "report.md").read_text()
-    assert text.count("| not finished") == len(load_recipe("tiny").conditions) - len(finished)
+    assert text.count("| not finished") == len(CONDITIONS) - len(finished)
     has_curve = any(run.glob("conditions/*/train/curve.jsonl"))
     assert (run / "accuracy.png").exists() == ("(accuracy.png)" in text) == bool(report["curve"]) == has_curve
     assert terminal_text(report).count("0:05") + terminal_text(report).count("1:") >= len(finished)
@@ -328,10 +338,8 @@ def test_the_command_line_prints_table_and_path_without_torch(run: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "64 % (32-82)" in done.stdout
+    assert "64 % (42-81)" in done.stdout
     assert done.stdout.endswith(f"report: {run / 'report.html'}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "ladder_lite.report", str(run.parent)], capture_output=True, text=True, timeout=300
-    )
+    done = run_command("report", run.parent)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*not a run folder.*\n", done.stderr)

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
@@ -20,7 +19,7 @@ from ladder_lite.report.__main__ import app
 from ladder_lite.report.document import Mark
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared
-from tests.support.finished_run import HOSTILE, add_conditions, build_run
+from tests.support.finished_run import HOSTILE, build_run, problems_of_run, replace, revise
 
 HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
 ACTIVE = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "foreignobject", "a", "video"}
@@ -82,23 +81,39 @@ def assert_harmless(html: str) -> Page:
 
 @pytest.fixture(scope="module")
 def tests() -> list[Problem]:
-    return load_problems("tiny", "test")[:20]
+    return problems_of_run()
 
 
 @pytest.fixture
-def run(tmp_path: Path, tests: list[Problem]) -> Path:
-    build_run(tmp_path / "a run", load_recipe("tiny", ["seed=3", "eval.samples=4", "eval.k=2"]), tests)
+def run(tmp_path: Path) -> Path:
+    build_run(tmp_path / "a run")
     return tmp_path / "a run"
 
 
-def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Problem]) -> None:
-    add_conditions(run, tests)
-    report = write_report(run)
-    page = assert_harmless((run / "report.html").read_text())
+@pytest.fixture
+def full_run(tmp_path: Path) -> Path:
+    """The run with arms, TTRL without LADDER, and LADDER resampled."""
+    build_run(tmp_path / "a full run", full=True)
+    return tmp_path / "a full run"
+
+
+def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[Problem]) -> None:
+    revise(full_run / f"conditions/ladder_ttrl/problems/{tests[18].id}/done.json", stopped="budget")
+    report = write_report(full_run)
+    page = assert_harmless((full_run / "report.html").read_text())
     text = re.sub(r"\s+", " ", page.text)
-    assert report["conditions"]["ladder_10"]["variants"] == 100
-    assert report["conditions"]["ladder"]["n_tokens"] == 5700
-    assert [row["condition"] for row in report["differences"]][-2:] == ["ladder", "ladder_ttrl"]
+    assert report["conditions"]["ladder_10"]["variants"] == 10  # one of each root
+    stages = [json.loads((full_run / f"conditions/ladder/{name}/done.json").read_text()) for name in ("train", "eval")]
+    assert report["conditions"]["ladder"]["n_tokens"] == sum(stage["n_tokens"] for stage in stages)
+    compared_with = {row["condition"]: row["reference"] for row in report["differences"]}  # of two, the last
+    assert compared_with == {
+        "rl_without_variants": "base",
+        "ladder": "rl_without_variants",
+        "ladder_ttrl": "ladder",
+        "ladder_10": "ladder",
+        "ladder_static": "ladder",
+        "ttrl": "base",
+    }
     for words in (
         "pass@1 on the test problems",
         "Accuracy against number of variants",
@@ -109,8 +124,8 @@ def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Probl
         "They differ on 2: chance could explain that (sign test, p = 0.5).",
         "1 are answered right. It does have one in which model votes",
         "not solved (budget used up)",
-        "8 of 9",
-        "right 60 %",
+        "51 of 51",
+        "right 75 %",
         "the paper*",
         "The recipe as it ran, seed 3",
     ):
@@ -118,19 +133,19 @@ def test_the_page_shows_all_conditions_and_who_wins(run: Path, tests: list[Probl
     titles = [words.strip() for tag, words in page.texts if tag == "h3"]
     assert "Rewards by reason: LADDER" in titles
     assert "Solved against generated tokens" in titles
-    assert (run / "ttrl.png").read_bytes().startswith(b"\x89PNG")
-    assert "(ttrl.png)" in (run / "report.md").read_text()
+    assert (full_run / "ttrl.png").read_bytes().startswith(b"\x89PNG")
+    assert "(ttrl.png)" in (full_run / "report.md").read_text()
 
 
-def test_ttrl_may_lose(run: Path, tests: list[Problem]) -> None:
-    add_conditions(run, tests)
-    for problem in tests[:3]:
-        for condition, solved in (("ladder_ttrl", False), ("ladder_pass100", True)):
-            marker = run / "conditions" / condition / "problems" / problem.id / "done.json"
-            changes = {"solved": solved, "tokens_to_right": 99, "stopped": "plateau"}
-            write_json(marker, json.loads(marker.read_text()) | changes)
-    write_report(run)
-    text = (run / "report.md").read_text()
+def test_ttrl_may_lose(full_run: Path, tests: list[Problem]) -> None:
+    for problem in tests[17:]:
+        for condition, changes in (
+            ("ladder_ttrl", {"solved": False, "stopped": "plateau"}),
+            ("ladder_pass100", {"solved": True, "tokens_to_right": 99}),
+        ):
+            revise(full_run / "conditions" / condition / "problems" / problem.id / "done.json", **changes)
+    write_report(full_run)
+    text = (full_run / "report.md").read_text()
     assert "**LADDER resampled is ahead of TTRL after LADDER**: of the same 3 test problems" in text
     assert "**TTRL after LADDER and TTRL without LADDER are level**" in text
     assert "Test-time RL then solved 0 of 3" in text
@@ -144,26 +159,32 @@ def test_a_lead_is_a_win_where_chance_does_not_explain_it(n_problems: int, verdi
     assert words == Mark(f"TTRL after LADDER {verdict} TTRL without LADDER")
 
 
-def test_problems_that_only_one_method_is_done_with_are_no_race(run: Path, tests: list[Problem]) -> None:
-    add_conditions(run, tests)
-    for problem in tests[:2]:
-        (run / "conditions/ttrl/problems" / problem.id / "done.json").unlink()
-    report = write_report(run)
-    assert report["race"]["problems"] == [tests[2].id]
-    (run / "conditions/ttrl/problems" / tests[2].id / "done.json").unlink()
-    (run / "conditions/ladder_pass100/problems" / tests[2].id / "done.json").unlink()
-    assert write_report(run)["race"]["problems"] == sorted(problem.id for problem in tests[:2])
+def test_problems_that_only_one_method_is_done_with_are_no_race(full_run: Path, tests: list[Problem]) -> None:
+    conditions = full_run / "conditions"
+    for problem in tests[17:19]:
+        (conditions / "ttrl/problems" / problem.id / "done.json").unlink()
+    report = write_report(full_run)
+    assert report["race"]["problems"] == [tests[19].id]
+    (conditions / "ttrl/problems" / tests[19].id / "done.json").unlink()
+    (conditions / "ladder_pass100/problems" / tests[19].id / "done.json").unlink()
+    assert sorted(write_report(full_run)["race"]["problems"]) == sorted(problem.id for problem in tests[17:19])
 
 
 @pytest.mark.parametrize("text", [HOSTILE, HUGE], ids=["hostile", "huge"])
-def test_hostile_text_stays_text_and_small(run: Path, tests: list[Problem], text: str) -> None:
-    add_conditions(run, tests, text)
+def test_hostile_text_stays_text_and_small(full_run: Path, tests: list[Problem], text: str) -> None:
+    run = full_run
+    for condition in ("ladder_ttrl", "ttrl"):
+        for problem in tests[17:]:
+            marker = run / "conditions" / condition / "problems" / problem.id / "done.json"
+            answer = json.loads(marker.read_text())["answer"]
+            revise(marker, answer=answer and text, voted_answer=text)
+    done = run / "conditions/ladder/eval/done.json"
+    revise(done, techniques={text: json.loads(done.read_text())["techniques"][HOSTILE]})
+    rollouts = run / "conditions/ladder/train/attempts.jsonl"
+    replace(rollouts, [row | {"text": text, "answer": text} for row in read_jsonl(rollouts)[::8]])
     attempts, rejected = run / "conditions/ladder/eval/attempts.jsonl", run / "variants/rejected.jsonl"
     first = read_jsonl(attempts)[0]
-    truncate_jsonl(attempts, lambda row: False)
-    append_jsonl(
-        attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))]
-    )
+    replace(attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))])
     append_jsonl(rejected, [read_jsonl(rejected)[-1] | {"text": text, "reason": why} for why in ("test_problem", text)])
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
     recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "arms": {"ladder_10": {text[:90]: text[:9000]}}}
@@ -187,9 +208,11 @@ def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
         Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("halve",), "easier").to_row() | {"depth": 1}
         for n in range(40, 65)
     ]
-    append_jsonl(run / "variants/problems.jsonl", [{"round": 0, **row} for row in children])
+    train = run / "conditions/ladder/train"
+    replace(run / "variants/problems.jsonl", [{"round": 0, **row} for row in children])
+    replace(train / "variants/problems.jsonl", [])
     rate = {"problem_id": children[0]["id"], "tries": 8, "right": 2, "pass_rate": 0.25, "state": "drawn"}
-    append_jsonl(run / "conditions/ladder/train/pass_rates.jsonl", [rate])
+    replace(train / "pass_rates.jsonl", [read_jsonl(train / "pass_rates.jsonl")[0] | rate])
     write_report(run)
     page = Page((run / "report.html").read_text())
     assert "and 13 more" in page.within("small")
@@ -200,10 +223,9 @@ def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
     ]
 
 
-def test_drawings_take_their_colours_from_the_page(run: Path, tests: list[Problem]) -> None:
-    add_conditions(run, tests)
-    write_report(run)
-    html = (run / "report.html").read_text()
+def test_drawings_take_their_colours_from_the_page(full_run: Path) -> None:
+    write_report(full_run)
+    html = (full_run / "report.html").read_text()
     drawings = re.findall(r"<svg role.*?</svg>|<svg viewBox.*?</svg>", html, re.S)
     assert len(drawings) >= 8
     assert not [drawing for drawing in drawings if re.search(r"(?<!url\()#[0-9a-fA-F]{6}\b", drawing)]
@@ -240,20 +262,19 @@ def test_an_old_run_without_new_keys_has_a_report(run: Path) -> None:
     assert set(report["conditions"]) == {"base", "rl_without_variants", "ladder", "ladder_ttrl"}
 
 
-def seeds(tmp_path: Path, tests: list[Problem], shares: list[float]) -> list[Path]:
+def seeds(tmp_path: Path, shares: list[float]) -> list[Path]:
     """Runs that differ in seed, each with so large a share of LADDER's answers right."""
     runs = []
     for seed, value in enumerate(shares):
         run = tmp_path / f"run-s{seed}"
-        build_run(run, load_recipe("tiny", [f"seed={seed}", "eval.samples=4", "eval.k=2"]), tests)
-        done = run / "conditions/ladder/eval/done.json"
-        write_json(done, json.loads(done.read_text()) | {"pass@1": {"value": value, "low": 0.0, "high": 1.0}})
+        build_run(run, seed)
+        revise(run / "conditions/ladder/eval/done.json", **{"pass@1": {"value": value, "low": 0.0, "high": 1.0}})
         runs.append(run)
     return runs
 
 
-def test_seeds_are_compared_by_their_mean(tmp_path: Path, tests: list[Problem]) -> None:
-    runs = seeds(tmp_path, tests, [0.5, 0.6, 0.7])
+def test_seeds_are_compared_by_their_mean(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, [0.5, 0.6, 0.7])
     comparison = write_comparison(runs, tmp_path / "out")
     (mean,) = comparison["means"]
     assert mean["seeds"] == [0, 1, 2]
@@ -271,7 +292,7 @@ def test_seeds_are_compared_by_their_mean(tmp_path: Path, tests: list[Problem]) 
 
 
 def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, tests: list[Problem]) -> None:
-    one, other = seeds(tmp_path, tests, [0.5, 0.6])
+    one, other = seeds(tmp_path, [0.5, 0.6])
     recipe = yaml.safe_load((other / "recipe.resolved.yaml").read_text())
     recipe["grpo"]["eval_every"] = 99
     (other / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
@@ -286,8 +307,8 @@ def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, 
         write_comparison([one, one / "." / ""], tmp_path / "out")
 
 
-def test_the_command_line_compares(tmp_path: Path, tests: list[Problem], monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = seeds(tmp_path, tests, [0.5, 0.6])
+def test_the_command_line_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = seeds(tmp_path, [0.5, 0.6])
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, [str(run) for run in runs])
     assert result.exit_code == 0

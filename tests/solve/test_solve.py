@@ -24,8 +24,10 @@ from ladder_lite.solve import Solution, Solver, solve
 from ladder_lite.solve.__main__ import app
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script
-from tests.test_terminal import HOSTILE, a_console
+from tests.support.lessons import same
+from tests.support.terminal import HOSTILE, a_console
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 
@@ -137,8 +139,7 @@ def test_json_is_all_there_is_on_stdout(
 
 
 def test_the_whole_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ladder_lite.solve", "5*x**4", "--samples", "40", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = run_command("solve", "5*x**4", "--samples", 40, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert verify("5*x**4", row["answer"]).reward == 1.0
@@ -286,10 +287,6 @@ SMALL = (
     *("ttrl.per_root=12", "ttrl.max_steps=8", "grpo.trl.per_device_train_batch_size=32", "eval.samples=2", "eval.k=1"),
     *("grpo.trl.num_generations=8", "eval.max_new_tokens=60", "grpo.trl.max_completion_length=60"),
 )
-
-
-def same(one: Any, other: Any) -> bool:
-    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
 def test_ttrl_learns_answers_and_leaves_no_trace(

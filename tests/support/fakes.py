@@ -1,8 +1,8 @@
-"""Stand-ins for a model and for a terminal."""
+"""Stand-ins for a model, for a bar on a terminal and for a clock."""
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ladder_lite.models import Sampling
 from ladder_lite.problems.attempts import Completion
@@ -29,8 +29,8 @@ class FakeBackend:
 
     def __init__(self, script: Script) -> None:
         self.asked: list[Asked] = []
-        self.restored: list[dict[str, int]] = []
-        self.weights: dict[str, int] = {"lora": 0}
+        self.restored: list[dict[str, Any]] = []
+        self.weights: dict[str, Any] = {"lora": 0}
         if callable(script):
             self._reply = script
         else:
@@ -55,10 +55,10 @@ class FakeBackend:
     def fits(self, prompt: Messages) -> bool:
         return len(prompt[-1]["content"]) < 2_000
 
-    def snapshot(self) -> dict[str, int]:
+    def snapshot(self) -> dict[str, Any]:
         return dict(self.weights)
 
-    def restore(self, adapter: dict[str, int]) -> None:
+    def restore(self, adapter: dict[str, Any]) -> None:
         self.restored.append(adapter)
         self.weights = dict(adapter)
 
@@ -70,3 +70,13 @@ class FakeBackend:
 def silent_bar(total: int | None = None) -> Bar:
     """A bar that is drawn nowhere."""
     return Bar("", total, changed=lambda bar: None, clock=lambda: 0.0)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, seconds: float = 100.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds

@@ -1,133 +1,245 @@
-"""A finished run as its stages leave it, its model's text hostile; and the conditions that few runs have."""
+"""A finished run, made by the package's own stages on a scripted model, whose text is hostile.
 
-import random
+Only the model and the optimizer's steps are stand-ins, so files and their keys are those of a real run. Times and
+memory, which differ from machine to machine, are set afterwards. The run is made once per process and copied.
+"""
+
+import atexit
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from random import Random
 from typing import Any
+from unittest.mock import patch
 
-import yaml
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
-from ladder_lite.config.load import dump_recipe
-from ladder_lite.config.schema import Recipe
-from ladder_lite.jsonl import append_jsonl, write_json
-from ladder_lite.problems import Problem
+from ladder_lite.config.load import dump_recipe, load_recipe
+from ladder_lite.install import shipped
+from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
+from ladder_lite.models import Adapter, Sampling
+from ladder_lite.problems import Problem, load_problems
+from ladder_lite.problems.attempts import Completion
+from ladder_lite.recipe import run_recipe
+from ladder_lite.tasks import Messages
+from ladder_lite.terminal import Live
+from ladder_lite.train import grpo
+from ladder_lite.train.state import AfterStep, Step, Training, TrainingState
+from ladder_lite.variants import Growth
+from tests.support.fakes import FakeBackend
 
 HOSTILE = "`|``<script>alert(1)</script> ![x](http://x/y.png) \x1b[31m\u202e\n# heading\n| a | b |\n$x$ [b]"
 CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
-PASS_1 = {"base": 0.0125, "rl_without_variants": 0.0, "ladder": 0.64, "ladder_ttrl": 0.7}
+MORE_CONDITIONS = ("ladder_10", "ladder_static", "ttrl", "ladder_pass100")
+PASS_1 = {"base": 1 / 80, "rl_without_variants": 0.0, "ladder": 51 / 80, "ladder_ttrl": 55 / 80}
+N_TESTS = 20
+GIB = 2**30
+
+# What the scripted model can do. Of four answers to a test problem so many are right, by the problem's number:
+RIGHT = {"base": {0: 1}, "ladder": dict.fromkeys(range(17), 3), "ladder_10": {0: 4}, "ladder_static": {1: 2}}
+SOLVED_AT = {17: 4, 19: 11}
+"""The step of TTRL from LADDER's weights at which a problem's answers begin to be right; of 17 most then are."""
+
+_LEVELS = ("base", "rl_without_variants", "ladder", "ladder_10", "ladder_static")
+_SETTINGS = (
+    *("eval.samples=4", "eval.k=2", "eval.batch_size=50", "grpo.eval_every=20"),
+    *("grpo.trl.max_steps=60", "grpo.trl.num_generations=4", "grpo.trl.per_device_train_batch_size=8"),
+    *("variants.per_root=3", "variants.adaptive={start: 2, every: 20, requests: 4}"),
+    *("ttrl.problems=3", "ttrl.per_root=6", "ttrl.max_steps=30", "ttrl.samples_per_step=2"),
+)
+_POWER = re.compile(r"integrate\((\d+)\*x\*\*(\d+),x\)")
 
 
-def share(value: float) -> dict[str, float]:
-    return {"value": value, "low": value / 2, "high": (1 + value) / 2}
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
-def an_attempt(problem_id: str, index: int, text: str, answer: str | None, reason: str) -> dict[str, Any]:
-    return {
-        "problem_id": problem_id,
-        "index": index,
-        "text": text,
-        "n_tokens": 9,
-        "truncated": False,
-        "reward": float(reason == "CORRECT"),
-        "reason": reason,
-        "answer": answer,
-        "detail": "",
-    }
+@lru_cache(maxsize=1)
+def problem_set() -> Path:
+    """The test problems of the finished run as a file: the first ones of tiny, some with a technique."""
+    rows = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "test"][:N_TESTS]
+    append_jsonl(_folder() / "few.jsonl", [*({**row, "technique": HOSTILE} for row in rows[:3]), *rows[3:]])
+    return _folder() / "few.jsonl"
 
 
-def build_run(run: Path, recipe: Recipe, tests: list[Problem]) -> None:
-    """The four conditions that every run has."""
-    run.mkdir()
-    (run / "recipe.resolved.yaml").write_text(dump_recipe(recipe))
-    write_json(run / "versions.json", {"python": "3.11.9", "torch": "2.9.0"})
+def problems_of_run() -> list[Problem]:
+    """The test problems of the finished run, by their numbers."""
+    return load_problems(str(problem_set()), "test")
 
-    variants, root = run / "variants", Problem.root("integration", {"integrand": "x", "variable": "x"})
-    kept = [
-        Problem.child(root, {"integrand": f"x**{n}", "variable": "x"}, ("drop-one",), "easier").to_row()
-        | {"depth": depth}
-        for n, depth in enumerate([1] * 5 + [2] * 3 + [3])
-    ]
-    append_jsonl(variants / "problems.jsonl", [{"round": 0, **row} for row in kept])
-    reasons = ["duplicate"] * 4 + ["unreadable"] * 6 + ["test_problem"]
-    rejected = [
-        {"round": 0, "text": HOSTILE, "reason": r, "equal_to": "tiny", "parent_id": root.id, "depth": 1}
-        for r in reasons
-    ]
-    append_jsonl(variants / "rejected.jsonl", rejected)
-    rounds = [{"round": n, "depth": 1, "requests": 10, "n_tokens": 100, "seconds": 30.5} for n in range(2)]
-    append_jsonl(variants / "rounds.jsonl", rounds)
-    write_json(variants / "done.json", {"digest": "d", "kept": 9, "seconds": 61.0, "peak_memory_bytes": 7 * 2**30})
 
-    rng = random.Random(0)
-    for condition in CONDITIONS:
-        folder = run / "conditions" / condition
-        attempts = [
-            an_attempt(
-                problem.id, index, HOSTILE, HOSTILE if rng.random() < 0.5 else None, rng.choice(["CORRECT", "WRONG"])
-            )
-            for problem in tests
-            for index in range(4)
+def build_run(run: Path, seed: int = 3, *, full: bool = False) -> None:
+    """Copy the finished run of the four conditions that every run has, or of `MORE_CONDITIONS` too, to a new folder."""
+    shutil.copytree(_made(full), run)
+    revise_recipe(run, f"seed={seed}")
+
+
+def revise_recipe(run: Path, *overrides: str) -> None:
+    """Give settings of the run's recipe other values."""
+    file = run / "recipe.resolved.yaml"
+    file.write_text(dump_recipe(load_recipe(str(file), overrides)), encoding="utf-8")
+
+
+def model_of_run() -> "ScriptedModel":
+    """The model that the run was made with, as it was at first."""
+    return ScriptedModel(read_jsonl(problem_set()))
+
+
+def revise(file: Path, **changes: Any) -> None:
+    """Give keys that a JSON object of the run has other values."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    assert changes.keys() <= values.keys(), (file, changes.keys() - values.keys())
+    write_json(file, values | changes)
+
+
+def replace(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Put other rows into a file of JSON lines of the run."""
+    truncate_jsonl(file, lambda _: False)
+    append_jsonl(file, rows)
+
+
+class ScriptedModel(FakeBackend):
+    """Answers by number of the problem, condition and step of training, and surrounds all it says by hostile text.
+
+    Its adapter holds two numbers: of the condition that it was trained for, and of the training steps since.
+    """
+
+    def __init__(self, tests: Sequence[dict[str, Any]]) -> None:
+        super().__init__([])
+        self.weights = {"lora": torch.zeros(2)}
+        self._tests = {f"integrate({row['integrand']},x)": (number, row) for number, row in enumerate(tests)}
+
+    def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
+        texts = [
+            [
+                self._write(prompt[-1]["content"], index, n, Random(f"{sampling.seed}/{place}/{index}"))
+                for index in range(n)
+            ]
+            for place, prompt in enumerate(prompts)
         ]
-        append_jsonl(folder / "eval/attempts.jsonl", attempts)
-        summary = {"n_problems": 20, "pass@1": share(PASS_1[condition]), "pass@2": share(PASS_1[condition] / 2 + 0.5)}
-        write_json(folder / "eval/done.json", {"digest": "d", **summary, "seconds": 5.5, "peak_memory_bytes": 2**30})
-    for condition, steps in (("rl_without_variants", 40), ("ladder", 60)):
-        train = run / "conditions" / condition / "train"
-        append_jsonl(
-            train / "metrics.jsonl",
-            [{"step": n, "reward": 0.5, "groups_without_signal": 0.5} for n in range(1, steps + 1)],
-        )
-        rows = [{"step": n, "pass@1": n / 100, "seconds": 1.5 * n} for n in range(20, steps + 1, 20)]
-        append_jsonl(train / "curve.jsonl", rows)
-        done = {
-            "digest": "d",
-            "steps": steps,
-            "seconds": 100.25,
-            "stopped": "max_steps",
-            "peak_memory_bytes": 3 * 2**30,
-        }
-        write_json(train / "done.json", done)
+        return [[Completion(text, len(text), truncated=False) for text in replies] for replies in texts]
 
-    problems = run / "conditions/ladder_ttrl/problems"
-    for problem, solved_at in zip(tests[:3], (4, None, 11), strict=True):
-        outcome = {"problem_id": problem.id, "solved": solved_at is not None, "steps_to_solve": solved_at}
-        outcome |= {"steps": solved_at or 30, "seconds": 20.0, "answer": HOSTILE if solved_at else None}
-        write_json(problems / problem.id / "done.json", {"digest": "d", **outcome})
-        append_jsonl(problems / problem.id / "variants/problems.jsonl", [{"round": 0, **row} for row in kept[:6]])
-    write_json(problems / "done.json", {"digest": "d", "n_left": 9, "attempted": 3, "steps": 45, "seconds": 60.0})
+    def snapshot(self) -> Adapter:
+        return {name: weight.clone() for name, weight in self.weights.items()}
+
+    def restore(self, adapter: Adapter) -> None:
+        self.weights = {name: weight.clone() for name, weight in adapter.items()}
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        save_file(self.weights, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text("{}")
+
+    def load(self, folder: Path) -> None:
+        self.weights = load_file(folder / "adapter_model.safetensors")
+        self.weights["lora"][:] = torch.tensor([_LEVELS.index(folder.parts[-3]), 0])
+
+    def step(self) -> None:
+        """Take one step of training."""
+        self.weights["lora"][1] += 1
+
+    def _write(self, prompt: str, index: int, n: int, rng: Random) -> str:
+        level, step = _LEVELS[int(self.weights["lora"][0])], int(self.weights["lora"][1])
+        asked = prompt[prompt.index("integrate(") :]
+        if not prompt.startswith("solve "):
+            return self._variant(rng)
+        number, row = self._tests.get(asked, (None, None))
+        if number is not None and row is not None:
+            if self._solves(number, level, step, index, n):
+                return self._answer(row["answer"], rng)
+            if step:  # TTRL's wrong answers are alike, and outvote a right one
+                return self._answer("x", rng)
+            return rng.choice([HOSTILE, f"<answer>{HOSTILE}</answer>"]) if index == 0 else self._answer(None, rng)
+        if power := _POWER.fullmatch(asked):  # a variant: the longer it trains, the more answers are right
+            factor, exponent = map(int, power.groups())
+            right = rng.random() < min(0.9, 0.3 + step / 60)
+            return self._answer(f"{factor}*x**{exponent + 1}/{exponent + 1}" if right else None, rng)
+        return self._answer(None, rng)
+
+    def _solves(self, number: int, level: str, step: int, index: int, n: int) -> bool:
+        if step and level == "ladder":  # TTRL
+            return step >= SOLVED_AT.get(number, 1_000) and index < (3 if number == 17 else 1)
+        if step:
+            return False
+        if n > 4:  # LADDER resampled
+            return number == 19 and index == 4
+        return index < RIGHT.get(level, {}).get(number, 0)
+
+    def _answer(self, answer: str | None, rng: Random) -> str:
+        if answer is not None:
+            return f"{HOSTILE}<answer>{answer}</answer>"
+        return rng.choice([HOSTILE, f"<answer>{HOSTILE}</answer>", f"{HOSTILE}<answer>x</answer>", "<answer>x"])
+
+    def _variant(self, rng: Random) -> str:
+        new = f"integrate({rng.randrange(2, 40)}*x**{rng.randrange(1, 9)},x)"
+        test = rng.choice(list(self._tests))
+        return rng.choice([new, new, new, f"{new} and integrate(x, x)", f"integrate({HOSTILE}, x)", test])
 
 
-def add_conditions(run: Path, tests: list[Problem], text: str = HOSTILE) -> None:
-    """Arms, TTRL without LADDER, LADDER resampled, and what an evaluation may tell besides; `text` is foreign."""
-    recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
-    recipe["arms"] = {"ladder_10": {"share": 0.1}, "ladder_static": {"variants.adaptive": None}}
-    recipe["conditions"] += ["ladder_10", "ladder_static", "ttrl", "ladder_pass100"]
-    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
-    conditions = run / "conditions"
-    for name, n_variants in (("ladder_10", 100), ("ladder", 1000), ("ladder_static", 900)):
-        train, evaluated = conditions / name / "train", conditions / name / "eval/done.json"
-        done = {"steps": 60, "seconds": 100.0, "stopped": "max_steps", "variants": n_variants, "n_tokens": 5000}
-        write_json(train / "done.json", {"digest": "d", **done})
-        summary = {"n_problems": 20, "pass@1": share(0.5), "pass@2": share(0.6), "greedy": share(0.55)}
-        summary |= {"majority": share(0.65), "techniques": {text: {"n_problems": 3, "pass@1": share(0.3)}}}
-        summary |= {"shares": {"solved": 0.5, "wrong": 0.3, "unreadable": 0.15, "truncated": 0.05}, "n_tokens": 700}
-        summary |= {"official": {"n_compared": 9, "n_agree": 8}, "seconds": 3.0}
-        write_json(evaluated, {"digest": "d", **summary})
-        append_jsonl(train / "curve.jsonl", [{"step": 60, "pass@1": 0.5, "seconds": 90.0}])
-    attempts = [{**an_attempt("p", 0, text, text, "WRONG"), "step": step} for step in range(1, 61)]
-    append_jsonl(conditions / "ladder/train/attempts.jsonl", attempts)
-    vote = {"n_variants": 6, "voted_answer": text, "voted_share": 0.6}
-    for name, n_tokens in (("ladder_ttrl", 900), ("ttrl", 3000)):
-        for at, problem in enumerate(tests[:3]):
-            marker = conditions / name / "problems" / problem.id / "done.json"
-            solved = name == "ladder_ttrl" and at != 1
-            outcome = {"problem_id": problem.id, "solved": solved, "steps_to_solve": 4 if solved else None, "steps": 30}
-            outcome |= {"answer": text if solved else None, "seconds": 9.0, "n_tokens": n_tokens + at, **vote}
-            outcome |= {"stopped": "solved" if solved else "budget", "voted_right": solved and at == 0}
-            write_json(marker, {"digest": "d", **outcome})
-    for at, problem in enumerate(tests[:3]):
-        found = {"problem_id": problem.id, "n_samples": 100, "n_right": int(at == 2), "n_tokens": 950}
-        found |= {"ttrl_tokens": 900 + at, "first_right": 3 if at == 2 else None, "solved": at == 2, "pass@100": at / 2}
-        found |= {"tokens_to_right": 40 if at == 2 else None}
-        write_json(conditions / "ladder_pass100/problems" / problem.id / "done.json", {"digest": "d", **found})
-    summary = {"attempted": 3, "solved": 1, "pass@100": share(0.5), "n_tokens": 2850, "seconds": 5.0}
-    write_json(conditions / "ladder_pass100/problems/done.json", {"digest": "d", **summary})
+def train(
+    training: Training, problems: Sequence[Problem], after_step: AfterStep, growth: Growth | None = None
+) -> list[Step]:
+    """What `grpo.train` leaves, without a gradient: rows are drawn, answered, graded and noted down as it does it."""
+    state, trl = TrainingState(training, problems, growth, after_step), training.settings.trl
+    while not state.ended(int(trl["max_steps"])):
+        number = len(state.steps) + 1
+        rows = state.rates.draw(number, training.settings.completions_per_step // trl["num_generations"])
+        state.begin_step()
+        prompts = [training.task.prompt(state.problems[row]) for row in rows]
+        sampling = Sampling(1.0, 1.0, 200, 50, training.seed * 1_000 + number)
+        groups = training.backend.sample(prompts, trl["num_generations"], sampling)
+        state.grade([row for row in rows for _ in groups[0]], [reply for group in groups for reply in group])
+        training.backend.step()
+        state.end_step({"loss": 0.5, "learning_rate": 1e-3, "entropy": 0.5, "grad_norm": 1.0})
+    state.write_pass_rates()
+    return state.steps
+
+
+@lru_cache(maxsize=2)
+def _made(full: bool) -> Path:
+    """The run that is copied; the full one goes on from the other."""
+    run = _folder() / ("full" if full else "four")
+    if full:
+        shutil.copytree(_made(full=False), run)
+    recipe = load_recipe("tiny", ["seed=3", f"task.test={problem_set()}", *_SETTINGS])
+    conditions = (*CONDITIONS, *MORE_CONDITIONS) if full else CONDITIONS
+    model = model_of_run()
+    with (
+        patch("ladder_lite.models.load_backend", lambda _: model),
+        patch.object(grpo, "train", train),
+        patch("ladder_lite.report.write_report", lambda _: {}),
+    ):
+        run_recipe(recipe.model_copy(update={"conditions": conditions}), run, Live(Console(file=io.StringIO())))
+    _set_times(run)
+    return run
+
+
+def _set_times(run: Path) -> None:
+    """Times and memory are those of no machine: 5.5 s for an evaluation, 100.25 s for a training, and so on."""
+    for name, seconds, memory in (
+        ("variants", 61.0, 7 * GIB),
+        ("train", 100.25, 3 * GIB),
+        ("problems", 60.0, GIB),
+        ("eval", 5.5, GIB),
+    ):
+        for marker in run.glob(f"**/{name}/done.json"):
+            revise(marker, seconds=seconds, peak_memory_bytes=memory)
+    for marker in run.glob("conditions/*/problems/*/done.json"):
+        if "seconds" in json.loads(marker.read_text(encoding="utf-8")):
+            revise(marker, seconds=20.0)
+    for file in run.glob("**/metrics.jsonl"):
+        replace(file, [row | {"seconds": 1.5} for row in read_jsonl(file)])
+    for file in run.glob("**/rounds.jsonl"):
+        replace(file, [row | {"seconds": 0.0 if at else 61.0} for at, row in enumerate(read_jsonl(file))])
+    for file in run.glob("**/curve.jsonl"):
+        replace(file, [row | {"seconds": 1.5 * row["step"]} for row in read_jsonl(file)])

@@ -1,6 +1,8 @@
-"""Small lessons of TTRL on the embedded model, and what two test files ask of them."""
+"""Small lessons of TTRL on the embedded model, what is asked of them, and what can go wrong with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,17 @@ from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Adapter, Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.train.state import Step
 from ladder_lite.variants import Writer
 from ladder_lite.variants.transformations import open_library
+from tests.support.problems import TASK
 
 SMALL = (
     *("ttrl.per_root=4", "ttrl.depth=1", "ttrl.max_steps=3", "ttrl.samples_per_step=2", "eval.samples=4", "eval.k=2"),
     *("ttrl.stop_when_solved=false", "grpo.trl.per_device_train_batch_size=16"),
     *("grpo.trl.max_completion_length=24", "grpo.trl.learning_rate=0.002"),
 )
-TASK = load_task(load_recipe("tiny").task)
 HARD = TASK.read("x**2*exp(x)")  # the embedded model never answers it in these few steps
 EASY = TASK.read("cos(2*x)")
 
@@ -101,3 +102,21 @@ class Notes:
 
     def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
         self.steps.append((step, rollouts, tries))
+
+
+@contextmanager
+def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
+    """Hidden states that are NaN in the n-th steps that are done, but not where replies are sampled."""
+    import torch
+
+    model, _ = backend.trainable()
+    number = count(1)
+
+    def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
+        return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
+
+    hook = model.get_base_model().model.norm.register_forward_hook(spoil)  # TRL 1.16 does not call the head itself
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -18,6 +18,7 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task
 from ladder_lite.verify import Reason
 from ladder_lite.verify.rules.fingerprints import Index
+from tests.support.problems import problem
 
 SETTINGS = load_recipe("tiny", ["task.protocol=strict"]).task
 THINKING = load_task(SETTINGS.model_copy(update={"thinking": True}))
@@ -30,11 +31,6 @@ HOSTILE_S = 10.0
 @pytest.fixture(scope="module")
 def task() -> Task:
     return load_task(SETTINGS)
-
-
-def problem(integrand: str, variable: str = "x", lower: str | None = None, upper: str | None = None) -> Problem:
-    data = {"integrand": integrand, "variable": variable, "lower": lower, "upper": upper}
-    return Problem.root("integration", data)
 
 
 def read(task: Task, text: str, parent: Problem | None = None) -> list[Problem | Rejected]:

@@ -11,10 +11,11 @@ import pytest
 import ladder_lite.tiny
 from ladder_lite.config.load import load_recipe
 from ladder_lite.install import shipped
-from ladder_lite.problems import Problem, load_problems
+from ladder_lite.problems import load_problems
 from ladder_lite.tasks import load_task
 from ladder_lite.tiny import corpus, pretrain
 from ladder_lite.verify import Reason, verify
+from tests.support.problems import TASK, problem
 
 FOLDER = Path(ladder_lite.tiny.__file__).parent
 
@@ -52,26 +53,23 @@ def test_the_problem_set_is_what_the_corpus_keeps_out() -> None:
         (split, corpus.integrand(terms)) for split, terms in corpus.benchmark()
     ]
     assert all(verify(row["integrand"], row["answer"]).reason is Reason.CORRECT for row in rows)
-    task = load_task(load_recipe("tiny").task)
-    problems = [*task.problems("train"), *task.problems("test")]
-    assert len({key for problem in problems for key in task.fingerprints(problem)}) == 2 * len(problems) == 220
+    problems = [*TASK.problems("train"), *TASK.problems("test")]
+    assert len({key for problem in problems for key in TASK.fingerprints(problem)}) == 2 * len(problems) == 220
 
 
 def test_no_text_of_the_corpus_holds_a_training_or_test_integral() -> None:
     """By the key of the generator for as much text as pretraining reads, and as functions for a part of it."""
     held_out = pretrain.held_out()
     stream = corpus.examples(0, held_out)
-    task = load_task(load_recipe("tiny").task)
     held = [problem for split in ("train", "test") for problem in load_problems("tiny", split)]
-    tests = {key for problem in held for key in task.fingerprints(problem)}
+    tests = {key for problem in held for key in TASK.fingerprints(problem)}
     for number, example in enumerate(islice(stream, pretrain.STEPS * pretrain.BATCH_SIZE)):
         asked = example.prompt.rpartition("integrate(")[2].removesuffix(",x)")
         written = corpus.integrand(example.terms)
         assert corpus.key(example.terms) not in held_out
         if number < 4000:
             for text in {asked, written}:
-                data = {"integrand": text, "variable": "x", "lower": None, "upper": None}
-                assert tests.isdisjoint(task.fingerprints(Problem.root("integration", data)))
+                assert tests.isdisjoint(TASK.fingerprints(problem(text)))
 
 
 def test_a_held_out_integral_is_left_out() -> None:

@@ -5,11 +5,7 @@ import pytest
 
 from ladder_lite.problems import Problem
 from ladder_lite.train.curriculum import PassRates
-
-
-def problem(integrand: str) -> Problem:
-    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-
+from tests.support.problems import problem
 
 SHORT = [problem(f"{n}*x") for n in range(2, 6)]
 LONG = [problem(f"{n}*x+sin({n}*x)*exp({n}*x)*cos({n}*x)") for n in range(2, 6)]

@@ -13,21 +13,13 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.jsonl import read_jsonl, truncate_jsonl
-from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.tasks import load_task
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.grpo import _complete_checkpoints
 from ladder_lite.train.state import Step, Training, TrainingState
 from ladder_lite.verify import Reason
 from tests.support.fakes import FakeBackend
-
-TASK = load_task(load_recipe("tiny").task)
-
-
-def problem(integrand: str) -> Problem:
-    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-
+from tests.support.problems import TASK, problem
 
 # --- steps
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,14 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend
-from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
-from ladder_lite.tasks import load_task
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.state import Step, Training
+from tests.support.fakes import Clock
+from tests.support.lessons import poisoned, without_times
+from tests.support.problems import TASK, problem
 
-EASY = [
-    Problem.root("integration", {"integrand": text, "variable": "x", "lower": None, "upper": None})
-    for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")
-]
-TASK = load_task(load_recipe("tiny").task)
+EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]
 BATCH = 16
 
 
@@ -46,7 +41,7 @@ def train(
 
 
 def what_counts(steps: list[Step]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in asdict(step).items() if "seconds" not in key} for step in steps]
+    return without_times([asdict(step) for step in steps])
 
 
 def adapters(backend: Backend) -> tuple[list[str], str]:
@@ -57,15 +52,6 @@ def adapters(backend: Backend) -> tuple[list[str], str]:
 # --- a budget
 
 
-class Ticking:
-    """A clock that a test moves."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 def test_a_training_stopped_by_its_budget_goes_on_to_the_same_numbers(backend: Backend, tmp_path: Path) -> None:
     start = backend.snapshot()
     whole = train(backend, tmp_path / "whole", "save_steps=100")
@@ -74,9 +60,9 @@ def test_a_training_stopped_by_its_budget_goes_on_to_the_same_numbers(backend: B
     steps: list[Step] = []
     while not steps:
         backend.restore(start)  # as a new process has it
-        clock = Ticking()
+        clock = Clock()
 
-        def a_step_takes_30_s(*_: object, clock: Ticking = clock) -> bool:
+        def a_step_takes_30_s(*_: object, clock: Clock = clock) -> bool:
             clock.seconds += 30
             return False
 
@@ -96,24 +82,6 @@ def test_a_training_stopped_by_its_budget_goes_on_to_the_same_numbers(backend: B
 
 
 # --- a training that diverges
-
-
-@contextmanager
-def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
-    """Hidden states that are NaN in the n-th steps that are done, but not where replies are sampled."""
-    import torch
-
-    model, _ = backend.trainable()
-    number = count(1)
-
-    def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
-        return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
-
-    hook = model.get_base_model().model.norm.register_forward_hook(spoil)  # TRL 1.16 does not call the head itself
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.train import grpo, trainer
 from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.verify import Grade, Reason
+from tests.support.problems import problem
 
 RECIPE = load_recipe(
     "tiny",
@@ -35,10 +36,7 @@ RECIPE = load_recipe(
         "grpo.trl.max_completion_length=40",
     ],
 )
-PROBLEMS = [
-    Problem.root("integration", {"integrand": f"cos({n}*x)", "variable": "x", "lower": None, "upper": None})
-    for n in range(2, 8)
-]
+PROBLEMS = [problem(f"cos({n}*x)") for n in range(2, 8)]
 
 TASK = load_task(RECIPE.task)
 DEFAULTS = {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}

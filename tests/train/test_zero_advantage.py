@@ -11,11 +11,11 @@ import trl
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.trl_settings import LOSS_TYPES
 from ladder_lite.models import Backend, load_backend
-from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import trainer
 from ladder_lite.train import zero_advantage as micro_batch
 from ladder_lite.train.state import Training, TrainingState
+from tests.support.problems import problem
 
 RECIPE = load_recipe(
     "tiny",
@@ -28,10 +28,7 @@ RECIPE = load_recipe(
         "grpo.trl.temperature=2.0",  # replies of many lengths
     ],
 )
-PROBLEMS = [
-    Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-    for integrand in ("cos(2*x)", "5*sin(2*x)+x**3-exp(4*x)", "x**2+sin(3*x)", "x")
-]
+PROBLEMS = [problem(text) for text in ("cos(2*x)", "5*sin(2*x)+x**3-exp(4*x)", "x**2+sin(3*x)", "x")]
 ADVANTAGES = [0.5, -0.5, 0, 1.5, 0, 0, 0, 0, -1.0, 0.25, 0, 0.75, 0, 0, 0, 0]
 """Of four groups, the rewards of the second, whose prompt is the longest, and of the last are equal."""
 

@@ -1,8 +1,6 @@
 """The variant tree: what is asked for, what is kept, and going on after a kill."""
 
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -21,12 +19,12 @@ from ladder_lite.config.schema import VariantSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.tasks import load_task
 from ladder_lite.variants import Growth, Writer
 from ladder_lite.variants.transformations import open_library
+from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script, silent_bar
+from tests.support.problems import TASK, problem
 
-TASK = load_task(load_recipe("tiny").task)
 FILES = ("problems.jsonl", "rejected.jsonl", "rounds.jsonl")
 PROMPT = re.compile(r"(easier|equivalent) as (\w+): ([\w, -]+): integrate\((.*),(\w+)\)")
 
@@ -36,11 +34,7 @@ def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
-def root(integrand: str) -> Problem:
-    return Problem.root("integration", {"integrand": integrand, "variable": "x", "lower": None, "upper": None})
-
-
-ROOTS = [root("x**3+sin(x)"), root("x*exp(x)"), root("log(x)")]
+ROOTS = [problem("x**3+sin(x)"), problem("x*exp(x)"), problem("log(x)")]
 
 
 @lru_cache
@@ -186,7 +180,7 @@ def test_no_two_calls_share_a_seed(tmp_path: Path) -> None:
 
 # --- what is kept
 
-ROOT, OTHER, TEST = root("x**2+sin(x)"), root("exp(x)"), root("cos(3*x)+x")
+ROOT, OTHER, TEST = problem("x**2+sin(x)"), problem("exp(x)"), problem("cos(3*x)+x")
 REPLIES: list[tuple[str, list[str], list[str]]] = [  # reply, kept, reasons in order
     ("Nothing comes to mind.", [], ["unreadable"]),
     ("integrate(x**2, (x, 0, 1))", ["x**2"], []),
@@ -512,13 +506,10 @@ def test_what_is_grown_is_compared_with_everything_before(tmp_path: Path) -> Non
 # --- the command line
 
 
-def run_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.variants", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
-    done = run_command("integrate(x*exp(3*x), x)", "--n", "6", "--tries", "2", "--out", "tree", cwd=tmp_path)
+    done = run_command(
+        "variants", "integrate(x*exp(3*x), x)", "--n", "6", "--tries", "2", "--out", "tree", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     tree = variants.load(tmp_path / "tree")
     assert len(tree) >= 6
@@ -529,7 +520,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     assert all(re.fullmatch(r".*  (easier|equivalent)  (0|50|100) %", line) for line in shown)
     assert lines[-1].startswith(f"kept {len(tree)} (")
 
-    again = run_command("x", "--out", "tree", cwd=tmp_path)
+    again = run_command("variants", "x", "--out", "tree", cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "error: --out tree: no empty folder; name a new one\n")
 
 
@@ -549,7 +540,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = run_command(*arguments, cwd=tmp_path)
+    done = run_command("variants", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1

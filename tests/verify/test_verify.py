@@ -14,6 +14,7 @@ from ladder_lite.install import shipped
 from ladder_lite.verify import Reason, reward, verify
 from ladder_lite.verify.lines import MALFORMED
 from ladder_lite.verify.numerics.integrand import prepare
+from tests.support.commands import run_command
 from tests.support.properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_time, judges_rightly
 
 DATA = Path(__file__).parents[1] / "data"
@@ -454,7 +455,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
     file = tmp_path / "answers.jsonl"
     file.write_text("\n".join(lines))
     for options in ([], ["--workers", "2"]):
-        run = _run(str(file), *options)
+        run = run_command("verify", str(file), *options)
         assert run.returncode == 0, run.stderr
         rows = [json.loads(line) for line in run.stdout.splitlines()]
         assert [row["id"] for row in rows] == ["a", None, 4, None, "c"]
@@ -465,10 +466,10 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
 
 
 def test_one_off_and_mistakes() -> None:
-    assert _run("x", "x**2/2").stdout == "CORRECT\n"
-    assert _run("x", "x**2").stdout.startswith("WRONG: ")
-    assert _run("x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
-    missing = _run("no_such_file.jsonl")
+    assert run_command("verify", "x", "x**2/2").stdout == "CORRECT\n"
+    assert run_command("verify", "x", "x**2").stdout.startswith("WRONG: ")
+    assert run_command("verify", "x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
+    missing = run_command("verify", "no_such_file.jsonl")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no_such_file.jsonl")
     assert missing.stderr.count("\n") == 1
@@ -478,8 +479,3 @@ def test_importing_it_is_light() -> None:
     heavy = ("torch", "scipy", "mpmath", "sympy", "typer")
     code = f"import sys, ladder_lite.verify; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ladder_lite.verify", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

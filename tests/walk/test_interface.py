@@ -5,8 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from ladder_lite.export import QUANTIZATIONS
-from tests.export.test_export import GGUF_PARAMETERS
-from tests.models.test_loading import GET_PEFT_MODEL, LOAD_MODEL
+from tests.support.unsloth_names import GET_PEFT_MODEL, GGUF_PARAMETERS, LOAD_MODEL
 
 
 def _source(module: str) -> str:
