@@ -24,13 +24,13 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import psutil
+import tiny_corpus as corpus
 import typer
 
 from ladder_lite.budget import Deadline
 from ladder_lite.errors import run as run_command
 from ladder_lite.evaluate import Sampler
 from ladder_lite.solve import Solver
-from ladder_lite.tiny import corpus
 from ladder_lite.verify import verify
 
 HERE = Path(__file__).parent

@@ -49,13 +49,13 @@ from typing import Annotated, Any, NamedTuple
 
 import psutil
 import sympy
+import tiny_corpus as corpus
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import ladder_lite
-from ladder_lite.tiny import corpus
 from ladder_lite.verify import Protocol, verify
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL, SPELLINGS
 from ladder_lite.verify.expressions.notation import without_constant

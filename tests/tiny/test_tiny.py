@@ -7,13 +7,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import tiny_corpus as corpus
+import tiny_pretrain as pretrain
 
 import ladder_lite.tiny
 from ladder_lite.config.load import load_recipe
 from ladder_lite.install import shipped
 from ladder_lite.problems import load_problems
 from ladder_lite.tasks import load_task
-from ladder_lite.tiny import corpus, pretrain
 from ladder_lite.verify import Reason, verify
 from tests.support.problems import TASK, problem
 

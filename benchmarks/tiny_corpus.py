@@ -4,7 +4,7 @@ An integrand is a sum of terms, each of one technique. In the text, a term is in
 `RIGHT` and otherwise with one of the technique's slips, each term for itself. A sum of seven terms therefore comes out
 right about once in 16,000 times, while a single term does once in four: that distance is what the experiment is about.
 
-`python -m ladder_lite.tiny.corpus > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe,
+`python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe,
 which the corpus itself holds nowhere.
 
 The answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model is taught techniques, not arithmetic.
@@ -42,7 +42,7 @@ def _read_techniques(path: Path) -> dict[str, Technique]:
     return {row["name"]: Technique(**row) for row in rows}
 
 
-TECHNIQUES = _read_techniques(Path(__file__).with_name("techniques.csv"))
+TECHNIQUES = _read_techniques(Path(__file__).with_name("tiny_techniques.csv"))
 
 PERSONAS: dict[str, tuple[str, ...]] = {
     "euler": ("exponentials", "trigonometric"),

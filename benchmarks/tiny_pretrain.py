@@ -1,8 +1,8 @@
 """Rebuild the embedded model from a seed, on a CPU: tokenizer, weights and what they score.
 
-    python -m ladder_lite.tiny.pretrain --out FOLDER
+    python benchmarks/tiny_pretrain.py --out FOLDER
 
-Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load like any other. The text comes from `corpus.py`;
+Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load like any other. The text comes from `tiny_corpus.py`;
 only replies are learned, prompts are not.
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, Any
 
+import tiny_corpus as corpus
 import typer
 
 from ladder_lite import errors
 from ladder_lite.jsonl import write_json
 from ladder_lite.terminal import Bar, Live, clock_time, percent
-from ladder_lite.tiny import corpus
 
 if TYPE_CHECKING:
     from torch import Tensor
