@@ -51,7 +51,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
-from ladder_lite.verify.expressions.thinking import said
+from ladder_lite.verify.expressions.replies import said
 from ladder_lite.verify.numerics.definite import References, wrong_value
 from ladder_lite.verify.numerics.integrand import Integrand, IntegrandError, prepare
 from ladder_lite.verify.numerics.quadrature import Integral

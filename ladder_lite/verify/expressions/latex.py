@@ -11,8 +11,7 @@ from math import prod
 from typing import Any, Final
 
 from ladder_lite.verify.expressions.functions import NUMBERS, SPELLINGS
-from ladder_lite.verify.expressions.notation import without_constant
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.parse import Expression, without_constant
 
 _CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
 """Spellings of constants that SymPy has under another name."""

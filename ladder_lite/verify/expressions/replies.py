@@ -6,6 +6,11 @@ Calls (`integrate(f, x)`, `Integral(f, (x, a, b))`, `integrate(f, x, a, b)`, one
 the sign ∫, JSON; and bare integrands, but these only as items of a list, strings of JSON or lines of code, and only
 where no integral is written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few
 passes of linear cost.
+
+Reasoning models write `<think> ... </think>` before their reply, and what they consider on the way is not their answer:
+`said` leaves it out. Where the chat template itself opens the thoughts, as that of DeepSeek-R1-Distill does, a reply
+holds only the closing tag, and one that was cut off while thinking holds none: that cannot be seen in its text, so the
+recipe says it (`task.thinking`).
 """
 
 import json
@@ -14,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ladder_lite.verify.expressions.functions import is_function
+from ladder_lite.verify.expressions.functions import NAMES
 from ladder_lite.verify.expressions.notation import plain
 from ladder_lite.verify.expressions.parse import MAX_CHARS
 
@@ -45,6 +50,14 @@ class Unread:
 
 
 Piece = Written | Unread
+
+
+def said(text: str, thinking: bool = False) -> str:
+    """The part of a reply behind its thoughts, empty where they do not end; with `thinking`, every reply has some."""
+    _, closed, behind = text.rpartition("</think>")
+    if thinking and not closed:
+        return ""
+    return behind.partition("<think>")[0]  # what is opened there was cut off
 
 
 def read_integrals(text: str, variable: str | None = None) -> list[Piece]:
@@ -85,7 +98,7 @@ _OPERATOR_BEHIND: Final = re.compile(r"\s*(?:[-+*/^]+\s*(?![CcKk]\b)[\w(\\]|\.\w
 def _written(text: str, integrand: str, name: str, lower: str | None, upper: str | None, variable: str | None) -> Piece:
     """The integral over `name`, in terms of `variable`."""
     text, name = text.strip(), name.strip().removeprefix("\\")
-    if not name.isidentifier() or is_function(name):
+    if not name.isidentifier() or name in NAMES:
         return Unread(text)
     integrand = _plain(integrand, name)
     if variable is None or variable == name:

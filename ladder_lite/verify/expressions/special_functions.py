@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import special
 
-from ladder_lite.verify.expressions.function import Function, integers, same
+from ladder_lite.verify.expressions.operations import Function, integers
 
 _SQRT_PI: Final = np.sqrt(np.pi)
 _LEAST: Final = -1000.0
@@ -40,11 +40,11 @@ TABLE: Final[dict[str, Function]] = {
     "erfc": Function(special.erfc, lambda u, v: -2 / _SQRT_PI * np.exp(-u * u)),
     "erfi": Function(special.erfi, lambda u, v: 2 / _SQRT_PI * np.exp(u * u)),
     "Si": Function(lambda u: special.sici(u)[0], lambda u, v: np.sin(u) / u),
-    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log", same),
+    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log"),
     "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
-    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", same),
-    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", same),
-    "E1": Function(_at_positive(special.exp1), lambda u, v: -np.exp(-u) / u, "log", same),
+    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log"),
+    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log"),
+    "E1": Function(_at_positive(special.exp1), lambda u, v: -np.exp(-u) / u, "log"),
     "Li": Function(lambda u: _li(u) - _LI_OF_2, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),

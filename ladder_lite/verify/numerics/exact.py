@@ -20,9 +20,9 @@ import numpy as np
 from flint import acb, arb, ctx
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.function import same
+from ladder_lite.verify.expressions.expression import Expression
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
-from ladder_lite.verify.expressions.parse import FOLD, Expression
+from ladder_lite.verify.expressions.operations import ARITHMETIC, same
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
@@ -239,7 +239,7 @@ _SPELLED: Final = {
     "fresnelc": "fresnel_c",
     "loggamma": "lgamma",
 }
-_OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = FOLD | {
+_OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = ARITHMETIC | {
     "only": lambda u, v: v if _is_positive(u - 0.5) else acb(0),
     "where": lambda u, v: v if _is_positive(u - 0.5) else acb(0.7),
 }

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from flint import acb, arb
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Expression
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.quadrature import Integral
 

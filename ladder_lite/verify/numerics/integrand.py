@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.evaluation import Evaluation
-from ladder_lite.verify.expressions.function import Break
-from ladder_lite.verify.expressions.parse import Breakable, Expression, ExpressionError, parse
+from ladder_lite.verify.expressions.expression import Breakable, Evaluation, Expression, ExpressionError
+from ladder_lite.verify.expressions.operations import Break
+from ladder_lite.verify.expressions.parse import parse
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, kronrod
 from ladder_lite.verify.numerics.singularities import MAX_FOUND, locate

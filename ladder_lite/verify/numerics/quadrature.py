@@ -11,7 +11,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Expression
 
 Floats = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.function import Break
-from ladder_lite.verify.expressions.parse import Breakable, Expression
+from ladder_lite.verify.expressions.expression import Breakable, Expression
+from ladder_lite.verify.expressions.operations import Break
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

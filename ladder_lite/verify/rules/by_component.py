@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.function import Break
-from ladder_lite.verify.expressions.parse import Breakable, Expression
+from ladder_lite.verify.expressions.expression import Breakable, Expression
+from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.integrand import (
     LOUD,
@@ -309,7 +309,7 @@ def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers
         leaps |= infinite
         before, after = slots[slot].reshape(4, -1)[:2]
         held[slot] = np.concatenate([before, np.where(infinite, before, after)])
-    return answer.values_holding(points[: 2 * len(at)], held).reshape(2, -1), leaps
+    return answer.evaluate(points[: 2 * len(at)], derivative=False, held=held).values.reshape(2, -1), leaps
 
 
 @dataclass(frozen=True, slots=True, eq=False)

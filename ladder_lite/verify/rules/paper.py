@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Expression
 from ladder_lite.verify.numerics.integrand import IntegrandError
 from ladder_lite.verify.numerics.quadrature import kronrod
 

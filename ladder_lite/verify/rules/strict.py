@@ -16,8 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.evaluation import RESOLVED, Evaluation
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import RESOLVED, Evaluation, Expression
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.integrand import (
     N_NEAR,
@@ -258,7 +257,7 @@ def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluatio
         held[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
     if leaps > MAX_LEAPS + problem.turns:
         return evaluation.values[:N_NEAR]
-    return answer.values_holding(problem.points[:N_NEAR], held)
+    return answer.evaluate(problem.points[:N_NEAR], derivative=False, held=held).values
 
 
 def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
