@@ -24,12 +24,11 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
 from ladder_lite.verify.numerics import exact, exact_integral
 from ladder_lite.verify.numerics.bounds import bound
-from ladder_lite.verify.numerics.integrand import Floats, IntegrandError, noise, survey_grid
+from ladder_lite.verify.numerics.components import IntegrandError, survey_grid
 from ladder_lite.verify.numerics.oscillating_tails import tail
 from ladder_lite.verify.numerics.quadrature import (
     CONVERGED,
@@ -39,8 +38,8 @@ from ladder_lite.verify.numerics.quadrature import (
     adaptive,
     jumps,
     kronrod,
-    real_line_values,
 )
+from ladder_lite.verify.numerics.real_line import Bools, Floats, noise, real_line_values
 from ladder_lite.verify.numerics.singularities import locate
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
@@ -73,8 +72,8 @@ def allowed_of(answer: Expression, reference: Integral) -> float:
 
 
 def _allowed(reference: Integral, tolerance: float) -> float:
-    size = abs(complex(reference.value, reference.imaginary))
-    allowed = ZERO_TOLERANCE * reference.scale if size <= reference.error else tolerance * size * (1 + 1e-9)
+    is_zero = reference.size <= reference.error
+    allowed = ZERO_TOLERANCE * reference.scale if is_zero else tolerance * reference.size * (1 + 1e-9)
     return allowed + 2 * reference.error
 
 
@@ -92,8 +91,10 @@ class References:
         self._known: dict[str, Integral | str] = {}
         self._lock = threading.Lock()
 
-    def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
+    def get(self, text: str, variable: str, lower: str | None, upper: str | None, seed: int = 0) -> Integral:
         """As `reference`, from memory if it was asked before."""
+        if lower is None or upper is None:
+            raise IntegrandError("one bound is missing")
         key = json.dumps([text, variable, lower, upper, seed])
         with self._lock:  # one at a time, for the others mostly want the same
             known = self._known.get(key)
@@ -117,9 +118,10 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
     """The integral of `text` from `lower` to `upper`; raises IntegrandError if it diverges or cannot be computed."""
     expression = _read(text, variable)
     try:
-        low, high = bound(lower), bound(upper)
+        bounds = bound(lower), bound(upper)
     except ValueError as error:
         raise IntegrandError(f"a bound is not a real number: {error}") from None
+    low, high = (end.number for end in bounds)
     if low == high:
         return Integral(0.0, 0.0, 0.0)
     if low > high:
@@ -127,13 +129,8 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
         return replace(flipped, value=-flipped.value, imaginary=-flipped.imaginary)
     found = _in_double(expression, low, high, seed)
     # Double precision cannot tell 0 from what it has lost, nor from what has underflowed.
-    if (
-        found is not None
-        and found.error <= KNOWN * abs(complex(found.value, found.imaginary))
-        and found.scale > SMALLEST
-    ):
+    if found is not None and found.error <= KNOWN * found.size and found.scale > SMALLEST:
         return found
-    bounds = [end if math.isinf(end) else parse(given) for end, given in ((low, lower), (high, upper))]
     better = exact_integral.integrate(expression, bounds, _cuts(expression, low, high, seed))
     if better is not None and found is not None and better.exponent == 0:
         better = replace(better, scale=found.scale)  # its panels are too wide for the kinks of |f|
@@ -224,7 +221,7 @@ def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Fl
     found = np.unique([at for at, _ in locate(expression, grid, breakables, kinds=("pole", "log", "root"), limit=200)])
     simple = np.round(found, 6)  # most are simple numbers, and quadrature wants a singularity exactly on an edge
     found = np.where(np.abs(simple - found) <= 1e-8 * (1 + np.abs(found)), simple, found)
-    return np.concatenate([found, _jumps(expression, *_near(low, high), seed)])
+    return np.concatenate([found, _jumps(expression, low, high, seed)])
 
 
 def _tails_matter(f: Line, edges: Floats, scale: float, low: float, high: float) -> bool:
@@ -250,16 +247,10 @@ def _cuts(expression: Expression, low: float, high: float, seed: int) -> list[fl
     return sorted(edges)
 
 
-def _near(low: float, high: float) -> tuple[float, float]:
-    if math.isfinite(high - low):
-        return low, high
-    return max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
-
-
 def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats:
-    """Where the steps of f are."""
-    if low >= high:
-        return np.zeros(0)
+    """Where the steps of f are, not too far away."""
+    if math.isinf(high - low):
+        low, high = max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
     # Of two seeds in a row one looks three times as closely: steps without end then give two values.
     found = jumps(_line(expression), low, high, 1 + 2 * (seed % 2))
     if found is None:
@@ -267,6 +258,6 @@ def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats
     return found
 
 
-def _step_signs(expression: Expression, x: Floats) -> NDArray[np.bool_]:
+def _step_signs(expression: Expression, x: Floats) -> Bools:
     breakables = expression.evaluate(x.astype(complex), derivative=False).breakables
     return np.array([np.signbit(np.broadcast_to(q, x.shape)) for kind, q in breakables if kind == "step"])

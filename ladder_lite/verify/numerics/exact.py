@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 from flint import acb, arb, ctx
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.expression import Expression
+from ladder_lite.verify.expressions.expression import Complexes, Expression
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
 from ladder_lite.verify.expressions.operations import ARITHMETIC, same
+from ladder_lite.verify.numerics.real_line import Floats
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
@@ -30,7 +30,6 @@ KNOWN_BITS: Final = 60  # of an increment; with fewer it is worked out again
 MAX_COST: Final = 30_000  # of a verdict, in microseconds or so of a fast machine
 _COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 100)}
 _MAX_SPECIAL: Final = 1e5  # Of larger arguments special functions may take a hundred times as long.
-Floats = NDArray[np.float64]
 _lock = threading.RLock()  # the precision is that of the process
 
 
@@ -109,7 +108,7 @@ def values(expression: Expression, points: Iterable[Any], bits: int = BITS[0]) -
     return found
 
 
-def increments(answer: Expression, low: Floats, high: Floats) -> tuple[NDArray[np.complex128], Floats]:
+def increments(answer: Expression, low: Floats, high: Floats) -> tuple[Complexes, Floats]:
     """F(high) - F(low) for each pair, and bounds of the errors; nan where they cannot be told."""
     grown, errors = np.full(len(low), np.nan, complex), np.full(len(low), np.nan)
     for bits in BITS:
@@ -204,35 +203,14 @@ def _exponential_integral(u: Any) -> Any:
     return -(-u).ei() if u.real > 0 and u.imag.is_zero() else u.expint(1)
 
 
-def _called(
-    name: str, argument: Callable[[Any], Any] = same, result: Callable[[Any], Any] = same
-) -> Callable[[Any], Any]:
-    def call(u: Any) -> Any:
-        return result(getattr(argument(u), name)())
-
-    return call
+_Function = Callable[[Any], Any]
 
 
-def _of_reciprocal(name: str) -> Callable[[Any], Any]:
-    return _called(name, lambda u: 1 / u)
+def _called(name: str, argument: _Function = same) -> _Function:
+    return lambda u: getattr(argument(u), name)()
 
 
-def _of_real_part(name: str) -> Callable[[Any], Any]:
-    return _called(name, lambda u: u.real, acb)
-
-
-def _constant(value: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda _: acb(value())
-
-
-_CONSTANTS: Final[dict[str, Callable[[], Any]]] = {
-    **dict.fromkeys(("pi", "Pi"), arb.pi),
-    **dict.fromkeys(("e", "E"), arb.const_e),
-    "EulerGamma": arb.const_euler,
-    "Catalan": arb.const_catalan,
-    "GoldenRatio": lambda: (1 + arb(5).sqrt()) / 2,
-}
-_RECIPROCALS: Final = {"cot": "tan", "sec": "cos", "csc": "sin"}
+_RECIPROCALS: Final = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh", "sech": "cosh", "csch": "sinh"}
 _SPELLED: Final = {
     **{name: name.lower() for name in ("Si", "Ci", "Shi", "Chi", "Ei")},
     "fresnels": "fresnel_s",
@@ -245,7 +223,7 @@ _OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = ARITHMETIC | {
 }
 
 
-def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _bounded(function: _Function) -> _Function:
     def call(u: Any) -> Any:
         if not abs(u) <= _MAX_SPECIAL:
             raise UnclearError
@@ -254,11 +232,17 @@ def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
-_FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
+_FUNCTIONS: Final[dict[str, _Function]] = {
     **{name: _called(_SPELLED.get(name, name)) for name in ELEMENTARY.keys() | SPECIAL},
-    **{f"a{name}{h}": _of_reciprocal(f"a{inverse}{h}") for name, inverse in _RECIPROCALS.items() for h in ("", "h")},
-    **{name: _of_real_part(arb_name) for name, arb_name in (("floor", "floor"), ("ceiling", "ceil"), ("sign", "sgn"))},
-    **{name: _constant(value) for name, value in _CONSTANTS.items()},
+    **{f"a{name}": _called(f"a{inverse}", lambda u: 1 / u) for name, inverse in _RECIPROCALS.items()},
+    "floor": lambda u: acb(u.real.floor()),
+    "ceiling": lambda u: acb(u.real.ceil()),
+    "sign": lambda u: acb(u.real.sgn()),
+    **dict.fromkeys(("pi", "Pi"), lambda _: acb(arb.pi())),
+    **dict.fromkeys(("e", "E"), lambda _: acb(arb.const_e())),
+    "EulerGamma": lambda _: acb(arb.const_euler()),
+    "Catalan": lambda _: acb(arb.const_catalan()),
+    "GoldenRatio": lambda _: acb((1 + arb(5).sqrt()) / 2),
     "Abs": lambda u: acb(abs(u)),
     "log_abs": lambda u: acb(abs(u)).log(),
     "log2": lambda u: u.log() / arb.const_log2(),

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.numerics.quadrature import Floats, Integral, Line, jumps, kronrod, refined
+from ladder_lite.verify.numerics.quadrature import Integral, Line, jumps, kronrod, refined
+from ladder_lite.verify.numerics.real_line import Floats
 
 Function = Callable[[Floats], Floats]
 LARGEST: Final = (2048.0, 512.0, 128.0, 32.0, 8.0)  # cuts to try, until one can be afforded

@@ -6,13 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.expression import Breakable, Expression
 from ladder_lite.verify.expressions.operations import Break
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from ladder_lite.verify.numerics.real_line import Bools, Floats, Indices
 
 WORK: Final = 6_000_000  # bound on operations times points
 MAX_FOUND: Final = 48
@@ -33,7 +30,7 @@ class Brackets(NamedTuple):
         """Of each interval from 0."""
         return np.minimum(np.abs(self.low), np.abs(self.high))
 
-    def of(self, chosen: Indices | NDArray[np.bool_]) -> Brackets:
+    def of(self, chosen: Indices | Bools) -> Brackets:
         """Those with an index or a mask."""
         return Brackets(self.which[chosen], self.low[chosen], self.high[chosen])
 
@@ -46,7 +43,7 @@ def locate(
     expression: Expression,
     grid: Floats,
     breakables: Sequence[Breakable],
-    usable: NDArray[np.bool_] | None = None,
+    usable: Bools | None = None,
     kinds: Collection[Break] = ALL,
     limit: int = MAX_FOUND,
 ) -> list[tuple[float, Break]]:
@@ -95,9 +92,7 @@ def in_turns(which: Indices, distance: Floats) -> Indices:
     return found
 
 
-def brackets(
-    grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: NDArray[np.bool_] | None
-) -> Brackets:
+def brackets(grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: Bools | None) -> Brackets:
     """Where quantities of `kinds` may vanish.
 
     A change of sign or a dip between points of `grid`, where the expression is `usable` beside it.

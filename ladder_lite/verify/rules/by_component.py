@@ -8,7 +8,7 @@ refused where that does not decide.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -16,26 +16,19 @@ import numpy as np
 from ladder_lite.verify.expressions.expression import Breakable, Expression
 from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.integrand import (
-    LOUD,
-    MIN_POINTS,
-    N_NEAR,
-    QUIET,
+from ladder_lite.verify.numerics.components import MIN_POINTS, QUIET, Component, NoiseError, sample, survey_grid
+from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand
+from ladder_lite.verify.numerics.quadrature import increments, kronrod
+from ladder_lite.verify.numerics.real_line import (
     SMALLEST,
     Bools,
-    Component,
     Floats,
-    Integrand,
-    NoiseError,
     Numbers,
     evaluate_real,
     is_known,
     noise,
-    refined,
     sizes_of,
-    survey_grid,
 )
-from ladder_lite.verify.numerics.quadrature import kronrod
 from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
@@ -96,7 +89,7 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     fine = errors <= TOLERANCE
     doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
     doubtful = doubtful[np.argsort(-errors[doubtful])]
-    agree = Agreement(answer, problem.expression)
+    agree = partial(agreement, answer, problem.expression)
     agreed = agree(points[doubtful])
     if agreed is False:
         return WRONG
@@ -115,7 +108,7 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
 def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
     """Points of a component, and the values of f there."""
     far = problem.points[N_NEAR:]
-    points = np.append(component.sample(POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
+    points = np.append(sample(component, POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
     evaluation = evaluate_real(problem.expression, points)
     known = is_known(problem.expression, evaluation)
     return points[known], evaluation.values[known]
@@ -126,24 +119,17 @@ def _by_distance(points: Floats) -> Floats:
     return points[np.argsort(np.abs(np.log(np.abs(points))))]
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Whether F' = f in ball arithmetic."""
+def agreement(answer: Expression, integrand: Expression, points: Floats, decimals: float = 1.0) -> bool | None:
+    """Whether F' = f in ball arithmetic, at the first and the last of the points and some between; None if unclear.
 
-    answer: Expression
-    integrand: Expression
-
-    def __call__(self, points: Floats, decimals: float = 1.0) -> bool | None:
-        """At the first and the last of the points and some between; None if it cannot be told.
-
-        Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
-        """
-        if not len(points):
-            return None
-        chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
-        rounded = "." in self.answer.source + self.integrand.source
-        tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
-        return exact.slopes_agree(self.answer, self.integrand, chosen.tolist(), tolerance)
+    Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
+    """
+    if not len(points):
+        return None
+    chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
+    rounded = "." in answer.source + integrand.source
+    tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
+    return exact.slopes_agree(answer, integrand, chosen.tolist(), tolerance)
 
 
 def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, Numbers]:
@@ -378,10 +364,10 @@ class Growth:
 
 def _growth(answer: Expression, problem: Integrand, component: Component, places: _Places) -> Growth:
     """Between points of a component and the places where F may break, but not across those where it may jump."""
-    sample = component.sample(POINTS, problem.seed + 2)
+    points = sample(component, POINTS, problem.seed + 2)
     at, h = places.at, places.h
-    sample = sample[~(np.abs(sample[:, None] - at) <= h).any(axis=1)]
-    edges = np.sort(np.concatenate([sample, at - h, at + h]))
+    points = points[~(np.abs(points[:, None] - at) <= h).any(axis=1)]
+    edges = np.sort(np.concatenate([points, at - h, at + h]))
     edges = edges[np.abs(edges) <= places.reach]
     width = np.diff(edges)
     interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - at) <= h)
@@ -400,7 +386,7 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
 def _integrals(problem: Integrand, edges: bytes, apart: bytes) -> tuple[Numbers, Floats, Floats]:
     """Integrals of f between edges, but not where these are apart, those of its size, and their errors."""
     x = np.frombuffer(edges)
-    integrals, scales, errors = refined(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
+    integrals, scales, errors = increments(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
     noises = noise(problem.expression, x.astype(complex))[0]
     errors = 10 * (errors + np.diff(x) * np.maximum(noises[1:], noises[:-1]))
     return np.where(errors <= VISIBLE * scales, integrals, np.nan).astype(complex), scales, errors

@@ -18,23 +18,10 @@ import numpy as np
 
 from ladder_lite.verify.expressions.expression import RESOLVED, Evaluation, Expression
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.integrand import (
-    N_NEAR,
-    TOWARDS_END,
-    Bools,
-    Floats,
-    Indices,
-    Integrand,
-    Numbers,
-    Stretch,
-    by_place,
-    ends,
-    gaps,
-    jitter,
-    noise,
-    real_values,
-    refined,
-)
+from ladder_lite.verify.numerics.components import TOWARDS_END, ends
+from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
+from ladder_lite.verify.numerics.quadrature import increments
+from ladder_lite.verify.numerics.real_line import Bools, Floats, Indices, Numbers, jitter, noise, real_values
 from ladder_lite.verify.rules.by_component import (
     EXACT_TO,
     JUMP,
@@ -44,8 +31,8 @@ from ladder_lite.verify.rules.by_component import (
     TOLERANCE,
     VISIBLE,
     WRONG,
-    Agreement,
     Growth,
+    agreement,
     examine,
 )
 
@@ -99,7 +86,7 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
 
 def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
     """Whether terms of F' are so large, where an error is plain closest to 0, that they may have cancelled to it."""
-    at = int(np.argmin(np.where(plain, problem.distances, np.inf)))
+    at = int(np.argmin(np.where(plain, np.abs(problem.points), np.inf)))
     terms = [slope[at] for slope in evaluation.slopes_of_slots if isinstance(slope, np.ndarray)]
     error = abs(evaluation.slopes[at] - problem.values[at])
     return bool(error < ROUNDING * max(map(abs, terms), default=0.0))
@@ -121,7 +108,7 @@ def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation
         if unexplained.any() or allowed.max() > NOISY * np.nanmax(problem.size[:N_NEAR]):
             return False
     near = problem.points[:N_NEAR][(inside & fine)[:N_NEAR]]
-    return bool(Agreement(answer, problem.expression)(near[-1:]))
+    return bool(agreement(answer, problem.expression, near[-1:]))
 
 
 def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch) -> bool:
@@ -196,7 +183,7 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
     """Whether nothing in F breaks in a stretch, or turns so fast that it may look like a break."""
-    pairs = inside[: N_NEAR - 1] & inside[1:N_NEAR]
+    pairs = both_near(inside)
     for kind, q in evaluation.breakables:
         if kind != "turn":
             negative = np.signbit(q[:N_NEAR])
@@ -207,7 +194,7 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
 
 def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> bool:
     """Whether a root or logarithm of F breaks where f's integral is not known."""
-    unknown = np.isnan(growth.integrals) & stretch.inside[: N_NEAR - 1] & stretch.inside[1:N_NEAR]
+    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
     return bool(unknown.any()) and any(
         (np.diff(np.signbit(q[:N_NEAR])) & unknown).any()
         for kind, q in evaluation.breakables
@@ -218,11 +205,11 @@ def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> 
 @lru_cache(maxsize=256)
 def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow in a stretch; None where f is hard to integrate."""
-    before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
+    before = stretch.inside[: N_NEAR - 1]
     integrals, scales = problem.increments
     if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
         return None
-    integrals = np.where(before & after, integrals, np.nan)
+    integrals = np.where(both_near(stretch.inside), integrals, np.nan)
     slack = JUMP * scales
     return Growth(problem.points[:N_NEAR], integrals, scales, slack, np.zeros(N_NEAR - 1, bool), slack)
 
@@ -236,7 +223,7 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
     edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
     wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
-    integrals, scales, _ = refined(problem.expression, edges, wanted)
+    integrals, scales, _ = increments(problem.expression, edges, wanted)
     with np.errstate(over="ignore"):
         lost = NEARBY * ROUNDING * np.abs(edges * real_values(problem.expression, edges))  # for x is rounded as well
         slack = JUMP * scales + lost[1:] + lost[:-1]

@@ -64,7 +64,7 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
         return None
     if lower is None or upper is None:
         raise ValueError("one bound is missing")
-    bounds = bound(lower), bound(upper)
+    bounds = bound(lower).number, bound(upper).number
     if bounds[0] == bounds[1]:
         raise ValueError("the bounds are equal")
     return bounds
