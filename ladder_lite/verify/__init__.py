@@ -42,8 +42,6 @@ In this room: `expressions/`, untrusted text -> arrays; `numerics/`, where an in
 verdicts. It imports nothing of the rest of the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Steps of an expression, built slot by slot: equal subexpressions are merged, constants folded, breaks noted."""
 
-from __future__ import annotations
-
 import cmath
 import math
 from collections.abc import Mapping
@@ -47,7 +45,6 @@ class Builder:
         self.curves: list[Curve] = []
         self.may_be_resolved = True
         self.used = False
-        self.is_complex = False
 
     def finish(self, source: str, last: int) -> Expression:
         """What was built, of which `last` is the result."""
@@ -64,7 +61,7 @@ class Builder:
             frozenset((self.variable,) if self.used else ()),
             frozenset(self.functions),
             frozenset([part.kind for part in breaks]),
-            self.is_complex,
+            any(value is not None and value.imag != 0 for value in self.template),
             tuple(self.template[: last + 1]),
             tuple(step for step in self.steps if step.slot <= last),
             breaks,
@@ -74,8 +71,6 @@ class Builder:
 
     def up_to_constants(self, slot: int) -> int:
         """The slot of the same sum without its constant terms, in whose rounding the others could be lost."""
-        if len(self.steps) > MAX_NODES:
-            return slot
         found = self._rest_of_sum(slot, {step.slot: step for step in self.steps})
         return self.constant(0.0) if found is None else found
 
@@ -108,10 +103,7 @@ class Builder:
         key = value if key is None else key
         if key in self.known:
             return self.known[key]
-        if value.imag:
-            self.is_complex = True
-        else:
-            value = value.real
+        value = value if value.imag else value.real
         slot = self.known[key] = len(self.template)
         self.template.append(value)
         self.signs.append(sign_of_constant(value))

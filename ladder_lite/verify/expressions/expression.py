@@ -1,7 +1,5 @@
 """A read expression, and its evaluation on an array of points: values, derivatives, and what they tell of its shape."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,11 @@ from numpy.typing import NDArray
 
 from ladder_lite.verify.expressions.operations import Break, Operation, Step, same
 
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 Complexes = NDArray[np.complex128]
+Numbers = NDArray[Any]  # real or complex
 
 RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros
 SATURATED: Final = 20.0  # arguments at which such a function has come to rest
@@ -26,7 +28,7 @@ class Breakable(NamedTuple):
     """A real quantity of an expression, on the evaluated points, that vanishes where the expression may break."""
 
     kind: Break
-    vanishing: NDArray[np.float64]
+    vanishing: Floats
 
 
 class Breaks(NamedTuple):
@@ -54,21 +56,21 @@ class Curve(NamedTuple):
 class Evaluation:
     """Value and derivative of every slot of an expression; derivatives are None where they are an exact zero."""
 
-    points: NDArray[Any]
+    points: Numbers
     slots: list[Any]
     slopes_of_slots: list[Any]
     breaks: Sequence[Breaks]
 
     @property
-    def values(self) -> NDArray[Any]:
+    def values(self) -> Numbers:
         """Values of the expression, in the shape of the points."""
         return self._shaped(self.slots[-1])
 
-    def _shaped(self, value: Any) -> NDArray[Any]:
+    def _shaped(self, value: Any) -> Numbers:
         return value if isinstance(value, np.ndarray) else np.full(self.points.shape, value)
 
     @property
-    def slopes(self) -> NDArray[Any]:
+    def slopes(self) -> Numbers:
         """Derivatives of the expression, in the shape of the points."""
         slope = self.slopes_of_slots[-1]
         if isinstance(slope, np.ndarray):
@@ -76,7 +78,7 @@ class Evaluation:
         return np.full(self.points.shape, 0.0 if slope is None else slope, self.values.dtype)
 
     @property
-    def is_finite(self) -> NDArray[np.bool_]:
+    def is_finite(self) -> Bools:
         """At which points every slot is: a part that overflowed may be one that counts (a/inf is a lost term)."""
         with np.errstate(all="ignore"):
             total = self.values * 0.0
@@ -94,7 +96,15 @@ class Evaluation:
                 found.append(Breakable(kind, self._shaped(quantity)))
         return found
 
-    def is_resolved(self, curves: Sequence[Curve] | None, gaps: NDArray[np.float64]) -> bool:
+    @property
+    def overflown(self) -> Bools:
+        """Where a value is not finite and some part of it is infinite."""
+        overflown: Bools = ~np.isfinite(self.values)
+        if overflown.any():
+            overflown &= np.any([np.isinf(slot) & overflown for slot in self.slots], axis=0)
+        return overflown
+
+    def is_resolved(self, curves: Sequence[Curve] | None, gaps: Floats) -> bool:
         """Whether the points, with `gaps` to their neighbours, are dense enough for every feature of the expression.
 
         A step that hides between two points, as of tanh(10**6*x) or x/sqrt(x**2+10**-20), has to come out of a function
@@ -119,7 +129,7 @@ class Evaluation:
         return True
 
 
-def _zeros_are_simple(u: NDArray[Any], change: NDArray[np.float64]) -> bool:
+def _zeros_are_simple(u: Numbers, change: Floats) -> bool:
     """Whether `u`, which changes by `change` from a point to the next, changes its sign wherever it nearly vanishes."""
     near_zero = NEAR_ZERO * np.abs(u) < change
     if not near_zero.any():
@@ -178,11 +188,11 @@ class Expression:
         """The finite real constants in it, folded ones included."""
         return tuple({c.real for c in self._template if c is not None and c.imag == 0 and math.isfinite(c.real)})
 
-    def values(self, points: Complexes | NDArray[np.float64]) -> Complexes:
+    def values(self, points: Complexes | Floats) -> Complexes:
         """Values at `points`; nan or inf where undefined or overflowing. At real points nan where they are not real."""
         return self.evaluate(points, derivative=False).values
 
-    def values_and_derivatives(self, points: NDArray[Any]) -> tuple[Complexes, Complexes]:
+    def values_and_derivatives(self, points: Numbers) -> tuple[Complexes, Complexes]:
         """Values and derivatives at `points`, in one forward pass."""
         evaluation = self.evaluate(points)
         return evaluation.values, evaluation.slopes
@@ -222,7 +232,7 @@ class Expression:
         """The calls of atan and acot: name, slot and slot of the argument."""
         return [(step.name, step.slot, step.left) for step in self._steps if step.name in ("atan", "acot")]
 
-    def zeros(self, grid: NDArray[np.float64]) -> list[float]:
+    def zeros(self, grid: Floats) -> list[float]:
         """Middles of the grid's intervals on which some subexpression changes sign."""
         values = self.evaluate(grid, derivative=False).slots
         found: set[int] = set()
@@ -234,11 +244,11 @@ class Expression:
 
     def evaluate(
         self,
-        points: NDArray[Any],
+        points: Numbers,
         *,
         derivative: bool = True,
-        jitter: NDArray[np.float64] | None = None,
-        held: Mapping[int, NDArray[Any]] | None = None,
+        jitter: Floats | None = None,
+        held: Mapping[int, Numbers] | None = None,
     ) -> Evaluation:
         """Evaluate at `points`: real ones give real arrays, unless the expression holds a complex constant.
 

@@ -4,8 +4,6 @@
 first special function is asked for, so that elementary work starts fast.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The tokens of a formula -> Python's text: products without a sign, bars, functions without parentheses, fractions."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

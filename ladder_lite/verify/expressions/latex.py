@@ -62,9 +62,11 @@ class _Builder:
     def build(self, node: ast.expr) -> Any:
         """The SymPy expression of a node."""
         if isinstance(node, ast.Name):
-            return self._name(node.id)
-        if isinstance(node, ast.Constant):
-            return self._number(node.value)
+            is_variable = node.id == self._variable.name
+            return self._variable if is_variable else getattr(self._sympy, _CONSTANTS.get(node.id, node.id))
+        if isinstance(node, ast.Constant):  # with all digits that the verified number has: SymPy would print fifteen
+            is_whole = isinstance(node.value, int)
+            return self._sympy.Integer(node.value) if is_whole else self._sympy.Float(repr(node.value))
         if isinstance(node, ast.Call):
             return self._call(node)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
@@ -124,15 +126,6 @@ class _Builder:
         symbol = self._sympy.Dummy()
         self._names[symbol] = form % self.latex(formula)
         return symbol
-
-    def _name(self, name: str) -> Any:
-        if name == self._variable.name:
-            return self._variable
-        return getattr(self._sympy, _CONSTANTS.get(name, name))
-
-    def _number(self, value: object) -> Any:
-        # All digits that the verified number has: SymPy would print fifteen of them.
-        return self._sympy.Integer(value) if isinstance(value, int) else self._sympy.Float(repr(value))
 
     def _call(self, node: ast.Call) -> Any:
         assert isinstance(node.func, ast.Name)  # no other function is admitted

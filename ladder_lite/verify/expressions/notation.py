@@ -5,8 +5,6 @@ tokens, the words around the formula are dropped, and one pass with a small gram
 time.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

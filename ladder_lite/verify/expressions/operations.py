@@ -3,8 +3,6 @@
 And what is plain about its sign.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable
@@ -77,14 +75,6 @@ class Step(NamedTuple):
     name: str  # of the function called
 
 
-def _add(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
-    return u + v, du if dv is None else dv if du is None else du + dv
-
-
-def _subtract(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
-    return u - v, du if dv is None else -dv if du is None else du - dv
-
-
 def _multiply(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
     if dv is None:
         return u * v, None if du is None else du * v
@@ -109,10 +99,6 @@ def _power(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
         return value, None if du is None else value * v * du / u
     slope = value * log * dv
     return value, slope if du is None else slope + value * v * du / u
-
-
-def _square(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
-    return u * u, None if du is None else 2 * u * du
 
 
 def _reciprocal(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
@@ -166,15 +152,19 @@ def _product(u: Any, n: int) -> Any:
 
 
 _FORWARD: Final[dict[Operation, Forward]] = {
-    "+": _add,
-    "-": _subtract,
+    "+": lambda u, du, v, dv: (u + v, du if dv is None else dv if du is None else du + dv),
+    "-": lambda u, du, v, dv: (u - v, du if dv is None else -dv if du is None else du - dv),
     "*": _multiply,
     "/": _divide,
     "**": _power,
     "only": _only,
     "where": _where,
 }
-_POWERS: Final[dict[complex, Forward]] = {2: _square, -1: _reciprocal, 0.5: _square_root}
+_POWERS: Final[dict[complex, Forward]] = {
+    2: lambda u, du, _v, _dv: (u * u, None if du is None else 2 * u * du),
+    -1: _reciprocal,
+    0.5: _square_root,
+}
 
 
 def forward_of(operation: Operation, exponent: complex | None) -> Forward:
@@ -187,11 +177,9 @@ def forward_of(operation: Operation, exponent: complex | None) -> Forward:
 
 
 def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ...]:
-    """How an operation can break where its base, or divisor, vanishes; `exponent` is None unless constant."""
+    """How a quotient or power can break where its divisor or base vanishes; `exponent` is None unless constant."""
     if operation == "/":
         return ("pole",)
-    if operation != "**":
-        return ()
     if exponent is None:
         return ("log",)
     pole: tuple[Break, ...] = ("pole",) if exponent.real < 0 else ()

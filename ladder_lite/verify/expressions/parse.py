@@ -6,8 +6,6 @@ is left is a flat list of array operations of capped length, so evaluating it ha
     parse("x*exp(x)").values_and_derivatives(np.array([0.5 + 0j]))
 """
 
-from __future__ import annotations
-
 import ast
 import math
 import re

@@ -1,7 +1,5 @@
 """Special functions that antiderivatives need, from SciPy; imported by `functions.lookup` when one is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The components of an integrand's domain: the intervals on which it is finite and real."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,19 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import Evaluation, Expression
+from ladder_lite.verify.expressions.expression import Bools, Evaluation, Expression, Floats, Numbers
 from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.real_line import (
-    Bools,
-    Floats,
-    Numbers,
-    evaluate_real,
-    is_known,
-    noise,
-    overflown,
-    real_values,
-)
+from ladder_lite.verify.numerics.real_line import evaluate_real, is_known, noise
 from ladder_lite.verify.numerics.singularities import MAX_FOUND, locate
 
 MIN_POINTS: Final = 8  # of those at which the integrand has a value that floating point can hold
@@ -96,6 +85,7 @@ def _in_cells(cells: Floats, n: int, rng: np.random.Generator) -> Floats:
     return np.asarray(low + (high - low) * (at - index))
 
 
+@exact.allowance()
 def survey(expression: Expression, seed: int) -> tuple[Component, ...]:
     """The components of an integrand's domain, as `Integrand.components`."""
     grid = survey_grid(expression, seed)
@@ -145,7 +135,7 @@ def survey(expression: Expression, seed: int) -> tuple[Component, ...]:
 def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> Bools:
     """Where floating point overflows on the way to a real value, which a few points of each run of them tell."""
     found = np.zeros(len(grid), bool)
-    at = np.flatnonzero(overflown(evaluation))
+    at = np.flatnonzero(evaluation.overflown)
     runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
     for run in sorted(runs, key=len)[-MAX_RUNS:] if len(at) else []:
         some = run[np.unique(np.linspace(0, len(run) - 1, N_OF_RUN).astype(int))]
@@ -187,7 +177,7 @@ def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> 
     h = 1e-7 * np.maximum(1.0, np.abs(at))
     points = np.concatenate([at - h, at + h, at - 1e3 * h, at + 1e3 * h])
     with np.errstate(all="ignore"):
-        before, after, *further = real_values(expression, points).reshape(4, -1)
+        before, after, *further = evaluate_real(expression, points).values.reshape(4, -1)
         size = np.maximum(np.abs(further[0]), np.abs(further[1]))
         removable = (np.abs(after - before) <= 1e-3 * size) & (np.abs(after) <= 1.5 * size)
         removable &= np.abs(after) > 1e-3 * size
@@ -244,10 +234,7 @@ def _is_zero(expression: Expression, grid: Floats, values: Numbers, usable: Bool
     balls = exact.values(expression, grid[chosen].tolist(), exact.BITS[-1])
     if all(ball is not None and ball.contains(0) for ball in balls):
         return True
-    if any(ball is not None and _is_close(complex(ball), values[n]) for ball, n in zip(balls, chosen, strict=True)):
-        return False
+    for ball, value in zip(balls, values[chosen], strict=True):
+        if ball is not None and value != 0 and abs(complex(ball) - value) <= QUIET * abs(value):
+            return False
     raise NoiseError("the integrand is lost in rounding noise")
-
-
-def _is_close(exactly: complex, value: complex) -> bool:
-    return value != 0 and abs(exactly - value) <= QUIET * abs(value)

@@ -15,8 +15,6 @@ tried, of bounded work each:
   overflow.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import threading
@@ -25,21 +23,14 @@ from typing import Final
 
 import numpy as np
 
+from ladder_lite.verify.expressions.expression import Bools, Floats
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
 from ladder_lite.verify.numerics import exact, exact_integral
 from ladder_lite.verify.numerics.bounds import bound
 from ladder_lite.verify.numerics.components import IntegrandError, survey_grid
 from ladder_lite.verify.numerics.oscillating_tails import tail
-from ladder_lite.verify.numerics.quadrature import (
-    CONVERGED,
-    KNOWN,
-    Integral,
-    Line,
-    adaptive,
-    jumps,
-    kronrod,
-)
-from ladder_lite.verify.numerics.real_line import Bools, Floats, noise, real_line_values
+from ladder_lite.verify.numerics.quadrature import CONVERGED, KNOWN, Integral, Line, adaptive, jumps, kronrod
+from ladder_lite.verify.numerics.real_line import noise, real_line_values
 from ladder_lite.verify.numerics.singularities import locate
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
@@ -116,7 +107,11 @@ class References:
 
 def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
     """The integral of `text` from `lower` to `upper`; raises IntegrandError if it diverges or cannot be computed."""
-    expression = _read(text, variable)
+    try:  # By x**(1/3) a real cube root is meant, unless it is a complex function.
+        expression = parse(text, variable, real_cube_roots=True)
+        expression = parse(text, variable) if expression.is_complex else expression
+    except ExpressionError as error:
+        raise IntegrandError(f"the integrand cannot be read: {error}") from None
     try:
         bounds = bound(lower), bound(upper)
     except ValueError as error:
@@ -140,15 +135,6 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
     if found is None or not found.is_known:
         raise IntegrandError("the integral diverges or could not be computed")
     return found
-
-
-def _read(text: str, variable: str) -> Expression:
-    """The integrand: by x**(1/3) a real cube root is meant, unless it is a complex function."""
-    try:
-        expression = parse(text, variable, real_cube_roots=True)
-        return parse(text, variable) if expression.is_complex else expression
-    except ExpressionError as error:
-        raise IntegrandError(f"the integrand cannot be read: {error}") from None
 
 
 def _in_double(expression: Expression, low: float, high: float, seed: int) -> Integral | None:

@@ -5,8 +5,6 @@ carries a bound of its own error, so no rounding hides a step behind a large con
 be told: it is not finite, may be on either side of a step, has lost its digits, or would take too long.
 """
 
-from __future__ import annotations
-
 import cmath
 import math
 import threading
@@ -19,10 +17,9 @@ from typing import Any, Final
 import numpy as np
 from flint import acb, arb, ctx
 
-from ladder_lite.verify.expressions.expression import Complexes, Expression
+from ladder_lite.verify.expressions.expression import Complexes, Expression, Floats
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
 from ladder_lite.verify.expressions.operations import ARITHMETIC, same
-from ladder_lite.verify.numerics.real_line import Floats
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
@@ -198,11 +195,6 @@ def _cbrt(u: Any) -> Any:
     return acb(u.real.root(3)) if _is_positive(u) else acb(-(-u.real).root(3))
 
 
-def _exponential_integral(u: Any) -> Any:
-    """E1; Arb's own takes thousands of times as long for some arguments."""
-    return -(-u).ei() if u.real > 0 and u.imag.is_zero() else u.expint(1)
-
-
 _Function = Callable[[Any], Any]
 
 
@@ -253,6 +245,7 @@ _FUNCTIONS: Final[dict[str, _Function]] = {
     "factorial": lambda u: (u + 1).gamma(),
     "Li": lambda u: u.li(offset=True),
     "dilog": lambda u: u.polylog(2),
-    "E1": _exponential_integral,
+    # Arb's own takes thousands of times as long for some arguments.
+    "E1": lambda u: -(-u).ei() if u.real > 0 and u.imag.is_zero() else u.expint(1),
 }
 _FUNCTIONS.update({name: _bounded(_FUNCTIONS[name]) for name in SPECIAL})

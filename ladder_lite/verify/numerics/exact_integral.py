@@ -4,8 +4,6 @@ Tanh-sinh quadrature (Takahasi and Mori, 1974) between landmarks, exp-sinh towar
 more digits and closer to the ends: the two agree only if the integral converges.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,28 +1,24 @@
 """An integrand as the verifier sees it: where it is defined, where it breaks, and points to test answers on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import Breakable, Expression, ExpressionError
-from ladder_lite.verify.expressions.parse import parse
-from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.components import MIN_POINTS, Component, IntegrandError, NoiseError, survey
-from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, increments
-from ladder_lite.verify.numerics.real_line import (
+from ladder_lite.verify.expressions.expression import (
     Bools,
+    Breakable,
+    Expression,
+    ExpressionError,
     Floats,
     Indices,
     Numbers,
-    evaluate_real,
-    is_known,
-    overflown,
-    sizes_of,
 )
+from ladder_lite.verify.expressions.parse import parse
+from ladder_lite.verify.numerics.components import MIN_POINTS, Component, IntegrandError, NoiseError, survey
+from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, increments
+from ladder_lite.verify.numerics.real_line import evaluate_real, is_known, sizes_of
 
 __all__ = ["Component", "Integrand", "IntegrandError", "NoiseError", "prepare"]
 
@@ -65,8 +61,7 @@ class Integrand:
         They are those that reach into x > 0, the others only where none does. Raises IntegrandError if it is nowhere
         finite and real, or is only rounding noise.
         """
-        with exact.allowance():
-            return survey(self.expression, self.seed)
+        return survey(self.expression, self.seed)
 
     def read(self, answer: str, *, constant_of_integration: bool) -> Expression:
         """Read an answer; raises ExpressionError."""
@@ -163,7 +158,7 @@ def prepare(text: str, variable: str = "x", seed: int = 0) -> Integrand:
     points = base_points(seed)
     evaluation = evaluate_real(expression, points)
     known = is_known(expression, evaluation)
-    return Integrand(expression, seed, points, evaluation.values, evaluation.breakables, known, overflown(evaluation))
+    return Integrand(expression, seed, points, evaluation.values, evaluation.breakables, known, evaluation.overflown)
 
 
 # Indices of the near points of each panel: neighbours share an edge.

@@ -1,7 +1,5 @@
 """Quadrature over many panels at once: Gauss-Kronrod, adaptive too, and Clenshaw-Curtis between a panel's nodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -10,8 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from ladder_lite.verify.expressions.expression import Expression
-from ladder_lite.verify.numerics.real_line import Bools, Floats, Numbers
+from ladder_lite.verify.expressions.expression import Bools, Expression, Floats, Numbers
 
 # QUADPACK's qk15: the nodes up to 0, their Kronrod weights, and the Gauss weights of every second one.
 _QK15: Final = np.array(

@@ -1,19 +1,11 @@
 """An expression on the real line: its values, where these carry their digits, and the rounding noise in them."""
 
-from __future__ import annotations
-
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.expression import Evaluation, Expression
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Indices = NDArray[np.intp]
-Numbers = NDArray[Any]  # real or complex
+from ladder_lite.verify.expressions.expression import Bools, Evaluation, Expression, Floats, Numbers
 
 SMALLEST: Final = 1e-90  # closer to 0, parts of a value (its cubes and squares) may have lost their digits
 LARGEST: Final = 1e290
@@ -22,18 +14,13 @@ JITTER: Final = 1.2e-14  # a run is off by so much in each operation, many times
 FAR: Final = 1e30  # where overflow is that of powers: x/(1+x**2) is not 0 at 1e160
 
 
-def real_values(expression: Expression, points: Floats) -> Numbers:
-    """Values of an integrand at real points, nan where it is not real unless it contains I itself.
+def evaluate_real(expression: Expression, points: Floats) -> Evaluation:
+    """An evaluation at real points without derivatives: nan where a value is not real unless the text contains I.
 
     In real arithmetic: where a subexpression leaves the reals the value is nan at once, while in complex arithmetic a
     large real term can hide an imaginary part, as in log(x)+sinh(x). An integrand that is real by way of complex
     numbers only, like sqrt(-1-x**2)**2, is thus real nowhere.
     """
-    return evaluate_real(expression, points).values
-
-
-def evaluate_real(expression: Expression, points: Floats) -> Evaluation:
-    """An evaluation of an integrand without derivatives, in real arithmetic unless it contains I."""
     return expression.evaluate(points.astype(complex) if expression.is_complex else points, derivative=False)
 
 
@@ -54,14 +41,6 @@ def sizes_of(values: Numbers) -> Floats:
     size = np.abs(values)
     others = size[size > 0]
     return np.where(size == 0, np.median(others) if len(others) else 1.0, size)
-
-
-def overflown(evaluation: Evaluation) -> Bools:
-    """Where a value is not finite and some part of it is infinite."""
-    overflown: Bools = ~np.isfinite(evaluation.values)
-    if overflown.any():
-        overflown &= np.any([np.isinf(slot) & overflown for slot in evaluation.slots], axis=0)
-    return overflown
 
 
 @lru_cache(maxsize=8)

@@ -1,15 +1,12 @@
 """Where on the real line an expression breaks: the zeros of its breakable quantities, found on arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import Breakable, Expression
+from ladder_lite.verify.expressions.expression import Bools, Breakable, Expression, Floats, Indices
 from ladder_lite.verify.expressions.operations import Break
-from ladder_lite.verify.numerics.real_line import Bools, Floats, Indices
 
 WORK: Final = 6_000_000  # bound on operations times points
 MAX_FOUND: Final = 48
@@ -30,11 +27,11 @@ class Brackets(NamedTuple):
         """Of each interval from 0."""
         return np.minimum(np.abs(self.low), np.abs(self.high))
 
-    def of(self, chosen: Indices | Bools) -> Brackets:
+    def of(self, chosen: Indices | Bools) -> Self:
         """Those with an index or a mask."""
-        return Brackets(self.which[chosen], self.low[chosen], self.high[chosen])
+        return type(self)(self.which[chosen], self.low[chosen], self.high[chosen])
 
-    def nearest(self, limit: int) -> Brackets:
+    def nearest(self, limit: int) -> Self:
         """Of every quantity those nearest to 0, so that none that vanishes often hides the others."""
         return self.of(in_turns(self.which, self.distance)[:limit])
 

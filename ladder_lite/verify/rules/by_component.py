@@ -5,54 +5,38 @@ points and the places where F could break. What double precision cannot tell is 
 refused where that does not decide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import Breakable, Expression
+from ladder_lite.verify.expressions.expression import Bools, Breakable, Expression, Floats, Numbers
 from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.components import MIN_POINTS, QUIET, Component, NoiseError, sample, survey_grid
+from ladder_lite.verify.numerics.components import MIN_POINTS, Component, NoiseError, sample, survey_grid
 from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand
 from ladder_lite.verify.numerics.quadrature import increments, kronrod
-from ladder_lite.verify.numerics.real_line import (
-    SMALLEST,
-    Bools,
-    Floats,
-    Numbers,
-    evaluate_real,
-    is_known,
-    noise,
-    sizes_of,
-)
+from ladder_lite.verify.numerics.real_line import SMALLEST, evaluate_real, is_known, noise, sizes_of
 from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
+from ladder_lite.verify.rules.growth import CANNOT_TELL, JUMP, JUMPS, NEAR, VISIBLE, Growth
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
 EXACT_TO: Final = 1e-12  # rounding stays below it at most points
 MOST: Final = 0.25  # of the points may exceed it
 EXACT_TOLERANCE: Final = 1e-25  # in sixty digits
 NOISY: Final = 1e-6  # a point whose noise is larger, relative to f, says nothing
-JUMP: Final = 1e-8  # of an increment of F against the integral of f, relative to that of |f|
 EXACT_JUMP: Final = 1e-11  # where it is worked out exactly, and there are no decimals in f or F
-VISIBLE: Final = 1e-6  # a jump of this size has to show in half of the increments, or in the exact ones
 POINTS: Final = 32  # per component
 LOST: Final = 0.1  # of a component's points, at most, may F have no value or no digits at, where f has both
-NEAR: Final = 20.0  # far away it may overflow
 MAX_PLACES: Final = 64  # An F with more of them is refused.
 MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest of each kind first.
-RUNS: Final = 16  # edges, at least, between which increments are worked out exactly
 MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
 _BESIDE: Final = (-2, -1, 0, 1, 2)  # of a place: points, in terms of h
 WRONG: Final = "its derivative is not the integrand"
 _ALL: Final[tuple[Break, ...]] = ("step", "root", "turn", "log", "pole")
 _BREAKS: Final = "it may break at more places than can be looked at"
-_JUMPS: Final = "it jumps where the integrand does not"
-_CANNOT_TELL: Final = "floating point cannot tell: it overflows or loses its digits"
 
 
 def examine(answer: Expression, problem: Integrand) -> str | None:
@@ -81,7 +65,7 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     """What is wrong with F' at points of a component: exactly, where floating point shows an error or cannot tell."""
     points, values = _tested(problem, component)
     if not len(points):
-        return _CANNOT_TELL
+        return CANNOT_TELL
     slopes = _in_reals_if_possible(answer, points)[1]
     with np.errstate(all="ignore"):
         size = sizes_of(values)
@@ -94,14 +78,14 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     if agreed is False:
         return WRONG
     if agreed is None and len(doubtful) > LOST * len(points):
-        return _CANNOT_TELL
+        return CANNOT_TELL
     points = _by_distance(points[fine])
-    if np.min(size, initial=np.inf) > LOUD:
+    if size.min() > LOUD:
         return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
     suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
     if not suspicious or (agreed := agree(points)):
         return None
-    return WRONG if agreed is False else _CANNOT_TELL
+    return WRONG if agreed is False else CANNOT_TELL
 
 
 @lru_cache(maxsize=256)
@@ -171,12 +155,12 @@ def _continuity_fault(answer: Expression, problem: Integrand, component: Compone
         return _BREAKS
     places = _with_jumps(answer, problem, places)
     if places is None:
-        return _JUMPS
+        return JUMPS
     if np.count_nonzero(np.abs(places.at[places.may]) <= component.reach) > MAX_LEAPS + problem.turns:
         return _BREAKS
     growth = _growth(answer, problem, component, places)
     if 2 * np.count_nonzero(np.isfinite(growth.integrals)) < max(len(growth.integrals), MIN_POINTS):
-        return _CANNOT_TELL
+        return CANNOT_TELL
     values = _in_reals_if_possible(answer, growth.edges)[0]
     return growth.fault(answer, values, noise(answer, growth.edges.astype(complex))[0])
 
@@ -224,8 +208,8 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
             # Where f has lost its digits.
             lost = np.isfinite(of_balls) & ~(np.abs(expected[unsure] - of_balls) <= give_or_take)
             expected[unsure[lost]], slack[unsure[lost]] = of_balls[lost], give_or_take[lost]
-            increments, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
-            jump[unsure] = increments - expected[unsure]
+            grown, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
+            jump[unsure] = grown - expected[unsure]
             slack[unsure] += errors
         jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(expected)
         others = jumps & ~_are_roots(problem.expression, at)
@@ -298,70 +282,6 @@ def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers
     return answer.evaluate(points[: 2 * len(at)], derivative=False, held=held).values.reshape(2, -1), leaps
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Growth:
-    """How much F has to grow from an edge to the next: by `integrals` (nan where unknown), give or take `slack`.
-
-    `scales`: integrals of |f|, against which a jump has to show. `apart`: intervals at places where F may break, which
-    are looked at one by one. `exact_slack`: what is allowed where F is worked out exactly.
-    """
-
-    edges: Floats
-    integrals: Numbers
-    scales: Floats
-    slack: Floats
-    apart: Bools
-    exact_slack: Floats
-
-    def unclear(self, values: Numbers, rounding: Floats) -> Bools:
-        """Where an F with these `values` at the edges jumps, or rounding might hide that it does."""
-        known = np.isfinite(self.integrals)
-        with np.errstate(all="ignore"):
-            errors = np.abs(values[1:] - values[:-1] - self.integrals)
-            allowed = self.slack + rounding[1:] + rounding[:-1] + SMALLEST
-            known &= np.isfinite(errors) | (np.abs(self.edges[1:]) <= NEAR)  # far away F may overflow
-            clear = allowed <= np.maximum(VISIBLE * self.scales, 2 * self.slack)
-            unclear: Bools = known & ~(clear & (errors <= allowed))
-        return unclear
-
-    def fault(self, answer: Expression, values: Numbers, rounding: Floats) -> str | None:
-        """Whether F grows otherwise, exactly; unless it has no steps and floating point shows that it does not."""
-        if "step" not in answer.kinds and not self.unclear(values, rounding).any():
-            return None
-        # Everywhere, for by chance an interval shows little of its rounding.
-        finite = np.isfinite(values[1:]) & np.isfinite(values[:-1])
-        known = np.isfinite(self.integrals) & (finite | (np.abs(self.edges[1:]) <= NEAR))
-        kept = self._affordable(answer, known)
-        if kept is None:
-            return _CANNOT_TELL
-        *starts, end = np.flatnonzero(kept)
-        integrals, slack = (
-            np.add.reduceat(part[:end], starts) for part in (np.where(known, self.integrals, np.nan), self.exact_slack)
-        )
-        grown, errors = exact.increments(answer, self.edges[kept][:-1], self.edges[kept][1:])
-        known = np.isfinite(integrals)
-        with np.errstate(invalid="ignore"):
-            is_told = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
-            least = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
-            off = np.abs(grown - integrals) > np.maximum(slack, least) + errors
-        if not is_told[known].all():
-            return _CANNOT_TELL
-        return _JUMPS if off[known].any() else None
-
-    def _affordable(self, answer: Expression, known: Bools) -> Bools | None:
-        """The edges of known intervals, or as many of them as F can be worked out at; None if these are too few."""
-        kept: Bools = np.append(known, False) | np.append(False, known)
-        beside: Bools = kept & (np.append(self.apart, False) | np.append(False, self.apart))
-        others = np.flatnonzero(kept & ~beside)
-        n_others = exact.n_values(answer) - np.count_nonzero(beside)
-        if known.any() and len(others) <= n_others:
-            return kept
-        if n_others < RUNS or not known.any():
-            return None
-        beside[others[np.linspace(0, len(others) - 1, n_others).astype(int)]] = True
-        return beside
-
-
 def _growth(answer: Expression, problem: Integrand, component: Component, places: _Places) -> Growth:
     """Between points of a component and the places where F may break, but not across those where it may jump."""
     points = sample(component, POINTS, problem.seed + 2)
@@ -399,7 +319,7 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     counts = np.isfinite(slopes) & np.isfinite(problem.values[:N_NEAR])
     value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not ((slope_noise <= 1e-10) & (value_noise <= JUMP))[counts].all():
-        return _CANNOT_TELL
+        return CANNOT_TELL
     ends = np.repeat(values[[0, -1]], (len(problem.points) - N_NEAR) // 2)
     with np.errstate(invalid="ignore"):
         steps_far = np.abs(answer.values(problem.points[N_NEAR:].astype(complex)) - ends) > JUMP

@@ -6,8 +6,6 @@ out of draws is repeated with new points, three times; then the answer counts as
 draws are counted instead of seconds.
 """
 
-from __future__ import annotations
-
 import zlib
 from typing import Final
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Protocol, Self, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,14 +27,14 @@ from ladder_lite.verify.numerics.definite import References, allowed_of, value_o
 from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand, IntegrandError, prepare
 from ladder_lite.verify.numerics.quadrature import Integral
 from ladder_lite.verify.numerics.real_line import SMALLEST, noise
-from ladder_lite.verify.rules.by_component import JUMP, NOISY, POINTS
+from ladder_lite.verify.rules.by_component import NOISY, POINTS
 from ladder_lite.verify.rules.by_component import TOLERANCE as SLOPE_TOLERANCE
+from ladder_lite.verify.rules.growth import JUMP
 from ladder_lite.verify.rules.strict import CLEARLY
 from ladder_lite.verify.rules.validity import Data
 
 _QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
 _ROUNDING: Final = 1e-12  # of the values that are subtracted
-Answer = TypeVar("Answer", bound="_Answer")
 
 
 def same_answers(data: Data, answers: Sequence[str], references: References) -> list[int | None]:
@@ -57,12 +57,8 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
         return [None] * len(answers)
 
 
-class _Answer(Protocol):
-    def equals(self, other: Self) -> bool: ...
-
-
-def _group(answers: Sequence[str], read: Callable[[str], Answer | None]) -> list[int | None]:
-    heads: dict[int, Answer] = {}
+def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | None]:
+    heads: dict[int, Any] = {}
     places: dict[str, int | None] = {}
     for place, text in enumerate(answers):
         if text in places:

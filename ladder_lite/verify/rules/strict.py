@@ -9,32 +9,19 @@ One evaluation at the base points decides most answers, right and wrong: see `is
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import RESOLVED, Evaluation, Expression
+from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices, Numbers
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
 from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
 from ladder_lite.verify.numerics.quadrature import increments
-from ladder_lite.verify.numerics.real_line import Bools, Floats, Indices, Numbers, jitter, noise, real_values
-from ladder_lite.verify.rules.by_component import (
-    EXACT_TO,
-    JUMP,
-    MAX_LEAPS,
-    MOST,
-    NOISY,
-    TOLERANCE,
-    VISIBLE,
-    WRONG,
-    Growth,
-    agreement,
-    examine,
-)
+from ladder_lite.verify.numerics.real_line import evaluate_real, jitter, noise
+from ladder_lite.verify.rules.by_component import EXACT_TO, MAX_LEAPS, MOST, NOISY, TOLERANCE, WRONG, agreement, examine
+from ladder_lite.verify.rules.growth import JUMP, VISIBLE, Growth
 
 CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
 MANY: Final = 0.15  # of a stretch's points
@@ -44,13 +31,9 @@ NEARBY: Final = 10  # times the rounding of a point its neighbours may have
 FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
+@exact.allowance()
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    with exact.allowance():
-        return _fault(answer, problem)
-
-
-def _fault(answer: Expression, problem: Integrand) -> str | None:
     points = problem.points
     if not (answer.is_complex or problem.expression.is_complex):
         evaluation = answer.evaluate(points)
@@ -225,7 +208,8 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
     integrals, scales, _ = increments(problem.expression, edges, wanted)
     with np.errstate(over="ignore"):
-        lost = NEARBY * ROUNDING * np.abs(edges * real_values(problem.expression, edges))  # for x is rounded as well
+        # For x is rounded as well.
+        lost = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
         slack = JUMP * scales + lost[1:] + lost[:-1]
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
 
