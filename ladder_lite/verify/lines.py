@@ -28,9 +28,8 @@ def _grade_line(job: tuple[int, str, Protocol]) -> dict[str, Any]:
     try:
         row = json.loads(line)
         integrand, answer = _text(row, "integrand"), _text(row, "answer")
-        options: dict[str, Any] = {
-            name: _text(row, name) for name in ("variable", "lower", "upper") if row.get(name) is not None
-        }
+        given = [name for name in ("variable", "lower", "upper") if row.get(name) is not None]
+        options: dict[str, Any] = {name: _text(row, name) for name in given}
     except (ValueError, TypeError, RecursionError) as error:
         return {"id": None, "correct": None, "reason": MALFORMED, "ms": 0.0, "error": f"line {number}: {error}"}
     grade = verify(integrand, answer, protocol=protocol, **options)

@@ -132,14 +132,10 @@ class Builder:
                 return left
             if self.real_cube_roots and v.real != int(v.real) and 3 * v == int(3 * v.real):
                 return self.operate("**", self.apply("cbrt", left), self.constant(3 * v))
-        if power or operation == "/":
-            base = left if power else right
-            if self.template[base] is None:
-                # No zero on the real line is no pole. But a root can come close to one: sqrt(x**2+10**(-20)).
-                for kind in breaks_of(operation, v):
-                    if kind == "root" or self.signs[base] != POSITIVE:
-                        self.breaks.append(Breaks(kind, self.bases.get(base, base)))
-            self._bend(operation, left, right)
+        if power:
+            self._note_power(left, v, right)
+        elif operation == "/":
+            self._note_power(right, -1.0)
         slot = self._step(key, operation, left, right)
         if (power and v is not None and v == int(v.real)) or (
             operation == "*" and (left == right or POSITIVE in (self.signs[left], self.signs[right]))
@@ -148,20 +144,21 @@ class Builder:
             self.bases[slot] = self.bases.get(base, base)
         return slot
 
-    def _bend(self, operation: Operation, left: int, right: int) -> None:
-        """Note the features that a division or power can have."""
-        u, v = self.template[left], self.template[right]
-        if operation == "/":
-            if v is None:
-                self.curves.append(Curve(right, 1.0, "zeros"))
-        elif v is None:
-            if u is not None:
-                self.curves.append(Curve(right, abs(cmath.log(u)) if u else 0.0, "speed"))
-                self.breaks.append(Breaks("turn", right))
-            else:
+    def _note_power(self, base: int, exponent: complex | None, slot: int = 0) -> None:
+        """Note the breaks and the features of a power, or quotient; `slot` holds an exponent that varies."""
+        u = self.template[base]
+        if u is None:
+            # No zero on the real line is no pole. But a root can come close to one: sqrt(x**2+10**(-20)).
+            for kind in breaks_of(exponent):
+                if kind == "root" or self.signs[base] != POSITIVE:
+                    self.breaks.append(Breaks(kind, self.bases.get(base, base)))
+            if exponent is None:
                 self.may_be_resolved = False
-        elif v.real < 0 or v != int(v.real) or v.real > MAX_MULTIPLIED:
-            self.curves.append(Curve(left, max(1.0, abs(v)), "zeros"))
+            elif exponent.real < 0 or exponent != int(exponent.real) or exponent.real > MAX_MULTIPLIED:
+                self.curves.append(Curve(base, max(1.0, abs(exponent)), "zeros"))
+        elif exponent is None:
+            self.curves.append(Curve(slot, abs(cmath.log(u)) if u else 0.0, "speed"))
+            self.breaks.append(Breaks("turn", slot))
 
     def apply(self, name: str, argument: int) -> int:
         """The slot of a function's value."""

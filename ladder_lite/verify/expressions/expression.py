@@ -66,16 +66,14 @@ class Evaluation:
         """Values of the expression, in the shape of the points."""
         return self._shaped(self.slots[-1])
 
-    def _shaped(self, value: Any) -> Numbers:
-        return value if isinstance(value, np.ndarray) else np.full(self.points.shape, value)
+    def _shaped(self, value: Any, dtype: Any = None) -> Numbers:
+        return value if isinstance(value, np.ndarray) else np.full(self.points.shape, value, dtype)
 
     @property
     def slopes(self) -> Numbers:
         """Derivatives of the expression, in the shape of the points."""
         slope = self.slopes_of_slots[-1]
-        if isinstance(slope, np.ndarray):
-            return slope
-        return np.full(self.points.shape, 0.0 if slope is None else slope, self.values.dtype)
+        return self._shaped(0.0 if slope is None else slope, self.values.dtype)
 
     @property
     def is_finite(self) -> Bools:
@@ -89,12 +87,9 @@ class Evaluation:
     @property
     def breakables(self) -> list[Breakable]:
         """What may break."""
-        found = []
         with np.errstate(all="ignore"):
-            for kind, slot, vanishes in self.breaks:
-                quantity = np.real(vanishes(self.slots[slot]))
-                found.append(Breakable(kind, self._shaped(quantity)))
-        return found
+            quantities = [(kind, np.real(vanishes(self.slots[slot]))) for kind, slot, vanishes in self.breaks]
+            return [Breakable(kind, self._shaped(quantity)) for kind, quantity in quantities]
 
     @property
     def overflown(self) -> Bools:

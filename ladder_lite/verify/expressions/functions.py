@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ladder_lite.verify.expressions.operations import Array, Function, integers
+from ladder_lite.verify.expressions.operations import Array, Function, integers, words
 
 
 @lru_cache(maxsize=256)
@@ -24,11 +24,6 @@ def lookup(name: str) -> Function | None:
 
         return special_functions.TABLE[name]
     return None
-
-
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
 
 
 # Of two arguments; SymPy's names around a number; of several arguments, and conditions. `expressions` reads them.

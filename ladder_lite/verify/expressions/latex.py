@@ -6,7 +6,6 @@ and what it simplified would no longer be what was verified. The formula is buil
 """
 
 import ast
-from collections.abc import Iterator
 from math import prod
 from typing import Any, Final
 
@@ -77,16 +76,15 @@ class _Builder:
 
     def _sum(self, node: ast.expr) -> Any:
         """A sum of all its terms at once: a long one nests to the left, deeper than SymPy's printer reaches."""
-        terms = []
-        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            terms.append(self._product(node.right, negative=isinstance(node.op, ast.Sub)))
-            node = node.left
-        return self._sympy.Add(self.build(node), *reversed(terms), evaluate=False)
+        first, parts = _spine(node, ast.Add, ast.Sub)
+        terms = [self._product(part.right, negative=isinstance(part.op, ast.Sub)) for part in parts]
+        return self._sympy.Add(self.build(first), *terms, evaluate=False)
 
     def _product(self, node: ast.expr, negative: bool = False) -> Any:
         above: list[Any] = []
         below: list[Any] = []
-        for factor, divides in _factors(node):
+        first, parts = _spine(node, ast.Mult, ast.Div)
+        for factor, divides in ((first, False), *((part.right, isinstance(part.op, ast.Div)) for part in parts)):
             while isinstance(factor, ast.UnaryOp):
                 negative ^= isinstance(factor.op, ast.USub)
                 factor = factor.operand
@@ -167,12 +165,10 @@ class _Builder:
         return self._quotient([above], [below])
 
 
-def _factors(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
-    """The factors of a product or quotient, in order, each with whether it divides."""
+def _spine(node: ast.expr, *operators: type[ast.operator]) -> tuple[ast.expr, list[ast.BinOp]]:
+    """The first operand of a chain of such operations, which nests to the left, and the operations in order."""
     spine: list[ast.BinOp] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+    while isinstance(node, ast.BinOp) and isinstance(node.op, operators):
         spine.append(node)
         node = node.left
-    yield node, False
-    for part in reversed(spine):
-        yield part.right, isinstance(part.op, ast.Div)
+    return node, spine[::-1]

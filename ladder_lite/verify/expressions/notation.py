@@ -10,10 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import groupby
 from typing import Final
 
-from ladder_lite.verify.expressions.functions import NAMES, SYMBOLS, words
+from ladder_lite.verify.expressions.functions import NAMES, SYMBOLS
 from ladder_lite.verify.expressions.grammar import CLOSING, CONSTANT, OPENING, Writer
+from ladder_lite.verify.expressions.operations import words
 
 MAX_CHARS: Final = 16_000  # after the change; compatibility forms of a few signs are eighteen letters long
 
@@ -190,12 +192,7 @@ _OPERATORS: Final = frozenset(["+", "-", "*", "/", "**", "=", "≈", ",", "<", "
 
 def _formula(tokens: Iterator[str], variable: str) -> list[str]:
     """The tokens of the one formula: without words, lines of comment, a left side and an approximation."""
-    lines: list[list[str]] = [[]]
-    for token in tokens:
-        if token == _LINE:
-            lines.append([])
-        else:
-            lines[-1].append(token)
+    lines = [list(line) for ends, line in groupby(tokens, lambda token: token == _LINE) if not ends]
     lines = [line for line in (_without_words(line, variable) for line in lines) if line]
     if len(lines) > 1:
         lines = [line for line in lines if not _is_prose(line, variable)]

@@ -25,6 +25,11 @@ Forward = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 MAX_MULTIPLIED: Final = 64  # whole powers up to this one are products: faster than, and as exact as, a power function
 
 
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
 def same(u: Array) -> Array:
     """`u` itself."""
     return u
@@ -176,10 +181,8 @@ def forward_of(operation: Operation, exponent: complex | None) -> Forward:
     return _fixed_power if exponent != int(exponent.real) or exponent in (0, 1) else _whole_power(int(exponent.real))
 
 
-def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ...]:
-    """How a quotient or power can break where its divisor or base vanishes; `exponent` is None unless constant."""
-    if operation == "/":
-        return ("pole",)
+def breaks_of(exponent: complex | None) -> tuple[Break, ...]:
+    """How a power can break where its base vanishes; `exponent` is None unless constant."""
     if exponent is None:
         return ("log",)
     pole: tuple[Break, ...] = ("pole",) if exponent.real < 0 else ()
@@ -190,10 +193,7 @@ def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ..
 
 UNKNOWN, REAL, NOT_NEGATIVE, POSITIVE = range(4)
 _REAL_FUNCTIONS: Final = frozenset(
-    (
-        *("sin", "cos", "tan", "sinh", "tanh", "atan", "asinh", "erf", "Si", "Shi"),
-        *("cbrt", "sign", "positive", "floor", "ceiling", "Heaviside"),
-    )
+    words("sin cos tan sinh tanh atan asinh erf Si Shi cbrt sign positive floor ceiling Heaviside")
 )
 
 

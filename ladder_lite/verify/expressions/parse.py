@@ -11,23 +11,14 @@ import math
 import re
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ladder_lite.verify.expressions.builder import MAX_EXPONENT, MAX_NODES, Builder
 from ladder_lite.verify.expressions.expression import Complexes, Expression, ExpressionError
-from ladder_lite.verify.expressions.functions import (
-    CONSTANTS,
-    NAMES,
-    NUMBERS,
-    OF_TWO,
-    SPELLINGS,
-    SYMBOLS,
-    lookup,
-    words,
-)
+from ladder_lite.verify.expressions.functions import CONSTANTS, NAMES, NUMBERS, OF_TWO, SPELLINGS, SYMBOLS, lookup
 from ladder_lite.verify.expressions.grammar import CONSTANT
 from ladder_lite.verify.expressions.notation import respell
-from ladder_lite.verify.expressions.operations import ARITHMETIC, Operation
+from ladder_lite.verify.expressions.operations import ARITHMETIC, Operation, words
 
 __all__ = ["MAX_CHARS", "MAX_DEPTH", "MAX_DIGITS", "MAX_EXPONENT", "MAX_NODES"]
 __all__ += ["Complexes", "Expression", "ExpressionError", "parse"]
@@ -74,7 +65,7 @@ def parse(
 
 def _read_source(source: str, variable: str, constant_of_integration: bool, real_cube_roots: bool) -> Expression:
     try:
-        tree = cast(ast.Expression, compile(source, "", "eval", ast.PyCF_ONLY_AST)).body
+        tree = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError) as error:
         if "too many nested" in str(error):
             raise ExpressionError("TOO_LARGE", "nested too deeply") from None

@@ -266,10 +266,9 @@ _MARKER: Final = re.compile(r"\s*(?:\\(?:no)?limits(?![A-Za-z])\s*)?([_^])\s*")
 def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | None, int]:
     """Lower and upper bound, in any order, and where they end."""
     found: dict[str, str] = {}
-    small = _SMALL.match(text, at)
-    if small is not None and small[0]:
-        found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in zip("_^", small.groups(), strict=True)}
-        found = {sign: digits for sign, digits in found.items() if digits}
+    if small := _SMALL.match(text, at):
+        signs = zip("_^", small.groups(), strict=True)
+        found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in signs if digits}
         at = small.end()
     while marker := _MARKER.match(text, at):
         bound, end = _bound(text, marker.end(), brackets)
@@ -365,8 +364,6 @@ _MAX_JSON_DEPTH: Final = 4
 
 def _in_json(text: str, variable: str | None) -> Iterator[tuple[bool, Piece]]:
     """The integrals of the first JSON value that holds any, each with whether it is a bare integrand."""
-    if '"' not in text:
-        return
     for candidates in _json_candidates(text):
         found = [part for value in map(_load, candidates) for part in _of_json(value, variable, _MAX_JSON_DEPTH)]
         if found:

@@ -24,10 +24,6 @@ def _at_positive(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda u: function(u) if np.iscomplexobj(u) else np.where(u > 0, function(u), np.nan)
 
 
-def _dilog_slope(u: Any, _value: Any) -> Any:
-    return -np.log(1 - u + 0.0) / u
-
-
 def _trigamma(u: Any, _value: Any) -> Any:
     # SciPy adds 1 to an argument until it is positive, one at a time.
     return np.where(u.real > _LEAST, special.polygamma(1, np.maximum(u.real, _LEAST)), np.nan) + 0j
@@ -47,7 +43,7 @@ TABLE: Final[dict[str, Function]] = {
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),
     "fresnelc": Function(lambda u: special.fresnel(u)[1], lambda u, v: np.cos(np.pi / 2 * u * u)),
-    "dilog": Function(lambda u: special.spence(1 - u), _dilog_slope, "log", lambda u: 1 - u),
+    "dilog": Function(lambda u: special.spence(1 - u), lambda u, v: -np.log(1 - u + 0.0) / u, "log", lambda u: 1 - u),
     "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", integers),
     "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", integers),
     "digamma": Function(special.digamma, _trigamma, "pole", integers),

@@ -127,9 +127,7 @@ def survey(expression: Expression, seed: int) -> tuple[Component, ...]:
     inner = np.array([end for component in components for end in (component.low, component.high)])
     outer = np.searchsorted(grid, inner) + np.tile([-1, 1], len(components))
     found = ends(expression, inner, grid[np.clip(outer, 0, len(grid) - 1)]).reshape(-1, 2)
-    return tuple(
-        replace(component, low=low, high=high) for component, (low, high) in zip(components, found, strict=True)
-    )
+    return tuple(replace(c, low=low, high=high) for c, (low, high) in zip(components, found, strict=True))
 
 
 def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> Bools:
@@ -188,8 +186,7 @@ def _quiet(cells: Floats, size: Floats, informative: Bools) -> Floats:
     """The cells with the smallest values, if these are far below the others: large ones hide what is wrong."""
     smallest = np.minimum(size[:-1], size[1:])[informative]
     first = np.argsort(smallest)[:4]
-    found: Floats = cells[first[smallest[first] < QUIET * np.median(smallest)]]
-    return found
+    return np.asarray(cells[first[smallest[first] < QUIET * np.median(smallest)]])
 
 
 def survey_grid(expression: Expression, seed: int) -> Floats:

@@ -127,14 +127,13 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
     if found is not None and found.error <= KNOWN * found.size and found.scale > SMALLEST:
         return found
     better = exact_integral.integrate(expression, bounds, _cuts(expression, low, high, seed))
-    if better is not None and found is not None and better.exponent == 0:
+    if found is not None and better is None and found.scale > SMALLEST:  # else it has underflowed
+        better = found
+    elif found is not None and better is not None and better.exponent == 0:
         better = replace(better, scale=found.scale)  # its panels are too wide for the kinks of |f|
-    if better is None and found is not None and found.scale <= SMALLEST:
-        found = None  # it has underflowed
-    found = better or found
-    if found is None or not found.is_known:
+    if better is None or not better.is_known:
         raise IntegrandError("the integral diverges or could not be computed")
-    return found
+    return better
 
 
 def _in_double(expression: Expression, low: float, high: float, seed: int) -> Integral | None:
@@ -207,7 +206,13 @@ def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Fl
     found = np.unique([at for at, _ in locate(expression, grid, breakables, kinds=("pole", "log", "root"), limit=200)])
     simple = np.round(found, 6)  # most are simple numbers, and quadrature wants a singularity exactly on an edge
     found = np.where(np.abs(simple - found) <= 1e-8 * (1 + np.abs(found)), simple, found)
-    return np.concatenate([found, _jumps(expression, low, high, seed)])
+    if math.isinf(high - low):
+        low, high = max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
+    # Of two seeds in a row one looks three times as closely: steps without end then give two values.
+    steps = jumps(_line(expression), low, high, 1 + 2 * (seed % 2))
+    if steps is None:
+        raise IntegrandError("the integrand has too many steps")
+    return np.concatenate([found, steps])
 
 
 def _tails_matter(f: Line, edges: Floats, scale: float, low: float, high: float) -> bool:
@@ -233,17 +238,6 @@ def _cuts(expression: Expression, low: float, high: float, seed: int) -> list[fl
     return sorted(edges)
 
 
-def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats:
-    """Where the steps of f are, not too far away."""
-    if math.isinf(high - low):
-        low, high = max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
-    # Of two seeds in a row one looks three times as closely: steps without end then give two values.
-    found = jumps(_line(expression), low, high, 1 + 2 * (seed % 2))
-    if found is None:
-        raise IntegrandError("the integrand has too many steps")
-    return found
-
-
 def _step_signs(expression: Expression, x: Floats) -> Bools:
     breakables = expression.evaluate(x.astype(complex), derivative=False).breakables
-    return np.array([np.signbit(np.broadcast_to(q, x.shape)) for kind, q in breakables if kind == "step"])
+    return np.array([np.signbit(q) for kind, q in breakables if kind == "step"])

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -30,13 +31,7 @@ _MAX_SPECIAL: Final = 1e5  # Of larger arguments special functions may take a hu
 _lock = threading.RLock()  # the precision is that of the process
 
 
-class _Local(threading.local):
-    """What may still be spent."""
-
-    left = math.inf
-
-
-_local = _Local()
+_left = ContextVar("_left", default=math.inf)  # what may still be spent
 
 
 class UnclearError(Exception):
@@ -50,11 +45,11 @@ class TooExpensiveError(Exception):
 @contextmanager
 def allowance(cost: float = MAX_COST) -> Iterator[None]:
     """What is worked out may cost that much."""
-    before, _local.left = _local.left, cost
+    before = _left.set(cost)
     try:
         yield
     finally:
-        _local.left = before
+        _left.reset(before)
 
 
 @contextmanager
@@ -124,7 +119,7 @@ def increments(answer: Expression, low: Floats, high: Floats) -> tuple[Complexes
 
 def n_values(answer: Expression) -> int:
     """At how many edges of increments the verdict can still afford a value."""
-    return int(min(_local.left, MAX_COST) / _cost(answer, BITS[0]))
+    return int(min(_left.get(), MAX_COST) / _cost(answer, BITS[0]))
 
 
 def grow_alike(first: Expression, second: Expression, edges: Sequence[float]) -> bool | None:
@@ -168,8 +163,8 @@ def _cost(expression: Expression, bits: int) -> float:
 
 def apply(expression: Expression, x: Any = "nan") -> Any:
     """Its value at a ball, or that of a constant, a finite one; raises UnclearError and TooExpensiveError."""
-    _local.left -= _cost(expression, ctx.prec)
-    if _local.left < 0:
+    _left.set(_left.get() - _cost(expression, ctx.prec))
+    if _left.get() < 0:
         raise TooExpensiveError
     found = expression.apply(acb(x), _OPERATIONS, _FUNCTIONS, _number)
     if not found.is_finite():
@@ -203,12 +198,6 @@ def _called(name: str, argument: _Function = same) -> _Function:
 
 
 _RECIPROCALS: Final = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh", "sech": "cosh", "csch": "sinh"}
-_SPELLED: Final = {
-    **{name: name.lower() for name in ("Si", "Ci", "Shi", "Chi", "Ei")},
-    "fresnels": "fresnel_s",
-    "fresnelc": "fresnel_c",
-    "loggamma": "lgamma",
-}
 _OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = ARITHMETIC | {
     "only": lambda u, v: v if _is_positive(u - 0.5) else acb(0),
     "where": lambda u, v: v if _is_positive(u - 0.5) else acb(0.7),
@@ -225,7 +214,8 @@ def _bounded(function: _Function) -> _Function:
 
 
 _FUNCTIONS: Final[dict[str, _Function]] = {
-    **{name: _called(_SPELLED.get(name, name)) for name in ELEMENTARY.keys() | SPECIAL},
+    **{name: _called(name) for name in ELEMENTARY.keys() | SPECIAL},
+    **{name: _called(name.lower()) for name in ("Si", "Ci", "Shi", "Chi", "Ei")},
     **{f"a{name}": _called(f"a{inverse}", lambda u: 1 / u) for name, inverse in _RECIPROCALS.items()},
     "floor": lambda u: acb(u.real.floor()),
     "ceiling": lambda u: acb(u.real.ceil()),
@@ -235,6 +225,9 @@ _FUNCTIONS: Final[dict[str, _Function]] = {
     "EulerGamma": lambda _: acb(arb.const_euler()),
     "Catalan": lambda _: acb(arb.const_catalan()),
     "GoldenRatio": lambda _: acb((1 + arb(5).sqrt()) / 2),
+    "fresnels": acb.fresnel_s,
+    "fresnelc": acb.fresnel_c,
+    "loggamma": acb.lgamma,
     "Abs": lambda u: acb(abs(u)),
     "log_abs": lambda u: acb(abs(u)).log(),
     "log2": lambda u: u.log() / arb.const_log2(),

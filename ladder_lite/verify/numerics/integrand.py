@@ -65,13 +65,9 @@ class Integrand:
 
     def read(self, answer: str, *, constant_of_integration: bool) -> Expression:
         """Read an answer; raises ExpressionError."""
-        # To an integral of cbrt(x) people answer x**(4/3), and mean real roots.
-        return parse(
-            answer,
-            self.expression.variable,
-            constant_of_integration=constant_of_integration,
-            real_cube_roots="cbrt" in self.expression.functions,
-        )
+        f = self.expression
+        real = "cbrt" in f.functions  # To its integral people answer x**(4/3), and mean real roots.
+        return parse(answer, f.variable, constant_of_integration=constant_of_integration, real_cube_roots=real)
 
     @property
     def identically_zero(self) -> bool:

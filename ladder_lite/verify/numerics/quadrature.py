@@ -35,7 +35,6 @@ _QK15: Final = np.array(
         (0.0, 0.209482141084727828012999174891714, 0.417959183673469387755102040816327),
     ]
 )
-N_NODES: Final = 15  # of a Gauss-Kronrod panel
 KNOWN: Final = 1e-8  # what a value may be off, relative to itself
 CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
 MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
@@ -64,15 +63,12 @@ def kronrod(f: Callable[[Floats], Numbers], low: Floats, high: Floats) -> tuple[
     return integral, absolute, uncertain, absolute_uncertain
 
 
-def _clenshaw_curtis() -> tuple[Floats, Floats, Floats]:
-    """Nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of their series."""
-    nodes = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
-    series = np.linalg.inv(chebyshev.chebvander(nodes, DEGREE))
-    integrals = np.diff(chebyshev.chebval(nodes, chebyshev.chebint(series)), axis=1)
-    return nodes, np.ascontiguousarray(integrals), np.ascontiguousarray(series[-3:].T)
-
-
-NODES, _BETWEEN, _LAST = _clenshaw_curtis()
+# Clenshaw-Curtis: nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of
+# their series.
+NODES: Final = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+_SERIES: Final = np.linalg.inv(chebyshev.chebvander(NODES, DEGREE))
+_BETWEEN: Final = np.ascontiguousarray(np.diff(chebyshev.chebval(NODES, chebyshev.chebint(_SERIES)), axis=1))
+_LAST: Final = np.ascontiguousarray(_SERIES[-3:].T)
 
 
 def between_nodes(values: Numbers, half: Floats) -> tuple[Floats, Floats]:
@@ -180,7 +176,7 @@ def adaptive(f: Line, edges: Floats) -> Integral | None:
 def refined(f: Line, edges: Floats) -> Floats | None:
     """Panels that f needs, halves of those between `edges`: rows low, high, integral of f, that of |f|, uncertainty."""
     low, high = edges[:-1], edges[1:]
-    budget = MAX_EVALUATIONS // (N_NODES * (f.cost + 3))
+    budget = MAX_EVALUATIONS // (len(_NODES) * (f.cost + 3))
     total = 0.0
     found = []
     for level in range(MAX_LEVELS):
@@ -208,11 +204,10 @@ def refined(f: Line, edges: Floats) -> Floats | None:
 
 def _middle(low: Floats, high: Floats) -> Floats:
     # Across decades the middle is the geometric one: tails and singularities at 0 are power laws.
-    wide = (np.sign(low) * np.sign(high) > 0) & (
-        np.maximum(np.abs(low), np.abs(high)) / 4 > np.minimum(np.abs(low), np.abs(high))
-    )
+    a, b = np.abs(low), np.abs(high)
+    wide = (np.sign(low) * np.sign(high) > 0) & (np.maximum(a, b) / 4 > np.minimum(a, b))
     with np.errstate(all="ignore"):
-        return np.where(wide, np.sign(low) * np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * low + 0.5 * high)
+        return np.where(wide, np.sign(low) * np.sqrt(a) * np.sqrt(b), 0.5 * low + 0.5 * high)
 
 
 def jumps(f: Line, low: float, high: float, looks: int = 1) -> Floats | None:

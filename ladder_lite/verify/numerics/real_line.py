@@ -32,8 +32,7 @@ def is_known(expression: Expression, evaluation: Evaluation) -> Bools:
     with np.errstate(all="ignore"):
         size = np.abs(evaluation.values)
         counts = (size > SMALLEST) | (size == 0) if expression.kinds & {"step", "root"} else size > SMALLEST
-        known: Bools = evaluation.is_finite & counts & (size < LARGEST)
-        return known
+        return np.asarray(evaluation.is_finite & counts & (size < LARGEST))
 
 
 def sizes_of(values: Numbers) -> Floats:

@@ -66,8 +66,7 @@ def zoom(expression: Expression, breakables: Sequence[Breakable], found: Bracket
         size = np.empty(points.shape)
         for index in np.unique(which):
             of_index = which == index
-            quantity = np.broadcast_to(now[index].vanishing, points.size).reshape(points.shape)
-            size[of_index] = np.abs(quantity[of_index])
+            size[of_index] = np.abs(now[index].vanishing.reshape(points.shape)[of_index])
         if not largest.size:
             largest = np.where(np.isfinite(size), size, 0).max(axis=1)
         size[~np.isfinite(size)] = np.inf
@@ -85,8 +84,7 @@ def in_turns(which: Indices, distance: Floats) -> Indices:
     order = np.lexsort((distance, which))
     starts = np.flatnonzero(np.diff(which[order], prepend=-1))
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    found: Indices = order[np.lexsort((distance[order], turn))]
-    return found
+    return np.asarray(order[np.lexsort((distance[order], turn))])
 
 
 def brackets(grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: Bools | None) -> Brackets:
@@ -94,25 +92,23 @@ def brackets(grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Br
 
     A change of sign or a dip between points of `grid`, where the expression is `usable` beside it.
     """
-    beside = np.ones(len(grid), bool) if usable is None else usable.copy()
-    if usable is not None:
-        beside[1:] |= usable[:-1]
-        beside[:-1] |= usable[1:]
-        beside[:-2] |= usable[2:]
+    usable = np.ones(len(grid), bool) if usable is None else usable
+    beside = usable.copy()
+    beside[1:] |= usable[:-1]
+    beside[:-1] |= usable[1:]
+    beside[:-2] |= usable[2:]
     which, first, last = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
     with np.errstate(all="ignore"):
-        for index, (kind, quantity) in enumerate(breakables):
+        for index, (kind, q) in enumerate(breakables):
             if kind not in kinds:
                 continue
-            q = np.broadcast_to(quantity, grid.shape)
             size, sign = np.abs(q), np.sign(q)
             seen = np.isfinite(q)
             changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] * sign[1:] < 0) & beside[:-1])
             middle, before, after = size[1:-1], size[:-2], size[2:]
-            around = np.maximum(np.append(before[0], before[:-1]), np.append(after[1:], after[-1]))
-            least = (
-                (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(around, np.maximum(before, after)))
-            )
+            further = np.append(before[0], before[:-1]), np.append(after[1:], after[-1])
+            around = np.maximum.reduce([before, after, *further])
+            least = (middle <= before) & (middle <= after) & (middle < 0.5 * around)
             dips = np.flatnonzero(least & beside[1:-1])
             which.append(np.full(len(changes) + len(dips), index))
             first += [changes, dips]

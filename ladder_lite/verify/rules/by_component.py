@@ -79,7 +79,8 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
         return WRONG
     if agreed is None and len(doubtful) > LOST * len(points):
         return CANNOT_TELL
-    points = _by_distance(points[fine])
+    points = points[fine]
+    points = points[np.argsort(np.abs(np.log(np.abs(points))))]  # those closest to 0 and farthest from it last
     if size.min() > LOUD:
         return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
     suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
@@ -96,11 +97,6 @@ def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
     evaluation = evaluate_real(problem.expression, points)
     known = is_known(problem.expression, evaluation)
     return points[known], evaluation.values[known]
-
-
-def _by_distance(points: Floats) -> Floats:
-    """Points, those closest to 0 and farthest from it last."""
-    return points[np.argsort(np.abs(np.log(np.abs(points))))]
 
 
 def agreement(answer: Expression, integrand: Expression, points: Floats, decimals: float = 1.0) -> bool | None:
@@ -203,7 +199,8 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
         jump = after - before - expected
         unsure = np.flatnonzero(~(np.abs(jump) <= slack))
         if len(unsure):
-            f = _exact_values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel())
+            balls = exact.values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel().tolist())
+            f = np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
             of_balls, give_or_take = _trapezium(f.reshape(5, -1), h[unsure])
             # Where f has lost its digits.
             lost = np.isfinite(of_balls) & ~(np.abs(expected[unsure] - of_balls) <= give_or_take)
@@ -249,12 +246,6 @@ def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
         expected = h * (f[1] + f[3])
         changes = np.abs(f[3] - f[1]) + np.abs(f[1] - f[0]) + np.abs(f[4] - f[3])
         return expected, 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
-
-
-def _exact_values(expression: Expression, points: Floats) -> Numbers:
-    """Its values, from ball arithmetic; nan where they cannot be told."""
-    balls = exact.values(expression, points.tolist())
-    return np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
 
 
 def _are_roots(integrand: Expression, at: Floats) -> Bools:

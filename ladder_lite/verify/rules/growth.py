@@ -41,8 +41,7 @@ class Growth:
             allowed = self.slack + rounding[1:] + rounding[:-1] + SMALLEST
             known &= np.isfinite(errors) | (np.abs(self.edges[1:]) <= NEAR)  # far away F may overflow
             clear = allowed <= np.maximum(VISIBLE * self.scales, 2 * self.slack)
-            unclear: Bools = known & ~(clear & (errors <= allowed))
-        return unclear
+            return np.asarray(known & ~(clear & (errors <= allowed)))
 
     def fault(self, answer: Expression, values: Numbers, rounding: Floats) -> str | None:
         """Whether F grows otherwise, exactly; unless it has no steps and floating point shows that it does not."""

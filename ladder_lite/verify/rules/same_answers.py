@@ -15,7 +15,7 @@ answers that equal a third, on different components). Answers are hostile text: 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -48,9 +48,8 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
         problem = prepare(str(data["integrand"]), variable)
         if lower is None and upper is None:
             pieces = _pieces(problem)
-            return _group(
-                answers, lambda text: _Antiderivative(problem.read(text, constant_of_integration=True), problem, pieces)
-            )
+            read = partial(problem.read, constant_of_integration=True)
+            return _group(answers, lambda text: _Antiderivative(read(text), problem, pieces))
         reference = references.get(str(data["integrand"]), variable, lower, upper)
         return _group(answers, lambda text: _value(problem.read(text, constant_of_integration=False), reference))
     except IntegrandError:

@@ -99,12 +99,10 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
     values = evaluation.values[:N_NEAR]
-    if not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
+    if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
         return False
     if not stretch.is_whole and (problem.removable & np.diff(stretch.inside[:N_NEAR])).any():
         return False  # f does not end where the stretch does
-    if problem.overflown[:N_NEAR].any():
-        return False
     near = problem.points[:N_NEAR]
     jittered = answer.evaluate(near.astype(values.dtype), derivative=False, jitter=jitter(N_NEAR)).values
     with np.errstate(all="ignore"):
