@@ -14,6 +14,7 @@ from ladder_lite.verify.expressions.operations import (
     MAX_MULTIPLIED,
     POSITIVE,
     REAL,
+    Forward,
     Operation,
     Step,
     breaks_of,
@@ -51,7 +52,8 @@ class Builder:
         if len(self.steps) > MAX_NODES:
             raise ExpressionError("TOO_LARGE", f"more than {MAX_NODES} operations")
         # A value that overflows may be the right one of a definite integral; in a function it would spoil every value.
-        if self.used and not all(value is None or cmath.isfinite(value) for value in self.template):
+        constants = [value for value in self.template if value is not None]
+        if self.used and not all(map(cmath.isfinite, constants)):
             raise ExpressionError("TOO_LARGE", "a constant that overflows or is undefined")
         # Evaluation returns the last slot; what comes after the result is not needed for it.
         breaks = tuple(part for part in self.breaks if part.slot <= last)
@@ -61,7 +63,7 @@ class Builder:
             frozenset((self.variable,) if self.used else ()),
             frozenset(self.functions),
             frozenset([part.kind for part in breaks]),
-            any(value is not None and value.imag != 0 for value in self.template),
+            any(value.imag for value in constants),
             tuple(self.template[: last + 1]),
             tuple(step for step in self.steps if step.slot <= last),
             breaks,
@@ -136,7 +138,7 @@ class Builder:
             self._note_power(left, v, right)
         elif operation == "/":
             self._note_power(right, -1.0)
-        slot = self._step(key, operation, left, right)
+        slot = self._step(key, forward_of(operation, v), operation, left, right)
         if (power and v is not None and v == int(v.real)) or (
             operation == "*" and (left == right or POSITIVE in (self.signs[left], self.signs[right]))
         ):
@@ -185,7 +187,7 @@ class Builder:
             elif kind in ("root", "log") or self.signs[argument] != POSITIVE or function.vanishes is not same:
                 base = self.bases.get(argument, argument) if function.vanishes is same else argument
                 self.breaks.append(Breaks(kind, base, function.vanishes))
-        return self._step(key, "call", argument, argument, name)
+        return self._step(key, function.forward, "call", argument, argument, name)
 
     def choose(self, operation: Operation, condition: int, value: int) -> int:
         """The slot of `only` or `where`."""
@@ -195,7 +197,7 @@ class Builder:
         if operation == "only" and result in (0, 1):
             return condition if result else value
         key = (operation, condition, value)
-        return self.known.get(key) or self._step(key, operation, condition, value)
+        return self.known.get(key) or self._step(key, forward_of(operation, None), operation, condition, value)
 
     def negation(self, condition: int) -> int:
         """The slot that is 1 where a condition's is 0, and the other way round."""
@@ -210,11 +212,10 @@ class Builder:
         slot = above if name in ("Gt", "Le") else below
         return self.negation(slot) if name in ("Le", "Ge") else slot
 
-    def _step(self, key: object, operation: Operation, left: int, right: int, name: str = "") -> int:
+    def _step(self, key: object, forward: Forward, operation: Operation, left: int, right: int, name: str = "") -> int:
+        signs = self.signs
+        signs.append(sign_of(operation, name, signs[left], signs[right], self.template[right], left == right))
         slot = self.known[key] = len(self.template)
-        v, function = self.template[right], lookup(name)
-        forward = forward_of(operation, v) if function is None else function.forward
-        self.signs.append(sign_of(operation, name, self.signs[left], self.signs[right], v, left == right))
         self.template.append(None)
         self.steps.append(Step(slot, forward, left, right, operation, name))
         return slot

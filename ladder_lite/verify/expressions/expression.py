@@ -88,8 +88,7 @@ class Evaluation:
     def breakables(self) -> list[Breakable]:
         """What may break."""
         with np.errstate(all="ignore"):
-            quantities = [(kind, np.real(vanishes(self.slots[slot]))) for kind, slot, vanishes in self.breaks]
-            return [Breakable(kind, self._shaped(quantity)) for kind, quantity in quantities]
+            return [Breakable(kind, self._shaped(np.real(zero(self.slots[slot])))) for kind, slot, zero in self.breaks]
 
     @property
     def overflown(self) -> Bools:

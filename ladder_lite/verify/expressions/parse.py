@@ -11,7 +11,7 @@ import math
 import re
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ladder_lite.verify.expressions.builder import MAX_EXPONENT, MAX_NODES, Builder
 from ladder_lite.verify.expressions.expression import Complexes, Expression, ExpressionError
@@ -65,7 +65,7 @@ def parse(
 
 def _read_source(source: str, variable: str, constant_of_integration: bool, real_cube_roots: bool) -> Expression:
     try:
-        tree = ast.parse(source, mode="eval").body
+        tree = cast(ast.Expression, compile(source, "", "eval", ast.PyCF_ONLY_AST)).body
     except (SyntaxError, ValueError) as error:
         if "too many nested" in str(error):
             raise ExpressionError("TOO_LARGE", "nested too deeply") from None
