@@ -25,6 +25,7 @@ __all__ = ["Component", "Integrand", "IntegrandError", "NoiseError", "prepare"]
 # Edges of the panels that hold the near points, to either side of 0; moved by up to a tenth of a panel for a seed.
 _EDGES: Final = np.array([0.5, 1.25, 2.4, 4.2, 6.8, 10.0])
 N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
+ZEROS: Final = 0.05  # of its values an integrand that is not zero may have exactly 0
 LOUD: Final = 1e6  # an integrand that is larger everywhere hides plain errors from double precision
 
 
@@ -73,6 +74,11 @@ class Integrand:
     def identically_zero(self) -> bool:
         """Whether it is zero wherever it is defined."""
         return not self.components
+
+    @cached_property
+    def may_be_zero(self) -> bool:
+        """Whether it is exactly 0 more often than by its zeros: its terms may cancel everywhere, up to rounding."""
+        return not self.expression.kinds & {"root", "step"} and bool((self.values == 0).mean() > ZEROS)
 
     @cached_property
     def size(self) -> Floats:

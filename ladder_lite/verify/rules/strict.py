@@ -51,7 +51,7 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     off = ~(errors <= TOLERANCE)
     counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
     good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
-    if counts and not good:
+    if counts and not good and not problem.may_be_zero:
         # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
