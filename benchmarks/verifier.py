@@ -58,8 +58,7 @@ from rich.table import Table
 import ladder_lite
 from ladder_lite.verify import Protocol, verify
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL, SPELLINGS
-from ladder_lite.verify.expressions.notation import without_constant
-from ladder_lite.verify.expressions.parse import ExpressionError, parse
+from ladder_lite.verify.expressions.parse import ExpressionError, parse, without_constant
 
 HERE = Path(__file__).parent
 CASES = HERE.parent / "tests" / "data" / "verifier_cases.jsonl"

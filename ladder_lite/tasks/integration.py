@@ -16,8 +16,7 @@ from ladder_lite.problems.clean import read_problem
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
-from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals
-from ladder_lite.verify.expressions.thinking import said
+from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals, said
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
 from ladder_lite.verify.rules.fingerprints import Keys, fingerprints

@@ -42,19 +42,16 @@ In this room: `expressions/`, untrusted text -> arrays; `numerics/`, where an in
 verdicts. It imports nothing of the rest of the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
-from ladder_lite.verify.expressions.thinking import said
+from ladder_lite.verify.expressions.parse import ExpressionError
+from ladder_lite.verify.expressions.replies import said
 from ladder_lite.verify.numerics.definite import References, wrong_value
 from ladder_lite.verify.numerics.integrand import Integrand, IntegrandError, prepare
-from ladder_lite.verify.numerics.quadrature import Integral
 from ladder_lite.verify.rules import paper as paper_protocol
 from ladder_lite.verify.rules import strict as antiderivatives
 
@@ -107,8 +104,10 @@ def verify(
         return _antiderivative(integrand, answer, variable, protocol, seed)
 
     def fault(problem: Integrand) -> str | None:
-        value = _reference(references, integrand, variable, lower, upper, seed, protocol)
-        return wrong_value(_read(answer, problem, constant_of_integration=False), value)
+        if protocol == "paper":
+            raise IntegrandError("the paper's protocol is for antiderivatives only")
+        value = references.get(integrand, variable, lower, upper, seed)
+        return wrong_value(problem.read(answer, constant_of_integration=False), value)
 
     return _grade(integrand, answer, variable, seed, fault)
 
@@ -116,23 +115,12 @@ def verify(
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _antiderivative(integrand: str, answer: str, variable: str, protocol: Protocol, seed: int) -> Grade:
     def fault(problem: Integrand) -> str | None:
-        read = _read(answer, problem, constant_of_integration=True)
+        read = problem.read(answer, constant_of_integration=True)
         if protocol == "strict":
             return antiderivatives.is_antiderivative(read, problem)
         return paper_protocol.is_antiderivative(read, problem.expression, seed)
 
     return _grade(integrand, answer, variable, seed, fault)
-
-
-def _read(answer: str, problem: Integrand, *, constant_of_integration: bool) -> Expression:
-    # To an integral of cbrt(x) people answer x**(4/3), and mean real roots.
-    real = "cbrt" in problem.expression.functions
-    return parse(
-        answer,
-        problem.expression.variable,
-        constant_of_integration=constant_of_integration,
-        real_cube_roots=real,
-    )
 
 
 def _grade(integrand: str, answer: str, variable: str, seed: int, fault: Callable[[Integrand], str | None]) -> Grade:
@@ -143,22 +131,6 @@ def _grade(integrand: str, answer: str, variable: str, seed: int, fault: Callabl
     except ExpressionError as error:
         return Grade(0.0, Reason(error.reason), answer, str(error))
     return Grade(1.0, Reason.CORRECT, answer) if found is None else Grade(0.0, Reason.WRONG, answer, found)
-
-
-def _reference(
-    references: References,
-    integrand: str,
-    variable: str,
-    lower: str | None,
-    upper: str | None,
-    seed: int,
-    protocol: Protocol,
-) -> Integral:
-    if lower is None or upper is None:
-        raise IntegrandError("one bound is missing")
-    if protocol == "paper":
-        raise IntegrandError("the paper's protocol is for antiderivatives only")
-    return references.get(integrand, variable, lower, upper, seed)
 
 
 def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any) -> list[float | None]:

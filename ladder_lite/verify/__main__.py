@@ -1,7 +1,5 @@
 """`python -m ladder_lite.verify`: grade answers from the command line. See `ladder_lite.verify`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator
@@ -31,7 +29,7 @@ def _read_lines(source: str) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def _app() -> typer.Typer:
+def _app() -> "typer.Typer":
     import typer
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None)

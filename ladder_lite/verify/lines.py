@@ -1,7 +1,5 @@
 """Answers by the file: JSON lines -> grades."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -30,17 +28,11 @@ def _grade_line(job: tuple[int, str, Protocol]) -> dict[str, Any]:
     try:
         row = json.loads(line)
         integrand, answer = _text(row, "integrand"), _text(row, "answer")
-        options = {name: _text(row, name) for name in ("variable", "lower", "upper") if row.get(name) is not None}
+        given = [name for name in ("variable", "lower", "upper") if row.get(name) is not None]
+        options: dict[str, Any] = {name: _text(row, name) for name in given}
     except (ValueError, TypeError, RecursionError) as error:
         return {"id": None, "correct": None, "reason": MALFORMED, "ms": 0.0, "error": f"line {number}: {error}"}
-    grade = verify(
-        integrand,
-        answer,
-        variable=options.get("variable", "x"),
-        lower=options.get("lower"),
-        upper=options.get("upper"),
-        protocol=protocol,
-    )
+    grade = verify(integrand, answer, protocol=protocol, **options)
     correct = None if grade.reward is None else grade.reward == 1.0
     ms = round((time.perf_counter() - started) * 1e3, 3)
     return {"id": row.get("id", number), "correct": correct, "reason": grade.reason.value, "ms": ms}

@@ -4,15 +4,13 @@
 first special function is asked for, so that elementary work starts fast.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
-from ladder_lite.verify.expressions.function import Array, Function, integers, off_cut, same
+from ladder_lite.verify.expressions.operations import Array, Function, integers, words
 
 
 @lru_cache(maxsize=256)
@@ -28,38 +26,30 @@ def lookup(name: str) -> Function | None:
     return None
 
 
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
-
-
 # Of two arguments; SymPy's names around a number; of several arguments, and conditions. `expressions` reads them.
 OF_TWO = frozenset(words("log Log polylog root Pow Rational expint Ei Max Min"))
 NUMBERS = frozenset(["S", "Integer", "Float", "Rational"])
 CONDITIONAL = frozenset(words("Piecewise And Or Not Eq Ne Lt Le Gt Ge"))
 
 
+# -0.0 + 0.0 is 0.0: a negative real is always read from above the branch cut, as SymPy and mpmath do.
 def _log(u: Array) -> Array:
-    return np.log(off_cut(u))
+    return np.log(u + 0.0)
 
 
 def _sqrt(u: Array) -> Array:
-    return np.sqrt(off_cut(u))
+    return np.sqrt(u + 0.0)
 
 
 def _cbrt(u: Array) -> Array:
     """The real cube root of a real, the principal one of a complex number."""
     if not np.iscomplexobj(u):
         return np.cbrt(u)
-    return np.where(u.imag == 0, np.cbrt(u.real), off_cut(u) ** (1 / 3))
+    return np.where(u.imag == 0, np.cbrt(u.real), (u + 0.0) ** (1 / 3))
 
 
 def _abs(u: Array) -> Array:
     return np.abs(u).astype(u.dtype)
-
-
-def _abs_slope(u: Array, v: Array) -> Array:
-    return np.conj(u) / v
 
 
 def _sign(u: Array) -> Array:
@@ -92,17 +82,17 @@ def _flat(u: Array, _v: Array) -> Array:
 
 ELEMENTARY: dict[str, Function] = {
     "exp": Function(np.exp, lambda u, v: v),
-    "log": Function(_log, lambda u, v: 1 / u, "log", same),
-    "log2": Function(lambda u: _log(u) / np.log(2), lambda u, v: 1 / (u * np.log(2)), "log", same),
-    "log10": Function(lambda u: _log(u) / np.log(10), lambda u, v: 1 / (u * np.log(10)), "log", same),
+    "log": Function(_log, lambda u, v: 1 / u, "log"),
+    "log2": Function(lambda u: _log(u) / np.log(2), lambda u, v: 1 / (u * np.log(2)), "log"),
+    "log10": Function(lambda u: _log(u) / np.log(10), lambda u, v: 1 / (u * np.log(10)), "log"),
     # log(Abs(u)) is one function: smooth on both sides of u = 0, where Abs alone would count as a kink.
-    "log_abs": Function(lambda u: np.log(_abs(u)), lambda u, v: 1 / u, "log", same, True),
-    "sqrt": Function(_sqrt, lambda u, v: 0.5 / v, "root", same),
-    "cbrt": Function(_cbrt, lambda u, v: v / (3 * u), "root", same),
-    "Abs": Function(_abs, _abs_slope, "step", same, True),
-    "sign": Function(_sign, _flat, "step", same),
-    "positive": Function(lambda u: (u.real > 0).astype(u.dtype), _flat, "step", same),
-    "Heaviside": Function(lambda u: (_sign(u) + 1) / 2, _flat, "step", same),
+    "log_abs": Function(lambda u: np.log(_abs(u)), lambda u, v: 1 / u, "log", real_slope=True),
+    "sqrt": Function(_sqrt, lambda u, v: 0.5 / v, "root"),
+    "cbrt": Function(_cbrt, lambda u, v: v / (3 * u), "root"),
+    "Abs": Function(_abs, lambda u, v: np.conj(u) / v, "step", real_slope=True),
+    "sign": Function(_sign, _flat, "step"),
+    "positive": Function(lambda u: (u.real > 0).astype(u.dtype), _flat, "step"),
+    "Heaviside": Function(lambda u: (_sign(u) + 1) / 2, _flat, "step"),
     "floor": Function(lambda u: np.floor(u.real).astype(u.dtype), _flat, "step", integers),
     "ceiling": Function(lambda u: np.ceil(u.real).astype(u.dtype), _flat, "step", integers),
     "sin": Function(np.sin, lambda u, v: np.cos(u)),
@@ -120,7 +110,7 @@ ELEMENTARY: dict[str, Function] = {
     "asin": Function(np.arcsin, lambda u, v: 1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "acos": Function(np.arccos, lambda u, v: -1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "atan": Function(np.arctan, lambda u, v: 1 / (1 + u * u)),
-    "acot": Function(_reciprocal_of(np.arctan), lambda u, v: -1 / (1 + u * u), "pole", same),
+    "acot": Function(_reciprocal_of(np.arctan), lambda u, v: -1 / (1 + u * u), "pole"),
     "asec": Function(_reciprocal_of(np.arccos), lambda u, v: 1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
     "acsc": Function(_reciprocal_of(np.arcsin), lambda u, v: -1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
     "asinh": Function(np.arcsinh, lambda u, v: 1 / _sqrt(1 + u * u)),
@@ -133,7 +123,7 @@ ELEMENTARY: dict[str, Function] = {
         "root",
         lambda u: u * (1 - u),
     ),
-    "acsch": Function(_reciprocal_of(np.arcsinh), lambda u, v: -1 / (u * u * _sqrt(1 + 1 / (u * u))), "pole", same),
+    "acsch": Function(_reciprocal_of(np.arcsinh), lambda u, v: -1 / (u * u * _sqrt(1 + 1 / (u * u))), "pole"),
 }
 
 
@@ -158,48 +148,53 @@ ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", integer
 
 SPECIAL = frozenset(words("erf erfc erfi Si Ci Shi Chi Ei E1 li Li fresnels fresnelc dilog gamma loggamma digamma"))
 
-_INVERSES = [f"{name}{h}" for name in ("sin", "cos", "tan", "cot", "sec", "csc") for h in ("", "h")]
-# Of other capitals `spelling` takes the small letters.
+# Of other capitals `notation` takes the small letters.
+_SPELLINGS_OF = """
+    log     ln Log log_e
+    log2    log_2
+    log10   lg log_10
+    exp     exp_polar
+    sin     sen
+    tan     tg
+    cot     ctg
+    csc     cosec
+    atan    arctg atg
+    cbrt    cuberoot
+    Abs     abs fabs absolute RealAbs
+    sign    sgn signum
+    ceiling ceil
+    Heaviside heaviside unitstep heavisidetheta
+    Si      sinintegral
+    Ci      cosintegral
+    Shi     sinhintegral
+    Chi     coshintegral
+    Ei      ei expi expintegralei
+    E1      E_1 exp1 e1
+    li      logintegral
+    dilog   Li2 Li_2
+    fresnels FresnelS
+    fresnelc FresnelC
+    loggamma lgamma lngamma gammaln
+    digamma psi
+    Pow     pow power
+    Max     max maximum
+    Min     min minimum
+"""
 SPELLINGS: dict[str, str] = {
-    **{f"{prefix}{name}": f"a{name}" for prefix in ("arc", "ar", "arg") for name in _INVERSES},
-    **dict.fromkeys(["ln", "Log"], "log"),
-    **dict.fromkeys(["lg", "log_10"], "log10"),
-    **dict.fromkeys(["abs", "fabs", "absolute", "RealAbs"], "Abs"),
-    **dict.fromkeys(["sgn", "signum"], "sign"),
-    **dict.fromkeys(["heaviside", "unitstep", "heavisidetheta"], "Heaviside"),
-    **dict.fromkeys(["arctg", "atg"], "atan"),
-    **dict.fromkeys(["lgamma", "lngamma", "gammaln"], "loggamma"),
-    **dict.fromkeys(["Li2", "Li_2"], "dilog"),
-    **dict.fromkeys(["E_1", "exp1", "e1"], "E1"),
-    **dict.fromkeys(["ei", "expi", "expintegralei"], "Ei"),
-    "log_2": "log2",
-    "log_e": "log",
-    "ceil": "ceiling",
-    "tg": "tan",
-    "ctg": "cot",
-    "cosec": "csc",
-    "sen": "sin",
-    "exp_polar": "exp",
-    "psi": "digamma",
-    "cuberoot": "cbrt",
-    "logintegral": "li",
-    "sinintegral": "Si",
-    "cosintegral": "Ci",
-    "pow": "Pow",
-    "power": "Pow",
-    "max": "Max",
-    "min": "Min",
-    "maximum": "Max",
-    "minimum": "Min",
-    "FresnelS": "fresnels",
-    "FresnelC": "fresnelc",
-    "sinhintegral": "Shi",
-    "coshintegral": "Chi",
-}
+    f"{prefix}{name}{h}": f"a{name}{h}"
+    for prefix in ("arc", "ar", "arg")
+    for name in ("sin", "cos", "tan", "cot", "sec", "csc")
+    for h in ("", "h")
+} | {spelling: name for name, *spellings in map(words, _SPELLINGS_OF.strip().splitlines()) for spelling in spellings}
 
 NAMES = frozenset({*ELEMENTARY, *SPECIAL, *SPELLINGS} | OF_TWO | NUMBERS | CONDITIONAL) - {"positive", "log_abs"}
 
-
-def is_function(name: str) -> bool:
-    """Whether a call of `name` can be read."""
-    return name in NAMES
+CONSTANTS: dict[str, complex] = {
+    **dict.fromkeys(("pi", "Pi"), math.pi),
+    **dict.fromkeys(("e", "E"), math.e),
+    **dict.fromkeys(("i", "I"), 1j),
+    "EulerGamma": 0.5772156649015329,
+    "Catalan": 0.915965594177219,
+    "GoldenRatio": (1 + math.sqrt(5)) / 2,
+}
+SYMBOLS = frozenset({*CONSTANTS, "oo"})  # what stands for a number, infinity included

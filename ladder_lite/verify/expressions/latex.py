@@ -6,13 +6,11 @@ and what it simplified would no longer be what was verified. The formula is buil
 """
 
 import ast
-from collections.abc import Iterator
 from math import prod
 from typing import Any, Final
 
 from ladder_lite.verify.expressions.functions import NUMBERS, SPELLINGS
-from ladder_lite.verify.expressions.notation import without_constant
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.parse import Expression, without_constant
 
 _CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
 """Spellings of constants that SymPy has under another name."""
@@ -63,9 +61,11 @@ class _Builder:
     def build(self, node: ast.expr) -> Any:
         """The SymPy expression of a node."""
         if isinstance(node, ast.Name):
-            return self._name(node.id)
-        if isinstance(node, ast.Constant):
-            return self._number(node.value)
+            is_variable = node.id == self._variable.name
+            return self._variable if is_variable else getattr(self._sympy, _CONSTANTS.get(node.id, node.id))
+        if isinstance(node, ast.Constant):  # with all digits that the verified number has: SymPy would print fifteen
+            is_whole = isinstance(node.value, int)
+            return self._sympy.Integer(node.value) if is_whole else self._sympy.Float(repr(node.value))
         if isinstance(node, ast.Call):
             return self._call(node)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
@@ -76,16 +76,15 @@ class _Builder:
 
     def _sum(self, node: ast.expr) -> Any:
         """A sum of all its terms at once: a long one nests to the left, deeper than SymPy's printer reaches."""
-        terms = []
-        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            terms.append(self._product(node.right, negative=isinstance(node.op, ast.Sub)))
-            node = node.left
-        return self._sympy.Add(self.build(node), *reversed(terms), evaluate=False)
+        first, parts = _spine(node, ast.Add, ast.Sub)
+        terms = [self._product(part.right, negative=isinstance(part.op, ast.Sub)) for part in parts]
+        return self._sympy.Add(self.build(first), *terms, evaluate=False)
 
     def _product(self, node: ast.expr, negative: bool = False) -> Any:
         above: list[Any] = []
         below: list[Any] = []
-        for factor, divides in _factors(node):
+        first, parts = _spine(node, ast.Mult, ast.Div)
+        for factor, divides in ((first, False), *((part.right, isinstance(part.op, ast.Div)) for part in parts)):
             while isinstance(factor, ast.UnaryOp):
                 negative ^= isinstance(factor.op, ast.USub)
                 factor = factor.operand
@@ -125,15 +124,6 @@ class _Builder:
         symbol = self._sympy.Dummy()
         self._names[symbol] = form % self.latex(formula)
         return symbol
-
-    def _name(self, name: str) -> Any:
-        if name == self._variable.name:
-            return self._variable
-        return getattr(self._sympy, _CONSTANTS.get(name, name))
-
-    def _number(self, value: object) -> Any:
-        # All digits that the verified number has: SymPy would print fifteen of them.
-        return self._sympy.Integer(value) if isinstance(value, int) else self._sympy.Float(repr(value))
 
     def _call(self, node: ast.Call) -> Any:
         assert isinstance(node.func, ast.Name)  # no other function is admitted
@@ -175,12 +165,10 @@ class _Builder:
         return self._quotient([above], [below])
 
 
-def _factors(node: ast.expr) -> Iterator[tuple[ast.expr, bool]]:
-    """The factors of a product or quotient, in order, each with whether it divides."""
+def _spine(node: ast.expr, *operators: type[ast.operator]) -> tuple[ast.expr, list[ast.BinOp]]:
+    """The first operand of a chain of such operations, which nests to the left, and the operations in order."""
     spine: list[ast.BinOp] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+    while isinstance(node, ast.BinOp) and isinstance(node.op, operators):
         spine.append(node)
         node = node.left
-    yield node, False
-    for part in reversed(spine):
-        yield part.right, isinstance(part.op, ast.Div)
+    return node, spine[::-1]

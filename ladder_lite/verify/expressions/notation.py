@@ -5,24 +5,19 @@ tokens, the words around the formula are dropped, and one pass with a small gram
 time.
 """
 
-from __future__ import annotations
-
-import ast
 import html
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final
+from itertools import groupby
+from typing import Final
 
-from ladder_lite.verify.expressions.functions import NAMES, words
+from ladder_lite.verify.expressions.functions import NAMES, SYMBOLS
+from ladder_lite.verify.expressions.grammar import CLOSING, CONSTANT, OPENING, Writer
+from ladder_lite.verify.expressions.operations import words
 
-CONSTANTS: Final = frozenset({"pi", "Pi", "E", "e", "I", "i", "EulerGamma", "Catalan", "GoldenRatio", "oo"})
-MAX_NESTING: Final = 100
 MAX_CHARS: Final = 16_000  # after the change; compatibility forms of a few signs are eighteen letters long
-
-_CONSTANT: Final = re.compile(r"[CcKkD](?:_?\d{1,2})?|[Cc]onst(?:ant)?")
-HAS_CONSTANT: Final = re.compile(r"[CcKkD](?<!\w.)(?:_?\d{1,2}|onst(?:ant)?)?\b", re.ASCII | re.DOTALL)
 
 
 def plain(text: str, variable: str) -> str:
@@ -37,14 +32,14 @@ def respell(text: str, variable: str) -> str:
     if len(text) > MAX_CHARS:
         return text
     try:
-        return _Writer(_formula(_tokens(text, variable), variable), variable).write()
+        return Writer(_formula(_tokens(text, variable), variable), variable).write()
     except RecursionError:  # nested too deeply
         return text
 
 
 @lru_cache(maxsize=64)
 def _needs_reading(variable: str) -> re.Pattern[str]:
-    names = "|".join(re.escape(name) for name in sorted({variable, *CONSTANTS}))
+    names = "|".join(re.escape(name) for name in sorted({variable, *SYMBOLS}))
     return re.compile(
         r"[^\w+\-*/(). ,]|\.\s*$"  # other signs than Python's
         r"|\d\s*[A-Za-z_(]|\)\s*[\w(]|\w\s+[\w(]|[A-Za-z]\."  # a product without its sign, `sin x`, or `np.sin`
@@ -151,7 +146,7 @@ def _tokens(text: str, variable: str) -> Iterator[str]:
 
 def _names(name: str, variable: str) -> list[str]:
     """A name as it is called here; `xsin`, `cos3x`, `xlnx` and `ix` are their parts where all of these are known."""
-    if name == variable or name in CONSTANTS or name in NAMES:
+    if name == variable or name in SYMBOLS or name in NAMES:
         return [name]
     if name.lower() in NAMES and len(name) > 1:  # Mathematica's and Maple's
         return [name.lower()]
@@ -192,32 +187,25 @@ _TAIL: Final = frozenset(
 _TELLING: Final = frozenset(words("where constant constants const arbitrary integration number numbers r unit units"))
 _HEDGES: Final = frozenset(words("or either alternatively maybe perhaps otherwise else not"))
 _CLAUSES: Final = _HEDGES.union(words(", ; where with when if for and"))
-_OPENING: Final = frozenset("([{")
-_CLOSING: Final = frozenset(")]}")
 _OPERATORS: Final = frozenset(["+", "-", "*", "/", "**", "=", "≈", ",", "<", ">", "<=", ">=", "&"])
 
 
 def _formula(tokens: Iterator[str], variable: str) -> list[str]:
     """The tokens of the one formula: without words, lines of comment, a left side and an approximation."""
-    lines: list[list[str]] = [[]]
-    for token in tokens:
-        if token == _LINE:
-            lines.append([])
-        else:
-            lines[-1].append(token)
+    lines = [list(line) for ends, line in groupby(tokens, lambda token: token == _LINE) if not ends]
     lines = [line for line in (_without_words(line, variable) for line in lines) if line]
     if len(lines) > 1:
         lines = [line for line in lines if not _is_prose(line, variable)]
     formula: list[str] = []
     for line in lines:
-        if formula and formula[-1] not in _OPERATORS | _OPENING and line[0] not in _OPERATORS | _CLOSING:
+        if formula and formula[-1] not in _OPERATORS | OPENING and line[0] not in _OPERATORS | CLOSING:
             formula.append(_LINE)  # two formulas
         formula += line
     formula = _without_words(formula, variable) if len(lines) > 1 else formula
     depth = start = 0
     in_words = is_integral = False
     for i, token in enumerate(formula[:-1]):
-        depth += (token in _OPENING) - (token in _CLOSING)
+        depth += (token in OPENING) - (token in CLOSING)
         in_words = in_words or (depth == 0 and token in _CLAUSES)
         is_integral = is_integral or token in ("int", "∫")
         if token in ("=", "is", "equals") and depth == 0 and not in_words:
@@ -232,11 +220,11 @@ def _formula(tokens: Iterator[str], variable: str) -> list[str]:
 
 
 def _is_word(token: str, variable: str) -> bool:
-    return token.isalpha() and len(token) > 1 and token != variable and token not in CONSTANTS and token not in NAMES
+    return token.isalpha() and len(token) > 1 and token != variable and token not in SYMBOLS and token not in NAMES
 
 
 def _is_constant(token: str, variable: str) -> bool:
-    return token != variable and _CONSTANT.fullmatch(token) is not None
+    return token != variable and CONSTANT.fullmatch(token) is not None
 
 
 def _is_prose(line: list[str], variable: str) -> bool:
@@ -265,10 +253,10 @@ def _without_words(tokens: list[str], variable: str) -> list[str]:
         token = tokens[i]
         if token.lower() in _TAIL and token != variable:
             told += token.lower() in _TELLING
-        elif token in _CLOSING:
+        elif token in CLOSING:
             told_before = told if depth == 0 else told_before
             depth += 1
-        elif token in _OPENING and depth and (depth > 1 or told > told_before):
+        elif token in OPENING and depth and (depth > 1 or told > told_before):
             depth -= 1
         elif token not in (",", ";", ".") and not _is_constant(token, variable) and tokens[i : i + 2] != ["=", "const"]:
             break
@@ -279,227 +267,3 @@ def _without_words(tokens: list[str], variable: str) -> list[str]:
     is_term = cut == start or tokens[cut - 1] in ("+", "-", "*", "/")
     is_named = is_term and any(_is_constant(token, variable) for token in tokens[cut:end])
     return tokens[start:cut] + ["C"] * is_named
-
-
-# --- The grammar: products without a sign, bars, functions without parentheses, fractions -----------------------------
-
-_BARE_NAME: Final = re.compile(r"([A-Za-z]\w*)(?:\*\*(\(?-?\d+\)?))?", re.ASCII)
-_WHOLE_FRACTION: Final = re.compile(r"\(\(\d+\)/\(\d+\)\)", re.ASCII)
-_BEFORE_MIXED: Final = _OPENING | {"", "+", "-"}
-_BEHIND_MIXED: Final = _CLOSING | {"", "+", "-"}
-_BRACKETS: Final = {
-    "|": ("Abs", frozenset("|")),
-    r"\lfloor": ("floor", frozenset([r"\rfloor"])),
-    r"\lceil": ("ceiling", frozenset([r"\rceil"])),
-}
-
-
-def _is_operand(character: str, bracket: str) -> bool:
-    return character == bracket or character.isalnum() or character in "_."
-
-
-class _Writer:
-    """Writes tokens as text, with `*` between operands that stand side by side; RecursionError if they nest deeply."""
-
-    def __init__(self, tokens: list[str], variable: str) -> None:
-        self.tokens = ["", *tokens, "", "", "", ""]
-        self.at = 1
-        self.end = len(tokens) + 1
-        self.depth = 0
-        self.variable = variable
-
-    def write(self) -> str:
-        """All of the tokens."""
-        out = self.sequence()
-        while self.at < self.end:  # a bracket that nothing opened
-            self.at += 1
-            out += self.tokens[self.at - 1] + self.sequence()
-        return out
-
-    def sequence(self, closing: frozenset[str] = _CLOSING) -> str:
-        """Operands and signs up to a closing bracket, which is left."""
-        out: list[str] = []
-        while self.at < self.end:
-            token = self.tokens[self.at]
-            follows = bool(out) and _is_operand(out[-1][-1], ")")
-            if token in closing and (token != "|" or follows):
-                break
-            if token == r"\over":
-                self.at += 1
-                return f"(({''.join(out)})/({self.sequence(closing)}))"
-            piece = self.item()
-            if follows and piece == "!":
-                out[-1] = f"factorial({out[-1]})"
-                continue
-            if follows and _is_operand(piece[0], "("):
-                out.append("*")
-            out.append(piece)
-        return "".join(out)
-
-    def item(self) -> str:
-        """A group, a call, a number, a name or a sign."""
-        token = self.tokens[self.at]
-        self.at += self.at < self.end
-        self.depth += 1
-        if self.depth > MAX_NESTING:
-            raise RecursionError
-        if token in _OPENING:
-            inner = self.enclosed()
-            bare = _BARE_NAME.fullmatch(inner)
-            is_name = bare and (not bare[2] or (bare[1] in NAMES and bare[1] != self.variable))
-            piece = self.name(bare[1], bare[2] or "") if bare and is_name else f"({inner})"
-        elif token in _BRACKETS:
-            function, closing = _BRACKETS[token]
-            piece = f"{function}({self.enclosed(closing)})"
-        elif token == r"\frac":
-            piece = f"(({self.numerator()})/({self.numerator()}))"
-        elif token[:1].isdigit():
-            piece = self.number(token)
-        elif token[:1].isalpha():
-            piece = self.name(token)
-        elif token == "%":
-            piece = "/100" if self.tokens[self.at] in _BEHIND_MIXED else " % "
-        else:
-            piece = token if token != "_" else " _ "
-        self.depth -= 1
-        return piece
-
-    def enclosed(self, closing: frozenset[str] = _CLOSING) -> str:
-        """What stands before the closing bracket, which is read too; without one, a bracket that nothing closes."""
-        inner = self.sequence(closing)
-        if self.at == self.end:
-            return f"{inner}("
-        self.at += 1
-        return inner
-
-    def numerator(self) -> str:
-        """A group or one token, of a number its first digit."""
-        token = self.tokens[self.at]
-        if token in _OPENING:
-            self.at += 1
-            return self.enclosed()
-        if token[:1].isdigit() and len(token) > 1:
-            self.tokens[self.at] = token[1:]
-            return token[0]
-        return self.item()
-
-    def number(self, number: str) -> str:
-        """A number, or a mixed one: 2 1/2, with nothing before or behind it but sums."""
-        if self.tokens[self.at - 2] in _BEFORE_MIXED and number.isdigit():
-            above, slash, below, behind = self.tokens[self.at : self.at + 4]
-            if above.isdigit() and slash == "/" and below.isdigit() and behind in _BEHIND_MIXED:
-                self.at += 3
-                return f"({number}+{above}/{below})"
-            if above == r"\frac":
-                fraction = self.item()
-                mixed = _WHOLE_FRACTION.fullmatch(fraction) and self.tokens[self.at] in _BEHIND_MIXED
-                return f"({number}+{fraction})" if mixed else f"{number}*{fraction}"
-        return number
-
-    def name(self, name: str, power: str = "") -> str:
-        """A constant, or a function with its argument."""
-        subscript = ""
-        if self.tokens[self.at] == "_":
-            self.at += 1
-            subscript = self.item().strip("()")
-            if name not in ("log", "ln") and subscript.isalnum():
-                name, subscript = f"{name}_{subscript}", ""
-        if name == self.variable or name in CONSTANTS or name not in NAMES:
-            while self.tokens[self.at] == "'" and _CONSTANT.fullmatch(name):
-                self.at += 1
-            return "I" if name == "j" != self.variable and self.tokens[self.at - 2][:1].isdigit() else name
-        if name == "sqrt" and self.tokens[self.at] == "[":
-            index = self.item()
-            if self.tokens[self.at] != "{":
-                return f"sqrt({index})"
-            return f"(({self.numerator()})**(1/({index})))"
-        if self.tokens[self.at] == "**":
-            self.at += 1
-            power = self.signed()
-        if power in ("-1", "(-1)") and f"a{name}" in NAMES:
-            name, power = f"a{name}", ""
-        argument = self.argument(short=name in ("sqrt", "cbrt"))
-        if not argument:
-            return f"{name}**{power}" if power else name
-        call = f"{name}({argument},{subscript})" if subscript else f"{name}({argument})"
-        return f"({call})**{power}" if power else call
-
-    def signed(self) -> str:
-        """An exponent."""
-        sign = self.tokens[self.at] == "-"
-        self.at += sign
-        return "-" * sign + self.item()
-
-    def argument(self, *, short: bool) -> str:
-        """A function's argument: a group, a call, or without parentheses a number and names with a power (`sin 2x`)."""
-        token = self.tokens[self.at]
-        if token in _OPENING:
-            self.at += 1
-            return self.enclosed()
-        out = []
-        if token in _BRACKETS or (token in NAMES and token != self.variable):
-            return self.item()
-        if token[:1].isdigit() or token == r"\frac":
-            out.append(self.item())
-            short = short or self.variable in out[0]
-        while (token := self.tokens[self.at]) == self.variable or token in CONSTANTS:
-            if short and out:
-                break
-            out.append(self.item())
-        if out and not short and self.tokens[self.at] == "**":
-            self.at += 1
-            out.append(f"{out.pop()}**{self.signed()}")
-        return "*".join(out)
-
-
-# --- The constant of integration --------------------------------------------------------------------------------------
-
-_VARIABLE, _FREE, _OTHER = 1, 2, 4
-_KNOWN_NODES: Final = (ast.BinOp, ast.UnaryOp, ast.Call, ast.Constant, ast.operator, ast.unaryop, ast.expr_context)
-_ZERO_AND_ONE: Final = ((ast.Add, ast.Sub, 0), (ast.Mult, ast.Div, 1))
-
-
-def without_constant(tree: ast.expr, variable: str) -> ast.expr:
-    """`tree`, changed, without its constant of integration: terms and factors of a logarithm's argument that hold one.
-
-    A term may be a function of the constant (2*C, log(C)) but not of the variable, and may stand in a sum that is
-    multiplied or divided by numbers.
-    """
-    holds: dict[ast.AST, int] = {}
-    for node in reversed(list(ast.walk(tree))):
-        if isinstance(node, ast.Name):
-            is_free = _CONSTANT.fullmatch(node.id)
-            known = _FREE if is_free else 0 if node.id in CONSTANTS or node.id in NAMES else _OTHER
-            holds[node] = _VARIABLE if node.id == variable else known
-        else:
-            holds[node] = 0 if isinstance(node, _KNOWN_NODES) else _OTHER
-            for child in ast.iter_child_nodes(node):
-                holds[node] |= holds[child]
-    root = ast.Expression(tree)
-    work: list[tuple[Any, Any, int]] = [(vars(root), "body", 0)]
-    while work:
-        place, key, neutral = work.pop()
-        node = place[key]
-        if holds[node] == _FREE:
-            place[key] = ast.Constant(neutral)
-        elif not holds[node] & _FREE:
-            continue
-        elif isinstance(node, ast.UnaryOp):
-            work.append((vars(node), "operand", neutral))
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, _ZERO_AND_ONE[neutral][:2]):
-            if holds[node.right] == _FREE:
-                place[key] = node.left
-                work.append((place, key, neutral))
-            elif holds[node.left] == _FREE and isinstance(node.op, ast.Add | ast.Mult):
-                place[key] = node.right
-                work.append((place, key, neutral))
-            else:
-                work += [(vars(node), "left", neutral), (vars(node), "right", neutral)]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
-            if holds[node.right] == 0:
-                work.append((vars(node), "left", 0))
-            elif holds[node.left] == 0 and isinstance(node.op, ast.Mult):
-                work.append((vars(node), "right", 0))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1:
-            work += [(node.args, 0, 1)] * (node.func.id in (("log", "ln"), ("Abs", "abs"))[neutral])
-    return root.body

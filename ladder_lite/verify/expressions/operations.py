@@ -1,18 +1,22 @@
-"""The operations of an expression: value and derivative of each, where it may break, what is plain about its sign."""
+"""What an expression is made of: functions and operations, the value and derivative of each, and where it may break.
 
-from __future__ import annotations
+And what is plain about its sign.
+"""
 
 import math
+import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.function import Break
-
-Complexes = NDArray[np.complex128]
+Array = Any  # a real or complex array, or a complex scalar while constants are folded
+# At reals, a function that is not real there is nan, not complex.
+# Where a function breaks on the real line: at a pole, at a logarithm's or root's branch point, or at a step or kink. At
+# a turn it does not, but can seem to: atan(10**9*x) does at 0.
+Break = Literal["pole", "log", "root", "step", "turn"]
 # "only" is the second operand where the first is 1, else 0; "where" is it too, else its value at some such point.
 Operation = Literal["+", "-", "*", "/", "**", "call", "only", "where"]
 # (u, u', v, v') -> (value, derivative); a derivative of None is an exact zero. A call has its one operand twice.
@@ -21,11 +25,48 @@ Forward = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 MAX_MULTIPLIED: Final = 64  # whole powers up to this one are products: faster than, and as exact as, a power function
 
 
-class Breakable(NamedTuple):
-    """A real quantity of an expression, on the evaluated points, that vanishes where the expression may break."""
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
 
-    kind: Break
-    vanishing: NDArray[np.float64]
+
+def same(u: Array) -> Array:
+    """`u` itself."""
+    return u
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function: `value(u)`, `slope(u, value)`, and a real quantity that vanishes where the function breaks."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array, Array], Array]
+    breaks: Break | None = None
+    vanishes: Callable[[Array], Array] = same
+    real_slope: bool = False  # of a function of |u|: its derivative is the real part of slope * u'
+
+    def forward(self, u: Array, du: Any, _v: Array, _dv: Any) -> tuple[Array, Any]:
+        """Value and derivative of a call; a derivative of None is an exact zero."""
+        value = self.value(u)
+        if du is None:
+            return value, None
+        slope = self.slope(u, value) * du
+        return value, slope.real.astype(slope.dtype) if self.real_slope else slope
+
+
+def integers(u: Array) -> Array:
+    """A quantity that vanishes at the integers."""
+    return np.sin(np.pi * u)
+
+
+# Arithmetic of any kind of number.
+ARITHMETIC: Final[dict[Operation, Callable[[Any, Any], Any]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+}
 
 
 class Step(NamedTuple):
@@ -37,14 +78,6 @@ class Step(NamedTuple):
     right: int
     operation: Operation
     name: str  # of the function called
-
-
-def _add(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
-    return u + v, du if dv is None else dv if du is None else du + dv
-
-
-def _subtract(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
-    return u - v, du if dv is None else -dv if du is None else du - dv
 
 
 def _multiply(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
@@ -71,10 +104,6 @@ def _power(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
         return value, None if du is None else value * v * du / u
     slope = value * log * dv
     return value, slope if du is None else slope + value * v * du / u
-
-
-def _square(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
-    return u * u, None if du is None else 2 * u * du
 
 
 def _reciprocal(u: Any, du: Any, _v: Any, _dv: Any) -> tuple[Any, Any]:
@@ -128,15 +157,19 @@ def _product(u: Any, n: int) -> Any:
 
 
 _FORWARD: Final[dict[Operation, Forward]] = {
-    "+": _add,
-    "-": _subtract,
+    "+": lambda u, du, v, dv: (u + v, du if dv is None else dv if du is None else du + dv),
+    "-": lambda u, du, v, dv: (u - v, du if dv is None else -dv if du is None else du - dv),
     "*": _multiply,
     "/": _divide,
     "**": _power,
     "only": _only,
     "where": _where,
 }
-_POWERS: Final[dict[complex, Forward]] = {2: _square, -1: _reciprocal, 0.5: _square_root}
+_POWERS: Final[dict[complex, Forward]] = {
+    2: lambda u, du, _v, _dv: (u * u, None if du is None else 2 * u * du),
+    -1: _reciprocal,
+    0.5: _square_root,
+}
 
 
 def forward_of(operation: Operation, exponent: complex | None) -> Forward:
@@ -148,12 +181,8 @@ def forward_of(operation: Operation, exponent: complex | None) -> Forward:
     return _fixed_power if exponent != int(exponent.real) or exponent in (0, 1) else _whole_power(int(exponent.real))
 
 
-def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ...]:
-    """How an operation can break where its base, or divisor, vanishes; `exponent` is None unless constant."""
-    if operation == "/":
-        return ("pole",)
-    if operation != "**":
-        return ()
+def breaks_of(exponent: complex | None) -> tuple[Break, ...]:
+    """How a power can break where its base vanishes; `exponent` is None unless constant."""
     if exponent is None:
         return ("log",)
     pole: tuple[Break, ...] = ("pole",) if exponent.real < 0 else ()
@@ -164,10 +193,7 @@ def breaks_of(operation: Operation, exponent: complex | None) -> tuple[Break, ..
 
 UNKNOWN, REAL, NOT_NEGATIVE, POSITIVE = range(4)
 _REAL_FUNCTIONS: Final = frozenset(
-    (
-        *("sin", "cos", "tan", "sinh", "tanh", "atan", "asinh", "erf", "Si", "Shi"),
-        *("cbrt", "sign", "positive", "floor", "ceiling", "Heaviside"),
-    )
+    words("sin cos tan sinh tanh atan asinh erf Si Shi cbrt sign positive floor ceiling Heaviside")
 )
 
 
@@ -182,6 +208,8 @@ def sign_of(operation: Operation, name: str, u: int, v: int, right: complex | No
     """The sign of a result from those of its operands; `right` is the second one if constant."""
     if operation == "call":
         return _sign_of_call(name, u)
+    if operation in ("only", "where"):
+        return min(v, REAL)
     if operation == "**":
         return _sign_of_power(u, v, right)
     low, high = (u, v) if u < v else (v, u)

@@ -6,6 +6,11 @@ Calls (`integrate(f, x)`, `Integral(f, (x, a, b))`, `integrate(f, x, a, b)`, one
 the sign ∫, JSON; and bare integrands, but these only as items of a list, strings of JSON or lines of code, and only
 where no integral is written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few
 passes of linear cost.
+
+Reasoning models write `<think> ... </think>` before their reply, and what they consider on the way is not their answer:
+`said` leaves it out. Where the chat template itself opens the thoughts, as that of DeepSeek-R1-Distill does, a reply
+holds only the closing tag, and one that was cut off while thinking holds none: that cannot be seen in its text, so the
+recipe says it (`task.thinking`).
 """
 
 import json
@@ -14,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ladder_lite.verify.expressions.functions import is_function
+from ladder_lite.verify.expressions.functions import NAMES
 from ladder_lite.verify.expressions.notation import plain
 from ladder_lite.verify.expressions.parse import MAX_CHARS
 
@@ -47,6 +52,14 @@ class Unread:
 Piece = Written | Unread
 
 
+def said(text: str, thinking: bool = False) -> str:
+    """The part of a reply behind its thoughts, empty where they do not end; with `thinking`, every reply has some."""
+    _, closed, behind = text.rpartition("</think>")
+    if thinking and not closed:
+        return ""
+    return behind.partition("<think>")[0]  # what is opened there was cut off
+
+
 def read_integrals(text: str, variable: str | None = None) -> list[Piece]:
     """The integrals in a text, in order; never raises, whatever the text.
 
@@ -69,8 +82,7 @@ def read_one(text: str) -> Piece:
     """The one integral that a text is, written out or as a bare integrand, in its own variable."""
     pieces = list(_written_out(text[:MAX_REPLY_CHARS], None))
     if not pieces:
-        items = [item for item in _items(text) if len(text) <= MAX_REPLY_CHARS]
-        return _bare(items[0] if items else text, None)
+        return _bare(next(_items(text), text) if len(text) <= MAX_REPLY_CHARS else text, None)
     piece = pieces[0]
     before, _, behind = text.partition(piece.text)
     if len(pieces) > 1 or _OPERATOR_BEFORE.search(before[-40:]) or _OPERATOR_BEHIND.match(behind):
@@ -85,7 +97,7 @@ _OPERATOR_BEHIND: Final = re.compile(r"\s*(?:[-+*/^]+\s*(?![CcKk]\b)[\w(\\]|\.\w
 def _written(text: str, integrand: str, name: str, lower: str | None, upper: str | None, variable: str | None) -> Piece:
     """The integral over `name`, in terms of `variable`."""
     text, name = text.strip(), name.strip().removeprefix("\\")
-    if not name.isidentifier() or is_function(name):
+    if not name.isidentifier() or name in NAMES:
         return Unread(text)
     integrand = _plain(integrand, name)
     if variable is None or variable == name:
@@ -179,22 +191,18 @@ def _call(text: str, match: re.Match[str], brackets: _Brackets, variable: str | 
 
 
 def _of_arguments(whole: str, inside: str, variable: str | None) -> Piece:
-    arguments = _split(inside)
-    if len(arguments) == 4:  # integrate(f, x, a, b), which SymPy would refuse and everybody understands
-        integrand, name, lower, upper = arguments
-        return _written(whole, integrand, name, lower, upper, variable)
-    if len(arguments) != 2:
-        return Unread(whole.strip())
-    integrand, limits = arguments
-    if maple := _RANGE.fullmatch(limits):
-        name, lower, upper = maple.groups()
-        return _written(whole, integrand, name, lower, upper, variable)
-    if limits[:1] in ("(", "[", "{") and limits[-1:] in (")", "]", "}"):
-        names = _split(limits[1:-1])
-        if len(names) == 3:
-            return _written(whole, integrand, names[0], names[1], names[2], variable)
-        limits = names[0] if len(names) == 1 else ""
-    return _written(whole, integrand, limits, None, None, variable)
+    integrand, *limits = _split(inside)
+    match limits:
+        case [one] if maple := _RANGE.fullmatch(one):
+            limits = list(maple.groups())
+        case [one] if one[:1] in ("(", "[", "{") and one[-1:] in (")", "]", "}"):
+            limits = _split(one[1:-1])
+    match limits:
+        case [name, lower, upper]:  # integrate(f, x, a, b) too, which SymPy would refuse and everybody understands
+            return _written(whole, integrand, name, lower, upper, variable)
+        case [name]:
+            return _written(whole, integrand, name, None, None, variable)
+    return Unread(whole.strip())
 
 
 _RANGE: Final = re.compile(r"(\w+)\s*=\s*([^=]+?)\s*\.\.\s*([^=]+)")
@@ -258,10 +266,9 @@ _MARKER: Final = re.compile(r"\s*(?:\\(?:no)?limits(?![A-Za-z])\s*)?([_^])\s*")
 def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | None, int]:
     """Lower and upper bound, in any order, and where they end."""
     found: dict[str, str] = {}
-    small = _SMALL.match(text, at)
-    if small is not None and small[0]:
-        found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in zip("_^", small.groups(), strict=True)}
-        found = {sign: digits for sign, digits in found.items() if digits}
+    if small := _SMALL.match(text, at):
+        signs = zip("_^", small.groups(), strict=True)
+        found = {sign: digits.translate(_SMALL_DIGITS) for sign, digits in signs if digits}
         at = small.end()
     while marker := _MARKER.match(text, at):
         bound, end = _bound(text, marker.end(), brackets)
@@ -272,19 +279,14 @@ def _bounds(text: str, at: int, brackets: _Brackets) -> tuple[str | None, str | 
 
 
 def _bound(text: str, at: int, brackets: _Brackets) -> tuple[str | None, int]:
-    start = at
-    if command := re.compile(r"[-+\N{MINUS SIGN}]?\s*\\(?:d?frac|sqrt)\s*(?=\{)").match(text, at):
-        at = command.end()
-    n_groups = 0
-    while text[at : at + 1] in ("{", "(") and at in brackets.closing and (n_groups == 0 or text[at] == "{"):
-        at = brackets.closing[at] + 1
-        n_groups += 1
-        if command is None or n_groups == 2:
-            break
-    if n_groups:
-        bound = text[start:at]
-        return bound[1:-1] if command is None else bound, at
-    short = _SHORT_BOUND.match(text, start)
+    command = re.compile(r"[-+\N{MINUS SIGN}]?\s*\\(?:d?frac|sqrt)\s*(?=\{)").match(text, at)
+    end = opening = command.end() if command else at
+    for brace in ("{(", "{") if command else ("{(",):
+        if text[end : end + 1] in tuple(brace) and end in brackets.closing:
+            end = brackets.closing[end] + 1
+    if end > opening:
+        return (text[at:end], end) if command else (text[at + 1 : end - 1], end)
+    short = _SHORT_BOUND.match(text, at)
     return (short[0], short.end()) if short else (None, at)
 
 
@@ -362,8 +364,6 @@ _MAX_JSON_DEPTH: Final = 4
 
 def _in_json(text: str, variable: str | None) -> Iterator[tuple[bool, Piece]]:
     """The integrals of the first JSON value that holds any, each with whether it is a bare integrand."""
-    if '"' not in text:
-        return
     for candidates in _json_candidates(text):
         found = [part for value in map(_load, candidates) for part in _of_json(value, variable, _MAX_JSON_DEPTH)]
         if found:
@@ -421,11 +421,10 @@ def read_fields(fields: dict[str, Any], variable: str | None = None) -> Piece:
     integrand, name = fields.get("integrand"), fields.get("variable")
     if not isinstance(integrand, str) or not isinstance(name, str | None):
         return Unread(text)
-    bounds: list[str | None] = []
-    for bound in (fields.get("lower"), fields.get("upper")):
-        if isinstance(bound, bool) or not isinstance(bound, str | int | float | None):
-            return Unread(text)
-        bounds.append(bound if isinstance(bound, str | None) else str(bound))
+    bounds = [fields.get("lower"), fields.get("upper")]
+    if any(isinstance(bound, bool) or not isinstance(bound, str | int | float | None) for bound in bounds):
+        return Unread(text)
+    lower, upper = (None if bound is None else str(bound) for bound in bounds)
     if name is None and (pieces := list(_written_out(integrand, variable))):
         return pieces[0] if len(pieces) == 1 else Unread(text)
-    return _written(text, integrand, name or "x", bounds[0], bounds[1], variable)
+    return _written(text, integrand, name or "x", lower, upper, variable)

@@ -1,14 +1,12 @@
 """Special functions that antiderivatives need, from SciPy; imported by `functions.lookup` when one is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from scipy import special
 
-from ladder_lite.verify.expressions.function import Function, integers, same
+from ladder_lite.verify.expressions.operations import Function, integers
 
 _SQRT_PI: Final = np.sqrt(np.pi)
 _LEAST: Final = -1000.0
@@ -26,10 +24,6 @@ def _at_positive(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda u: function(u) if np.iscomplexobj(u) else np.where(u > 0, function(u), np.nan)
 
 
-def _dilog_slope(u: Any, _value: Any) -> Any:
-    return -np.log(1 - u + 0.0) / u
-
-
 def _trigamma(u: Any, _value: Any) -> Any:
     # SciPy adds 1 to an argument until it is positive, one at a time.
     return np.where(u.real > _LEAST, special.polygamma(1, np.maximum(u.real, _LEAST)), np.nan) + 0j
@@ -40,16 +34,16 @@ TABLE: Final[dict[str, Function]] = {
     "erfc": Function(special.erfc, lambda u, v: -2 / _SQRT_PI * np.exp(-u * u)),
     "erfi": Function(special.erfi, lambda u, v: 2 / _SQRT_PI * np.exp(u * u)),
     "Si": Function(lambda u: special.sici(u)[0], lambda u, v: np.sin(u) / u),
-    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log", same),
+    "Ci": Function(_at_positive(lambda u: special.sici(u)[1]), lambda u, v: np.cos(u) / u, "log"),
     "Shi": Function(lambda u: special.shichi(u)[0], lambda u, v: np.sinh(u) / u),
-    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log", same),
-    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log", same),
-    "E1": Function(_at_positive(special.exp1), lambda u, v: -np.exp(-u) / u, "log", same),
+    "Chi": Function(_at_positive(lambda u: special.shichi(u)[1]), lambda u, v: np.cosh(u) / u, "log"),
+    "Ei": Function(special.expi, lambda u, v: np.exp(u) / u, "log"),
+    "E1": Function(_at_positive(special.exp1), lambda u, v: -np.exp(-u) / u, "log"),
     "Li": Function(lambda u: _li(u) - _LI_OF_2, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "li": Function(_li, lambda u, v: 1 / np.log(u + 0.0), "log", lambda u: u * (u - 1)),
     "fresnels": Function(lambda u: special.fresnel(u)[0], lambda u, v: np.sin(np.pi / 2 * u * u)),
     "fresnelc": Function(lambda u: special.fresnel(u)[1], lambda u, v: np.cos(np.pi / 2 * u * u)),
-    "dilog": Function(lambda u: special.spence(1 - u), _dilog_slope, "log", lambda u: 1 - u),
+    "dilog": Function(lambda u: special.spence(1 - u), lambda u, v: -np.log(1 - u + 0.0) / u, "log", lambda u: 1 - u),
     "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", integers),
     "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", integers),
     "digamma": Function(special.digamma, _trigamma, "pole", integers),

@@ -15,8 +15,6 @@ tried, of bounded work each:
   overflow.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import threading
@@ -24,23 +22,15 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ladder_lite.verify.expressions.expression import Bools, Floats
 from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
 from ladder_lite.verify.numerics import exact, exact_integral
 from ladder_lite.verify.numerics.bounds import bound
-from ladder_lite.verify.numerics.integrand import Floats, IntegrandError, noise, survey_grid
+from ladder_lite.verify.numerics.components import IntegrandError, survey_grid
 from ladder_lite.verify.numerics.oscillating_tails import tail
-from ladder_lite.verify.numerics.quadrature import (
-    CONVERGED,
-    KNOWN,
-    Integral,
-    Line,
-    adaptive,
-    jumps,
-    kronrod,
-    real_line_values,
-)
+from ladder_lite.verify.numerics.quadrature import CONVERGED, KNOWN, Integral, Line, adaptive, jumps, kronrod
+from ladder_lite.verify.numerics.real_line import noise, real_line_values
 from ladder_lite.verify.numerics.singularities import locate
 
 TOLERANCE: Final = 1e-6  # of a decimal answer, relative to the value
@@ -73,8 +63,8 @@ def allowed_of(answer: Expression, reference: Integral) -> float:
 
 
 def _allowed(reference: Integral, tolerance: float) -> float:
-    size = abs(complex(reference.value, reference.imaginary))
-    allowed = ZERO_TOLERANCE * reference.scale if size <= reference.error else tolerance * size * (1 + 1e-9)
+    is_zero = reference.size <= reference.error
+    allowed = ZERO_TOLERANCE * reference.scale if is_zero else tolerance * reference.size * (1 + 1e-9)
     return allowed + 2 * reference.error
 
 
@@ -92,8 +82,10 @@ class References:
         self._known: dict[str, Integral | str] = {}
         self._lock = threading.Lock()
 
-    def get(self, text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
+    def get(self, text: str, variable: str, lower: str | None, upper: str | None, seed: int = 0) -> Integral:
         """As `reference`, from memory if it was asked before."""
+        if lower is None or upper is None:
+            raise IntegrandError("one bound is missing")
         key = json.dumps([text, variable, lower, upper, seed])
         with self._lock:  # one at a time, for the others mostly want the same
             known = self._known.get(key)
@@ -115,11 +107,16 @@ class References:
 
 def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -> Integral:
     """The integral of `text` from `lower` to `upper`; raises IntegrandError if it diverges or cannot be computed."""
-    expression = _read(text, variable)
+    try:  # By x**(1/3) a real cube root is meant, unless it is a complex function.
+        expression = parse(text, variable, real_cube_roots=True)
+        expression = parse(text, variable) if expression.is_complex else expression
+    except ExpressionError as error:
+        raise IntegrandError(f"the integrand cannot be read: {error}") from None
     try:
-        low, high = bound(lower), bound(upper)
+        bounds = bound(lower), bound(upper)
     except ValueError as error:
         raise IntegrandError(f"a bound is not a real number: {error}") from None
+    low, high = (end.number for end in bounds)
     if low == high:
         return Integral(0.0, 0.0, 0.0)
     if low > high:
@@ -127,31 +124,16 @@ def reference(text: str, variable: str, lower: str, upper: str, seed: int = 0) -
         return replace(flipped, value=-flipped.value, imaginary=-flipped.imaginary)
     found = _in_double(expression, low, high, seed)
     # Double precision cannot tell 0 from what it has lost, nor from what has underflowed.
-    if (
-        found is not None
-        and found.error <= KNOWN * abs(complex(found.value, found.imaginary))
-        and found.scale > SMALLEST
-    ):
+    if found is not None and found.error <= KNOWN * found.size and found.scale > SMALLEST:
         return found
-    bounds = [end if math.isinf(end) else parse(given) for end, given in ((low, lower), (high, upper))]
     better = exact_integral.integrate(expression, bounds, _cuts(expression, low, high, seed))
-    if better is not None and found is not None and better.exponent == 0:
+    if found is not None and better is None and found.scale > SMALLEST:  # else it has underflowed
+        better = found
+    elif found is not None and better is not None and better.exponent == 0:
         better = replace(better, scale=found.scale)  # its panels are too wide for the kinks of |f|
-    if better is None and found is not None and found.scale <= SMALLEST:
-        found = None  # it has underflowed
-    found = better or found
-    if found is None or not found.is_known:
+    if better is None or not better.is_known:
         raise IntegrandError("the integral diverges or could not be computed")
-    return found
-
-
-def _read(text: str, variable: str) -> Expression:
-    """The integrand: by x**(1/3) a real cube root is meant, unless it is a complex function."""
-    try:
-        expression = parse(text, variable, real_cube_roots=True)
-        return parse(text, variable) if expression.is_complex else expression
-    except ExpressionError as error:
-        raise IntegrandError(f"the integrand cannot be read: {error}") from None
+    return better
 
 
 def _in_double(expression: Expression, low: float, high: float, seed: int) -> Integral | None:
@@ -224,7 +206,13 @@ def _landmarks(expression: Expression, low: float, high: float, seed: int) -> Fl
     found = np.unique([at for at, _ in locate(expression, grid, breakables, kinds=("pole", "log", "root"), limit=200)])
     simple = np.round(found, 6)  # most are simple numbers, and quadrature wants a singularity exactly on an edge
     found = np.where(np.abs(simple - found) <= 1e-8 * (1 + np.abs(found)), simple, found)
-    return np.concatenate([found, _jumps(expression, *_near(low, high), seed)])
+    if math.isinf(high - low):
+        low, high = max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
+    # Of two seeds in a row one looks three times as closely: steps without end then give two values.
+    steps = jumps(_line(expression), low, high, 1 + 2 * (seed % 2))
+    if steps is None:
+        raise IntegrandError("the integrand has too many steps")
+    return np.concatenate([found, steps])
 
 
 def _tails_matter(f: Line, edges: Floats, scale: float, low: float, high: float) -> bool:
@@ -250,23 +238,6 @@ def _cuts(expression: Expression, low: float, high: float, seed: int) -> list[fl
     return sorted(edges)
 
 
-def _near(low: float, high: float) -> tuple[float, float]:
-    if math.isfinite(high - low):
-        return low, high
-    return max(low, min(high, 0.0) - DENSE_REACH), min(high, max(low, 0.0) + DENSE_REACH)
-
-
-def _jumps(expression: Expression, low: float, high: float, seed: int) -> Floats:
-    """Where the steps of f are."""
-    if low >= high:
-        return np.zeros(0)
-    # Of two seeds in a row one looks three times as closely: steps without end then give two values.
-    found = jumps(_line(expression), low, high, 1 + 2 * (seed % 2))
-    if found is None:
-        raise IntegrandError("the integrand has too many steps")
-    return found
-
-
-def _step_signs(expression: Expression, x: Floats) -> NDArray[np.bool_]:
+def _step_signs(expression: Expression, x: Floats) -> Bools:
     breakables = expression.evaluate(x.astype(complex), derivative=False).breakables
-    return np.array([np.signbit(np.broadcast_to(q, x.shape)) for kind, q in breakables if kind == "step"])
+    return np.array([np.signbit(q) for kind, q in breakables if kind == "step"])

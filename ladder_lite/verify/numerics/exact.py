@@ -5,24 +5,22 @@ carries a bound of its own error, so no rounding hides a step behind a large con
 be told: it is not finite, may be on either side of a step, has lost its digits, or would take too long.
 """
 
-from __future__ import annotations
-
 import cmath
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from flint import acb, arb, ctx
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.function import same
+from ladder_lite.verify.expressions.expression import Complexes, Expression, Floats
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
-from ladder_lite.verify.expressions.parse import FOLD, Expression
+from ladder_lite.verify.expressions.operations import ARITHMETIC, same
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
@@ -30,17 +28,10 @@ KNOWN_BITS: Final = 60  # of an increment; with fewer it is worked out again
 MAX_COST: Final = 30_000  # of a verdict, in microseconds or so of a fast machine
 _COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 100)}
 _MAX_SPECIAL: Final = 1e5  # Of larger arguments special functions may take a hundred times as long.
-Floats = NDArray[np.float64]
 _lock = threading.RLock()  # the precision is that of the process
 
 
-class _Local(threading.local):
-    """What may still be spent."""
-
-    left = math.inf
-
-
-_local = _Local()
+_left = ContextVar("_left", default=math.inf)  # what may still be spent
 
 
 class UnclearError(Exception):
@@ -54,11 +45,11 @@ class TooExpensiveError(Exception):
 @contextmanager
 def allowance(cost: float = MAX_COST) -> Iterator[None]:
     """What is worked out may cost that much."""
-    before, _local.left = _local.left, cost
+    before = _left.set(cost)
     try:
         yield
     finally:
-        _local.left = before
+        _left.reset(before)
 
 
 @contextmanager
@@ -109,7 +100,7 @@ def values(expression: Expression, points: Iterable[Any], bits: int = BITS[0]) -
     return found
 
 
-def increments(answer: Expression, low: Floats, high: Floats) -> tuple[NDArray[np.complex128], Floats]:
+def increments(answer: Expression, low: Floats, high: Floats) -> tuple[Complexes, Floats]:
     """F(high) - F(low) for each pair, and bounds of the errors; nan where they cannot be told."""
     grown, errors = np.full(len(low), np.nan, complex), np.full(len(low), np.nan)
     for bits in BITS:
@@ -128,7 +119,7 @@ def increments(answer: Expression, low: Floats, high: Floats) -> tuple[NDArray[n
 
 def n_values(answer: Expression) -> int:
     """At how many edges of increments the verdict can still afford a value."""
-    return int(min(_local.left, MAX_COST) / _cost(answer, BITS[0]))
+    return int(min(_left.get(), MAX_COST) / _cost(answer, BITS[0]))
 
 
 def grow_alike(first: Expression, second: Expression, edges: Sequence[float]) -> bool | None:
@@ -172,8 +163,8 @@ def _cost(expression: Expression, bits: int) -> float:
 
 def apply(expression: Expression, x: Any = "nan") -> Any:
     """Its value at a ball, or that of a constant, a finite one; raises UnclearError and TooExpensiveError."""
-    _local.left -= _cost(expression, ctx.prec)
-    if _local.left < 0:
+    _left.set(_left.get() - _cost(expression, ctx.prec))
+    if _left.get() < 0:
         raise TooExpensiveError
     found = expression.apply(acb(x), _OPERATIONS, _FUNCTIONS, _number)
     if not found.is_finite():
@@ -199,53 +190,21 @@ def _cbrt(u: Any) -> Any:
     return acb(u.real.root(3)) if _is_positive(u) else acb(-(-u.real).root(3))
 
 
-def _exponential_integral(u: Any) -> Any:
-    """E1; Arb's own takes thousands of times as long for some arguments."""
-    return -(-u).ei() if u.real > 0 and u.imag.is_zero() else u.expint(1)
+_Function = Callable[[Any], Any]
 
 
-def _called(
-    name: str, argument: Callable[[Any], Any] = same, result: Callable[[Any], Any] = same
-) -> Callable[[Any], Any]:
-    def call(u: Any) -> Any:
-        return result(getattr(argument(u), name)())
-
-    return call
+def _called(name: str, argument: _Function = same) -> _Function:
+    return lambda u: getattr(argument(u), name)()
 
 
-def _of_reciprocal(name: str) -> Callable[[Any], Any]:
-    return _called(name, lambda u: 1 / u)
-
-
-def _of_real_part(name: str) -> Callable[[Any], Any]:
-    return _called(name, lambda u: u.real, acb)
-
-
-def _constant(value: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda _: acb(value())
-
-
-_CONSTANTS: Final[dict[str, Callable[[], Any]]] = {
-    **dict.fromkeys(("pi", "Pi"), arb.pi),
-    **dict.fromkeys(("e", "E"), arb.const_e),
-    "EulerGamma": arb.const_euler,
-    "Catalan": arb.const_catalan,
-    "GoldenRatio": lambda: (1 + arb(5).sqrt()) / 2,
-}
-_RECIPROCALS: Final = {"cot": "tan", "sec": "cos", "csc": "sin"}
-_SPELLED: Final = {
-    **{name: name.lower() for name in ("Si", "Ci", "Shi", "Chi", "Ei")},
-    "fresnels": "fresnel_s",
-    "fresnelc": "fresnel_c",
-    "loggamma": "lgamma",
-}
-_OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = FOLD | {
+_RECIPROCALS: Final = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh", "sech": "cosh", "csch": "sinh"}
+_OPERATIONS: Final[dict[Any, Callable[[Any, Any], Any]]] = ARITHMETIC | {
     "only": lambda u, v: v if _is_positive(u - 0.5) else acb(0),
     "where": lambda u, v: v if _is_positive(u - 0.5) else acb(0.7),
 }
 
 
-def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _bounded(function: _Function) -> _Function:
     def call(u: Any) -> Any:
         if not abs(u) <= _MAX_SPECIAL:
             raise UnclearError
@@ -254,11 +213,21 @@ def _bounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
-_FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
-    **{name: _called(_SPELLED.get(name, name)) for name in ELEMENTARY.keys() | SPECIAL},
-    **{f"a{name}{h}": _of_reciprocal(f"a{inverse}{h}") for name, inverse in _RECIPROCALS.items() for h in ("", "h")},
-    **{name: _of_real_part(arb_name) for name, arb_name in (("floor", "floor"), ("ceiling", "ceil"), ("sign", "sgn"))},
-    **{name: _constant(value) for name, value in _CONSTANTS.items()},
+_FUNCTIONS: Final[dict[str, _Function]] = {
+    **{name: _called(name) for name in ELEMENTARY.keys() | SPECIAL},
+    **{name: _called(name.lower()) for name in ("Si", "Ci", "Shi", "Chi", "Ei")},
+    **{f"a{name}": _called(f"a{inverse}", lambda u: 1 / u) for name, inverse in _RECIPROCALS.items()},
+    "floor": lambda u: acb(u.real.floor()),
+    "ceiling": lambda u: acb(u.real.ceil()),
+    "sign": lambda u: acb(u.real.sgn()),
+    **dict.fromkeys(("pi", "Pi"), lambda _: acb(arb.pi())),
+    **dict.fromkeys(("e", "E"), lambda _: acb(arb.const_e())),
+    "EulerGamma": lambda _: acb(arb.const_euler()),
+    "Catalan": lambda _: acb(arb.const_catalan()),
+    "GoldenRatio": lambda _: acb((1 + arb(5).sqrt()) / 2),
+    "fresnels": acb.fresnel_s,
+    "fresnelc": acb.fresnel_c,
+    "loggamma": acb.lgamma,
     "Abs": lambda u: acb(abs(u)),
     "log_abs": lambda u: acb(abs(u)).log(),
     "log2": lambda u: u.log() / arb.const_log2(),
@@ -269,6 +238,7 @@ _FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "factorial": lambda u: (u + 1).gamma(),
     "Li": lambda u: u.li(offset=True),
     "dilog": lambda u: u.polylog(2),
-    "E1": _exponential_integral,
+    # Arb's own takes thousands of times as long for some arguments.
+    "E1": lambda u: -(-u).ei() if u.real > 0 and u.imag.is_zero() else u.expint(1),
 }
 _FUNCTIONS.update({name: _bounded(_FUNCTIONS[name]) for name in SPECIAL})

@@ -4,8 +4,6 @@ Tanh-sinh quadrature (Takahasi and Mori, 1974) between landmarks, exp-sinh towar
 more digits and closer to the ends: the two agree only if the integral converges.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from typing import Any, Final
 
 from flint import acb, arb
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Expression
 from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.bounds import Bound
 from ladder_lite.verify.numerics.quadrature import Integral
 
 # How many binary digits closer to an end than the panel is wide the nodes of a run come, and what it may differ by from
@@ -33,17 +32,15 @@ STEP_ERROR: Final = 1e-15  # relative: steps are where double precision saw them
 IN_RANGE: Final = (1e-250, 1e250)  # what is given without an exponent
 
 
-def integrate(
-    expression: Expression, bounds: Sequence[float | Expression], landmarks: Sequence[float]
-) -> Integral | None:
-    """The integral between two bounds, infinite or given as constants; None unless two runs agree.
+def integrate(expression: Expression, bounds: Sequence[Bound], landmarks: Sequence[float]) -> Integral | None:
+    """The integral between two bounds; None unless two runs agree.
 
     Those of a divergent one do not.
     """
     try:
         with exact.allowance(MAX_COST):
             with exact.working(WORKING * RUNS[-1][0]):
-                low, high = (arb(end) if isinstance(end, float) else exact.apply(end).real for end in bounds)
+                low, high = (exact.apply(end.exactly).real if end.exactly else arb(end.number) for end in bounds)
             edges = [low, *(arb(at) for at in sorted(landmarks) if low < at and at < high), high]
             return _converged(expression, edges)
     except (exact.UnclearError, exact.TooExpensiveError):

@@ -6,15 +6,14 @@ limit by powers of R, which Wynn's epsilon algorithm removes when R grows in geo
 divergent integrals a value too (cos has 0), the plain integral between R and 2 R has to die out as well.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.numerics.quadrature import Floats, Integral, Line, jumps, kronrod, refined
+from ladder_lite.verify.expressions.expression import Floats
+from ladder_lite.verify.numerics.quadrature import Integral, Line, jumps, kronrod, refined
 
 Function = Callable[[Floats], Floats]
 LARGEST: Final = (2048.0, 512.0, 128.0, 32.0, 8.0)  # cuts to try, until one can be afforded

@@ -1,66 +1,55 @@
 """Quadrature over many panels at once: Gauss-Kronrod, adaptive too, and Clenshaw-Curtis between a panel's nodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Bools, Expression, Floats, Numbers
 
-Floats = NDArray[np.float64]
-
-# QUADPACK's qk15: the positive nodes, their Kronrod weights, and the Gauss weights of every second one.
-_HALF_NODES: Final = (
-    0.991455371120812639206854697526329,
-    0.949107912342758524526189684047851,
-    0.864864423359769072789712788640926,
-    0.741531185599394439863864773280788,
-    0.586087235467691130294144691693013,
-    0.405845151377397166906606412076961,
-    0.207784955007898467600689403773245,
+# QUADPACK's qk15: the nodes up to 0, their Kronrod weights, and the Gauss weights of every second one.
+_QK15: Final = np.array(
+    [
+        (-0.991455371120812639206854697526329, 0.022935322010529224963732008058970, 0.0),
+        (
+            -0.949107912342758524526189684047851,
+            0.063092092629978553290700663189204,
+            0.129484966168869693270611432679082,
+        ),
+        (-0.864864423359769072789712788640926, 0.104790010322250183839876322541518, 0.0),
+        (
+            -0.741531185599394439863864773280788,
+            0.140653259715525918745189590510238,
+            0.279705391489276667901467771423780,
+        ),
+        (-0.586087235467691130294144691693013, 0.169004726639267902826583426598550, 0.0),
+        (
+            -0.405845151377397166906606412076961,
+            0.190350578064785409913256402421014,
+            0.381830050505118944950369775488975,
+        ),
+        (-0.207784955007898467600689403773245, 0.204432940075298892414161999234649, 0.0),
+        (0.0, 0.209482141084727828012999174891714, 0.417959183673469387755102040816327),
+    ]
 )
-_HALF_KRONROD: Final = (
-    0.022935322010529224963732008058970,
-    0.063092092629978553290700663189204,
-    0.104790010322250183839876322541518,
-    0.140653259715525918745189590510238,
-    0.169004726639267902826583426598550,
-    0.190350578064785409913256402421014,
-    0.204432940075298892414161999234649,
-)
-_HALF_GAUSS: Final = (
-    0.0,
-    0.129484966168869693270611432679082,
-    0.0,
-    0.279705391489276667901467771423780,
-    0.0,
-    0.381830050505118944950369775488975,
-    0.0,
-)
-N_NODES: Final = 15  # of a Gauss-Kronrod panel
 KNOWN: Final = 1e-8  # what a value may be off, relative to itself
 CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
+MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
 KINKS: Final = 1e6  # how much less well the integral of |f| is to be known: |f| has a kink at each zero of f
 MAX_EVALUATIONS: Final = 15_000_000  # operations times points of one
-FAR: Final = 1e30  # where overflow is that of powers: x/(1+x**2) is not 0 at 1e160
 AT_A_POINT: Final = 1e-5  # what the narrowest panel there is may have of the integral of |f|
 N_NOISY: Final = 2000  # panels in which the rounding of f is looked at
 MAX_LEVELS: Final = 60  # of halving panels
 N_HALVINGS: Final = 52  # of an interval around a step
 DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
 SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
-_NODES: Final = np.array([*(-node for node in _HALF_NODES), 0.0, *reversed(_HALF_NODES)])
-_KRONROD: Final = np.array([*_HALF_KRONROD, 0.209482141084727828012999174891714, *reversed(_HALF_KRONROD)])
-_GAUSS: Final = np.array([*_HALF_GAUSS, 0.417959183673469387755102040816327, *reversed(_HALF_GAUSS)])
+_NODES, _KRONROD, _GAUSS = np.ascontiguousarray(np.concatenate([_QK15, _QK15[-2::-1] * (-1, 1, 1)]).T)
 
 
-def kronrod(f: Callable[[Floats], NDArray[Any]], low: Floats, high: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def kronrod(f: Callable[[Floats], Numbers], low: Floats, high: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """For each panel from `low` to `high`: integral of f, that of |f|, and the uncertainty of either."""
     half = 0.5 * (high - low)
     points = (0.5 * (low + high))[:, None] + half[:, None] * _NODES
@@ -74,18 +63,15 @@ def kronrod(f: Callable[[Floats], NDArray[Any]], low: Floats, high: Floats) -> t
     return integral, absolute, uncertain, absolute_uncertain
 
 
-def _clenshaw_curtis() -> tuple[Floats, Floats, Floats]:
-    """Nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of their series."""
-    nodes = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
-    series = np.linalg.inv(chebyshev.chebvander(nodes, DEGREE))
-    integrals = np.diff(chebyshev.chebval(nodes, chebyshev.chebint(series)), axis=1)
-    return nodes, np.ascontiguousarray(integrals), np.ascontiguousarray(series[-3:].T)
+# Clenshaw-Curtis: nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of
+# their series.
+NODES: Final = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
+_SERIES: Final = np.linalg.inv(chebyshev.chebvander(NODES, DEGREE))
+_BETWEEN: Final = np.ascontiguousarray(np.diff(chebyshev.chebval(NODES, chebyshev.chebint(_SERIES)), axis=1))
+_LAST: Final = np.ascontiguousarray(_SERIES[-3:].T)
 
 
-NODES, _BETWEEN, _LAST = _clenshaw_curtis()
-
-
-def between_nodes(values: NDArray[Any], half: Floats) -> tuple[Floats, Floats]:
+def between_nodes(values: Numbers, half: Floats) -> tuple[Floats, Floats]:
     """Integrals of a function between neighbouring NODES of panels, and the largest size it has in each panel.
 
     `values` at the nodes, shape (panels, DEGREE + 1), `half` the panels' half widths. The integrals are nan, in shape
@@ -95,6 +81,39 @@ def between_nodes(values: NDArray[Any], half: Floats) -> tuple[Floats, Floats]:
         size = np.abs(values).max(axis=1)
         smooth = np.abs(values @ _LAST).max(axis=1) <= SMOOTH * size
         return np.where(smooth[:, None], half[:, None] * (values @ _BETWEEN), np.nan), size
+
+
+def increments(
+    expression: Expression,
+    edges: Floats,
+    wanted: Bools,
+    integrals: Numbers | None = None,
+    scales: Floats | None = None,
+    within: float = CONVERGED,
+) -> tuple[Numbers, Floats, Floats]:
+    """Integrals of f between neighbouring edges, those of its size, and their errors: of the `wanted` ones without one.
+
+    By quadrature, `within` a part of the integral of its size where possible; nan where it does not converge.
+    """
+    low, width = edges[:-1], np.diff(edges)
+    if integrals is None or scales is None:
+        integrals = np.full(len(low), np.nan, complex if expression.is_complex else float)
+        scales = np.zeros(len(low))
+    errors = np.zeros(len(low))
+    rest = np.isnan(integrals) & wanted
+    for panels in (1, 4, 16, 64):
+        at = np.flatnonzero(rest)
+        if not len(at) or len(at) * panels > MAX_PANELS:
+            break
+        ends = low[at, None] + width[at, None] * (np.arange(panels + 1) / panels)
+        found = kronrod(expression.values, ends[:, :-1].ravel(), ends[:, 1:].ravel())
+        integral, absolute, uncertain, _ = (part.reshape(len(at), panels).sum(axis=1) for part in found)
+        converged = uncertain <= CONVERGED * absolute
+        integrals[at[converged]] = integral[converged]
+        scales[at[converged]] = absolute[converged]
+        errors[at[converged]] = uncertain[converged]
+        rest[at[uncertain <= within * absolute]] = False
+    return integrals, scales, errors
 
 
 # --- integrals of an expression: panels halved where they must be ---------------------------------------------------
@@ -114,11 +133,15 @@ class Integral:
     exponent: int = 0
 
     @property
+    def size(self) -> float:
+        """Of the value."""
+        return abs(complex(self.value, self.imaginary))
+
+    @property
     def is_known(self) -> bool:
         """Whether the value, or that it is 0, is known well enough."""
-        size = abs(complex(self.value, self.imaginary))
-        is_zero = size <= self.error <= KNOWN * self.scale
-        return all(map(math.isfinite, astuple(self))) and (is_zero or self.error <= KNOWN * size)
+        is_zero = self.size <= self.error <= KNOWN * self.scale
+        return all(map(math.isfinite, astuple(self))) and (is_zero or self.error <= KNOWN * self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +150,7 @@ class Line:
 
     values: Callable[[Floats], Floats]
     noise: Callable[[Floats], Floats]
-    steps: Callable[[Floats], NDArray[np.bool_]] | None
+    steps: Callable[[Floats], Bools] | None
     cost: int
 
     def rounding(self, low: Floats, high: Floats, scale: float) -> float:
@@ -153,7 +176,7 @@ def adaptive(f: Line, edges: Floats) -> Integral | None:
 def refined(f: Line, edges: Floats) -> Floats | None:
     """Panels that f needs, halves of those between `edges`: rows low, high, integral of f, that of |f|, uncertainty."""
     low, high = edges[:-1], edges[1:]
-    budget = MAX_EVALUATIONS // (N_NODES * (f.cost + 3))
+    budget = MAX_EVALUATIONS // (len(_NODES) * (f.cost + 3))
     total = 0.0
     found = []
     for level in range(MAX_LEVELS):
@@ -181,42 +204,10 @@ def refined(f: Line, edges: Floats) -> Floats | None:
 
 def _middle(low: Floats, high: Floats) -> Floats:
     # Across decades the middle is the geometric one: tails and singularities at 0 are power laws.
-    wide = (np.sign(low) * np.sign(high) > 0) & (
-        np.maximum(np.abs(low), np.abs(high)) / 4 > np.minimum(np.abs(low), np.abs(high))
-    )
+    a, b = np.abs(low), np.abs(high)
+    wide = (np.sign(low) * np.sign(high) > 0) & (np.maximum(a, b) / 4 > np.minimum(a, b))
     with np.errstate(all="ignore"):
-        return np.where(wide, np.sign(low) * np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * low + 0.5 * high)
-
-
-def real_line_values(expression: Expression, x: Floats, *, imaginary: bool = False) -> Floats:
-    """Values on the real line, nan where f is not real; isolated holes (0/0) are filled from beside them.
-
-    Of an expression with complex constants: the real or the imaginary part.
-    """
-    values = _values_at(expression, x, imaginary)
-    for nudge in (1e-9, -1e-9):
-        holes = np.flatnonzero(~np.isfinite(values))
-        if len(holes):
-            values[holes] = _values_at(expression, x[holes] * (1 + nudge) + nudge * 1e-3, imaginary)
-    return values
-
-
-def _values_at(expression: Expression, x: Floats, imaginary: bool) -> Floats:
-    if expression.is_complex:
-        found = expression.values(x.astype(complex))
-        return np.array(found.imag if imaginary else found.real)
-    # Real arithmetic first: it is faster, and infinities inside it stay what they are.
-    evaluation = expression.evaluate(x, derivative=False)
-    values = np.array(evaluation.values.real)
-    overflown = (np.abs(x) > FAR) & ~evaluation.is_finite
-    values[overflown] = np.nan
-    holes = ~np.isfinite(values) & ~overflown
-    if holes.any():
-        filled = expression.values(x[holes].astype(complex))
-        with np.errstate(all="ignore"):
-            real = np.abs(filled.imag) <= 1e-9 * np.abs(filled) + 1e-300
-            values[holes] = np.where(real, filled.real, np.nan)
-    return values
+        return np.where(wide, np.sign(low) * np.sqrt(a) * np.sqrt(b), 0.5 * low + 0.5 * high)
 
 
 def jumps(f: Line, low: float, high: float, looks: int = 1) -> Floats | None:

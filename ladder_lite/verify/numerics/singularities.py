@@ -1,18 +1,12 @@
 """Where on the real line an expression breaks: the zeros of its breakable quantities, found on arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.function import Break
-from ladder_lite.verify.expressions.parse import Breakable, Expression
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from ladder_lite.verify.expressions.expression import Bools, Breakable, Expression, Floats, Indices
+from ladder_lite.verify.expressions.operations import Break
 
 WORK: Final = 6_000_000  # bound on operations times points
 MAX_FOUND: Final = 48
@@ -33,11 +27,11 @@ class Brackets(NamedTuple):
         """Of each interval from 0."""
         return np.minimum(np.abs(self.low), np.abs(self.high))
 
-    def of(self, chosen: Indices | NDArray[np.bool_]) -> Brackets:
+    def of(self, chosen: Indices | Bools) -> Self:
         """Those with an index or a mask."""
-        return Brackets(self.which[chosen], self.low[chosen], self.high[chosen])
+        return type(self)(self.which[chosen], self.low[chosen], self.high[chosen])
 
-    def nearest(self, limit: int) -> Brackets:
+    def nearest(self, limit: int) -> Self:
         """Of every quantity those nearest to 0, so that none that vanishes often hides the others."""
         return self.of(in_turns(self.which, self.distance)[:limit])
 
@@ -46,7 +40,7 @@ def locate(
     expression: Expression,
     grid: Floats,
     breakables: Sequence[Breakable],
-    usable: NDArray[np.bool_] | None = None,
+    usable: Bools | None = None,
     kinds: Collection[Break] = ALL,
     limit: int = MAX_FOUND,
 ) -> list[tuple[float, Break]]:
@@ -72,8 +66,7 @@ def zoom(expression: Expression, breakables: Sequence[Breakable], found: Bracket
         size = np.empty(points.shape)
         for index in np.unique(which):
             of_index = which == index
-            quantity = np.broadcast_to(now[index].vanishing, points.size).reshape(points.shape)
-            size[of_index] = np.abs(quantity[of_index])
+            size[of_index] = np.abs(now[index].vanishing.reshape(points.shape)[of_index])
         if not largest.size:
             largest = np.where(np.isfinite(size), size, 0).max(axis=1)
         size[~np.isfinite(size)] = np.inf
@@ -91,36 +84,31 @@ def in_turns(which: Indices, distance: Floats) -> Indices:
     order = np.lexsort((distance, which))
     starts = np.flatnonzero(np.diff(which[order], prepend=-1))
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    found: Indices = order[np.lexsort((distance[order], turn))]
-    return found
+    return np.asarray(order[np.lexsort((distance[order], turn))])
 
 
-def brackets(
-    grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: NDArray[np.bool_] | None
-) -> Brackets:
+def brackets(grid: Floats, breakables: Sequence[Breakable], kinds: Collection[Break], usable: Bools | None) -> Brackets:
     """Where quantities of `kinds` may vanish.
 
     A change of sign or a dip between points of `grid`, where the expression is `usable` beside it.
     """
-    beside = np.ones(len(grid), bool) if usable is None else usable.copy()
-    if usable is not None:
-        beside[1:] |= usable[:-1]
-        beside[:-1] |= usable[1:]
-        beside[:-2] |= usable[2:]
+    usable = np.ones(len(grid), bool) if usable is None else usable
+    beside = usable.copy()
+    beside[1:] |= usable[:-1]
+    beside[:-1] |= usable[1:]
+    beside[:-2] |= usable[2:]
     which, first, last = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
     with np.errstate(all="ignore"):
-        for index, (kind, quantity) in enumerate(breakables):
+        for index, (kind, q) in enumerate(breakables):
             if kind not in kinds:
                 continue
-            q = np.broadcast_to(quantity, grid.shape)
             size, sign = np.abs(q), np.sign(q)
             seen = np.isfinite(q)
             changes = np.flatnonzero(seen[:-1] & seen[1:] & (sign[:-1] * sign[1:] < 0) & beside[:-1])
             middle, before, after = size[1:-1], size[:-2], size[2:]
-            around = np.maximum(np.append(before[0], before[:-1]), np.append(after[1:], after[-1]))
-            least = (
-                (middle <= before) & (middle <= after) & (middle < 0.5 * np.maximum(around, np.maximum(before, after)))
-            )
+            further = np.append(before[0], before[:-1]), np.append(after[1:], after[-1])
+            around = np.maximum.reduce([before, after, *further])
+            least = (middle <= before) & (middle <= after) & (middle < 0.5 * around)
             dips = np.flatnonzero(least & beside[1:-1])
             which.append(np.full(len(changes) + len(dips), index))
             first += [changes, dips]

@@ -5,61 +5,38 @@ points and the places where F could break. What double precision cannot tell is 
 refused where that does not decide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.function import Break
-from ladder_lite.verify.expressions.parse import Breakable, Expression
+from ladder_lite.verify.expressions.expression import Bools, Breakable, Expression, Floats, Numbers
+from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.integrand import (
-    LOUD,
-    MIN_POINTS,
-    N_NEAR,
-    QUIET,
-    SMALLEST,
-    Bools,
-    Component,
-    Floats,
-    Integrand,
-    NoiseError,
-    Numbers,
-    evaluate_real,
-    is_known,
-    noise,
-    refined,
-    sizes_of,
-    survey_grid,
-)
-from ladder_lite.verify.numerics.quadrature import kronrod
+from ladder_lite.verify.numerics.components import MIN_POINTS, Component, NoiseError, sample, survey_grid
+from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand
+from ladder_lite.verify.numerics.quadrature import increments, kronrod
+from ladder_lite.verify.numerics.real_line import SMALLEST, evaluate_real, is_known, noise, sizes_of
 from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
+from ladder_lite.verify.rules.growth import CANNOT_TELL, JUMP, JUMPS, NEAR, VISIBLE, Growth
 
 TOLERANCE: Final = 1e-9  # of F' against f, relative
 EXACT_TO: Final = 1e-12  # rounding stays below it at most points
 MOST: Final = 0.25  # of the points may exceed it
 EXACT_TOLERANCE: Final = 1e-25  # in sixty digits
 NOISY: Final = 1e-6  # a point whose noise is larger, relative to f, says nothing
-JUMP: Final = 1e-8  # of an increment of F against the integral of f, relative to that of |f|
 EXACT_JUMP: Final = 1e-11  # where it is worked out exactly, and there are no decimals in f or F
-VISIBLE: Final = 1e-6  # a jump of this size has to show in half of the increments, or in the exact ones
 POINTS: Final = 32  # per component
 LOST: Final = 0.1  # of a component's points, at most, may F have no value or no digits at, where f has both
-NEAR: Final = 20.0  # far away it may overflow
 MAX_PLACES: Final = 64  # An F with more of them is refused.
 MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest of each kind first.
-RUNS: Final = 16  # edges, at least, between which increments are worked out exactly
 MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
 
 _BESIDE: Final = (-2, -1, 0, 1, 2)  # of a place: points, in terms of h
 WRONG: Final = "its derivative is not the integrand"
 _ALL: Final[tuple[Break, ...]] = ("step", "root", "turn", "log", "pole")
 _BREAKS: Final = "it may break at more places than can be looked at"
-_JUMPS: Final = "it jumps where the integrand does not"
-_CANNOT_TELL: Final = "floating point cannot tell: it overflows or loses its digits"
 
 
 def examine(answer: Expression, problem: Integrand) -> str | None:
@@ -88,7 +65,7 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     """What is wrong with F' at points of a component: exactly, where floating point shows an error or cannot tell."""
     points, values = _tested(problem, component)
     if not len(points):
-        return _CANNOT_TELL
+        return CANNOT_TELL
     slopes = _in_reals_if_possible(answer, points)[1]
     with np.errstate(all="ignore"):
         size = sizes_of(values)
@@ -96,54 +73,43 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     fine = errors <= TOLERANCE
     doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
     doubtful = doubtful[np.argsort(-errors[doubtful])]
-    agree = Agreement(answer, problem.expression)
+    agree = partial(agreement, answer, problem.expression)
     agreed = agree(points[doubtful])
     if agreed is False:
         return WRONG
     if agreed is None and len(doubtful) > LOST * len(points):
-        return _CANNOT_TELL
-    points = _by_distance(points[fine])
-    if np.min(size, initial=np.inf) > LOUD:
+        return CANNOT_TELL
+    points = points[fine]
+    points = points[np.argsort(np.abs(np.log(np.abs(points))))]  # those closest to 0 and farthest from it last
+    if size.min() > LOUD:
         return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
     suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
     if not suspicious or (agreed := agree(points)):
         return None
-    return WRONG if agreed is False else _CANNOT_TELL
+    return WRONG if agreed is False else CANNOT_TELL
 
 
 @lru_cache(maxsize=256)
 def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
     """Points of a component, and the values of f there."""
     far = problem.points[N_NEAR:]
-    points = np.append(component.sample(POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
+    points = np.append(sample(component, POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
     evaluation = evaluate_real(problem.expression, points)
     known = is_known(problem.expression, evaluation)
     return points[known], evaluation.values[known]
 
 
-def _by_distance(points: Floats) -> Floats:
-    """Points, those closest to 0 and farthest from it last."""
-    return points[np.argsort(np.abs(np.log(np.abs(points))))]
+def agreement(answer: Expression, integrand: Expression, points: Floats, decimals: float = 1.0) -> bool | None:
+    """Whether F' = f in ball arithmetic, at the first and the last of the points and some between; None if unclear.
 
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Whether F' = f in ball arithmetic."""
-
-    answer: Expression
-    integrand: Expression
-
-    def __call__(self, points: Floats, decimals: float = 1.0) -> bool | None:
-        """At the first and the last of the points and some between; None if it cannot be told.
-
-        Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
-        """
-        if not len(points):
-            return None
-        chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
-        rounded = "." in self.answer.source + self.integrand.source
-        tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
-        return exact.slopes_agree(self.answer, self.integrand, chosen.tolist(), tolerance)
+    Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
+    """
+    if not len(points):
+        return None
+    chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
+    rounded = "." in answer.source + integrand.source
+    tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
+    return exact.slopes_agree(answer, integrand, chosen.tolist(), tolerance)
 
 
 def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, Numbers]:
@@ -185,12 +151,12 @@ def _continuity_fault(answer: Expression, problem: Integrand, component: Compone
         return _BREAKS
     places = _with_jumps(answer, problem, places)
     if places is None:
-        return _JUMPS
+        return JUMPS
     if np.count_nonzero(np.abs(places.at[places.may]) <= component.reach) > MAX_LEAPS + problem.turns:
         return _BREAKS
     growth = _growth(answer, problem, component, places)
     if 2 * np.count_nonzero(np.isfinite(growth.integrals)) < max(len(growth.integrals), MIN_POINTS):
-        return _CANNOT_TELL
+        return CANNOT_TELL
     values = _in_reals_if_possible(answer, growth.edges)[0]
     return growth.fault(answer, values, noise(answer, growth.edges.astype(complex))[0])
 
@@ -233,13 +199,14 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
         jump = after - before - expected
         unsure = np.flatnonzero(~(np.abs(jump) <= slack))
         if len(unsure):
-            f = _exact_values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel())
+            balls = exact.values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel().tolist())
+            f = np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
             of_balls, give_or_take = _trapezium(f.reshape(5, -1), h[unsure])
             # Where f has lost its digits.
             lost = np.isfinite(of_balls) & ~(np.abs(expected[unsure] - of_balls) <= give_or_take)
             expected[unsure[lost]], slack[unsure[lost]] = of_balls[lost], give_or_take[lost]
-            increments, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
-            jump[unsure] = increments - expected[unsure]
+            grown, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
+            jump[unsure] = grown - expected[unsure]
             slack[unsure] += errors
         jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(expected)
         others = jumps & ~_are_roots(problem.expression, at)
@@ -281,12 +248,6 @@ def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
         return expected, 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
 
 
-def _exact_values(expression: Expression, points: Floats) -> Numbers:
-    """Its values, from ball arithmetic; nan where they cannot be told."""
-    balls = exact.values(expression, points.tolist())
-    return np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
-
-
 def _are_roots(integrand: Expression, at: Floats) -> Bools:
     """At which places some root in f has a branch point."""
     beside = at + 1e-2 * np.maximum(1.0, np.abs(at))
@@ -309,79 +270,15 @@ def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers
         leaps |= infinite
         before, after = slots[slot].reshape(4, -1)[:2]
         held[slot] = np.concatenate([before, np.where(infinite, before, after)])
-    return answer.values_holding(points[: 2 * len(at)], held).reshape(2, -1), leaps
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Growth:
-    """How much F has to grow from an edge to the next: by `integrals` (nan where unknown), give or take `slack`.
-
-    `scales`: integrals of |f|, against which a jump has to show. `apart`: intervals at places where F may break, which
-    are looked at one by one. `exact_slack`: what is allowed where F is worked out exactly.
-    """
-
-    edges: Floats
-    integrals: Numbers
-    scales: Floats
-    slack: Floats
-    apart: Bools
-    exact_slack: Floats
-
-    def unclear(self, values: Numbers, rounding: Floats) -> Bools:
-        """Where an F with these `values` at the edges jumps, or rounding might hide that it does."""
-        known = np.isfinite(self.integrals)
-        with np.errstate(all="ignore"):
-            errors = np.abs(values[1:] - values[:-1] - self.integrals)
-            allowed = self.slack + rounding[1:] + rounding[:-1] + SMALLEST
-            known &= np.isfinite(errors) | (np.abs(self.edges[1:]) <= NEAR)  # far away F may overflow
-            clear = allowed <= np.maximum(VISIBLE * self.scales, 2 * self.slack)
-            unclear: Bools = known & ~(clear & (errors <= allowed))
-        return unclear
-
-    def fault(self, answer: Expression, values: Numbers, rounding: Floats) -> str | None:
-        """Whether F grows otherwise, exactly; unless it has no steps and floating point shows that it does not."""
-        if "step" not in answer.kinds and not self.unclear(values, rounding).any():
-            return None
-        # Everywhere, for by chance an interval shows little of its rounding.
-        finite = np.isfinite(values[1:]) & np.isfinite(values[:-1])
-        known = np.isfinite(self.integrals) & (finite | (np.abs(self.edges[1:]) <= NEAR))
-        kept = self._affordable(answer, known)
-        if kept is None:
-            return _CANNOT_TELL
-        *starts, end = np.flatnonzero(kept)
-        integrals, slack = (
-            np.add.reduceat(part[:end], starts) for part in (np.where(known, self.integrals, np.nan), self.exact_slack)
-        )
-        grown, errors = exact.increments(answer, self.edges[kept][:-1], self.edges[kept][1:])
-        known = np.isfinite(integrals)
-        with np.errstate(invalid="ignore"):
-            is_told = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
-            least = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
-            off = np.abs(grown - integrals) > np.maximum(slack, least) + errors
-        if not is_told[known].all():
-            return _CANNOT_TELL
-        return _JUMPS if off[known].any() else None
-
-    def _affordable(self, answer: Expression, known: Bools) -> Bools | None:
-        """The edges of known intervals, or as many of them as F can be worked out at; None if these are too few."""
-        kept: Bools = np.append(known, False) | np.append(False, known)
-        beside: Bools = kept & (np.append(self.apart, False) | np.append(False, self.apart))
-        others = np.flatnonzero(kept & ~beside)
-        n_others = exact.n_values(answer) - np.count_nonzero(beside)
-        if known.any() and len(others) <= n_others:
-            return kept
-        if n_others < RUNS or not known.any():
-            return None
-        beside[others[np.linspace(0, len(others) - 1, n_others).astype(int)]] = True
-        return beside
+    return answer.evaluate(points[: 2 * len(at)], derivative=False, held=held).values.reshape(2, -1), leaps
 
 
 def _growth(answer: Expression, problem: Integrand, component: Component, places: _Places) -> Growth:
     """Between points of a component and the places where F may break, but not across those where it may jump."""
-    sample = component.sample(POINTS, problem.seed + 2)
+    points = sample(component, POINTS, problem.seed + 2)
     at, h = places.at, places.h
-    sample = sample[~(np.abs(sample[:, None] - at) <= h).any(axis=1)]
-    edges = np.sort(np.concatenate([sample, at - h, at + h]))
+    points = points[~(np.abs(points[:, None] - at) <= h).any(axis=1)]
+    edges = np.sort(np.concatenate([points, at - h, at + h]))
     edges = edges[np.abs(edges) <= places.reach]
     width = np.diff(edges)
     interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - at) <= h)
@@ -400,7 +297,7 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
 def _integrals(problem: Integrand, edges: bytes, apart: bytes) -> tuple[Numbers, Floats, Floats]:
     """Integrals of f between edges, but not where these are apart, those of its size, and their errors."""
     x = np.frombuffer(edges)
-    integrals, scales, errors = refined(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
+    integrals, scales, errors = increments(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
     noises = noise(problem.expression, x.astype(complex))[0]
     errors = 10 * (errors + np.diff(x) * np.maximum(noises[1:], noises[:-1]))
     return np.where(errors <= VISIBLE * scales, integrals, np.nan).astype(complex), scales, errors
@@ -413,7 +310,7 @@ def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
     counts = np.isfinite(slopes) & np.isfinite(problem.values[:N_NEAR])
     value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not ((slope_noise <= 1e-10) & (value_noise <= JUMP))[counts].all():
-        return _CANNOT_TELL
+        return CANNOT_TELL
     ends = np.repeat(values[[0, -1]], (len(problem.points) - N_NEAR) // 2)
     with np.errstate(invalid="ignore"):
         steps_far = np.abs(answer.values(problem.points[N_NEAR:].astype(complex)) - ends) > JUMP

@@ -6,14 +6,12 @@ out of draws is repeated with new points, three times; then the answer counts as
 draws are counted instead of seconds.
 """
 
-from __future__ import annotations
-
 import zlib
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import Expression
 from ladder_lite.verify.numerics.integrand import IntegrandError
 from ladder_lite.verify.numerics.quadrature import kronrod
 

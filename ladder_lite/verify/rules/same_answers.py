@@ -13,33 +13,28 @@ answers that equal a third, on different components). Answers are hostile text: 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final, TypeVar
+from functools import cached_property, partial
+from typing import Any, Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.parse import Complexes, Expression, ExpressionError, parse
+from ladder_lite.verify.expressions.parse import Complexes, Expression, ExpressionError
 from ladder_lite.verify.numerics import exact
+from ladder_lite.verify.numerics.components import MIN_POINTS, sample
 from ladder_lite.verify.numerics.definite import References, allowed_of, value_of
-from ladder_lite.verify.numerics.integrand import (
-    LOUD,
-    MIN_POINTS,
-    N_NEAR,
-    SMALLEST,
-    Integrand,
-    IntegrandError,
-    noise,
-    prepare,
-)
-from ladder_lite.verify.rules.by_component import JUMP, NOISY, POINTS
+from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand, IntegrandError, prepare
+from ladder_lite.verify.numerics.quadrature import Integral
+from ladder_lite.verify.numerics.real_line import SMALLEST, noise
+from ladder_lite.verify.rules.by_component import NOISY, POINTS
 from ladder_lite.verify.rules.by_component import TOLERANCE as SLOPE_TOLERANCE
+from ladder_lite.verify.rules.growth import JUMP
 from ladder_lite.verify.rules.strict import CLEARLY
 from ladder_lite.verify.rules.validity import Data
 
 _QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
 _ROUNDING: Final = 1e-12  # of the values that are subtracted
-Answer = TypeVar("Answer")
 
 
 def same_answers(data: Data, answers: Sequence[str], references: References) -> list[int | None]:
@@ -48,25 +43,29 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
     `references` has the values of definite integrals, of which only the size counts here. Nothing can
     be compared where the problem itself is no integral (nowhere real, divergent): all None.
     """
+    variable, lower, upper = data["variable"] or "x", data["lower"], data["upper"]
     try:
-        if data["lower"] is None and data["upper"] is None:
-            return _group(answers, _antiderivatives(data), _Antiderivative.equals)
-        return _group(answers, _values(data, references), _Value.equals)
+        problem = prepare(str(data["integrand"]), variable)
+        if lower is None and upper is None:
+            pieces = _pieces(problem)
+            read = partial(problem.read, constant_of_integration=True)
+            return _group(answers, lambda text: _Antiderivative(read(text), problem, pieces))
+        reference = references.get(str(data["integrand"]), variable, lower, upper)
+        return _group(answers, lambda text: _value(problem.read(text, constant_of_integration=False), reference))
     except IntegrandError:
         return [None] * len(answers)
 
 
-def _group(
-    answers: Sequence[str], read: Callable[[str], Answer | None], equal: Callable[[Answer, Answer], bool]
-) -> list[int | None]:
-    heads: dict[int, Answer] = {}
+def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | None]:
+    heads: dict[int, Any] = {}
     places: dict[str, int | None] = {}
     for place, text in enumerate(answers):
-        if text not in places:
-            answer = read(text)
-            places[text] = None
-            if answer is not None:
-                at = next((at for at, head in heads.items() if equal(head, answer)), place)
+        if text in places:
+            continue
+        places[text] = None
+        with suppress(ExpressionError):
+            if (answer := read(text)) is not None:
+                at = next((at for at, head in heads.items() if head.equals(answer)), place)
                 places[text] = at
                 heads.setdefault(at, answer)
     return [places[text] for text in answers]
@@ -75,28 +74,12 @@ def _group(
 # --- antiderivatives
 
 
-def _antiderivatives(data: Data) -> Callable[[str], "_Antiderivative | None"]:
-    problem = prepare(str(data["integrand"]), data["variable"] or "x")
-    pieces = _pieces(problem)
-    # To an integral of cbrt(x) people answer x**(4/3), and mean real roots: read as the verifier does.
-    real = "cbrt" in problem.expression.functions
-
-    def read(text: str) -> _Antiderivative | None:
-        try:
-            expression = parse(text, problem.expression.variable, constant_of_integration=True, real_cube_roots=real)
-        except ExpressionError:
-            return None
-        return _Antiderivative(expression, problem, pieces)
-
-    return read
-
-
 def _pieces(problem: Integrand) -> list[Complexes]:
     """Points of each component of the integrand's domain, sorted; of zero's, those near the origin."""
     if problem.identically_zero:
         near = problem.points[:N_NEAR]
         return [near[np.isfinite(problem.values[:N_NEAR])].astype(complex)]
-    return [component.sample(POINTS, problem.seed + 2).astype(complex) for component in problem.components]
+    return [sample(component, POINTS, problem.seed + 2).astype(complex) for component in problem.components]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,19 +157,6 @@ class _Value:
         return abs(self.value - other.value) <= self.allowed + other.allowed
 
 
-def _values(data: Data, references: References) -> Callable[[str], _Value | None]:
-    variable, lower, upper = data["variable"] or "x", data["lower"], data["upper"]
-    if lower is None or upper is None:
-        raise IntegrandError("one bound is missing")
-    reference = references.get(str(data["integrand"]), variable, lower, upper)
-    real = "cbrt" in prepare(str(data["integrand"]), variable).expression.functions
-
-    def read(text: str) -> _Value | None:
-        try:
-            expression = parse(text, variable, real_cube_roots=real)
-        except ExpressionError:
-            return None
-        value = None if expression.free else value_of(expression, reference)
-        return None if value is None else _Value(value, allowed_of(expression, reference))
-
-    return read
+def _value(answer: Expression, reference: Integral) -> _Value | None:
+    value = None if answer.free else value_of(answer, reference)
+    return None if value is None else _Value(value, allowed_of(answer, reference))

@@ -9,46 +9,19 @@ One evaluation at the base points decides most answers, right and wrong: see `is
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.evaluation import RESOLVED, Evaluation
-from ladder_lite.verify.expressions.parse import Expression
+from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices, Numbers
 from ladder_lite.verify.numerics import exact
-from ladder_lite.verify.numerics.integrand import (
-    N_NEAR,
-    TOWARDS_END,
-    Bools,
-    Floats,
-    Indices,
-    Integrand,
-    Numbers,
-    Stretch,
-    by_place,
-    ends,
-    gaps,
-    jitter,
-    noise,
-    real_values,
-    refined,
-)
-from ladder_lite.verify.rules.by_component import (
-    EXACT_TO,
-    JUMP,
-    MAX_LEAPS,
-    MOST,
-    NOISY,
-    TOLERANCE,
-    VISIBLE,
-    WRONG,
-    Agreement,
-    Growth,
-    examine,
-)
+from ladder_lite.verify.numerics.components import TOWARDS_END, ends
+from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
+from ladder_lite.verify.numerics.quadrature import increments
+from ladder_lite.verify.numerics.real_line import evaluate_real, jitter, noise
+from ladder_lite.verify.rules.by_component import EXACT_TO, MAX_LEAPS, MOST, NOISY, TOLERANCE, WRONG, agreement, examine
+from ladder_lite.verify.rules.growth import JUMP, VISIBLE, Growth
 
 CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
 MANY: Final = 0.15  # of a stretch's points
@@ -58,13 +31,9 @@ NEARBY: Final = 10  # times the rounding of a point its neighbours may have
 FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
+@exact.allowance()
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    with exact.allowance():
-        return _fault(answer, problem)
-
-
-def _fault(answer: Expression, problem: Integrand) -> str | None:
     points = problem.points
     if not (answer.is_complex or problem.expression.is_complex):
         evaluation = answer.evaluate(points)
@@ -82,7 +51,7 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     off = ~(errors <= TOLERANCE)
     counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
     good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
-    if counts and not good:
+    if counts and not good and not problem.may_be_zero:
         # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
@@ -100,7 +69,7 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
 
 def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
     """Whether terms of F' are so large, where an error is plain closest to 0, that they may have cancelled to it."""
-    at = int(np.argmin(np.where(plain, problem.distances, np.inf)))
+    at = int(np.argmin(np.where(plain, np.abs(problem.points), np.inf)))
     terms = [slope[at] for slope in evaluation.slopes_of_slots if isinstance(slope, np.ndarray)]
     error = abs(evaluation.slopes[at] - problem.values[at])
     return bool(error < ROUNDING * max(map(abs, terms), default=0.0))
@@ -122,7 +91,7 @@ def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation
         if unexplained.any() or allowed.max() > NOISY * np.nanmax(problem.size[:N_NEAR]):
             return False
     near = problem.points[:N_NEAR][(inside & fine)[:N_NEAR]]
-    return bool(Agreement(answer, problem.expression)(near[-1:]))
+    return bool(agreement(answer, problem.expression, near[-1:]))
 
 
 def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch) -> bool:
@@ -130,12 +99,10 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
     values = evaluation.values[:N_NEAR]
-    if not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
+    if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
         return False
     if not stretch.is_whole and (problem.removable & np.diff(stretch.inside[:N_NEAR])).any():
         return False  # f does not end where the stretch does
-    if problem.overflown[:N_NEAR].any():
-        return False
     near = problem.points[:N_NEAR]
     jittered = answer.evaluate(near.astype(values.dtype), derivative=False, jitter=jitter(N_NEAR)).values
     with np.errstate(all="ignore"):
@@ -197,7 +164,7 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
     """Whether nothing in F breaks in a stretch, or turns so fast that it may look like a break."""
-    pairs = inside[: N_NEAR - 1] & inside[1:N_NEAR]
+    pairs = both_near(inside)
     for kind, q in evaluation.breakables:
         if kind != "turn":
             negative = np.signbit(q[:N_NEAR])
@@ -208,7 +175,7 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
 
 def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> bool:
     """Whether a root or logarithm of F breaks where f's integral is not known."""
-    unknown = np.isnan(growth.integrals) & stretch.inside[: N_NEAR - 1] & stretch.inside[1:N_NEAR]
+    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
     return bool(unknown.any()) and any(
         (np.diff(np.signbit(q[:N_NEAR])) & unknown).any()
         for kind, q in evaluation.breakables
@@ -219,11 +186,11 @@ def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> 
 @lru_cache(maxsize=256)
 def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow in a stretch; None where f is hard to integrate."""
-    before, after = stretch.inside[: N_NEAR - 1], stretch.inside[1:N_NEAR]
+    before = stretch.inside[: N_NEAR - 1]
     integrals, scales = problem.increments
     if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
         return None
-    integrals = np.where(before & after, integrals, np.nan)
+    integrals = np.where(both_near(stretch.inside), integrals, np.nan)
     slack = JUMP * scales
     return Growth(problem.points[:N_NEAR], integrals, scales, slack, np.zeros(N_NEAR - 1, bool), slack)
 
@@ -237,9 +204,10 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
     edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
     wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
-    integrals, scales, _ = refined(problem.expression, edges, wanted)
+    integrals, scales, _ = increments(problem.expression, edges, wanted)
     with np.errstate(over="ignore"):
-        lost = NEARBY * ROUNDING * np.abs(edges * real_values(problem.expression, edges))  # for x is rounded as well
+        # For x is rounded as well.
+        lost = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
         slack = JUMP * scales + lost[1:] + lost[:-1]
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
 
@@ -258,7 +226,7 @@ def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluatio
         held[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
     if leaps > MAX_LEAPS + problem.turns:
         return evaluation.values[:N_NEAR]
-    return answer.values_holding(problem.points[:N_NEAR], held)
+    return answer.evaluate(problem.points[:N_NEAR], derivative=False, held=held).values
 
 
 def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:

@@ -9,11 +9,10 @@ from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.parse import Expression, ExpressionError, parse
+from ladder_lite.verify.expressions.parse import Complexes, Expression, ExpressionError, parse
 from ladder_lite.verify.numerics.bounds import bound
-from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
+from ladder_lite.verify.numerics.integrand import Component, IntegrandError, prepare
 
 Data = Mapping[str, str | None]
 Fault = Literal["unreadable", "not_one_variable", "undefined", "too_large", "bad_bounds"]
@@ -42,17 +41,17 @@ def fault(data: Data) -> Fault | None:
         return "not_one_variable"
     values = values if bounds is None else function.values(_inside(*bounds))
     if _is_real(function, values):
-        return "undefined" if _is_doubtful(function, values) and not _is_defined(function) else None
-    return "undefined" if bounds is not None or not _is_defined(function) else None
+        return "undefined" if _is_doubtful(function, values) and _components(function) is None else None
+    return "undefined" if bounds is not None or _components(function) is None else None
 
 
-def sampled(data: Data) -> tuple[Expression, NDArray[np.complex128]]:
+def sampled(data: Data) -> tuple[Expression, Complexes]:
     """The integrand and its values at `POINTS`; raises ExpressionError."""
     return _sampled(str(data["integrand"]), data["variable"] or "x")
 
 
 @lru_cache(maxsize=256)
-def _sampled(integrand: str, variable: str) -> tuple[Expression, NDArray[np.complex128]]:
+def _sampled(integrand: str, variable: str) -> tuple[Expression, Complexes]:
     function = parse(integrand, variable)
     return function, function.values(POINTS)
 
@@ -64,13 +63,13 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
         return None
     if lower is None or upper is None:
         raise ValueError("one bound is missing")
-    bounds = bound(lower), bound(upper)
+    bounds = bound(lower).number, bound(upper).number
     if bounds[0] == bounds[1]:
         raise ValueError("the bounds are equal")
     return bounds
 
 
-def _inside(lower: float, upper: float) -> NDArray[np.complex128]:
+def _inside(lower: float, upper: float) -> Complexes:
     """Points between the bounds, from close to the one to close to the other."""
     low, high = min(lower, upper), max(lower, upper)
     far = 1 / _FRACTIONS - 1
@@ -81,7 +80,7 @@ def _inside(lower: float, upper: float) -> NDArray[np.complex128]:
     return points.astype(np.complex128)
 
 
-def _is_real(function: Expression, values: NDArray[np.complex128]) -> bool:
+def _is_real(function: Expression, values: Complexes) -> bool:
     """Whether any value is finite, and real where the function does not hold I."""
     with np.errstate(all="ignore"):
         real = function.is_complex | (np.abs(values.imag) <= 1e-9 * np.abs(values))
@@ -93,23 +92,19 @@ def is_zero(data: Data) -> bool:
     function, values = sampled(data)
     bounds = bounds_of(data)
     values = values if bounds is None else function.values(_inside(*bounds))
-    try:
-        return _is_doubtful(function, values) and prepare(function.source, function.variable).identically_zero
-    except IntegrandError:
-        return False
+    return _is_doubtful(function, values) and _components(function) == ()
 
 
-def _is_doubtful(function: Expression, values: NDArray[np.complex128]) -> bool:
+def _is_doubtful(function: Expression, values: Complexes) -> bool:
     """Whether it may be zero everywhere, or only rounding noise: few are, and these are looked at more closely."""
     large = max(map(abs, function.constants), default=0.0)
     with np.errstate(all="ignore"):
         return large > _LARGE or not (np.abs(values[np.isfinite(values)]) > 1e-12 * max(1.0, large)).any()
 
 
-def _is_defined(function: Expression) -> bool:
-    """Whether it is finite and real anywhere, by the survey of the line that the verifier makes."""
+def _components(function: Expression) -> tuple[Component, ...] | None:
+    """The components of its domain, by the survey that the verifier makes; none if it is zero, None if it has none."""
     try:
-        prepared = prepare(function.source, function.variable)
-        return prepared.identically_zero or bool(prepared.components)
+        return prepare(function.source, function.variable).components
     except IntegrandError:
-        return False
+        return None
