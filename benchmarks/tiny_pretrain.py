@@ -2,8 +2,8 @@
 
     python benchmarks/tiny_pretrain.py --out FOLDER
 
-Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load like any other. The text comes from `tiny_corpus.py`;
-only replies are learned, prompts are not.
+Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load like any other. The text comes from
+`tiny_corpus.py`; only replies are learned, prompts are not.
 """
 
 import re
