@@ -1,6 +1,8 @@
 """The structure of the package: rooms that import downwards only."""
 
 import ast
+import io
+import tokenize
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ladder_lite
+from ladder_lite.runs import layout
 
 PACKAGE = Path(ladder_lite.__file__).parent
 INNER = ("verify.expressions", "verify.numerics", "verify.rules", "report.drawing")
@@ -60,3 +63,31 @@ def test_the_verifier_imports_nothing_of_the_rest() -> None:
 
 def test_there_are_few_rooms() -> None:
     assert len({path.parent for path in MODULES.values()} - {PACKAGE}) <= MOST_ROOMS
+
+
+def code_lines(text: str, node: ast.AST | None = None) -> int:
+    """Lines of a module, or of one of its functions, that are neither blank, comment nor docstring."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines = {at for token in tokens if token.type not in empty for at in range(token.start[0], token.end[0] + 1)}
+    for statement in ast.walk(ast.parse(text)):
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            lines -= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
+    return sum(node is None or node.lineno <= at <= node.end_lineno for at in lines)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_are_short(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert code_lines(text) <= 350
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if code_lines(text, node) > 80] == []
+
+
+def test_the_files_of_a_run_are_named_in_its_layout_alone() -> None:
+    files = {name for name in vars(layout).values() if isinstance(name, str) and name.endswith((".json", ".jsonl"))}
+    for module, path in MODULES.items():
+        constants = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        texts = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        named = {text for text in texts if text.rpartition("/")[2] in files}
+        assert module == "runs.layout" or not named, module

@@ -27,6 +27,7 @@ from ladder_lite.models import load_backend, release_memory
 from ladder_lite.models.adapter import TRAINED
 from ladder_lite.models.loading import load_tokenizer, unsloth_obstacle
 from ladder_lite.models.shape import read_shape
+from ladder_lite.runs import layout
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -184,7 +185,7 @@ def _merge(model: Any, adapter: Path) -> dict[str, str]:
     """
     from peft.tuners.lora import LoraLayer  # and bitsandbytes, which copying an adapter needs not
 
-    weights = load_file(adapter / "adapter_model.safetensors")
+    weights = load_file(adapter / layout.WEIGHTS)
     names = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
     names -= {name.removesuffix(".lora_magnitude_vector") for name in weights}
     layers = {name: layer for name, layer in model.named_modules() if name in names and isinstance(layer, LoraLayer)}

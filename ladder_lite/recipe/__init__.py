@@ -38,7 +38,7 @@ def run_recipe(
 
     stale = stages.dependents(recipe, redo)
     there = [name for name in stale if name in redo or (path / name).exists()]
-    recipe = with_more(recipe, [name.split("/")[1] for name in there if name.startswith("conditions/")])
+    recipe = with_more(recipe, [name for stage in there if (name := layout.condition_of(stage))])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
         for name in reversed(stale):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()

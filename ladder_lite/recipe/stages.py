@@ -25,7 +25,7 @@ def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
             found[layout.train(name)] = before
             before = (layout.train(name),)
         if condition.problems_of is not None:
-            found[layout.problems(name)] = (f"conditions/{condition.problems_of}",)
+            found[layout.problems(name)] = (f"{layout.CONDITIONS}/{condition.problems_of}",)
             before = (layout.evaluation(condition.start), layout.problems(name))
         if condition.is_evaluated:
             found[layout.evaluation(name)] = before
@@ -35,7 +35,7 @@ def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The stages of some conditions and those that these start from, in the order of the flow."""
     stages = needs(recipe)
-    wanted = [name for name in stages if name.split("/")[:2][-1] in conditions and name.startswith("conditions/")]
+    wanted = [name for name in stages if layout.condition_of(name) in conditions]
     found = set(wanted)
     while wanted:
         more = [name for name in stages[wanted.pop()] if name not in found]
@@ -46,7 +46,8 @@ def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
 
 def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The conditions that train on problems of the training split, those that others start from included."""
-    return [name.split("/")[1] for name in stages_of(recipe, conditions) if name.endswith("/train")]
+    found = stages_of(recipe, conditions)
+    return [condition.name for condition in with_arms(recipe.arms) if layout.train(condition.name) in found]
 
 
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:

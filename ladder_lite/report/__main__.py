@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ladder_lite.errors import UserError, run
 from ladder_lite.report import comparison_table, summary_table, write_comparison, write_report
+from ladder_lite.runs import layout
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -27,7 +28,7 @@ def main(
     if out is not None:
         raise UserError(f"--out {out}: is for comparing several runs; the report of one goes into its folder")
     console.print(summary_table(write_report(runs[0])))
-    console.print(f"report: {runs[0] / 'report.html'}", markup=False, soft_wrap=True)
+    console.print(f"report: {runs[0] / layout.REPORT_PAGE}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ def _command(run: Run) -> str:
             options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
             options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
-    return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / 'recipe.resolved.yaml'))} --run-dir NEW_FOLDER"
+    return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / layout.RECIPE))} --run-dir NEW_FOLDER"
 
 
 def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:

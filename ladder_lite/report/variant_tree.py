@@ -102,7 +102,7 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
     blocks.append(Paragraph((compared, *names, end)))
     items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in found[:_N_LISTED]]
     if len(found) > _N_LISTED:
-        items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code("variants/rejected.jsonl"))))
+        items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code(f"{layout.VARIANTS}/{layout.REJECTED}"))))
     return [*blocks, Bullets(tuple(items))] if items else blocks
 
 

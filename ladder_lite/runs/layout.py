@@ -14,7 +14,7 @@ RECIPE, VERSIONS, LOCK, REFERENCES = "recipe.resolved.yaml", "versions.json", "r
 REPORT, REPORT_PAGE = "report.json", "report.html"
 
 BEGUN, DONE = "begun.json", "done.json"
-SELECT, TRANSFORMATIONS, VARIANTS = "select", "transformations", "variants"
+SELECT, TRANSFORMATIONS, VARIANTS, CONDITIONS = "select", "transformations", "variants", "conditions"
 ADAPTER, CHECKPOINTS, GREEDY = "adapter", "checkpoints", "greedy"
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft writes the config last
 
@@ -25,19 +25,25 @@ PROBLEMS, REJECTED, ROUNDS, REPLIES = "problems.jsonl", "rejected.jsonl", "round
 
 def variants(condition: str) -> str:
     """The stage of a tree that an arm has to itself."""
-    return f"conditions/{condition}/{VARIANTS}"
+    return f"{CONDITIONS}/{condition}/{VARIANTS}"
 
 
 def train(condition: str) -> str:
     """The stage of a condition's training."""
-    return f"conditions/{condition}/train"
+    return f"{CONDITIONS}/{condition}/train"
 
 
 def problems(condition: str, problem_id: str = "") -> str:
     """The stage of a condition about single test problems, or that of one of them."""
-    return f"conditions/{condition}/problems{problem_id and f'/{problem_id}'}"
+    return f"{CONDITIONS}/{condition}/problems{problem_id and f'/{problem_id}'}"
 
 
 def evaluation(condition: str) -> str:
     """The stage of a condition's answers to the test problems."""
-    return f"conditions/{condition}/eval"
+    return f"{CONDITIONS}/{condition}/eval"
+
+
+def condition_of(stage: str) -> str | None:
+    """The condition that a stage belongs to, None for one that conditions share."""
+    first, _, below = stage.partition("/")
+    return below.partition("/")[0] if first == CONDITIONS else None

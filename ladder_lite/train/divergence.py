@@ -115,7 +115,7 @@ def roll_back(folder: Path, checkpoints: Sequence[int], diverged: Diverged, plan
     """
     if read_jsonl(folder / layout.ROLLBACKS):
         raise UserError(
-            f"{folder / 'metrics.jsonl'}: training diverged again at step {diverged.step} ({diverged.reason}), at half "
+            f"{folder / layout.METRICS}: training diverged again at step {diverged.step} ({diverged.reason}), at half "
             "the learning rate; lower grpo.trl.learning_rate or max_grad_norm and --redo the stage of this folder"
         )
     back_to = max((step for step in checkpoints if step <= diverged.sound), default=0)
