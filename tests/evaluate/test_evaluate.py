@@ -391,6 +391,13 @@ def test_a_mistake_that_the_model_finds(made: Path, tmp_path: Path, integrand: s
         evaluate_run(run, Request(str(tmp_path / "problems.jsonl"), greedy_only=True), Live(Console(file=StringIO())))
 
 
+def test_a_machine_without_the_gpu_that_a_run_needs_is_refused(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made, tmp_path / "run")
+    (run / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe("tiny", ["model.device=cuda"])))
+    with pytest.raises(UserError, match=r"model\.device is cuda"):
+        evaluate_run(run, Request("tiny", greedy_only=True), Live(Console(file=StringIO())))
+
+
 def test_help_loads_no_torch() -> None:
     code = "import sys, runpy; sys.argv = ['evaluate', '--help']; "
     code += "runpy.run_module('ladder_lite.evaluate', run_name='__main__')"

@@ -537,6 +537,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
             ["x", "variants.deth=1"],
             'error: override "variants.deth=1": unknown setting variants.deth; did you mean depth?',
         ),
+        (["x", "model.device=cuda"], "error: GPU: neither PyTorch nor nvidia-smi sees a GPU, and model.device is cuda"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
