@@ -31,7 +31,9 @@ class Condition:
     @property
     def needs(self) -> tuple[str, ...]:
         """The conditions that must be done before a condition about single problems."""
-        return tuple({self.problems_of.partition("/")[0]: 0, self.start: 0}) if self.problems_of else ()
+        if self.problems_of is None:
+            return ()
+        return tuple(dict.fromkeys((self.problems_of.partition("/")[0], self.start)))
 
     @property
     def has_adapter(self) -> bool:

@@ -9,7 +9,7 @@ allowed there. The settings themselves are described in `ladder_lite.config.sche
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -56,12 +56,6 @@ def load_recipe(
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
     tree, places = apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
     return _check_with_arms(tree, places)
-
-
-def change(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
-    """The recipe after changes by dotted key; UserError names the place of a mistake. `share` is no setting."""
-    keys = [(place, key, value) for key, value in changes.items() if key != "share"]
-    return _check(*apply(recipe.model_dump(mode="json"), {(): place}, keys)) if keys else recipe
 
 
 def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -145,7 +139,9 @@ def _check_with_arms(tree: dict[str, Any], places: Places) -> Recipe:
     """Return the recipe of these settings, or raise for its first mistake, or for one that an arm makes with them."""
     recipe = _check(tree, places)
     for name, changes in recipe.arms.items():
-        change(recipe, changes, _place(places, ("arms", name)))
+        place = _place(places, ("arms", name))
+        keys = [(place, key, value) for key, value in changes.items() if key != "share"]
+        _check(*apply(recipe.model_dump(mode="json"), {(): place}, keys))
     return recipe
 
 

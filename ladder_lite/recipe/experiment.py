@@ -51,6 +51,7 @@ class Experiment:
             self.train(name, variants)
         elif condition.trains_on == "single problems":  # TTRL
             test_time.learn(lab, condition)
+        # And what its model answers to the test problems; after TTRL, those that it tried have a model each.
         if condition.problems_of is None:
             self.evaluate(name)
         elif condition.is_evaluated:
