@@ -126,7 +126,7 @@ class _Lesson:
         self._folder = folder
         self._live = live
         self._watch = watch
-        self._curve = folder / "train" / layout.CURVE
+        self._curve = folder / layout.TRAIN / layout.CURVE
         before_s = self._seconds_on_record()
         self._deadline = writer.deadline or Deadline.never()
         self._began_at = self._deadline.now() - before_s
@@ -181,11 +181,11 @@ class _Lesson:
 
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """GRPO on the tree, with tries at the problem itself after each step."""
-        training = self._recipe.ttrl.over(self._recipe.grpo)
+        settings = self._recipe.ttrl.over(self._recipe.grpo)
         begun = bool(read_jsonl(self._curve))  # then its weights are to be loaded, whatever time is left
         if not tree or (self._is_budget_used() and not begun):
             return []
-        with self._live.stage("its GRPO", int(training.trl["max_steps"])) as bar:
+        with self._live.stage("its GRPO", int(settings.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()
 
             def after_step(step: Step, rollouts: list[Attempt]) -> bool:
@@ -194,23 +194,23 @@ class _Lesson:
                 now = self._deadline.now()
                 self._budget.note("TTRL step", now - step_began_at)
                 step_began_at = now
-                is_last = step.step == int(training.trl["max_steps"])
+                is_last = step.step == int(settings.trl["max_steps"])
                 stop = self._note(step.step, tries, is_last=is_last)
                 bar.set(step.step, reward=step.reward, no_signal=step.groups_without_signal)
                 if self._watch:
                     self._watch.step(step, rollouts, tries)
                 return stop is not None
 
-            lesson = Training(
+            training = Training(
                 self._writer.task,
                 self._writer.backend,
-                training,
-                self._folder / "train",
+                settings,
+                self._folder / layout.TRAIN,
                 self._seed("rollouts"),
                 self._deadline,
                 self._live.say,
             )
-            return grpo.train(lesson, tree, after_step)
+            return grpo.train(training, tree, after_step)
 
     def _sampler(self, use: str) -> Sampler:
         """What answers to the problem are sampled with, each use from a seed of its own."""
@@ -237,7 +237,7 @@ class _Lesson:
 
     def _answer(self) -> list[Attempt]:
         """The sampled answers of the model as it is when training ends; `eval/greedy` gets its greedy one."""
-        folder = self._folder / "eval"
+        folder = self._folder / layout.EVAL
         with self._live.stage("its answers", 1) as bar:
             self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
             return self._sampler("eval").evaluate([self._problem], folder, bar)

@@ -36,6 +36,8 @@ def imports(path: Path) -> set[str]:
     """The package's modules that a module imports, in functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name.removeprefix("ladder_lite.") for name in node.names if "ladder_lite." in name.name}
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "ladder_lite":
             module = node.module.removeprefix("ladder_lite").lstrip(".")
             for name in node.names:
@@ -74,6 +76,14 @@ def code_lines(text: str, node: ast.AST | None = None) -> int:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             lines -= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
     return sum(node is None or node.lineno <= at <= node.end_lineno for at in lines)  # type: ignore[attr-defined]
+
+
+def test_trl_is_imported_after_the_model_is_loaded() -> None:
+    """Unsloth, which loads the model, must patch TRL first: `grpo.train` imports the trainer when it is called."""
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+        assert "ladder_lite.train.trainer" not in at_top, module
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -2,7 +2,7 @@
 
 import json
 
-from ladder_lite.config.load import apply
+from ladder_lite.config.load import apply_changes
 from ladder_lite.config.schema import GrpoSettings, Recipe, VariantSettings
 
 
@@ -14,7 +14,7 @@ def arm(recipe: Recipe, name: str) -> Recipe:
     share = changes.pop("share", 1)
     assert isinstance(share, int | float)
     sections = {"variants": recipe.variants.model_dump(mode="json"), "grpo": recipe.grpo.model_dump(mode="json")}
-    changed, _ = apply(sections, {(): name}, [(name, key, value) for key, value in changes.items()])
+    changed, _ = apply_changes(sections, {(): name}, [(name, key, value) for key, value in changes.items()])
     variants = VariantSettings.model_validate_json(json.dumps(changed["variants"]))
     per_root = max(1, round(share * variants.per_root))
     return recipe.model_copy(

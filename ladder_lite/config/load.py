@@ -51,10 +51,10 @@ def load_recipe(
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check_with_arms(*apply(tree, places, changes))
+        _check_with_arms(*apply_changes(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    tree, places = apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    tree, places = apply_changes(tree, places, [*chosen, *(smoked if smoke else []), *own])
     return _check_with_arms(tree, places)
 
 
@@ -115,7 +115,9 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
+def apply_changes(
+    tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
+) -> tuple[dict[str, Any], Places]:
     """Return the settings and their places after the changes (place, dotted key, value)."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:
@@ -141,7 +143,7 @@ def _check_with_arms(tree: dict[str, Any], places: Places) -> Recipe:
     for name, changes in recipe.arms.items():
         place = _place(places, ("arms", name))
         keys = [(place, key, value) for key, value in changes.items() if key != "share"]
-        _check(*apply(recipe.model_dump(mode="json"), {(): place}, keys))
+        _check(*apply_changes(recipe.model_dump(mode="json"), {(): place}, keys))
     return recipe
 
 

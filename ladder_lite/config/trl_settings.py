@@ -18,11 +18,12 @@ class Setting(NamedTuple):
     """Who decides a setting of GRPOConfig, and how it can be told that the trainer holds what was decided.
 
     The loop's settings have a `value`, PER_RUN where it depends on the run, or TRL's default; with others, steps,
-    rollouts and rows would not match, so recipes must not have them. Settings without an entry are the recipe's.
+    rollouts and rows would not match, so recipes must not have them. Of `derived` ones the loop makes other values for
+    the trainer. Settings without an entry are the recipe's.
     `compared` is false where GRPOConfig or Unsloth writes it in another form; `copy` names the trainer's own copy.
     """
 
-    owner: Literal["recipe", "loop"]
+    owner: Literal["recipe", "loop", "derived"]
     value: Any = None
     compared: bool = True
     copy: str | None = None
@@ -54,6 +55,10 @@ SETTINGS: dict[str, Setting] = {
     **dict.fromkeys(
         ("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"), Setting("loop", TRL_DEFAULT)
     ),
+    # The recipe's batch, in portions that fit; truncated completions are masked with the rollouts.
+    "per_device_train_batch_size": Setting("derived"),
+    "gradient_accumulation_steps": Setting("derived"),
+    "mask_truncated_completions": Setting("derived", copy="mask_truncated_completions"),
     # Of the recipe, but Unsloth has its own way to do it, which changes nothing of what is learned.
     **dict.fromkeys(
         ("gradient_checkpointing", "gradient_checkpointing_kwargs", "bf16_full_eval", "fp16_full_eval"),
@@ -65,13 +70,13 @@ SETTINGS: dict[str, Setting] = {
     **{
         name: Setting("recipe", copy=name)
         for name in (
-            *("beta", "importance_sampling_level", "loss_type", "mask_truncated_completions", "max_completion_length"),
+            *("beta", "importance_sampling_level", "loss_type", "max_completion_length"),
             *("num_generations", "scale_rewards", "temperature", "top_p"),
         )
     },
     "epsilon": Setting("recipe", copy="epsilon_low"),
 }
-"""The settings of GRPOConfig that are not simply the recipe's."""
+"""The settings of GRPOConfig that are not the recipe's alone, or of which the trainer has a copy."""
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 

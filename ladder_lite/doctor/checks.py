@@ -77,7 +77,7 @@ class Check:
 
 def preflight(
     recipe: Recipe,
-    run_path: Path,
+    run_path: Path | None,
     needed_bytes: int | None = None,
     adapter_bytes: int | None = None,
     download_bytes: int | None = None,
@@ -86,17 +86,19 @@ def preflight(
 
     `needed_bytes` is the predicted peak of GPU memory besides the CUDA context, which is there once this has run;
     `adapter_bytes` is the adapter's size in float32 and `download_bytes` that of the model's files on the hub. What
-    depends on an unknown one is left out. Imports torch, and Unsloth where it is to load the model.
+    depends on an unknown one is left out. Without a `run_path` nothing is trained, so neither checkpoints nor trackers
+    are looked at. Imports torch, and Unsloth where it is to load the model.
     """
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
     if loader is not None:
         checks[1:1] = _check_gpu(recipe.model)  # a fault of the GPU explains what cannot be done without one
-    checks += _check_trackers(recipe.grpo.trl.get("report_to"))
+    if run_path is not None:
+        checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     if loader is not None:
         checks += _check_device(recipe.model, needed_bytes)
-    folders = {"checkpoints": run_path}
+    folders = {} if run_path is None else {"checkpoints": run_path}
     n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)  # of one training, and of each condition
     needs = {"checkpoints": _RESERVE_BYTES + n_adapters * (adapter_bytes or 0)}
     if missing_bytes := to_download(recipe.model, download_bytes):
@@ -136,12 +138,16 @@ def demand(checks: Sequence[Check]) -> None:
         raise UserError(str(failed[0]))
 
 
-def open_backend(recipe: Recipe, run_path: Path, live: "Live") -> Backend:
-    """Load the model of a recipe, after the checks that a run begins with; UserError where one of them fails."""
+def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend:
+    """Load the model of a recipe, after the checks that a run begins with; UserError where one of them fails.
+
+    Without a `run_path` the model is only sampled from, and what training needs is not asked for.
+    """
     from ladder_lite.terminal import show
 
     needs = predict(recipe)
-    demand(preflight(recipe, run_path, **needs))
+    asked = needs if run_path else {name: needs[name] for name in needs if name == "download_bytes"}
+    demand(preflight(recipe, run_path, **asked))
     if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
     with live.stage(f"load {recipe.model.id}"):

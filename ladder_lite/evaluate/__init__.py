@@ -7,6 +7,7 @@ The command compares a run's adapters with its base model, on any problems. `sam
 loop uses too, `scores.py` says what the numbers are.
 """
 
+from ladder_lite.evaluate.of_run import Request, evaluate_run
 from ladder_lite.evaluate.sampling import Sampler
 
-__all__ = ["Sampler"]
+__all__ = ["Request", "Sampler", "evaluate_run"]

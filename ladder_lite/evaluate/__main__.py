@@ -23,6 +23,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/tiny-s0.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
+    *,
     problems: Annotated[str, typer.Option(help="JSON lines with an integrand each, or the name of a set.")],
     condition: Annotated[str | None, typer.Option(help="One adapter beside the base model; else all.")] = None,
     split: Annotated[str, typer.Option(help="Of the problems: test or train.")] = "test",
@@ -45,7 +47,7 @@ def main(
         raise UserError("--greedy-only is one answer to each problem; leave out --samples and --k")
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder; name another --out")
-    request = Request(problems, chosen, condition, samples, k, greedy_only, seed, out)
+    request = Request(problems, chosen, condition, samples, k, greedy_only, seed, out, tuple(overrides or ()))
     console = Console(highlight=False, stderr=True) if json_ else None
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console) as live:
         result = evaluate_run(run, request, live)

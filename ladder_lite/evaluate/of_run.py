@@ -34,6 +34,7 @@ class Request:
     greedy_only: bool = False
     seed: int | None = None
     out: Path | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
@@ -45,14 +46,14 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
     asked for do not do.
     """
     run = open_run(path)
-    recipe, chosen = run.recipe(), request.condition
+    recipe, chosen = run.recipe(request.overrides), request.condition
     adapters = {"base": None, **(run.adapters if chosen is None else {chosen: run.adapter(chosen)})}
     settings, seed = _settings(recipe.eval, request), recipe.seed if request.seed is None else request.seed
     source = recipe.task.model_copy(update={"train": request.problems, "test": request.problems, "select": None})
     task = load_task(source)
     problems = task.problems(request.split)
     with nullcontext(request.out) if request.out else tempfile.TemporaryDirectory() as kept:
-        backend = open_backend(recipe, Path(kept), live)
+        backend = open_backend(recipe, None, live)
         backend.check([task.prompt(problem) for problem in problems])
         fresh = backend.snapshot()
         sampler = Sampler(task, backend, settings, seed)
@@ -109,7 +110,7 @@ def _digest_of(adapter: Path) -> str | None:
 def _claim(folder: Path, inputs: object) -> None:
     """Make the folder the one for these inputs; UserError where it holds answers of others."""
     mark, path = {"digest": digest(inputs)}, folder / layout.BEGUN
-    if read_json(path) not in ({}, mark):
+    if path.exists() and read_json(path, "name another --out") != mark:
         raise UserError(
             f"{folder}: holds answers to other problems, or of other weights or settings; name another --out"
         )

@@ -47,6 +47,10 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
     recipe, adapter = finished.recipe(), finished.adapter(condition)
     if adapter is None:
         raise UserError("--condition base: the base model has no adapter; name a condition that trained one")
+    if not (adapter.parent / layout.DONE).exists():
+        raise UserError(
+            f"{adapter.parent}: this training is not done; run the recipe to its end, or name another --condition"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already there; name another folder with --out, or remove it")
     with _new_folder(out) as folder:
@@ -204,7 +208,7 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
 
 def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
     """What the run's report says of the condition and of the base model, if there is a report."""
-    report = read_json(run / layout.REPORT)
+    report = read_json(run / layout.REPORT, f"python -m ladder_lite.report {run} writes it again")
     lines = []
     for name, model in ((condition, "this model"), ("base", "the base model")):
         if (entry := report.get("conditions", {}).get(name)) is not None:

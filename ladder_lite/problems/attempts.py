@@ -29,14 +29,21 @@ class Outcome(Enum):
 
 
 _OUTCOMES = {
-    Reason.CORRECT: Outcome.RIGHT,
-    Reason.WRONG: Outcome.WRONG,
-    Reason.NO_ANSWER: Outcome.UNREADABLE,
-    Reason.UNPARSEABLE: Outcome.UNREADABLE,
-    Reason.FORBIDDEN: Outcome.REFUSED,
-    Reason.TOO_LARGE: Outcome.REFUSED,
-    Reason.UNVERIFIABLE: Outcome.UNVERIFIABLE,
+    "CORRECT": Outcome.RIGHT,
+    "WRONG": Outcome.WRONG,
+    "NO_ANSWER": Outcome.UNREADABLE,
+    "UNPARSEABLE": Outcome.UNREADABLE,
+    "FORBIDDEN": Outcome.REFUSED,
+    "TOO_LARGE": Outcome.REFUSED,
+    "UNVERIFIABLE": Outcome.UNVERIFIABLE,
 }
+
+
+def outcome_of(reason: str, truncated: bool) -> Outcome:
+    """What became of an attempt with this grade; a reason that only another version has counts as unverifiable."""
+    outcome = _OUTCOMES.get(reason, Outcome.UNVERIFIABLE)
+    is_settled = outcome in (Outcome.RIGHT, Outcome.UNVERIFIABLE)
+    return Outcome.TRUNCATED if truncated and not is_settled else outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,7 @@ class Attempt:
     @property
     def outcome(self) -> Outcome:
         """What became of it."""
-        outcome = _OUTCOMES[self.grade.reason]
-        is_settled = outcome in (Outcome.RIGHT, Outcome.UNVERIFIABLE)
-        return Outcome.TRUNCATED if self.completion.truncated and not is_settled else outcome
+        return outcome_of(self.grade.reason.value, self.completion.truncated)
 
     def to_row(self) -> dict[str, Any]:
         """The attempt as one flat JSON object."""

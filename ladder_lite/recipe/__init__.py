@@ -6,7 +6,7 @@
     python -m ladder_lite.recipe llama3b --budget 9h
 
 Run the same command again after a kill, a crash, Ctrl-C or the end of the budget and it goes on where it was. What a
-condition does is told in `ladder_lite.recipe.experiment`: the paper's loop is its `ladder` and `ladder_ttrl`.
+condition does is told in `ladder_lite.recipe.experiment`: the paper's loop is its `do`.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def run_recipe(
 
     stale = stages.dependents(recipe, redo)
     there = [name for name in stale if name in redo or (path / name).exists()]
-    recipe = with_more(recipe, [name for stage in there if (name := layout.condition_of(stage))])
+    recipe = with_more(recipe, [name for stage in there if (name := layout.condition_name(stage))])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
         for name in reversed(stale):  # a kill must not leave results of what is gone
             run.stage(name, None).clear()
@@ -53,5 +53,5 @@ def run_recipe(
         finished = run.path / layout.REPORT
         if not experiment.lab.worked and finished.exists():
             live.say("everything is done already; --redo STAGE does a stage anew")
-            return read_json(finished)
+            return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
         return report.write_report(run.path)

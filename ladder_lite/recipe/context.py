@@ -208,7 +208,7 @@ def _select(lab: Lab) -> None:
 
 def remove_checkpoints(stage: Stage) -> None:
     """Training that is done needs its adapter only; checkpoints are larger, and there are two."""
-    for folder in (stage.path, stage.path / "train"):
+    for folder in (stage.path, stage.path / layout.TRAIN):
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, arm, condition_of, shares_tree
+from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, arm, condition_of, shares_tree, with_arms
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
@@ -135,7 +135,9 @@ class _Work:
         select, longest = recipe.task.select, recipe.eval.max_new_tokens
         learned = self._learned * len(self._learning)
         looks = sum(1 + _max_steps(its.grpo) // its.grpo.eval_every for its in self._arms.values())
-        evaluated = sum(name.endswith("/eval") and name.split("/")[1] not in self._learning for name in self._stages)
+        evaluated = sum(
+            layout.evaluation(c.name) in self._stages for c in with_arms(recipe.arms) if c.name not in self._learning
+        )
         # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
         # samples, and its tries.
         answers = self._test * (evaluated * (recipe.eval.samples + 1) + looks)
@@ -181,7 +183,7 @@ class _Work:
         for name in self._learning:
             tried = run / layout.problems(name)
             begun = sorted(tried.glob("*/"))
-            left += sum(look(each / "train", 0 if (each / layout.DONE).exists() else ttrl_steps) for each in begun)
+            left += sum(look(each / layout.TRAIN, 0 if (each / layout.DONE).exists() else ttrl_steps) for each in begun)
             if not (tried / layout.DONE).exists():
                 left += max(self._learned - len(begun), 0) * ttrl_steps  # in this order, what is unknown stays NaN
         return None if len(seconds) < 2 or math.isnan(left) else left * median(seconds)

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe, condition_of, shares_tree
+from ladder_lite.config import Recipe, shares_tree, with_arms
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
@@ -31,15 +31,16 @@ SHOWN_ANSWERS = 2
 
 
 class Experiment:
-    """A recipe at work in its run folder. Every method is a condition or a stage; a stage that is done is skipped."""
+    """A recipe at work in its run folder. `do` does a condition; the other methods are stages, each done once."""
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
+        self.conditions = {condition.name: condition for condition in with_arms(recipe.arms)}
         self.lab = Lab(recipe, run, live, deadline)
 
     def do(self, name: str) -> None:
         """Do a condition, after those that it needs, unless it is done: a built-in one, or an arm of the recipe."""
-        condition, lab = condition_of(name), self.lab
+        condition, lab = self.conditions[name], self.lab
         for earlier in condition.needs:
             self.do(earlier)
         if condition.trains_on == "roots":  # the paper's control
@@ -112,10 +113,10 @@ class Experiment:
 
         recipe, lab = self.lab.arm(condition), self.lab
         settings = recipe.grpo
-        adaptive = recipe.variants.adaptive if condition_of(condition).trains_on == "variants" else None
+        adaptive = recipe.variants.adaptive if self.conditions[condition].trains_on == "variants" else None
 
         def work(stage: Stage) -> dict[str, Any]:
-            lab.restore("base")
+            lab.restore(self.conditions[condition].start)
             growth = None
             tree = [problem for problem in problems if problem.parent_id is not None]
             if adaptive:

@@ -35,7 +35,7 @@ def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The stages of some conditions and those that these start from, in the order of the flow."""
     stages = needs(recipe)
-    wanted = [name for name in stages if layout.condition_of(name) in conditions]
+    wanted = [name for name in stages if layout.condition_name(name) in conditions]
     found = set(wanted)
     while wanted:
         more = [name for name in stages[wanted.pop()] if name not in found]

@@ -32,7 +32,7 @@ def learn(lab: "Lab", condition: Condition) -> None:
     def work(stage: Stage) -> dict[str, Any]:
         left = _unsolved(lab)
         # Without LADDER the same problems: they are what the two are compared on.
-        chosen = ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.start == "ladder" else _tried(lab)
+        chosen = ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.problems_of == "ladder/eval" else _tried(lab)
         outcomes: list[dict[str, Any]] = []
         with lab.live.stage(condition.label, len(chosen)) as bar:
             for problem in chosen:
@@ -47,7 +47,7 @@ def learn(lab: "Lab", condition: Condition) -> None:
             "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
             "problems": [problem.id for problem in chosen],
             **{key: sum(outcome[key] for outcome in outcomes) for key in ("steps", "seconds", "n_tokens")},
-            "rollbacks": sum(len(divergence.load(stage.path / problem.id / "train")) for problem in chosen),
+            "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
     lab.do(layout.problems(condition.name), [*_settings(lab), *lab.looks], work)
@@ -60,7 +60,7 @@ def answer_after(lab: "Lab", condition: Condition) -> None:
 
     def answers(*below: str) -> "list[Attempt]":
         tried = sorted(path.name for path in (lab.run.path / layout.problems(name)).glob("*/"))
-        own = {id_: lab.attempts("/".join((layout.problems(name, id_), "eval", *below))) for id_ in tried}
+        own = {id_: lab.attempts("/".join((layout.problems(name, id_), layout.EVAL, *below))) for id_ in tried}
         before = lab.attempts("/".join((layout.evaluation(start), *below)))
         return [*(a for a in before if a.problem_id not in own), *(a for part in own.values() for a in part)]
 

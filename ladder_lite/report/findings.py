@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ladder_lite import variants
-from ladder_lite.config import BUILT_IN, condition_of
+from ladder_lite.config import BUILT_IN, with_arms
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.problems.attempts import Attempt, Outcome
+from ladder_lite.problems.attempts import Attempt, Outcome, outcome_of
 from ladder_lite.report.paper_results import experiment_of
 from ladder_lite.runs import Run, layout, read_json
 
@@ -116,7 +116,7 @@ def _training(run: Run, name: str) -> dict[str, Any]:
         return {}
     counts: dict[int, Counter[Outcome]] = {}
     for row in run.rows(stage, layout.ATTEMPTS):
-        counts.setdefault(row["step"], Counter())[Attempt.from_row(row).outcome] += 1
+        counts.setdefault(row["step"], Counter())[outcome_of(row["reason"], row.get("truncated", False))] += 1
     steps = sorted(signal)
     size = -(-len(steps) // _N_BINS)
     stretches = [steps[at : at + size] for at in range(0, len(steps), size)]
@@ -184,7 +184,8 @@ def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences of pass@1, condition minus reference, where both were asked the same problems."""
     rates = {name: pass_rates(run, name) for name in entries}
-    pairs = [(name, other) for name in entries for other in condition_of(name).compared_with if other in entries]
+    references = {condition.name: condition.compared_with for condition in with_arms(run.arms)}
+    pairs = [(name, other) for name in entries for other in references.get(name, ()) if other in entries]
     return [
         {
             "condition": name,

@@ -117,7 +117,7 @@ def _ttrl(
     rows: list[Row] = []
     for row in found[:_N_PROBLEMS]:
         number, statement = problems[row["problem_id"]]
-        tree = run.path / "conditions" / condition / "problems" / str(row["problem_id"]) / "variants"
+        tree = run.path / layout.problems(condition, str(row["problem_id"])) / layout.VARIANTS
         rows.append(
             {
                 "no.": number,

@@ -47,8 +47,8 @@ class Run:
     @property
     def adapters(self) -> dict[str, Path]:
         """The folders of trained adapters by condition, in the order of the conditions."""
-        found = self.path.glob(f"{layout.train('*')}/{layout.ADAPTER}/{layout.ADAPTER_CONFIG}")
-        trained = {path.parents[2].name: path.parent for path in sorted(found)}
+        found = self.path.glob(f"{layout.train('*')}/{layout.ADAPTER}")
+        trained = {path.parents[1].name: path for path in sorted(found)}
         return {name: trained[name] for name in dict.fromkeys([*self.conditions, *trained]) if name in trained}
 
     def adapter(self, condition: str) -> Path | None:
@@ -60,12 +60,13 @@ class Run:
             return adapters[condition]
         known = condition_of(condition)
         if known.problems_of is not None:
+            why = "TTRL rolls its own back after each problem" if known.trains_on else "it trains none"
             raise UserError(
-                f"--condition {condition}: it leaves no adapter, TTRL takes its own back after each problem; "
-                f"--condition {known.start} is what all of them started from"
+                f"--condition {condition}: this condition leaves no adapter ({why}); --condition {known.start} is the "
+                "model that it starts from"
             )
         names = ["base", *adapters]
-        trained = f"it has {', '.join(names)}" if adapters else "nothing is trained there yet"
+        trained = f"it has {', '.join(names)}" if adapters else "nothing is trained there yet; run the recipe first"
         raise UserError(
             f"--condition {condition}: {self.path} has no such adapter{nearest(condition, names)}; {trained}"
         )
@@ -90,34 +91,35 @@ def open_run(path: Path) -> Run:
     try:
         tree = yaml.safe_load(file.read_bytes())
         return Run(
-            path,
-            str(tree["name"]),
-            int(tree["seed"]),
-            str(tree["model"]["id"]),
-            str(tree["task"]["train"]),
-            str(tree["task"]["test"]),
-            tuple(dict.fromkeys([*map(str, tree["conditions"]), *_run_besides(path)])),
-            tree.get("arms") or {},
-            int(tree["eval"]["samples"]),
-            int(tree["eval"]["k"]),
-            tree,
+            path=path,
+            name=str(tree["name"]),
+            seed=int(tree["seed"]),
+            model=str(tree["model"]["id"]),
+            train=str(tree["task"]["train"]),
+            test=str(tree["task"]["test"]),
+            conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_run_besides(path)])),
+            arms=tree.get("arms") or {},
+            samples=int(tree["eval"]["samples"]),
+            k=int(tree["eval"]["k"]),
+            settings=tree,
         )
     except FileNotFoundError as error:
         raise UserError(f"{path}: not a run folder (no {file.name}); name one, such as runs/tiny-s0") from error
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        load_recipe(str(file))  # names the line of the mistake, where this version understands the rest
         raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "redo the stage of this file") -> dict[str, Any]:
     """A JSON object of a run, an empty one where there is no such file yet; UserError for a damaged one."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); redo the stage of this file") from error
+        raise UserError(f"{path}: damaged ({error}); {remedy}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: damaged (not a JSON object); redo the stage of this file")
+        raise UserError(f"{path}: damaged (not a JSON object); {remedy}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Where everything stands in a run folder, by name.
+"""The files and folders of a run, by name.
 
     recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
     select/, transformations/, variants/                stages that conditions share
@@ -16,7 +16,8 @@ REPORT, REPORT_PAGE = "report.json", "report.html"
 BEGUN, DONE = "begun.json", "done.json"
 SELECT, TRANSFORMATIONS, VARIANTS, CONDITIONS = "select", "transformations", "variants", "conditions"
 ADAPTER, CHECKPOINTS, GREEDY = "adapter", "checkpoints", "greedy"
-WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft writes the config last
+TRAIN, EVAL = "train", "eval"
+WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 ATTEMPTS = "attempts.jsonl"
 METRICS, CURVE, PASS_RATES, ROLLBACKS = "metrics.jsonl", "curve.jsonl", "pass_rates.jsonl", "rollbacks.jsonl"
@@ -30,7 +31,7 @@ def variants(condition: str) -> str:
 
 def train(condition: str) -> str:
     """The stage of a condition's training."""
-    return f"{CONDITIONS}/{condition}/train"
+    return f"{CONDITIONS}/{condition}/{TRAIN}"
 
 
 def problems(condition: str, problem_id: str = "") -> str:
@@ -40,10 +41,10 @@ def problems(condition: str, problem_id: str = "") -> str:
 
 def evaluation(condition: str) -> str:
     """The stage of a condition's answers to the test problems."""
-    return f"{CONDITIONS}/{condition}/eval"
+    return f"{CONDITIONS}/{condition}/{EVAL}"
 
 
-def condition_of(stage: str) -> str | None:
+def condition_name(stage: str) -> str | None:
     """The condition that a stage belongs to, None for one that conditions share."""
     first, _, below = stage.partition("/")
     return below.partition("/")[0] if first == CONDITIONS else None

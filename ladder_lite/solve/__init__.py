@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -131,8 +131,7 @@ class Solver:
         """The model, loaded when it is first needed, on a machine that was looked at first."""
         from ladder_lite.doctor.checks import open_backend
 
-        with TemporaryDirectory() as scratch:
-            backend = open_backend(self.recipe, Path(scratch), self.live)
+        backend = open_backend(self.recipe, Path(gettempdir()), self.live)  # TTRL's files are temporary
         if self._adapter is not None:
             backend.load(self._adapter)
         return backend
@@ -186,8 +185,9 @@ class Solver:
         return Solution(integrand, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
 
     def _check(self, problem: Problem) -> None:
+        backend = self.backend
         try:
-            self.backend.check([self.task.prompt(problem)])
+            backend.check([self.task.prompt(problem)])
         except UserError as error:
             if self.recipe.model.id != EMBEDDED:
                 raise

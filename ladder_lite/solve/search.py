@@ -96,7 +96,7 @@ class Search:
             # Nothing is measured here, and what is learned is forgotten: no problem has to be kept out of the tree.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
             ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
-            self._note([Attempt.from_row(row) for row in read_jsonl(folder / "eval" / layout.ATTEMPTS)])
+            self._note([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
         if self._variants and live.room is not None:  # a log has told it step by step
             live.print(self._tree(self._variants))
 

@@ -62,7 +62,7 @@ class Trainer(trl.GRPOTrainer):
         with redirect_stdout(StringIO()):  # Unsloth prints
             super().__init__(
                 model=model,
-                reward_funcs=self.grade,
+                reward_funcs=self.reward,
                 args=config,
                 train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
                 processing_class=tokenizer,
@@ -110,7 +110,7 @@ class Trainer(trl.GRPOTrainer):
             "reply": [rollout.completion for rollout in rollouts],
         }
 
-    def grade(self, row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
+    def reward(self, row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
         """The rewards of replies to the problems of some rows."""
         return [0.0] * len(row) if self._probing else self.progress.grade(row, reply)
 
@@ -139,7 +139,7 @@ class Trainer(trl.GRPOTrainer):
             self._metrics["train"].clear()
             self.model.train(was_training)
 
-    # What TRL's trainer does otherwise.
+    # Overrides of TRL's and transformers' methods.
 
     def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
         return _Rows(self.args, self.progress)

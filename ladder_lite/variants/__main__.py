@@ -37,7 +37,7 @@ def main(
     root = task.read(integral)
     with Live() as live, TemporaryDirectory() as scratch:
         folder = out or Path(scratch)
-        backend = open_backend(settings, folder, live)
+        backend = open_backend(settings, None, live)
         if settings.variants.transformations == "model":
             with live.stage("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)

@@ -398,6 +398,20 @@ def test_a_machine_without_the_gpu_that_a_run_needs_is_refused(made: Path, tmp_p
         evaluate_run(run, Request("tiny", greedy_only=True), Live(Console(file=StringIO())))
 
 
+@pytest.mark.usefixtures("lent")
+def test_settings_of_a_run_can_be_changed(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made, tmp_path / "run")
+    trains = [
+        "model.device=cuda",
+        "grpo.trl.report_to=comet_ml",
+    ]  # neither is there, and only training needs the second
+    (run / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe("tiny", trains)))
+    (tmp_path / "one.jsonl").write_text(json.dumps({"integrand": "cos(2*x)"}))
+    request = Request(str(tmp_path / "one.jsonl"), condition="base", greedy_only=True, overrides=("model.device=cpu",))
+    found = evaluate_run(run, request, Live(Console(file=StringIO())))
+    assert found["conditions"]["base"]["n_problems"] == 1
+
+
 def test_help_loads_no_torch() -> None:
     code = "import sys, runpy; sys.argv = ['evaluate', '--help']; "
     code += "runpy.run_module('ladder_lite.evaluate', run_name='__main__')"

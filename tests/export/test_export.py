@@ -328,8 +328,9 @@ def test_what_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("ladder_ttrl", "takes its own back after each problem; --condition ladder"),
+        ("ladder_ttrl", "TTRL rolls its own back after each problem"),
         ("base", "the base model has no adapter"),
+        ("ladder_pass100", "it trains none"),
         ("lader", "did you mean ladder?"),
         ("rl_without_variants", "has no such adapter; it has base, ladder"),
     ],
@@ -338,6 +339,12 @@ def test_conditions_without_an_adapter(run: Path, tmp_path: Path, condition: str
     with pytest.raises(UserError) as raised:
         export(run, "adapter", condition, tmp_path / "out", "q4_k_m")
     assert message in str(raised.value)
+
+
+def test_a_training_that_is_not_done(run: Path, tmp_path: Path) -> None:
+    (run / "conditions/ladder/train/done.json").unlink()
+    with pytest.raises(UserError, match="this training is not done; run the recipe to its end"):
+        export(run, "adapter", "ladder", tmp_path / "out", "q4_k_m")
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -105,6 +105,24 @@ def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
     assert ttrl == {"n_left": 3, "attempted": 3, "solved": 2, "voted_right": 1}
 
 
+def test_what_became_of_rollouts_is_told_of_other_versions_too(run: Path) -> None:
+    log = run / "conditions/ladder/train/attempts.jsonl"
+    *rows, other, bare, cut = (row | {"reason": "WRONG", "truncated": False} for row in read_jsonl(log))
+    del bare["truncated"]
+    replace(log, [*rows, other | {"reason": "FROM_ANOTHER_VERSION"}, bare, cut | {"truncated": True}])
+    found = write_report(run)["training"]["ladder"]["rollouts"]
+    last = {kind: shares[-1] for kind, shares in found.items() if shares[-1]}
+    assert last.keys() == {"wrong", "truncated", "unverifiable"}
+    assert last["truncated"] == last["unverifiable"]
+
+
+def test_a_condition_of_another_version_is_compared_with_none(run: Path) -> None:
+    (run / "conditions/ladder").rename(run / "conditions/ladder_of_old")
+    report = write_report(run)
+    assert "ladder_of_old" in report["conditions"]
+    assert "ladder_of_old" not in {row["condition"] for row in report["differences"]}
+
+
 def test_a_recipe_on_the_mit_exam_stands_beside_the_papers_exam(run: Path) -> None:
     text = terminal_text({**write_report(run), "experiment": "mit"})
     assert [row for row in ("50 %", "73 %", "90 %", "R1-Distill-Qwen-7B") if row not in text] == []

@@ -273,7 +273,7 @@ def test_a_run_brings_its_recipe_and_the_adapter_of_a_condition(
     Solver(model, condition="rl_without_variants").solve("x**2")
     Solver(model, condition="base").solve("x**2")
     assert [path.parts[-3] for path in loaded] == ["ladder", "rl_without_variants"]
-    with pytest.raises(UserError, match="--condition ladder_ttrl: it leaves no adapter"):
+    with pytest.raises(UserError, match="--condition ladder_ttrl: this condition leaves no adapter"):
         Solver(model, condition="ladder_ttrl")
     with pytest.raises(UserError, match=r"--recipe tiny: the run .* has a recipe of its own"):
         Solver(model, recipe="tiny")
