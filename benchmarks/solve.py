@@ -8,7 +8,7 @@ first ten are taken that `solve` without `--ttrl` finds no answer to in all its 
 them on another day, so there is a control: answers sampled from the same model, with other seeds, until as many tokens
 are generated as TTRL took for the same integral (first samples, variants, rollouts and tries).
 
-Writes benchmarks/results/solve.json, anew after each integral. `--processor-time` counts the budget in seconds of the
+Writes benchmarks/results/solve.json, again after each integral. `--processor-time` counts the budget in seconds of the
 processor instead of the clock, on a machine that is busy with other things; with OMP_NUM_THREADS=1 that is about the
 time on an idle core.
 """

@@ -44,7 +44,7 @@ def shipped(folder: Literal["recipes", "benchmarks"]) -> Path:
     for candidate in (package / f"_{folder}", package.parent / folder):
         if candidate.is_dir():
             return candidate
-    raise UserError(f"{package}: the shipped {folder} are missing from this installation; install ladder_lite anew")
+    raise UserError(f"{package}: the shipped {folder} are missing from this installation; reinstall ladder_lite")
 
 
 def cache_folder() -> Path:

@@ -106,7 +106,7 @@ class Bar:
         self.done = done
         self._fields.update({name: value for name, value in fields.items() if value is not None})
         now = self._clock()
-        if self._pace and done < self._pace[-1][1]:  # another phase of the stage counts anew
+        if self._pace and done < self._pace[-1][1]:  # another phase of the stage counts from its own start
             self._pace.clear()
         # The last point is moved until it lies far enough from the one before: thousands of quick updates then
         # still span a useful stretch of time.

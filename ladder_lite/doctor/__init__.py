@@ -107,7 +107,7 @@ def _import_error(name: str) -> str | None:
 def _check_imports(imports: Mapping[str, str | None], needs_unsloth: bool) -> Iterator[Check]:
     for name, fault in imports.items():
         if name != "unsloth" or needs_unsloth:  # without a GPU it refuses, as it should
-            yield Check.of(f"import of {name}", fault is None, fault or "works", f"install {name} anew")
+            yield Check.of(f"import of {name}", fault is None, fault or "works", f"reinstall {name}")
 
 
 def _seen_by_torch() -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _check_versions(with_unsloth: bool) -> Check:
     """Whether the installed packages are within the ranges that ladder_lite itself asks for."""
     name, required = "versions", list(_requirements(with_unsloth))
     if not required:
-        return Check(name, False, "ladder_lite's own metadata is missing", "install ladder_lite anew")
+        return Check(name, False, "ladder_lite's own metadata is missing", "reinstall ladder_lite")
     faults = {each: fault for each in required if (fault := _version_fault(each))}
     if faults:
         wanted = " ".join(f"'{each.name}{each.specifier}'" for each in faults)
@@ -215,7 +215,7 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
     except UserError as error:
         return "", Check(name, False, str(error))
     except (ImportError, OSError, RuntimeError) as error:
-        return None, Check(name, False, f"PyTorch does not work here ({first_line(error)})", "install torch anew")
+        return None, Check(name, False, f"PyTorch does not work here ({first_line(error)})", "reinstall torch")
     if loader == "unsloth":
         return loader, Check(name, True, "unsloth")
     why = "as the recipe says" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
@@ -362,7 +362,7 @@ def _check_four_bit(device: "torch.device", dtype: "torch.dtype") -> Check:
         packed, state = bitsandbytes.functional.quantize_4bit(right.T.contiguous().to(device), quant_type="nf4")
         found = bitsandbytes.matmul_4bit(left.to(device), packed.t(), quant_state=state).cpu()
     except (ImportError, OSError, RuntimeError, NotImplementedError) as error:
-        remedy = "install bitsandbytes anew, or set model.load_in_4bit=false"
+        remedy = "reinstall bitsandbytes, or set model.load_in_4bit=false"
         return Check(name, False, f"bitsandbytes does not work here ({first_line(error)})", remedy)
     return _compare(name, found, left.double() @ right.double(), 0.25)  # four bits; a wrong result is off by 1 and more
 

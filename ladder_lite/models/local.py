@@ -292,7 +292,7 @@ class LocalBackend:
             )
 
     def _pad(self, prompts: list[list[int]]) -> Any:
-        # The side is given anew: trainers set the tokenizer's own to the right.
+        # The side is given each time: trainers set the tokenizer's own to the right.
         return self._tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
 
     def _next_logits(self, prompts: list[list[int]]) -> torch.Tensor:

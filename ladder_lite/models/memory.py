@@ -367,7 +367,7 @@ def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens:
 
     Unsloth's cache grows by 512 tokens at a time and comes with a row of attention weights a head; its attention over
     padded prompts may be PyTorch's plain one, with keys and values for all heads in 32 bits (assumed: cards with
-    cuDNN's attention need less). transformers puts one layer's cache together anew for each token and repeats its keys
+    cuDNN's attention need less). transformers rebuilds one layer's cache for each token and repeats its keys
     and values for all heads.
     """
     shape, length = setup.shape, prompt_length + new_tokens

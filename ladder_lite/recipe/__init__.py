@@ -31,7 +31,7 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Run a recipe's conditions in their order, or one of them, and write the report; returns the report.
 
-    Stages to `redo` are done anew with those that start from them, in conditions that the recipe does not ask for too.
+    Stages to `redo` are rerun with those that depend on them, also in conditions that the recipe does not list.
     OutOfTime where the deadline comes first; the report is then written of what is there.
     """
     from ladder_lite import report
@@ -52,6 +52,6 @@ def run_recipe(
             raise
         finished = run.path / layout.REPORT
         if not experiment.lab.worked and finished.exists():
-            live.say("everything is done already; --redo STAGE does a stage anew")
+            live.say("everything is done already; --redo STAGE reruns a stage")
             return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
         return report.write_report(run.path)

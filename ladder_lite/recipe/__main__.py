@@ -26,7 +26,9 @@ def main(
     only: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="Run one condition, with what it needs.")
     ] = None,
-    redo: Annotated[list[str] | None, typer.Option(metavar="STAGE", help="Do a stage and those after it anew.")] = None,
+    redo: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Rerun a stage and those that depend on it.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME", help="A named set of changes that the recipe holds.")
     ] = None,

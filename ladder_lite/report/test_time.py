@@ -104,8 +104,9 @@ def _ttrl(
     left = "" if counts["n_left"] is None else f" of the {counts['n_left']} that LADDER left unsolved"
     said = (
         f"{label_of(condition)}: {counts['attempted']} problems{left}; solved {counts['solved']}, by the paper's rule: "
-        "a right answer, as the verifier finds, at any step. They were chosen for having failed and are answered anew: "
-        "chance alone lifts pass@1 of all problems a little, and the comparison with resampling is the fair one."
+        "a right answer at any step, by the verifier's verdict. They were chosen because they had failed and are "
+        "answered again, so chance alone lifts pass@1 of all problems a little; the fair comparison is the one with "
+        "resampling."
     )
     if "voted_right" in counts:
         chosen = _CHOSEN if run.settings.get("ttrl", {}).get("stop_when_solved", True) else ""

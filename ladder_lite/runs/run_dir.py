@@ -132,7 +132,7 @@ class Stage:
         write_json(self.path / layout.DONE, {"digest": self.digest, **summary})
 
     def clear(self) -> None:
-        """Remove the stage's folder, so that it is done anew; a link that leads out of the run is left alone."""
+        """Remove the stage's folder, so that it is rerun; a link that leads out of the run is left alone."""
         inside = self.path.parent.resolve().is_relative_to(self.run_path.resolve())
         if not inside or self.path.is_symlink():
             raise UserError(f"{self.path}: a link in the run folder; remove it by hand before --redo {self.name}")
@@ -147,14 +147,14 @@ class Stage:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); --redo {self.name} does this stage anew") from error
+            raise UserError(f"{path}: damaged ({error}); --redo {self.name} reruns this stage") from error
         if not isinstance(marker, dict) or "digest" not in marker:
-            raise UserError(f"{path}: damaged (no digest in it); --redo {self.name} does this stage anew")
+            raise UserError(f"{path}: damaged (no digest in it); --redo {self.name} reruns this stage")
         if marker["digest"] != self.digest:
             word = "done" if name == layout.DONE else "begun"
             raise UserError(
                 f"{self.path}: this stage was {word} with other settings or inputs; "
-                f"--redo {self.name} does it anew, another --run-dir keeps it"
+                f"--redo {self.name} reruns it, another --run-dir keeps it"
             )
         return marker
 

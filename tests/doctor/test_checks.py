@@ -319,7 +319,7 @@ def test_a_broken_torch_ends_a_run_in_one_line(tmp_path: Path) -> None:
     run = run_command("recipe", "tiny", "--run-dir", tmp_path / "run", PYTHONPATH=paths)
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
-        "error: loader: PyTorch does not work here (libcudart.so.13: cannot open); install torch anew"
+        "error: loader: PyTorch does not work here (libcudart.so.13: cannot open); reinstall torch"
     ]
 
 

@@ -67,7 +67,7 @@ def test_conditions_bring_what_they_start_from() -> None:
     assert all(need in needs(recipe) for stages in needs(recipe).values() for need in stages)
 
 
-def test_a_stage_done_anew_takes_those_after_it_along() -> None:
+def test_a_stage_that_is_rerun_takes_those_after_it_along() -> None:
     recipe = load_recipe("tiny")
     assert dependents(recipe, ["conditions/ladder/eval"]) == [
         "conditions/ladder/eval",

@@ -127,9 +127,7 @@ def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) ->
         assert {path.parent.name for path in folders} == set(learned["problems"])
 
 
-def test_what_is_done_anew_is_done_in_all_conditions_that_had_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_rerun_is_rerun_in_all_conditions_that_had_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     class Noting:

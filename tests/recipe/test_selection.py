@@ -67,7 +67,7 @@ def test_both_splits_of_a_set_are_the_pool(tmp_path: Path) -> None:
     assert len({problem.id for problem in (*lab.roots, *lab.tests)}) == 6
 
 
-def test_a_pool_that_changed_is_selected_from_anew(tmp_path: Path) -> None:
+def test_a_pool_that_changed_is_selected_from_again(tmp_path: Path) -> None:
     lab = selecting(tmp_path, Model(set()))
     assert len(lab.tests) == 2
     lab.run.close()

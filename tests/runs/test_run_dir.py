@@ -82,7 +82,7 @@ def test_redo_takes_other_settings_over_and_the_stages_they_concern_refuse(path:
     with RunDir.open(path, changed, redo=True) as run:
         assert run.stage("variants", changed.variants.per_root).done == {}
         stage = run.stage("eval", changed.eval.samples)
-        with pytest.raises(UserError, match="--redo eval does it anew"):
+        with pytest.raises(UserError, match="--redo eval reruns it"):
             assert stage.done
         stage.clear()
         assert stage.done is None
@@ -147,9 +147,9 @@ def test_stage_is_done_only_after_finish_and_only_for_its_inputs(path: Path, rec
         stage.finish({"steps": 5, "loss": float("nan")})
         assert run.stage("conditions/ladder/train", {"rows": [1, 2], "steps": 5}).done == {"steps": 5, "loss": None}
         other = run.stage("conditions/ladder/train", {"steps": 6, "rows": [1, 2]})
-        with pytest.raises(UserError, match=r"was done with other .* --redo conditions/ladder/train does it anew"):
+        with pytest.raises(UserError, match=r"was done with other .* --redo conditions/ladder/train reruns it"):
             assert other.done
-        with pytest.raises(UserError, match=r"was begun with other .* --redo conditions/ladder/train does it anew"):
+        with pytest.raises(UserError, match=r"was begun with other .* --redo conditions/ladder/train reruns it"):
             other.begin()
 
 
