@@ -71,7 +71,7 @@ def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:
     result = run_command("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (result.returncode, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
-    assert "  FAIL import of torch: OSError: libcudart.so.13: cannot open; install torch" in lines
+    assert "  FAIL import of torch: OSError: libcudart.so.13: cannot open; reinstall torch" in lines
     assert "  model.backend auto takes: none: PyTorch cannot be imported" in lines
     assert "recipes" in lines
 
