@@ -9,6 +9,7 @@ One evaluation at the base points decides most answers, right and wrong: see `is
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -28,6 +29,8 @@ MANY: Final = 0.15  # of a stretch's points
 ROUNDING: Final = 1e-14  # of terms that cancel
 UNDECIDED: Final = "undecided"
 NEARBY: Final = 10  # times the rounding of a point its neighbours may have
+BLIND: Final = 1e-8  # closer to an end than this, relative to it, F is not looked at
+MOST_UNKNOWN: Final = 0.75  # of the integrals of f towards its ends
 FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
@@ -49,13 +52,14 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     with np.errstate(all="ignore"):
         errors = np.abs(evaluation.slopes - problem.values) / problem.size
     off = ~(errors <= TOLERANCE)
-    counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
-    good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
-    if counts and not good and not problem.may_be_zero:
+    good = _agreeing(problem.stretches, off)
+    if problem.stretches and not good and not problem.may_be_zero:
         # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
         return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
+    if good and answer.curves != () and _breaks_elsewhere(answer, evaluation, problem):
+        good = _agreeing(problem.parts, off)
     for stretch, n_off in good:
         if (
             not stretch.is_loud
@@ -65,6 +69,12 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
         ):
             return None
     return UNDECIDED
+
+
+def _agreeing(stretches: Iterable[Stretch], off: Bools) -> list[tuple[Stretch, int]]:
+    """The stretches with FEW points at which F' is `off`, and how many these are."""
+    counts = [(stretch, int(np.count_nonzero(off & stretch.inside))) for stretch in stretches]
+    return [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
 
 
 def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
@@ -109,38 +119,57 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         rounding = np.abs(jittered - values)
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
-        return not _breaks_at_ends(evaluation, problem, stretch) or _is_continuous_at_ends(
-            answer, problem, stretch, rounding
+        return (
+            not _breaks_elsewhere(answer, evaluation, problem)
+            or _is_continuous_at_ends(answer, problem, stretch, rounding)
+            or _is_continuous_at_ends(answer, problem, stretch, None)
         )
     growth = _growth_in(problem, stretch)
-    if growth is None or _breaks_unseen(evaluation, growth, stretch):
-        return False
+    if growth is None or _breaks_within(evaluation, np.isnan(growth.integrals) & both_near(stretch.inside)):
+        return False  # where f's integral is not known
     unclear = growth.unclear(values, rounding)
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
     return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
-def _breaks_at_ends(evaluation: Evaluation, problem: Integrand, stretch: Stretch) -> bool:
-    """Whether F may break between a stretch's last points and its ends, and not just where f does."""
-    inside, outside = _sides(problem, stretch)
+def _breaks_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+    """Whether F may jump where f does not break: between a stretch's last points and its ends, for example.
+
+    At a pole it does not, unless something turns there as well, as in tanh(1/x).
+    """
+    kinds = ("root", "log", "pole") if "turn" in answer.kinds else ("root", "log")
     return any(
-        kind != "turn"
-        and (np.signbit(q[inside]) != np.signbit(q[outside])).any()
-        and not any(np.array_equal(q, of_f) for _, of_f in problem.breakables)
+        kind in kinds and not any((q == of_f).all() for _, of_f in problem.breakables)
         for kind, q in evaluation.breakables
     )
 
 
 @lru_cache(maxsize=256)
-def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Indices]:
-    """The first and last of a stretch's points and the points beyond, where it has near ends."""
+def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Floats, Floats]:
+    """Of each end of a stretch: the near point closest to it (its index), the closest of all points, a place beyond.
+
+    A stretch that stops short of a far point because f overflows or underflows there does not end.
+    """
     order = by_place(problem.seed)
-    first, last = np.flatnonzero(stretch.inside[order])[[0, -1]]
-    sides = [(first, first - 1)] if first > 0 and order[first] < N_NEAR else []
-    sides += [(last, last + 1)] if last + 1 < len(order) and order[last] < N_NEAR else []
-    inside, outside = order[np.array(sides, np.intp).reshape(-1, 2).T]
-    return inside, outside
+    at = np.flatnonzero(stretch.inside[order])
+    is_near = order[at] < N_NEAR
+    sides = []
+    for k, step in ((0, -1), (-1, 1)):
+        beyond = at[k] + step
+        if not 0 <= beyond < len(order):
+            continue
+        inside, outside = problem.points[order[[at[k], beyond]]]
+        if order[beyond] >= N_NEAR:
+            distance = step * (problem.ends.mean(axis=1) - inside)
+            distance[(distance < 0) | (distance > abs(outside - inside))] = np.inf
+            if distance.min(initial=np.inf) < np.inf:
+                outside = problem.ends[distance.argmin(), max(step, 0)]
+            elif not is_near[k]:
+                continue
+        sides.append((order[at[is_near][k]], inside, outside))
+    near, inside, outside = np.array(sides).reshape(-1, 3).T
+    return near.astype(np.intp), inside, outside
 
 
 def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, rounding: Floats | None) -> bool:
@@ -152,7 +181,10 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     if growth is None:
         return True
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
-    values = answer.evaluate(edges, derivative=False).values
+    evaluation = answer.evaluate(edges, derivative=False)
+    values, unknown = evaluation.values, np.isnan(growth.integrals)
+    if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN or _breaks_within(evaluation, unknown):
+        return False
     if rounding is None:
         with np.errstate(invalid="ignore"):
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
@@ -173,13 +205,11 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
     return evaluation.is_resolved(answer.curves, gaps(seed))
 
 
-def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> bool:
-    """Whether a root or logarithm of F breaks where f's integral is not known."""
-    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
-    return bool(unknown.any()) and any(
-        (np.diff(np.signbit(q[:N_NEAR])) & unknown).any()
-        for kind, q in evaluation.breakables
-        if kind in ("root", "log")
+def _breaks_within(evaluation: Evaluation, intervals: Bools) -> bool:
+    """Whether a root or logarithm of F breaks in some of the intervals between its first points."""
+    n = len(intervals) + 1
+    return bool(intervals.any()) and any(
+        (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in ("root", "log")
     )
 
 
@@ -198,12 +228,14 @@ def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
 @lru_cache(maxsize=256)
 def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow from the first and last near points of a stretch towards its ends, where it has some."""
-    inside, outside = (problem.points[side] for side in _sides(problem, stretch))
-    if not len(inside):
+    at, inside, outside = _sides(problem, stretch)
+    if not len(at):
         return None
-    towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
-    edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
-    wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
+    near, found = problem.points[at], ends(problem.expression, inside, outside, rounds=5)
+    distance = np.abs(near - found)
+    distances = np.clip(np.multiply.outer(TOWARDS_END, distance), BLIND * np.abs(found), distance)
+    edges = np.sort(np.concatenate([near, (found + np.sign(near - found) * distances).ravel()]))
+    wanted = ~(np.isin(edges[:-1], near) & np.isin(edges[1:], near))  # not from the one side to the other
     integrals, scales, _ = increments(problem.expression, edges, wanted)
     with np.errstate(over="ignore"):
         # For x is rounded as well.
