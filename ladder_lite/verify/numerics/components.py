@@ -142,14 +142,11 @@ def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> 
     return found
 
 
-def ends(expression: Expression, inside: Floats, outside: Floats, rounds: int = 4) -> Floats:
-    """As far from `inside` towards `outside` as f is finite and real, carries its digits and does not end.
-
-    Each of the `rounds` makes it 32 times more precise.
-    """
+def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
+    """As far from `inside` towards `outside` as f is finite and real, carries its digits and does not end."""
     fractions = np.linspace(0, 1, 65)
     rows = np.arange(len(inside))
-    for _ in range(rounds):
+    for _ in range(4):
         points = inside[:, None] + (outside - inside)[:, None] * fractions
         evaluation = evaluate_real(expression, points[:, :-1].ravel())
         usable = np.isfinite(evaluation.values)

@@ -9,13 +9,14 @@ One evaluation at the base points decides most answers, right and wrong: see `is
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices, Numbers
+from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
 from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
@@ -58,14 +59,15 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
         return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
-    if good and answer.curves != () and _breaks_elsewhere(answer, evaluation, problem):
+    ends_count = bool(good) and answer.curves != () and _breaks_elsewhere(answer, evaluation, problem)
+    if ends_count:
         good = _agreeing(problem.parts, off)
     for stretch, n_off in good:
         if (
             not stretch.is_loud
             and np.count_nonzero((errors > EXACT_TO) & stretch.inside) <= MOST * stretch.n_points
             and (not n_off or _is_explained(answer, problem, evaluation, stretch.inside, ~off))
-            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch))
+            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch, ends_count))
         ):
             return None
     return UNDECIDED
@@ -104,8 +106,13 @@ def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation
     return bool(agreement(answer, problem.expression, near[-1:]))
 
 
-def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch) -> bool:
-    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away."""
+def _is_continuous(
+    answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch, ends_count: bool
+) -> bool:
+    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away.
+
+    Nor does it between the last points and the ends of the stretch, if `ends_count` or F may jump between the points.
+    """
     if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
     values = evaluation.values[:N_NEAR]
@@ -120,13 +127,16 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return (
-            not _breaks_elsewhere(answer, evaluation, problem)
+            not ends_count
             or _is_continuous_at_ends(answer, problem, stretch, rounding)
             or _is_continuous_at_ends(answer, problem, stretch, None)
         )
     growth = _growth_in(problem, stretch)
-    if growth is None or _breaks_within(evaluation, np.isnan(growth.integrals) & both_near(stretch.inside)):
-        return False  # where f's integral is not known
+    if growth is None:
+        return False
+    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
+    if _breaks_within(evaluation, unknown, ("root", "log")):
+        return False
     unclear = growth.unclear(values, rounding)
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
@@ -134,13 +144,13 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
 
 
 def _breaks_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F may jump where f does not break: between a stretch's last points and its ends, for example.
+    """Whether F may jump where f does not break or turn: between a stretch's last points and its ends, for example.
 
     At a pole it does not, unless something turns there as well, as in tanh(1/x).
     """
-    kinds = ("root", "log", "pole") if "turn" in answer.kinds else ("root", "log")
+    of_f = [q for _, q in problem.breakables]
     return any(
-        kind in kinds and not any((q == of_f).all() for _, of_f in problem.breakables)
+        (kind != "pole" or "turn" in answer.kinds) and not any(q[0] == p[0] and (q == p).all() for p in of_f)
         for kind, q in evaluation.breakables
     )
 
@@ -183,7 +193,10 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
     evaluation = answer.evaluate(edges, derivative=False)
     values, unknown = evaluation.values, np.isnan(growth.integrals)
-    if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN or _breaks_within(evaluation, unknown):
+    unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False  # from the one side to the other, if there are two
+    if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
+        return False
+    if _breaks_within(evaluation, unknown, ("root", "log", "turn")):
         return False
     if rounding is None:
         with np.errstate(invalid="ignore"):
@@ -205,11 +218,11 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
     return evaluation.is_resolved(answer.curves, gaps(seed))
 
 
-def _breaks_within(evaluation: Evaluation, intervals: Bools) -> bool:
-    """Whether a root or logarithm of F breaks in some of the intervals between its first points."""
+def _breaks_within(evaluation: Evaluation, intervals: Bools, kinds: Collection[Break]) -> bool:
+    """Whether F breaks in ways of these kinds in some of the intervals between its first points."""
     n = len(intervals) + 1
     return bool(intervals.any()) and any(
-        (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in ("root", "log")
+        (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in kinds
     )
 
 
@@ -231,7 +244,7 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     at, inside, outside = _sides(problem, stretch)
     if not len(at):
         return None
-    near, found = problem.points[at], ends(problem.expression, inside, outside, rounds=5)
+    near, found = problem.points[at], ends(problem.expression, inside, outside)
     distance = np.abs(near - found)
     distances = np.clip(np.multiply.outer(TOWARDS_END, distance), BLIND * np.abs(found), distance)
     edges = np.sort(np.concatenate([near, (found + np.sign(near - found) * distances).ravel()]))
@@ -276,8 +289,9 @@ def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
 
 
 def _is_steep(slope: Floats, seed: int) -> bool:
-    far = np.sort(np.abs(slope[N_NEAR:])) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
-    return bool(far[4] * gaps(seed).max() > RESOLVED)  # not at a pole only
+    far = np.abs(slope[N_NEAR:]) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
+    far = np.sort(far[~np.isnan(far)])
+    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)  # not at a pole only
 
 
 def _changes_far(q: Floats) -> bool:
