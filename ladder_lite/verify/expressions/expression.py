@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import cycle
 from typing import Any, Final, Literal, NamedTuple
 
@@ -52,7 +53,7 @@ class Curve(NamedTuple):
     by: Bend
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Value and derivative of every slot of an expression; derivatives are None where they are an exact zero."""
 
@@ -84,7 +85,7 @@ class Evaluation:
                 total = total + slot
             return np.isfinite(total)
 
-    @property
+    @cached_property
     def breakables(self) -> list[Breakable]:
         """What may break."""
         with np.errstate(all="ignore"):

@@ -101,7 +101,7 @@ def survey(expression: Expression, seed: int) -> tuple[Component, ...]:
         return ()
     usable |= _overflows(expression, grid, evaluation)
     landmarks = locate(expression, grid, evaluation.breakables, usable, limit=2 * MAX_FOUND)
-    breaks = [at for at, kind in landmarks if kind == "log"] + _poles(expression, landmarks)
+    breaks = breaks_at(expression, landmarks)
     switches = sorted({at for at, kind in landmarks if kind in ("step", "root")})
     edges = usable[:-1] & usable[1:]
     edges[np.searchsorted(grid, [b for b in breaks if grid[0] < b < grid[-1]]) - 1] = False
@@ -166,8 +166,8 @@ def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
     return inside
 
 
-def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> list[float]:
-    """The poles among the landmarks, except removable singularities like that of sin(x)/x.
+def breaks_at(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> list[float]:
+    """The poles and branch points of logarithms among the landmarks, except removable singularities, as of sin(x)/x.
 
     An f that vanishes there may still end there: x**4*exp(acsch(x)) does at 0.
     """
@@ -179,7 +179,7 @@ def _poles(expression: Expression, landmarks: Sequence[tuple[float, Break]]) -> 
         size = np.maximum(np.abs(further[0]), np.abs(further[1]))
         removable = (np.abs(after - before) <= 1e-3 * size) & (np.abs(after) <= 1.5 * size)
         removable &= np.abs(after) > 1e-3 * size
-    return [float(place) for place in at[~removable]]
+    return [at for at, kind in landmarks if kind == "log"] + [float(place) for place in at[~removable]]
 
 
 def _quiet(cells: Floats, size: Floats, informative: Bools) -> Floats:

@@ -16,15 +16,25 @@ from ladder_lite.verify.expressions.expression import (
     Numbers,
 )
 from ladder_lite.verify.expressions.parse import parse
-from ladder_lite.verify.numerics.components import MIN_POINTS, Component, IntegrandError, NoiseError, survey
+from ladder_lite.verify.numerics.components import (
+    MIN_POINTS,
+    Component,
+    IntegrandError,
+    NoiseError,
+    breaks_at,
+    survey,
+)
 from ladder_lite.verify.numerics.quadrature import DEGREE, NODES, between_nodes, increments
 from ladder_lite.verify.numerics.real_line import evaluate_real, is_known, sizes_of
+from ladder_lite.verify.numerics.singularities import brackets, zoom
 
 __all__ = ["Component", "Integrand", "IntegrandError", "NoiseError", "prepare"]
 
 # Edges of the panels that hold the near points, to either side of 0; moved by up to a tenth of a panel for a seed.
 _EDGES: Final = np.array([0.5, 1.25, 2.4, 4.2, 6.8, 10.0])
 N_NEAR: Final = 2 * len(_EDGES) * DEGREE + 1
+# More points beyond the near ones, to see where f ends.
+_FAR: Final = np.outer([-1, 1], np.geomspace(10.5, 1700.0, 48)).ravel()
 ZEROS: Final = 0.05  # of its values an integrand that is not zero may have exactly 0
 LOUD: Final = 1e6  # an integrand that is larger everywhere hides plain errors from double precision
 
@@ -106,17 +116,67 @@ class Integrand:
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
         """The stretches with MIN_POINTS known points that reach into x > 0, all where none of them does."""
-        signs = [np.signbit(q) for kind, q in self.breakables if kind in ("pole", "log")]
-        if not signs and self.known.all() and np.count_nonzero(self.values) >= MIN_POINTS:
+        if not self._signs and self.known.all() and np.count_nonzero(self.values) >= MIN_POINTS:
             return (self._stretch(self.known),)
+        return self._between(self._seen_ends)
+
+    @cached_property
+    def parts(self) -> tuple[Stretch, ...]:
+        """The stretches, cut where f ends between their points without a change of sign, or beyond the near points."""
+        if not any(kind in ("pole", "log", "root") for kind, _ in self.breakables):
+            return self.stretches
+        cuts = np.searchsorted(self.points[by_place(self.seed)], self.ends.mean(axis=1))
+        cuts = cuts[(cuts > 0) & (cuts < len(self.points))] - 1
+        ends = self._seen_ends.copy()
+        ends[cuts] = True
+        return self.stretches if (ends == self._seen_ends).all() else self._between(ends)
+
+    @cached_property
+    def _seen_ends(self) -> Bools:
+        """Between which neighbouring base points something changes its sign, or f ceases to be known."""
         order = by_place(self.seed)
-        ends = np.any([np.diff(sign[order]) for sign in [*signs, self.known]], axis=0)
+        return np.asarray(np.any([np.diff(mask[order]) for mask in [*self._signs, self.known]], axis=0))
+
+    @cached_property
+    def _signs(self) -> list[Bools]:
+        """Where each quantity that vanishes at poles, or where logarithms break, is negative."""
+        return [np.signbit(q) for kind, q in self.breakables if kind in ("pole", "log")]
+
+    def _between(self, ends: Bools) -> tuple[Stretch, ...]:
+        """The stretches between `ends`, which are some of the pairs of neighbouring base points."""
+        order = by_place(self.seed)
         numbers = np.empty(len(order), np.intp)
         numbers[order] = np.append(0, np.cumsum(ends))
         counts = np.bincount(numbers, weights=self.known & (self.values != 0))
         reaching = (np.bincount(numbers, weights=self.points > 0) > 0) & (counts >= MIN_POINTS)
-        chosen = np.flatnonzero(reaching if reaching.any() else counts >= MIN_POINTS)
-        return tuple(self._stretch(numbers == number) for number in chosen)
+        chosen = reaching if (self.points[self.known] > 0).any() else counts >= MIN_POINTS
+        return tuple(self._stretch(numbers == number) for number in np.flatnonzero(chosen))
+
+    @cached_property
+    def ends(self) -> Floats:
+        """Places where it ends, each as the numbers that it lies between, shape (n, 2).
+
+        Those that changes of sign, dips to 0 and ends of the reals show at the base points and some far ones more.
+        """
+        far = evaluate_real(self.expression, _FAR)
+        order = by_place(self.seed, with_far=True)
+        grid = np.append(self.points, _FAR)[order]
+        breakables = [
+            Breakable(kind, np.append(q, of_far)[order])
+            for (kind, q), (_, of_far) in zip(self.breakables, far.breakables, strict=True)
+        ]
+        is_real = np.append(np.isfinite(self.values) | self.overflown, np.isfinite(far.values) | far.overflown)[order]
+        signs = [np.signbit(q) for kind, q in breakables if kind in ("pole", "log")]
+        ends = np.any([np.diff(mask) for mask in [is_real, *signs]], axis=0)
+        found = brackets(grid, breakables, ("pole", "log"), None)
+        places = grid[1:][ends]
+        # Dips beyond the first far ends do not count, for no stretch goes that far.
+        low = places[places < self.points[0]].max(initial=-np.inf)
+        high = places[places > self.points[N_NEAR - 1]].min(initial=np.inf)
+        dips = found.of(~ends[np.searchsorted(grid, found.low)] & (found.high > low) & (found.low < high))
+        landmarks = zoom(self.expression, breakables, dips)
+        at = np.array(breaks_at(self.expression, landmarks) if landmarks else [])
+        return np.stack([np.append(grid[:-1][ends], at), np.append(grid[1:][ends], at)], axis=1)
 
     def _stretch(self, inside: Bools) -> Stretch:
         is_loud = bool((self.size[inside] > LOUD).all())
@@ -185,9 +245,9 @@ def base_points(seed: int) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def by_place(seed: int) -> Indices:
-    """The order that sorts the base points."""
-    return np.argsort(base_points(seed))
+def by_place(seed: int, *, with_far: bool = False) -> Indices:
+    """The order that sorts the base points, or these and _FAR."""
+    return np.argsort(np.append(base_points(seed), _FAR) if with_far else base_points(seed))
 
 
 @lru_cache(maxsize=64)

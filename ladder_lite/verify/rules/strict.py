@@ -9,12 +9,14 @@ One evaluation at the base points decides most answers, right and wrong: see `is
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices, Numbers
+from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
 from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
@@ -28,6 +30,8 @@ MANY: Final = 0.15  # of a stretch's points
 ROUNDING: Final = 1e-14  # of terms that cancel
 UNDECIDED: Final = "undecided"
 NEARBY: Final = 10  # times the rounding of a point its neighbours may have
+BLIND: Final = 1e-8  # closer to an end than this, relative to it, F is not looked at
+MOST_UNKNOWN: Final = 0.75  # of the integrals of f towards its ends
 FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
 
 
@@ -49,22 +53,30 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     with np.errstate(all="ignore"):
         errors = np.abs(evaluation.slopes - problem.values) / problem.size
     off = ~(errors <= TOLERANCE)
-    counts = [(stretch, np.count_nonzero(off & stretch.inside)) for stretch in problem.stretches]
-    good = [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
-    if counts and not good and not problem.may_be_zero:
+    good = _agreeing(problem.stretches, off)
+    if problem.stretches and not good and not problem.may_be_zero:
         # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
         plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
         is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
         return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
+    ends_count = bool(good) and answer.curves != () and _breaks_elsewhere(answer, evaluation, problem)
+    if ends_count:
+        good = _agreeing(problem.parts, off)
     for stretch, n_off in good:
         if (
             not stretch.is_loud
             and np.count_nonzero((errors > EXACT_TO) & stretch.inside) <= MOST * stretch.n_points
             and (not n_off or _is_explained(answer, problem, evaluation, stretch.inside, ~off))
-            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch))
+            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch, ends_count))
         ):
             return None
     return UNDECIDED
+
+
+def _agreeing(stretches: Iterable[Stretch], off: Bools) -> list[tuple[Stretch, int]]:
+    """The stretches with FEW points at which F' is `off`, and how many these are."""
+    counts = [(stretch, int(np.count_nonzero(off & stretch.inside))) for stretch in stretches]
+    return [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
 
 
 def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
@@ -94,8 +106,13 @@ def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation
     return bool(agreement(answer, problem.expression, near[-1:]))
 
 
-def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch) -> bool:
-    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away."""
+def _is_continuous(
+    answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch, ends_count: bool
+) -> bool:
+    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away.
+
+    Nor does it between the last points and the ends of the stretch, if `ends_count` or F may jump between the points.
+    """
     if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
     values = evaluation.values[:N_NEAR]
@@ -109,11 +126,16 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
         rounding = np.abs(jittered - values)
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
-        return not _breaks_at_ends(evaluation, problem, stretch) or _is_continuous_at_ends(
-            answer, problem, stretch, rounding
+        return (
+            not ends_count
+            or _is_continuous_at_ends(answer, problem, stretch, rounding)
+            or _is_continuous_at_ends(answer, problem, stretch, None)
         )
     growth = _growth_in(problem, stretch)
-    if growth is None or _breaks_unseen(evaluation, growth, stretch):
+    if growth is None:
+        return False
+    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
+    if _breaks_within(evaluation, unknown, ("root", "log")):
         return False
     unclear = growth.unclear(values, rounding)
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
@@ -121,26 +143,43 @@ def _is_continuous(answer: Expression, problem: Integrand, evaluation: Evaluatio
     return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
-def _breaks_at_ends(evaluation: Evaluation, problem: Integrand, stretch: Stretch) -> bool:
-    """Whether F may break between a stretch's last points and its ends, and not just where f does."""
-    inside, outside = _sides(problem, stretch)
+def _breaks_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+    """Whether F may jump where f does not break or turn: between a stretch's last points and its ends, for example.
+
+    At a pole it does not, unless something turns there as well, as in tanh(1/x).
+    """
+    of_f = [q for _, q in problem.breakables]
     return any(
-        kind != "turn"
-        and (np.signbit(q[inside]) != np.signbit(q[outside])).any()
-        and not any(np.array_equal(q, of_f) for _, of_f in problem.breakables)
+        (kind != "pole" or "turn" in answer.kinds) and not any(q[0] == p[0] and (q == p).all() for p in of_f)
         for kind, q in evaluation.breakables
     )
 
 
 @lru_cache(maxsize=256)
-def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Indices]:
-    """The first and last of a stretch's points and the points beyond, where it has near ends."""
+def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Floats, Floats]:
+    """Of each end of a stretch: the near point closest to it (its index), the closest of all points, a place beyond.
+
+    A stretch that stops short of a far point because f overflows or underflows there does not end.
+    """
     order = by_place(problem.seed)
-    first, last = np.flatnonzero(stretch.inside[order])[[0, -1]]
-    sides = [(first, first - 1)] if first > 0 and order[first] < N_NEAR else []
-    sides += [(last, last + 1)] if last + 1 < len(order) and order[last] < N_NEAR else []
-    inside, outside = order[np.array(sides, np.intp).reshape(-1, 2).T]
-    return inside, outside
+    at = np.flatnonzero(stretch.inside[order])
+    is_near = order[at] < N_NEAR
+    sides = []
+    for k, step in ((0, -1), (-1, 1)):
+        beyond = at[k] + step
+        if not 0 <= beyond < len(order):
+            continue
+        inside, outside = problem.points[order[[at[k], beyond]]]
+        if order[beyond] >= N_NEAR:
+            distance = step * (problem.ends.mean(axis=1) - inside)
+            distance[(distance < 0) | (distance > abs(outside - inside))] = np.inf
+            if distance.min(initial=np.inf) < np.inf:
+                outside = problem.ends[distance.argmin(), max(step, 0)]
+            elif not is_near[k]:
+                continue
+        sides.append((order[at[is_near][k]], inside, outside))
+    near, inside, outside = np.array(sides).reshape(-1, 3).T
+    return near.astype(np.intp), inside, outside
 
 
 def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, rounding: Floats | None) -> bool:
@@ -152,7 +191,13 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     if growth is None:
         return True
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
-    values = answer.evaluate(edges, derivative=False).values
+    evaluation = answer.evaluate(edges, derivative=False)
+    values, unknown = evaluation.values, np.isnan(growth.integrals)
+    unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False  # from the one side to the other, if there are two
+    if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
+        return False
+    if _breaks_within(evaluation, unknown, ("root", "log", "turn")):
+        return False
     if rounding is None:
         with np.errstate(invalid="ignore"):
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
@@ -173,13 +218,11 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
     return evaluation.is_resolved(answer.curves, gaps(seed))
 
 
-def _breaks_unseen(evaluation: Evaluation, growth: Growth, stretch: Stretch) -> bool:
-    """Whether a root or logarithm of F breaks where f's integral is not known."""
-    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
-    return bool(unknown.any()) and any(
-        (np.diff(np.signbit(q[:N_NEAR])) & unknown).any()
-        for kind, q in evaluation.breakables
-        if kind in ("root", "log")
+def _breaks_within(evaluation: Evaluation, intervals: Bools, kinds: Collection[Break]) -> bool:
+    """Whether F breaks in ways of these kinds in some of the intervals between its first points."""
+    n = len(intervals) + 1
+    return bool(intervals.any()) and any(
+        (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in kinds
     )
 
 
@@ -198,12 +241,14 @@ def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
 @lru_cache(maxsize=256)
 def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     """How F has to grow from the first and last near points of a stretch towards its ends, where it has some."""
-    inside, outside = (problem.points[side] for side in _sides(problem, stretch))
-    if not len(inside):
+    at, inside, outside = _sides(problem, stretch)
+    if not len(at):
         return None
-    towards_end = np.multiply.outer(TOWARDS_END, inside - (found := ends(problem.expression, inside, outside)))
-    edges = np.sort(np.concatenate([inside, (found + towards_end).ravel()]))
-    wanted = ~(np.isin(edges[:-1], inside) & np.isin(edges[1:], inside))  # not from the one side to the other
+    near, found = problem.points[at], ends(problem.expression, inside, outside)
+    distance = np.abs(near - found)
+    distances = np.clip(np.multiply.outer(TOWARDS_END, distance), BLIND * np.abs(found), distance)
+    edges = np.sort(np.concatenate([near, (found + np.sign(near - found) * distances).ravel()]))
+    wanted = ~(np.isin(edges[:-1], near) & np.isin(edges[1:], near))  # not from the one side to the other
     integrals, scales, _ = increments(problem.expression, edges, wanted)
     with np.errstate(over="ignore"):
         # For x is rounded as well.
@@ -244,8 +289,9 @@ def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
 
 
 def _is_steep(slope: Floats, seed: int) -> bool:
-    far = np.sort(np.abs(slope[N_NEAR:])) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
-    return bool(far[4] * gaps(seed).max() > RESOLVED)  # not at a pole only
+    far = np.abs(slope[N_NEAR:]) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
+    far = np.sort(far[~np.isnan(far)])
+    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)  # not at a pole only
 
 
 def _changes_far(q: Floats) -> bool:
