@@ -1,0 +1,268 @@
+"""The method in one file takes the package's step: the same rewards, advantages, loss and gradient on the same rows."""
+
+import ast
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import cycle
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ladder_lite.config.load import load_recipe
+from ladder_lite.install import shipped
+from ladder_lite.models import Backend, Rollout
+from ladder_lite.problems.attempts import Completion
+from ladder_lite.train.state import Training, TrainingState
+from ladder_lite.train.trainer import Trainer
+from tests.support.problems import TASK, problem
+
+FILE = shipped("recipes") / "ladder_in_one_file.py"
+RECIPE = load_recipe("tiny", ["grpo.rows=uniform", "grpo.trl.max_steps=1"])
+
+# Of each integral, replies that are right and wrong, in groups with every number of right ones.
+RIGHT, WRONG = "<answer>{}</answer>", "<answer>3*{}-x</answer>"
+NO_ANSWER = "x**2/2"
+ANSWERS = {
+    "cos(2*x)": "sin(2*x)/2",
+    "x**3": "x**4/4",
+    "exp(5*x)": "exp(5*x)/5",
+    "sin(3*x)+x**2": "(-cos(3*x)/3)+x**3/3",
+    "7*x": "7*x**2/2",
+    "5*cos(4*x)": "5*sin(4*x)/4",
+    "1/(x+2)": "log(x+2)",
+    "cosh(x)": "sinh(x)",
+}
+GROUPS = {
+    integrand: [(RIGHT if i < n_right else NO_ANSWER if i == 7 else WRONG).format(answer) for i in range(8)]
+    for n_right, (integrand, answer) in enumerate(ANSWERS.items(), start=1)
+}
+
+
+@dataclass
+class Step:
+    """What a trainer makes of the groups, by integrand."""
+
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    advantages: dict[str, list[float]] = field(default_factory=dict)
+    loss: float = 0.0
+    grad_norm: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def one_file() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ladder_in_one_file", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def policy(one_file: ModuleType) -> Any:
+    """The file's model, with an adapter that does something."""
+    policy = one_file.Policy(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            if weight.requires_grad:
+                weight += 0.02 * torch.randn(weight.shape, generator=generator)
+    return policy
+
+
+def adapter_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def integrand_of(prompt: str) -> str:
+    return prompt.partition("integrate(")[2].rpartition(",x)")[0]
+
+
+def first_step(built: Any, monkeypatch: pytest.MonkeyPatch) -> Step:
+    """Train for a step; the adapter is put back."""
+    before = adapter_of(built.model)
+    step = Step()
+    calculate, score, compute = built._calculate_rewards, built._generate_and_score_completions, built.compute_loss
+
+    def note(column: dict[str, list[float]], inputs: Sequence[dict[str, Any]], values: torch.Tensor) -> None:
+        for row, value in zip(inputs, values.flatten().tolist(), strict=True):
+            column.setdefault(integrand_of(row["prompt"][-1]["content"]), []).append(value)
+
+    def calculate_rewards(inputs: Any, *args: Any) -> Any:
+        rewards = calculate(inputs, *args)
+        note(step.rewards, inputs, rewards)
+        return rewards
+
+    def generate_and_score(inputs: Any) -> Any:
+        batch = score(inputs)
+        note(step.advantages, inputs, batch["advantages"])
+        return batch
+
+    def compute_loss(*args: Any, **named: Any) -> Any:
+        loss = compute(*args, **named)
+        step.loss += loss.item()
+        return loss
+
+    monkeypatch.setattr(built, "_calculate_rewards", calculate_rewards)
+    monkeypatch.setattr(built, "_generate_and_score_completions", generate_and_score)
+    monkeypatch.setattr(built, "compute_loss", compute_loss)
+    built.train()
+    step.grad_norm = built.state.log_history[0]["grad_norm"]
+    built.model.load_state_dict(before, strict=False)
+    return step
+
+
+def step_of_file(one_file: ModuleType, policy: Any, monkeypatch: pytest.MonkeyPatch) -> Step:
+    tokenizer = policy.tokenizer
+    replies = {integrand: cycle(group) for integrand, group in GROUPS.items()}
+
+    def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        prompts = tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        texts = [next(replies[integrand_of(prompt)]) + tokenizer.eos_token for prompt in prompts]
+        encoded = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        return torch.cat([input_ids, encoded.input_ids], dim=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy.model, "generate", generate)
+        return first_step(one_file.make_trainer(policy, list(GROUPS), 1, seed=0), patch)
+
+
+def trainer_of_package(backend: Backend, policy: Any, folder: Path) -> Trainer:
+    backend.restore(adapter_of(policy.model))
+    training = Training(TASK, backend, RECIPE.grpo, folder, 0)
+    state = TrainingState(training, [problem(integrand) for integrand in GROUPS], None, lambda *_: False)
+    return Trainer(training, state, 64, probe_first=False)
+
+
+def step_of_package(backend: Backend, policy: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Step:
+    tokenizer = policy.tokenizer
+    replies = {integrand: cycle(group) for integrand, group in GROUPS.items()}
+
+    def reply_to(prompt: Any) -> Rollout:
+        text = next(replies[integrand_of(prompt[-1]["content"])])
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        reply = tokenizer(text + tokenizer.eos_token).input_ids
+        return Rollout(ids, reply, Completion(text, len(reply), truncated=False))
+
+    monkeypatch.setattr(backend, "roll_out", lambda prompts, _: [reply_to(prompt) for prompt in prompts])
+    monkeypatch.setattr(backend, "check_rollouts", lambda *_: None)  # its replies are not the model's
+    return first_step(trainer_of_package(backend, policy, folder), monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def expected(loaded: Backend, policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Step:
+    """The package's step."""
+    with pytest.MonkeyPatch.context() as patch:
+        return step_of_package(loaded, policy, tmp_path_factory.mktemp("training"), patch)
+
+
+def differences(found: Step, expected: Step) -> set[str]:
+    """The names of what differs by more than 1e-5 of its size."""
+
+    def flat(value: Any) -> list[float]:
+        return [number for integrand in GROUPS for number in value[integrand]] if isinstance(value, dict) else [value]
+
+    pairs = [(name, flat(value), flat(asdict(expected)[name])) for name, value in asdict(found).items()]
+    return {name for name, one, other in pairs if one != pytest.approx(other, rel=1e-5, abs=0)}
+
+
+def test_the_step_is_that_of_the_package(
+    one_file: ModuleType, policy: Any, expected: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [sum(expected.rewards[integrand]) for integrand in GROUPS] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert abs(expected.loss) > 1e-4
+    assert expected.grad_norm > 1e-4
+    assert differences(step_of_file(one_file, policy, monkeypatch), expected) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"loss_type": "grpo"}, {"loss", "grad_norm"}),
+        ({"scale_rewards": "none"}, {"advantages", "loss", "grad_norm"}),
+        ({"scale_rewards": "batch"}, {"advantages", "loss", "grad_norm"}),
+        ({"temperature": 1.0}, {"grad_norm"}),
+        ({"max_completion_length": 100}, {"loss", "grad_norm"}),
+    ],
+    ids=str,
+)
+def test_another_setting_would_be_noticed(
+    one_file: ModuleType,
+    policy: Any,
+    expected: Step,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    differing: set[str],
+) -> None:
+    config = one_file.GRPOConfig
+    monkeypatch.setattr(one_file, "GRPOConfig", lambda **settings: config(**settings | change))
+    assert differences(step_of_file(one_file, policy, monkeypatch), expected) == differing
+
+
+def test_the_settings_are_those_of_the_recipe(
+    one_file: ModuleType, policy: Any, backend: Backend, tmp_path: Path
+) -> None:
+    """Those that a first step does not show too, such as the clip range and the schedule of the learning rate."""
+    package = trainer_of_package(backend, policy, tmp_path).args.to_dict()
+    file = one_file.make_trainer(policy, list(GROUPS), 1, seed=0).args.to_dict()
+    differing = {name for name in package if file[name] != package[name]}
+    bookkeeping = ("output_dir", "save_", "logging_", "ignore_data_skip", "vllm_")
+    assert {name for name in differing if not name.startswith(bookkeeping)} == set()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<answer>sin(2*x)/2</answer>",
+        "so <answer>cos(x)</answer> no <answer> sin(2*x)/2 </answer>",
+        "<answer>sin(2*x)/2</answer> or <answer>cos(x)</answer>",
+        "<answer>cos(x)<answer>sin(2*x)/2</answer></answer>",
+        "<answer>sin(2*x)/2</answer><answer>cut",
+        "<answer>sin(2*x)/2",
+        "sin(2*x)/2",
+        "<answer></answer>",
+        "<answer>sin(2*x\n)/2</answer>",
+        "",
+    ],
+)
+@pytest.mark.parametrize("integrand", ["cos(2*x)", "cos(2*x)+", "log(-1-x**2)"])
+def test_replies_earn_what_they_earn_in_the_package(one_file: ModuleType, integrand: str, reply: str) -> None:
+    assert one_file.reward(integrand, reply) == TASK.grade(problem(integrand), reply).reward
+
+
+def test_no_variant_is_wrong_known_or_a_test_problem(one_file: ModuleType) -> None:
+    known = ["exp(x)", "x+x", "2*cos(x)-cos(x)"]
+    wrong = ["log(-1-x**2)", "0*x", "7", "a*x"]
+    integrals = [f"integrate({integrand},x)" for integrand in ("cos(x)", *known, *wrong)]
+    replies = cycle([*integrals, "integrate(x**2,(x,0,1))", "integrate(", "x", ""])
+    policy = SimpleNamespace(sample=lambda prompts, _temperature: [next(replies) for _ in prompts])
+    assert one_file.grow_tree(policy, ["exp(x)"], ["2*x"], count=80, depth=2) == ["cos(x)"]
+
+
+def test_ttrl_rolls_the_weights_back(one_file: ModuleType, policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = adapter_of(policy.model)
+
+    def train() -> None:
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                if weight.requires_grad:
+                    weight += 1.0
+
+    monkeypatch.setattr(one_file, "grow_tree", lambda *_, **__: list(GROUPS))
+    monkeypatch.setattr(one_file, "make_trainer", lambda *_, **__: SimpleNamespace(train=train))
+    monkeypatch.setattr(policy, "sample", lambda prompts, temperature: [NO_ANSWER] * len(prompts))
+    one_file.learn_problem(policy, "cos(2*x)", [], seed=0)
+    after = adapter_of(policy.model)
+    assert all(weight.equal(after[name]) for name, weight in before.items())
+
+
+def test_it_fits_on_a_few_screens_and_shares_only_the_verifier() -> None:
+    text = FILE.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 250
+    modules = [node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    shared = {module for module in modules if module.partition(".")[0] == "ladder_lite"}
+    assert all(module.startswith("ladder_lite.verify") for module in shared)
