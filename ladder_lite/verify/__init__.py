@@ -31,9 +31,9 @@ What a grade means ('strict'):
 - Not seen: an error below one part in 1e9 wherever it is tested (below one in 1e12 at more than a quarter of the
   points, where the text has no decimals), or where f is below 1e-90; a step below one part in 1e8 of the integral
   between two neighbouring points (in 1e11, where rounding could hide one), or below 1e-6 of f at a kink of f's own; a
-  bump between two neighbouring points; a step within about one part in 1e7 of an end of the component; where f
-  overflows, or far from the origin, a step at which no function of F breaks or turns, or beyond the 16 far places that
-  are looked at; a spike of f that is narrower than floating point can follow.
+  bump between two neighbouring points; a step within about one part in 1e7 of an end of the component, or two near an
+  end that cancel; where f overflows, or far from the origin, a step at which no function of F breaks or turns, or
+  beyond the 16 far places that are looked at; a spike of f that is narrower than floating point can follow.
 
 'paper' is the published protocol (`rules.paper`), which accepts errors of one part in a hundred. Rates, error counts
 beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
