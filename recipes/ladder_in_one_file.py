@@ -9,6 +9,8 @@ The method of the paper (arXiv 2503.00735), in the order in which it runs:
 3. Evaluation: it solves test integrals that it has never seen.
 4. TTRL: a test integral that it still cannot solve gets variants and GRPO of its own. Then the weights are rolled back.
 
+With seeds 0, 1 and 2, pass@1 rises from 0 % to 53, 54 and 38 %. TTRL solves its problem with seed 0, not with 1 and 2.
+
 TRL trains, transformers samples, and `ladder_lite.verify` reads integrals and verifies answers. Nothing else of the
 package is used. `python -m ladder_lite.recipe tiny` is the same method at full length: any model, a GPU if there is
 one, problems chosen by pass rate, a control, ablations, checkpoints and a report.
