@@ -188,7 +188,7 @@ def test_the_step_is_that_of_the_package(
         ({"temperature": 1.0}, {"grad_norm"}),
         ({"max_completion_length": 100}, {"loss", "grad_norm"}),
     ],
-    ids=str,
+    ids=["loss_type", "scale_rewards none", "scale_rewards batch", "temperature", "max_completion_length"],
 )
 def test_another_setting_would_be_noticed(
     one_file: ModuleType,
