@@ -20,7 +20,7 @@ from ladder_lite.variants.tree_view import draw_tree
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
 def main(
     integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,

@@ -34,7 +34,10 @@ def _app() -> "typer.Typer":
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @app.command(help="Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.")
+    @app.command(
+        help="Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.",
+        context_settings={"ignore_unknown_options": True},  # an answer may begin with a minus
+    )
     def main(
         source: str = typer.Argument(..., metavar="FILE|-|INTEGRAND", help="JSON lines, or an integrand."),
         answer: str | None = typer.Argument(None, help="The answer to that integrand."),

@@ -527,6 +527,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-x*("], 'error: "-x*(" is no integral'),
         (["x*("], 'error: "x*(" is no integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
         (["x", "--recipe", "tyni"], 'error: unknown recipe "tyni"; did you mean tiny? '),
         (

@@ -484,6 +484,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
 def test_one_off_and_mistakes() -> None:
     assert run_command("verify", "x", "x**2/2").stdout == "CORRECT\n"
     assert run_command("verify", "x", "x**2").stdout.startswith("WRONG: ")
+    assert run_command("verify", "-x", "-x**2/2").stdout == "CORRECT\n"
     assert run_command("verify", "x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
     missing = run_command("verify", "no_such_file.jsonl")
     assert missing.returncode == 2
