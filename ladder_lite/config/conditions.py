@@ -1,4 +1,4 @@
-"""The conditions of an experiment, in one table: what each one does, starts from and is compared with, and its looks.
+"""The conditions of an experiment in one table: what each does, starts from and is compared with, and how it is shown.
 
 A recipe adds conditions of its own, its arms: LADDER with other settings. Stages, command lines, reports and figures
 take what they need to know of a condition from here.

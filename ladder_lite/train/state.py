@@ -1,4 +1,4 @@
-"""A training and its state: rollouts, pass rates and steps, in memory and in the files of its folder."""
+"""A training run and its state: rollouts, pass rates and steps, in memory and in the files of its folder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -49,9 +49,9 @@ AfterStep = Callable[[Step, list[Attempt]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training: who learns what with which settings, its folder, the seed of all its draws, and its end.
+    """One training run: task and model, settings, folder, seed and deadline.
 
-    `say` is told when it goes back, after it diverged or ran out of memory.
+    `say` gets a line when the run rolls back after a divergence, or goes on with less memory.
     """
 
     task: Task
@@ -64,7 +64,7 @@ class Training:
 
 
 class TrainingState:
-    """What a training knows: its problems with their pass rates, and its steps so far, in memory and in its folder.
+    """What a training run knows: its problems with their pass rates, and its steps so far, in memory and in its folder.
 
     The reward function adds rollouts to it, the trainer steps. Made from a folder, it is what it was after the last
     step that the folder has.
