@@ -43,7 +43,7 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
     {"run", "problems", "split", "samples", "seed", "conditions": {name: summary}}, the summaries as `summarize` makes
     them, those of adapters with `over_base`: the difference of pass@1 to the base model, by `paired_bootstrap`. With
     `out`, attempts are kept there and sampled once. UserError where the run, its adapters, the problems or the numbers
-    asked for do not do.
+    asked for cannot be used.
     """
     run = open_run(path)
     recipe, chosen = run.recipe(request.overrides), request.condition

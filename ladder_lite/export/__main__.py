@@ -11,7 +11,7 @@ from ladder_lite.export import QUANTIZATIONS, Format, export, push
 
 
 def _check_push(repo: str) -> None:
-    """What can be known before the work: that the name is one, and that there is a token."""
+    """Check before the work that the repository's name is valid and that there is a token."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public by its documentation

@@ -68,7 +68,7 @@ def dataset(name_or_path: str, split: str) -> "Dataset":
 
 
 def held_out_problems() -> dict[str, list[Problem]]:
-    """What no training problem may equal: the test problems of every set at hand, shipped or fetched, by its name.
+    """Test problems that no training problem may equal, by the name of their set: of all shipped and fetched sets.
 
     A set without splits counts as a whole. Problems that are printed otherwise than they are verified are left out:
     the closed form alone (x, for an infinite nested radical) gives nothing of them away.

@@ -104,7 +104,7 @@ def _lines(outlook: dict[str, Any]) -> list[str]:
 class _Work:
     """What the conditions of a recipe train and generate, at most; those that others start from are among them.
 
-    A count of problems is NaN where a set is not at hand, and so is what depends on it.
+    A count of problems is NaN where a set is not available, and so is what depends on it.
     """
 
     def __init__(self, recipe: Recipe) -> None:

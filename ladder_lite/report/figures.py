@@ -245,8 +245,8 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
         f"steps-{condition}",
         f"Steps per problem: {label_of(condition)}",
         f"Steps of TTRL by problem, {label_of(condition)}",
-        "Filled: solved after so many steps, by the paper's rule (a right answer at any step). Dashed: not solved in "
-        f"so many. Numbered as in the table.{more}",
+        "Filled: steps until solved, by the paper's rule (a right answer at any step). Dashed: steps taken "
+        f"without solving it. Numbered as in the table.{more}",
     )
 
 
@@ -277,8 +277,8 @@ def race(report: Report) -> Figure | None:
         "race",
         "Solved against generated tokens",
         "Problems solved against tokens generated for each of them",
-        f"Of the same {n_problems} test problems, how many each method had solved once it had generated "
-        "so many tokens for each; a line ends at the largest budget that a problem was given.",
+        f"How many of the same {n_problems} test problems each method had solved by the number of tokens generated "
+        "for one of them; a line ends at the largest budget of any problem.",
         legend,
     )
     return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")

@@ -85,7 +85,7 @@ def _success(problem: Problem, solution: Solution) -> list[str]:
 
 
 def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None) -> list[str]:
-    """Say that there is no answer, and what could be tried."""
+    """The lines for an integral without a verified answer, and what to try next."""
     remedies = []
     if solver.is_untrained:
         remedies.append(
