@@ -59,7 +59,7 @@ def main(
 
 
 def _measure(run: Path) -> dict[str, Any]:
-    """The curve of a run over generated tokens, its groups without signal step by step, and its final accuracy."""
+    """The curve of a run over generated tokens, its zero-variance groups step by step, and its final accuracy."""
     train = run / "conditions/ladder/train"
     steps = _rows(train / "metrics.jsonl")
     grown = {row["round"]: row for row in _rows(train / "variants/rounds.jsonl")}
@@ -87,7 +87,7 @@ def _measure(run: Path) -> dict[str, Any]:
 
 
 def _summarize(runs: list[dict[str, Any]], budget: int) -> dict[str, Any]:
-    """Means over the seeds: groups without signal within the budget, accuracy at its end, tokens to the goals."""
+    """Means over the seeds: zero-variance groups within the budget, accuracy at its end, tokens to the goals."""
     summary: dict[str, Any] = {
         "pass@1": mean(run["pass@1"] for run in runs),
         "pass@1_at_equal_tokens": mean(_last(run, budget)["pass@1"] for run in runs),
@@ -125,7 +125,7 @@ def _draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
             smooth = [100 * mean(shares[max(0, end - 10) : end]) for end in range(1, len(shares) + 1)]
             signal.plot([at / 1000 for at in at_tokens], smooth, color=colour, alpha=0.8)
     accuracy.set(xlabel="generated tokens (thousands)", ylabel="test pass@1 (%)", ylim=(0, 100))
-    signal.set(xlabel="generated tokens (thousands)", ylabel="groups without signal (%), last 10 steps", ylim=(0, 100))
+    signal.set(xlabel="generated tokens (thousands)", ylabel="zero-variance groups (%), last 10 steps", ylim=(0, 100))
     accuracy.legend(frameon=False)
     for axes in (accuracy, signal):
         axes.spines[["top", "right"]].set_visible(False)
@@ -135,13 +135,13 @@ def _draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def _print(figures: dict[str, Any]) -> None:
     for arm, summary in figures["arms"].items():
         print(f"{arm}: pass@1 {summary['pass@1']:.1%} at the end, {summary['pass@1_at_equal_tokens']:.1%} after")
-        print(f"  {figures['tokens_compared']} tokens; groups without signal {summary['groups_without_signal']:.1%}")
+        print(f"  {figures['tokens_compared']} tokens; zero-variance groups {summary['groups_without_signal']:.1%}")
         for goal in GOALS:
             print(f"  tokens to {goal:.0%}, by seed: {summary[f'tokens_to_{goal:.0%}']}")
     static, adaptive = figures["arms"].get("static"), figures["arms"].get("adaptive")
     if static and adaptive:
         ratio = adaptive["groups_without_signal"] / static["groups_without_signal"]
-        print(f"adaptive against static: {ratio:.2f} times the groups without signal")
+        print(f"adaptive against static: {ratio:.2f} times the zero-variance groups")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ ARMS = {
     "baseline": [
         (local, *_ONE_BATCH),
         (local, "folded", lambda _model: nullcontext()),
-        (trainer, "teaches_by_advantage_alone", lambda _trainer: False),
+        (trainer, "depends_on_advantage_only", lambda _trainer: False),
     ],
     "one_batch": [(local, *_ONE_BATCH)],
     "now": [],

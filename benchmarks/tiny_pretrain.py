@@ -190,11 +190,11 @@ def main(
     """Rebuild the embedded model from a seed, on a CPU."""
     started = time.monotonic()
     with Live() as live:
-        with live.stage("pretrain", steps) as bar:
+        with live.progress("pretrain", steps) as bar:
             model, tokenizer = pretrain(seed, steps, bar)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        with live.stage("score", None):
+        with live.progress("score", None):
             scores = score(out)
         write_json(out / "scores.json", {"seed": seed, "steps": steps, "pass@1": scores})
         for name, value in scores.items():

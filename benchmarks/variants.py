@@ -67,10 +67,10 @@ def main(
         figures["arms"] = {arm: Counter() for arm in ARMS}
         for seed in map(int, seeds.split(",")):
             for arm, parts in ARMS.items():
-                with live.stage(f"seed {seed}, {arm}", roots * per_root) as bar:
+                with live.progress(f"seed {seed}, {arm}", roots * per_root) as bar:
                     figures["arms"][arm].update(_write(settings, task, backend, parts, roots, seed, bar))
         if run is not None:
-            with live.stage("pass rates", None):
+            with live.progress("pass rates", None):
                 figures["easier"] = _measure(run, tries)
     for counts in figures["arms"].values():
         counts["valid_per_1000_tokens"] = 1000 * counts["valid"] / counts["tokens"]

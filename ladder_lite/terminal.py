@@ -1,7 +1,7 @@
 """What the terminal shows while a run is under way: bars on a terminal, plain lines in a log.
 
-    with Live() as live, live.stage("train ladder", total=300) as bar:
-        bar.set(step, reward=0.42, no_signal=0.6, test=0.31)
+    with Live() as live, live.progress("train ladder", total=300) as bar:
+        bar.set(step, reward=0.42, zero_variance=0.6, test=0.31)
         live.say(f"[green]right[/]  {show(model_text)}")
 
 What a model wrote is hostile: it can hold escape sequences that move the cursor or retitle the window, marks that
@@ -38,10 +38,10 @@ _REFRESH_PER_S = 2  # the bars share the processor with the training on small ma
 _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
 _TITLE_WIDTH = 26
-_SHARES = {"no_signal": "groups without signal", "test": "test accuracy"}
+_SHARES = {"zero_variance": "zero-variance groups", "test": "test accuracy"}
 
 
-def plain(text: str, width: int = 72) -> str:
+def one_line(text: str, width: int = 72) -> str:
     """`text` as one printable line of at most `width` terminal columns, without any control or bidi character."""
     line = " ".join(_printable(text[: 50 * width]).split())
     if cell_len(line) > width:
@@ -50,8 +50,8 @@ def plain(text: str, width: int = 72) -> str:
 
 
 def show(text: str, width: int = 72) -> str:
-    """`plain(text)` with rich's markup escaped, to be put into what `Live.say` prints."""
-    return escape(plain(text, width))
+    """`one_line(text)` with rich's markup escaped, to be put into what `Live.say` prints."""
+    return escape(one_line(text, width))
 
 
 def verdict(attempt: Attempt) -> str:
@@ -85,10 +85,10 @@ def clock_time(seconds: float) -> str:
 
 
 class Bar:
-    """Progress of one stage; `Live.stage` makes it."""
+    """Progress of one stage; `Live.progress` makes it."""
 
     def __init__(self, title: str, total: int | None, changed: Callable[[Bar], None], clock: Callable[[], float]):
-        self.title = plain(title)
+        self.title = one_line(title)
         self.total = total
         self.done = 0
         self._fields: dict[str, float | str] = {}
@@ -139,7 +139,7 @@ class Bar:
         return f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
 
     def describe_fields(self, separator: str) -> str:
-        """The fields as people read them: 'reward 0.42, groups without signal 60 %'."""
+        """The fields as people read them: 'reward 0.42, zero-variance groups 60 %'."""
         return separator.join(_describe(name, value) for name, value in self._fields.items())
 
 
@@ -179,7 +179,7 @@ class Live:
             self.console.show_cursor(True)
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Bar]:
+    def progress(self, title: str, total: int | None = None) -> Iterator[Bar]:
         """A bar for the time of the block, and a line that stays when it ends.
 
         A stage inside another (one problem of many) leaves no line unless an exception ends it.
@@ -267,7 +267,7 @@ class Live:
             table.add_column(justify="right", no_wrap=True, overflow="crop")
         left = bar.left_s
         table.add_row(
-            Text(self.encodable(plain(bar.title, title_width)), style="bold"),
+            Text(self.encodable(one_line(bar.title, title_width)), style="bold"),
             ProgressBar(total=bar.total, completed=bar.done, pulse=bar.total is None),
             bar.count(),
             clock_time(bar.elapsed_s),
@@ -279,7 +279,7 @@ class Live:
 def _describe(name: str, value: float | str) -> str:
     label = _SHARES.get(name, name.replace("_", " "))
     if isinstance(value, str):
-        return f"{label} {plain(value, 40)}"
+        return f"{label} {one_line(value, 40)}"
     if name in _SHARES:
         return f"{label} {percent(value)}"
     return f"{label} {value}" if isinstance(value, int) else f"{label} {value:.3g}"

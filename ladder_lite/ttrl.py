@@ -96,12 +96,12 @@ def learn(
     first. Called again with the same adapter after that, or after a kill, it goes on where it was. However it ends, the
     adapter is put back; RuntimeError where it is then not the same bit by bit, which would be a bug.
     """
-    with _taken_back(writer.backend):
-        return _Lesson(writer, problem, recipe, folder, live, watch).learn()
+    with _rolled_back(writer.backend):
+        return _TestTimeRun(writer, problem, recipe, folder, live, watch).learn()
 
 
 @contextmanager
-def _taken_back(backend: Backend) -> Iterator[None]:
+def _rolled_back(backend: Backend) -> Iterator[None]:
     """Put the adapter back when the block ends, however it does: the caller goes on with it."""
     from ladder_lite.models.adapter import is_same
 
@@ -114,7 +114,7 @@ def _taken_back(backend: Backend) -> Iterator[None]:
             raise RuntimeError("TTRL's rollback failed: the adapter is not the one that the backend held at first")
 
 
-class _Lesson:
+class _TestTimeRun:
     """One problem being learned; what is known of it stands in its folder, for the next process as for this one."""
 
     def __init__(
@@ -171,7 +171,7 @@ class _Lesson:
             seed=self._seed("variants"),
             deadline=self._budget,
         )
-        with self._live.stage("its variants", settings.per_root) as bar:
+        with self._live.progress("its variants", settings.per_root) as bar:
             try:
                 return variants.grow(writer, [self._problem], folder, bar)
             except OutOfTime:
@@ -185,7 +185,7 @@ class _Lesson:
         begun = bool(read_jsonl(self._curve))  # then its weights are to be loaded, whatever time is left
         if not tree or (self._is_budget_used() and not begun):
             return []
-        with self._live.stage("its GRPO", int(settings.trl["max_steps"])) as bar:
+        with self._live.progress("its GRPO", int(settings.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()
 
             def after_step(step: Step, rollouts: list[Attempt]) -> bool:
@@ -196,7 +196,7 @@ class _Lesson:
                 step_began_at = now
                 is_last = step.step == int(settings.trl["max_steps"])
                 stop = self._note(step.step, tries, is_last=is_last)
-                bar.set(step.step, reward=step.reward, no_signal=step.groups_without_signal)
+                bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
                 if self._watch:
                     self._watch.step(step, rollouts, tries)
                 return stop is not None
@@ -238,7 +238,7 @@ class _Lesson:
     def _answer(self) -> list[Attempt]:
         """The sampled answers of the model as it is when training ends; `eval/greedy` gets its greedy one."""
         folder = self._folder / layout.EVAL
-        with self._live.stage("its answers", 1) as bar:
+        with self._live.progress("its answers", 1) as bar:
             self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
             return self._sampler("eval").evaluate([self._problem], folder, bar)
 

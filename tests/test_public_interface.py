@@ -106,7 +106,7 @@ FILES = {
 
 def test_conditions_and_recipes_keep_their_names() -> None:
     assert set(load_recipe("tiny", [f"conditions=[{', '.join(CONDITIONS)}]"]).conditions) == CONDITIONS
-    assert set(load_recipe("tiny").arms) >= ARMS
+    assert set(load_recipe("tiny").ablations) >= ARMS
     assert {line.split()[0] for line in run_command("recipe", "--list").stdout.splitlines()} >= RECIPES
 
 

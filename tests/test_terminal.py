@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, percent, plain, show
+from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, one_line, percent, show
 from tests.support.fakes import Clock
 from tests.support.terminal import HOSTILE, a_console
 
@@ -19,7 +19,7 @@ def visible(line: str) -> str:
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("width", [0, 2, 40])
 def test_plain_is_one_harmless_line(text: str, width: int) -> None:
-    line = plain(text, width)
+    line = one_line(text, width)
     assert cell_len(line) <= width
     assert not [c for c in line if unicodedata.category(c)[0] == "C" or (c.isspace() and c != " ")]
     assert not re.search("[\u0300-\u036f]{3}", line)
@@ -27,8 +27,8 @@ def test_plain_is_one_harmless_line(text: str, width: int) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_show_is_read_by_rich_as_the_plain_text(text: str) -> None:
-    assert visible(show(text)) == plain(text)
-    assert visible(f"[green]{show(text)}[/green] end") == f"{plain(text)} end"
+    assert visible(show(text)) == one_line(text)
+    assert visible(f"[green]{show(text)}[/green] end") == f"{one_line(text)} end"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_show_is_read_by_rich_as_the_plain_text(text: str) -> None:
     ],
 )
 def test_plain_keeps_what_can_be_read(text: str, width: int, expected: str) -> None:
-    assert plain(text, width) == expected
+    assert one_line(text, width) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,25 +62,25 @@ def test_clock_time(seconds: float, expected: str) -> None:
 
 def test_a_log_gets_the_start_the_end_and_few_lines_between() -> None:
     clock, (console, data) = Clock(), a_console(terminal=False)
-    with Live(console, clock) as live, live.stage("train ladder", 1000) as bar:
+    with Live(console, clock) as live, live.progress("train ladder", 1000) as bar:
         for _ in range(1000):
             clock.seconds += PLAIN_INTERVAL_S / 400
-            bar.advance(reward=0.5, no_signal=0.25, test=None)
+            bar.advance(reward=0.5, zero_variance=0.25, test=None)
         clock.seconds += 1
     assert data.getvalue().decode().splitlines() == [
         "train ladder: 0/1000",
-        "train ladder: 400/1000, 0:10 elapsed, 0:15 left, reward 0.5, groups without signal 25 %",
-        "train ladder: 800/1000, 0:20 elapsed, 0:05 left, reward 0.5, groups without signal 25 %",
-        "train ladder: 1000/1000 after 0:26, reward 0.5, groups without signal 25 %",
+        "train ladder: 400/1000, 0:10 elapsed, 0:15 left, reward 0.5, zero-variance groups 25 %",
+        "train ladder: 800/1000, 0:20 elapsed, 0:05 left, reward 0.5, zero-variance groups 25 %",
+        "train ladder: 1000/1000 after 0:26, reward 0.5, zero-variance groups 25 %",
     ]
 
 
 def test_an_inner_stage_speaks_only_when_it_fails() -> None:
     console, data = a_console(terminal=False)
-    with Live(console, Clock()) as live, live.stage("outer"):
-        with live.stage("inner", 3) as bar:
+    with Live(console, Clock()) as live, live.progress("outer"):
+        with live.progress("inner", 3) as bar:
             bar.set(3)
-        with pytest.raises(ZeroDivisionError), live.stage("failing", 3):
+        with pytest.raises(ZeroDivisionError), live.progress("failing", 3):
             _ = 1 / 0
     assert data.getvalue().decode().splitlines() == [
         "outer: 0",
@@ -103,7 +103,7 @@ def test_an_inner_stage_speaks_only_when_it_fails() -> None:
 )
 def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None:
     clock, (console, _) = Clock(), a_console(terminal=False)
-    with Live(console, clock) as live, live.stage("x", 100) as bar:
+    with Live(console, clock) as live, live.progress("x", 100) as bar:
         start = clock.seconds
         for after, done in updates:
             clock.seconds = start + after
@@ -113,7 +113,7 @@ def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None
 
 def test_time_left_runs_down_between_updates_and_follows_the_recent_pace() -> None:
     clock, (console, _) = Clock(), a_console(terminal=False)
-    with Live(console, clock) as live, live.stage("x", 100_000) as bar:
+    with Live(console, clock) as live, live.progress("x", 100_000) as bar:
         for _ in range(50_000):  # quick at first
             clock.seconds += 0.001
             bar.advance()
@@ -132,7 +132,7 @@ def test_hostile_text_reaches_no_console_anywhere(terminal: bool, encoding: str)
     console, data = a_console(terminal=terminal, encoding=encoding)
     with Live(console) as live:
         for text in HOSTILE.values():
-            with live.stage(text, 2) as bar:
+            with live.progress(text, 2) as bar:
                 bar.advance(answer=text)
                 live.say(show(text))
                 live.say(text[:200])  # somebody forgot show
@@ -155,8 +155,8 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
     console, data = a_console(terminal=True)
 
     def work() -> None:
-        with Live(console) as live, live.stage("train ladder", 300) as bar:
-            bar.set(120, reward=0.42, no_signal=0.6, test=0.31)
+        with Live(console) as live, live.progress("train ladder", 300) as bar:
+            bar.set(120, reward=0.42, zero_variance=0.6, test=0.31)
             live.print(Table("a table"))
             live.say("a line")
             live._redraw()  # rich's own thread does this twice a second
@@ -166,7 +166,7 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
         work()
     written = data.getvalue().decode()
     assert re.search(r"train ladder\s+━.*120/300 0:00 -:-- left", written)
-    assert "reward 0.42   groups without signal 60 %   test accuracy 31 %" in written
+    assert "reward 0.42   zero-variance groups 60 %   test accuracy 31 %" in written
     assert all(cell_len(line) <= 80 for line in re.sub(r"\x1b\[[?0-9]*[a-zA-Z]", "", written).splitlines())
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is there again
     tail = re.sub(r"\x1b\[[?0-9]*[a-zA-Z]|\r", "", written[written.rindex("train ladder: stopped at 120/300") :])
@@ -177,7 +177,7 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_panel_is_drawn_below_the_bars_of_a_terminal(terminal: bool) -> None:
     console, data = a_console(terminal=terminal)
-    with Live(console) as live, live.stage("its GRPO", 30):
+    with Live(console) as live, live.progress("its GRPO", 30):
         assert (live.room is not None) is terminal
         live.show_panel(Text("the panel"))
     written = data.getvalue().decode()
@@ -191,6 +191,6 @@ def test_a_log_has_no_bars_even_with_forced_colours(
     force: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", force)
-    with Live() as live, live.stage("x", 2) as bar:
+    with Live() as live, live.progress("x", 2) as bar:
         bar.advance()
     assert capsys.readouterr().out.splitlines() == ["x: 0/2", "x: 1/2 after 0:00"]

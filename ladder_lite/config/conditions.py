@@ -1,7 +1,7 @@
 """The conditions of an experiment in one table: what each does, starts from and is compared with, and how it is shown.
 
-A recipe adds conditions of its own, its arms: LADDER with other settings. Stages, command lines, reports and figures
-take what they need to know of a condition from here.
+A recipe adds ablations, which are LADDER with other settings. Stages, command lines, reports and figures look a
+condition up here.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ class Condition:
         return self.problems_of is None or self.trains_on is not None
 
 
-_ARM_COLOUR = ("#5b6fa8", "#9db0e6")
+_ABLATION_COLOUR = ("#5b6fa8", "#9db0e6")
 
 # In the order of the flow: each condition comes after those that it needs.
 BUILT_IN = {
@@ -102,15 +102,15 @@ BUILT_IN = {
 
 
 def condition_of(name: str) -> Condition:
-    """The condition of that name; one that is not built in is an arm, which goes by its own name."""
-    arm = Condition(
-        name, name, "LADDER with other settings", _ARM_COLOUR, trains_on="variants", compared_with=("ladder",)
+    """Look up a condition; a name that is not built in is an ablation's."""
+    ablation = Condition(
+        name, name, "LADDER with other settings", _ABLATION_COLOUR, trains_on="variants", compared_with=("ladder",)
     )
-    return BUILT_IN.get(name, arm)
+    return BUILT_IN.get(name, ablation)
 
 
-def with_arms(arms: Iterable[str]) -> list[Condition]:
-    """All conditions of a recipe with these arms, in the order of the flow: arms come after LADDER."""
+def with_ablations(ablations: Iterable[str]) -> list[Condition]:
+    """All conditions of a recipe with these ablations, each after those it needs: ablations follow LADDER."""
     names = list(BUILT_IN)
     after = names.index("ladder") + 1
-    return [condition_of(name) for name in (*names[:after], *arms, *names[after:])]
+    return [condition_of(name) for name in (*names[:after], *ablations, *names[after:])]

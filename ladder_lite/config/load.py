@@ -24,6 +24,8 @@ from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.install import shipped
 
+_RENAMED = {"arms": "ablations"}  # settings of earlier versions
+
 
 def load_recipe(
     name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False, profile: str | None = None
@@ -51,16 +53,16 @@ def load_recipe(
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check_with_arms(*apply_changes(tree, places, changes))
+        _check_with_ablations(*apply_changes(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
     tree, places = apply_changes(tree, places, [*chosen, *(smoked if smoke else []), *own])
-    return _check_with_arms(tree, places)
+    return _check_with_ablations(tree, places)
 
 
 def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The recipe with more conditions, in the order of `conditions`, then `full`; UserError for one that is none."""
-    known = [*BUILT_IN, *recipe.arms]
+    known = [*BUILT_IN, *recipe.ablations]
     wanted = {*recipe.conditions, *names}
     for name in wanted.difference(known):
         raise UserError(f"{name}: no such condition{nearest(name, known)}; {recipe.name} has {', '.join(known)}")
@@ -137,11 +139,11 @@ def apply_changes(
     return tree, places
 
 
-def _check_with_arms(tree: dict[str, Any], places: Places) -> Recipe:
-    """Return the recipe of these settings, or raise for its first mistake, or for one that an arm makes with them."""
+def _check_with_ablations(tree: dict[str, Any], places: Places) -> Recipe:
+    """Return the recipe of these settings; raise for its first mistake, the changes of its ablations included."""
     recipe = _check(tree, places)
-    for name, changes in recipe.arms.items():
-        place = _place(places, ("arms", name))
+    for name, changes in recipe.ablations.items():
+        place = _place(places, ("ablations", name))
         keys = [(place, key, value) for key, value in changes.items() if key != "share"]
         _check(*apply_changes(recipe.model_dump(mode="json"), {(): place}, keys))
     return recipe
@@ -167,7 +169,8 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     if error["type"] == "missing":
         return f"{place}: {key} is missing; every setting must be given"
     if error["type"] == "extra_forbidden":
-        return f"{place}: unknown setting {key}{_nearest_setting(path)}"
+        new = f"; it is called {_RENAMED[key]} now" if key in _RENAMED else _nearest_setting(path)
+        return f"{place}: unknown setting {key}{new}"
     # A value of a union gets one error for each of its types.
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
     given = json.dumps(value, ensure_ascii=False)

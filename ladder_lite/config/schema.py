@@ -305,14 +305,14 @@ def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return changes
 
 
-ArmChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_ladder)]
+AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_ladder)]
 
 
 class Recipe(_Section):
     """One experiment, complete. The run folder holds it as it was resolved.
 
-    An arm is LADDER with other settings, a condition of its own: changes of `variants.*` and `grpo.*` by dotted key,
-    and `share`, the part of the variants that it may use. `full` names the conditions that `--full` adds.
+    An ablation is a condition: LADDER with changes to `variants.*` and `grpo.*`, by dotted key, and `share`, the
+    fraction of the variants it may use. `full` names the conditions that `--full` adds.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
@@ -320,7 +320,7 @@ class Recipe(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
     task: TaskSettings
     model: ModelSettings
-    arms: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ArmChanges]
+    ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], AblationChanges]
     conditions: Annotated[tuple[str, ...], Field(min_length=1)]
     full: tuple[str, ...]
     variants: VariantSettings
@@ -348,18 +348,18 @@ class Recipe(_Section):
                 raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
         return ttrl
 
-    @field_validator("arms")
+    @field_validator("ablations")
     @classmethod
-    def _by_names_of_their_own(cls, arms: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
-        if taken := sorted(set(BUILT_IN).intersection(arms)):
-            raise ValueError(f"must not name an arm {taken[0]}: that is a condition of every recipe")
-        return arms
+    def _not_built_in(cls, ablations: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+        if taken := sorted(set(BUILT_IN).intersection(ablations)):
+            raise ValueError(f"must not name an ablation {taken[0]}: that is a condition of every recipe")
+        return ablations
 
     @field_validator("conditions", "full")
     @classmethod
     def _known_and_unique(cls, conditions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = [*BUILT_IN, *info.data.get("arms", {})]
-        if "arms" in info.data and (unknown := [name for name in conditions if name not in known]):
+        known = [*BUILT_IN, *info.data.get("ablations", {})]
+        if "ablations" in info.data and (unknown := [name for name in conditions if name not in known]):
             hint = nearest(unknown[0], known)
             raise ValueError(f"must name conditions of {', '.join(known)}, and {unknown[0]} is none{hint}")
         if len(set(conditions)) < len(conditions):

@@ -150,7 +150,7 @@ def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend
     demand(preflight(recipe, run_path, **asked))
     if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
-    with live.stage(f"load {recipe.model.id}"):
+    with live.progress(f"load {recipe.model.id}"):
         return models.load_backend(recipe)
 
 

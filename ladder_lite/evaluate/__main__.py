@@ -15,7 +15,7 @@ from rich.table import Table
 from ladder_lite.errors import UserError
 from ladder_lite.errors import run as run_app
 from ladder_lite.evaluate.of_run import Request, Split, evaluate_run
-from ladder_lite.terminal import Live, percent, plain
+from ladder_lite.terminal import Live, one_line, percent
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -64,7 +64,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
     pass_k = [key for key in base if key.startswith("pass@") and key != "pass@1"]
     others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []  # of one answer each, pass@1 says all
     table = Table(
-        title=f"{base['n_problems']} problems of {plain(result['problems'], 40)}, seed {result['seed']}",
+        title=f"{base['n_problems']} problems of {one_line(result['problems'], 40)}, seed {result['seed']}",
         caption=f"answers to each: {result['samples']}; in brackets 95 % intervals",
         box=box.ASCII,
         show_edge=False,
@@ -77,7 +77,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, summary in summaries.items():
         table.add_row(
-            plain(name, 22),
+            one_line(name, 22),
             _with_interval(summary["pass@1"]),
             *(percent(summary[key]["value"]) for key in others),
             _with_interval(summary["over_base"], signed=True) if "over_base" in summary else "",

@@ -67,11 +67,11 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
                 backend.restore(fresh)
             else:
                 backend.load(adapter)
-            with live.stage(f"evaluate {name}", len(problems)) as bar:
+            with live.progress(f"evaluate {name}", len(problems)) as bar:
                 attempts = sampler.evaluate(problems, folder, bar)
             best = attempts
             if not request.greedy_only:
-                with live.stage(f"evaluate {name}, greedy", len(problems)) as bar:
+                with live.progress(f"evaluate {name}, greedy", len(problems)) as bar:
                     best = sampler.greedy().evaluate(problems, folder / layout.GREEDY, bar)
             summaries[name] = summarize(
                 attempts, settings.k, greedy=best, task=task, problems=problems, notes=notes(request.problems)

@@ -18,7 +18,7 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ladder_lite.config import GrpoSettings, Recipe, arm
+from ladder_lite.config import GrpoSettings, Recipe, recipe_for
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import vllm
 from ladder_lite.models.adapter import folded, trained
@@ -317,8 +317,8 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _longest_reply(recipe: Recipe) -> int:
-    """Tokens of the longest reply in any condition, those of the recipe's arms included."""
-    settings = [recipe, *(arm(recipe, name) for name in recipe.arms)]
+    """Tokens of the longest reply in any condition, those of the recipe's ablations included."""
+    settings = [recipe, *(recipe_for(recipe, name) for name in recipe.ablations)]
     trainings = [recipe.ttrl.over(recipe.grpo), *(each.grpo for each in settings)]
     return max(
         recipe.eval.max_new_tokens,

@@ -51,7 +51,7 @@ def run_recipe(
             report.write_report(run.path)
             raise
         finished = run.path / layout.REPORT
-        if not experiment.lab.worked and finished.exists():
+        if not experiment.context.worked and finished.exists():
             live.say("everything is done already; --redo STAGE reruns a stage")
             return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
         return report.write_report(run.path)

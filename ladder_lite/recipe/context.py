@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe, arm
+from ladder_lite.config import Recipe, recipe_for
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
-class Lab:
+class RunContext:
     """A recipe's problems and model, in its run folder; each is loaded when a stage first needs it."""
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
@@ -102,9 +102,9 @@ class Lab:
 
         return Sampler(self.task, self.backend, self.recipe.eval, self.recipe.seed, self.deadline)
 
-    def arm(self, condition: str) -> Recipe:
-        """The recipe with the settings of a condition: an arm's, and its own for all others."""
-        return arm(self.recipe, condition)
+    def recipe_for(self, condition: str) -> Recipe:
+        """The recipe with the settings of a condition: an ablation's, and its own for all others."""
+        return recipe_for(self.recipe, condition)
 
     def library(self, recipe: Recipe) -> "Library":
         """The transformations that requests for variants suggest; those of the model once it wrote them."""
@@ -113,7 +113,7 @@ class Lab:
         return open_library(recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
     def writer(self, recipe: Recipe) -> "Writer":
-        """What trees of variants are written with, by the settings of the recipe or of one of its arms."""
+        """What trees of variants are written with, by the settings of the recipe or of one of its ablations."""
         from ladder_lite.variants import Writer
 
         library, settings = self.library(recipe), recipe.variants
@@ -124,7 +124,7 @@ class Lab:
         return {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
 
     @property
-    def looks(self) -> list[Any]:
+    def evaluation_inputs(self) -> list[Any]:
         """What every look at the test problems depends on."""
         return [self.recipe.eval.model_dump(), ids(self.tests)]
 
@@ -169,7 +169,7 @@ class Lab:
         return load_problems(str(self.run.path / layout.SELECT / layout.PROBLEMS), split)
 
 
-def _select(lab: Lab) -> None:
+def _select(context: RunContext) -> None:
     """The stage that samples the pool with the base model and writes `select/problems.jsonl`, a split to each row.
 
     They are those that it fails: that is how the paper's 110 came about, and why its base model starts near 0 %.
@@ -178,14 +178,16 @@ def _select(lab: Lab) -> None:
     """
     from ladder_lite.evaluate.scores import summarize
 
-    recipe, settings = lab.recipe, lab.recipe.task.select
+    recipe, settings = context.recipe, context.recipe.task.select
     assert settings is not None
-    pool = list({problem.id: problem for split in SPLITS for problem in lab.task.problems(split)}.values())
+    pool = list({problem.id: problem for split in SPLITS for problem in context.task.problems(split)}.values())
 
     def work(stage: Stage) -> dict[str, Any]:
-        lab.restore("base")
-        sampler = replace(lab.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1}))
-        with lab.live.stage(layout.SELECT, len(pool)) as bar:
+        context.restore("base")
+        sampler = replace(
+            context.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+        )
+        with context.live.progress(layout.SELECT, len(pool)) as bar:
             attempts = sampler.evaluate(pool, stage.path, bar)
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
         failed = [problem for problem in pool if problem.id not in dropped]
@@ -203,7 +205,7 @@ def _select(lab: Lab) -> None:
         rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
         return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 
-    lab.do(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
+    context.do(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
 
 
 def remove_checkpoints(stage: Stage) -> None:

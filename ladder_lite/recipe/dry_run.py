@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, arm, condition_of, shares_tree, with_arms
+from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
@@ -37,7 +37,7 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
 
     Counts of problems are None where a set has not been fetched yet, and so is what depends on them. `tokens` are
     upper bounds, but for those of variants: they are counted as if no variant were rejected and asked for again.
-    Batches and groups are those of `grpo`. Those of arms and of TTRL, where they change `grpo.trl`, count in steps,
+    Batches and groups are those of `grpo`. Where ablations and TTRL change `grpo.trl`, theirs count in steps,
     tokens, the longest completion, the peaks and whether a card fits.
     """
     shape = read_shape(recipe.model.id)
@@ -110,7 +110,7 @@ class _Work:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._stages = stages.stages_of(recipe, recipe.conditions)
-        self._arms = {name: arm(recipe, name) for name in stages.trained(recipe, recipe.conditions)}
+        self._recipes = {name: recipe_for(recipe, name) for name in stages.trained(recipe, recipe.conditions)}
         self._learning = [
             condition.name
             for condition in BUILT_IN.values()
@@ -124,9 +124,9 @@ class _Work:
             self._train, self._test, self._pool = select.train, select.test, _n_problems(*splits)
         wanted = recipe.ttrl.problems
         self._learned = self._test if wanted == "all" or self._test < wanted else wanted
-        self.trainings = {name: its.grpo for name, its in self._arms.items()}
+        self.trainings = {name: its.grpo for name, its in self._recipes.items()}
         self.trainings |= dict.fromkeys(self._learning, self._ttrl)
-        self.steps: dict[str, float] = {name: _max_steps(its.grpo) for name, its in self._arms.items()}
+        self.steps: dict[str, float] = {name: _max_steps(its.grpo) for name, its in self._recipes.items()}
         self.steps |= dict.fromkeys(self._learning, self._learned * _max_steps(self._ttrl))
 
     def tokens(self) -> dict[str, float]:
@@ -134,9 +134,11 @@ class _Work:
         recipe, variants, ttrl_steps = self._recipe, self._recipe.variants, _max_steps(self._ttrl)
         select, longest = recipe.task.select, recipe.eval.max_new_tokens
         learned = self._learned * len(self._learning)
-        looks = sum(1 + _max_steps(its.grpo) // its.grpo.eval_every for its in self._arms.values())
+        looks = sum(1 + _max_steps(its.grpo) // its.grpo.eval_every for its in self._recipes.values())
         evaluated = sum(
-            layout.evaluation(c.name) in self._stages for c in with_arms(recipe.arms) if c.name not in self._learning
+            layout.evaluation(c.name) in self._stages
+            for c in with_ablations(recipe.ablations)
+            if c.name not in self._learning
         )
         # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
         # samples, and its tries.
@@ -163,7 +165,7 @@ class _Work:
         shared = self._recipe.variants.first_per_root if layout.VARIANTS in self._stages else 0
         own = (
             its.variants.per_root - (its.variants.first_per_root if shares_tree(self._recipe, name) else 0)
-            for name, its in self._arms.items()
+            for name, its in self._recipes.items()
             if condition_of(name).trains_on == "variants"
         )
         return shared + sum(own)
@@ -178,7 +180,7 @@ class _Work:
             return 0 if (folder / layout.DONE).exists() else max(0, max_steps - len(rows))
 
         ttrl_steps, left = _max_steps(self._ttrl), 0.0
-        for name, its in self._arms.items():
+        for name, its in self._recipes.items():
             left += look(run / layout.train(name), _max_steps(its.grpo))
         for name in self._learning:
             tried = run / layout.problems(name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from ladder_lite.config import Recipe, shares_tree, with_arms
+from ladder_lite.config import Recipe, shares_tree, with_ablations
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.runs import layout
 
@@ -13,7 +13,7 @@ def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     tree = (*select, layout.TRANSFORMATIONS) if recipe.variants.transformations == "model" else select
     found: dict[str, tuple[str, ...]] = dict.fromkeys(tree, ())
     found[layout.VARIANTS] = tree
-    for condition in with_arms(recipe.arms):
+    for condition in with_ablations(recipe.ablations):
         name = condition.name
         before: tuple[str, ...] = select
         if condition.trains_on == "variants":
@@ -47,7 +47,7 @@ def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
 def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The conditions that train on problems of the training split, those that others start from included."""
     found = stages_of(recipe, conditions)
-    return [condition.name for condition in with_arms(recipe.arms) if layout.train(condition.name) in found]
+    return [condition.name for condition in with_ablations(recipe.ablations) if layout.train(condition.name) in found]
 
 
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:

@@ -17,26 +17,28 @@ from ladder_lite.train import divergence
 
 if TYPE_CHECKING:
     from ladder_lite.problems.attempts import Attempt
-    from ladder_lite.recipe.context import Lab
+    from ladder_lite.recipe.context import RunContext
 
 N_SAMPLES = 100
 """Answers that LADDER's model gives to each problem at least: the paper's pass@100."""
 
 
-def learn(lab: "Lab", condition: Condition) -> None:
+def learn(context: "RunContext", condition: Condition) -> None:
     """TTRL for test problems that LADDER leaves unsolved, each a stage of its own below that of all."""
     from ladder_lite import ttrl
 
-    recipe = lab.recipe
+    recipe = context.recipe
 
     def work(stage: Stage) -> dict[str, Any]:
-        left = _unsolved(lab)
+        left = _unsolved(context)
         # Without LADDER the same problems: they are what the two are compared on.
-        chosen = ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.problems_of == "ladder/eval" else _tried(lab)
+        chosen = (
+            ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.problems_of == "ladder/eval" else _tried(context)
+        )
         outcomes: list[dict[str, Any]] = []
-        with lab.live.stage(condition.label, len(chosen)) as bar:
+        with context.live.progress(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_learn_one(lab, problem, condition.start, stage))
+                outcomes.append(_learn_one(context, problem, condition.start, stage))
                 bar.advance(1)
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         return {
@@ -50,40 +52,40 @@ def learn(lab: "Lab", condition: Condition) -> None:
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
-    lab.do(layout.problems(condition.name), [*_settings(lab), *lab.looks], work)
+    context.do(layout.problems(condition.name), [*_settings(context), *context.evaluation_inputs], work)
 
 
-def answer_after(lab: "Lab", condition: Condition) -> None:
+def answer_after(context: "RunContext", condition: Condition) -> None:
     """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others."""
 
     name, start = condition.name, condition.start
 
     def answers(*below: str) -> "list[Attempt]":
-        tried = sorted(path.name for path in (lab.run.path / layout.problems(name)).glob("*/"))
-        own = {id_: lab.attempts("/".join((layout.problems(name, id_), layout.EVAL, *below))) for id_ in tried}
-        before = lab.attempts("/".join((layout.evaluation(start), *below)))
+        tried = sorted(path.name for path in (context.run.path / layout.problems(name)).glob("*/"))
+        own = {id_: context.attempts("/".join((layout.problems(name, id_), layout.EVAL, *below))) for id_ in tried}
+        before = context.attempts("/".join((layout.evaluation(start), *below)))
         return [*(a for a in before if a.problem_id not in own), *(a for part in own.values() for a in part)]
 
     def work(stage: Stage) -> dict[str, Any]:
         sampled, greedy = answers(), answers(layout.GREEDY)
         for path, attempts in ((stage.path, sampled), (stage.path / layout.GREEDY, greedy)):
             rewrite_jsonl(path / layout.ATTEMPTS, [attempt.to_row() for attempt in attempts])
-        return lab.summarize(sampled, greedy) | {"seconds": 0.0}
+        return context.summarize(sampled, greedy) | {"seconds": 0.0}
 
-    lab.do(layout.evaluation(name), [lab.recipe.eval.model_dump(), start], work)
+    context.do(layout.evaluation(name), [context.recipe.eval.model_dump(), start], work)
 
 
-def resample(lab: "Lab", condition: Condition) -> None:
+def resample(context: "RunContext", condition: Condition) -> None:
     """LADDER's model on the problems that TTRL tried: 100 answers, and on to the tokens that TTRL took for each."""
     from ladder_lite.evaluate.scores import mean_with_interval
 
     def work(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
         outcomes: list[dict[str, Any]] = []
-        chosen = _tried(lab)
-        with lab.live.stage(condition.label, len(chosen)) as bar:
+        chosen = _tried(context)
+        with context.live.progress(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_resample_one(lab, problem, condition.start, stage))
+                outcomes.append(_resample_one(context, problem, condition.start, stage))
                 bar.advance(1)
         return {
             "attempted": len(chosen),
@@ -93,30 +95,30 @@ def resample(lab: "Lab", condition: Condition) -> None:
             "seconds": time.monotonic() - started,
         }
 
-    lab.do(layout.problems(condition.name), [*_settings(lab), *lab.looks], work)
+    context.do(layout.problems(condition.name), [*_settings(context), *context.evaluation_inputs], work)
 
 
-def _learn_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
+def _learn_one(context: "RunContext", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
     from ladder_lite import ttrl
 
     def work(stage: Stage) -> dict[str, Any]:
-        lab.restore(start)
-        outcome = ttrl.learn(lab.writer(lab.recipe), problem, lab.recipe, stage.path, lab.live)
+        context.restore(start)
+        outcome = ttrl.learn(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
-        lab.live.say(f"{verdict}: {show(lab.task.statement(problem))}")
+        context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
         return outcome.to_row()
 
-    return lab.do_below(above, problem.id, work)
+    return context.do_below(above, problem.id, work)
 
 
-def _resample_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
+def _resample_one(context: "RunContext", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
     """Sampled until both are reached; TTRL's tokens are what it took for this problem."""
     from ladder_lite.evaluate.scores import pass_at_k
 
     def work(stage: Stage) -> dict[str, Any]:
-        spent = int(_summary(lab, problem.id)["n_tokens"])
-        lab.restore(start)
-        attempts = lab.sampler.sample_tokens(problem, stage.path, N_SAMPLES, spent)
+        spent = int(_summary(context, problem.id)["n_tokens"])
+        context.restore(start)
+        attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, spent)
         until = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
         first = next((index for index, attempt in enumerate(attempts) if attempt.correct), None)
         n_right = sum(attempt.correct for attempt in attempts)
@@ -132,28 +134,28 @@ def _resample_one(lab: "Lab", problem: Problem, start: str, above: Stage) -> dic
             "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
         }
 
-    return lab.do_below(above, problem.id, work)
+    return context.do_below(above, problem.id, work)
 
 
-def _unsolved(lab: "Lab") -> list[Problem]:
+def _unsolved(context: "RunContext") -> list[Problem]:
     """The problems that none of LADDER's answers solves; not those on which the verifier can give no verdict."""
     from ladder_lite.evaluate.scores import pass_rates
 
-    rates = pass_rates(lab.attempts(layout.evaluation("ladder")))
-    return [problem for problem in lab.tests if rates.get(problem.id) == 0]
+    rates = pass_rates(context.attempts(layout.evaluation("ladder")))
+    return [problem for problem in context.tests if rates.get(problem.id) == 0]
 
 
-def _tried(lab: "Lab") -> list[Problem]:
+def _tried(context: "RunContext") -> list[Problem]:
     """The problems that TTRL after LADDER tried, in its order."""
-    by_id = {problem.id: problem for problem in lab.tests}
-    return [by_id[problem_id] for problem_id in _summary(lab)["problems"]]
+    by_id = {problem.id: problem for problem in context.tests}
+    return [by_id[problem_id] for problem_id in _summary(context)["problems"]]
 
 
-def _summary(lab: "Lab", problem_id: str = "") -> dict[str, Any]:
+def _summary(context: "RunContext", problem_id: str = "") -> dict[str, Any]:
     """What TTRL after LADDER came to, on all problems or on one."""
-    return read_json(lab.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
+    return read_json(context.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
 
 
-def _settings(lab: "Lab") -> list[Any]:
-    recipe = lab.recipe
+def _settings(context: "RunContext") -> list[Any]:
+    recipe = context.recipe
     return [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]

@@ -21,7 +21,7 @@ from ladder_lite.jsonl import write_json
 from ladder_lite.report.findings import measure, pass_keys
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
-from ladder_lite.terminal import clock_time, percent, percent_interval, plain
+from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
 
 if TYPE_CHECKING:
     from ladder_lite.report.document import Document
@@ -74,14 +74,14 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     pass_k = [key for entry in entries.values() for key in pass_keys(entry)[1:]][:1]
     table = _table("condition")
     scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
-    table.title = f"{plain(report['recipe'], 30)}, seed {report['seed']}{scale_model}"
+    table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}{scale_model}"
     table.caption = paper.caption
     table.min_width = 64  # of the caption
     for heading in ("pass@1 (95 %)", *pass_k, "tests", "steps", "time", "paper"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, entry in entries.items():
         table.add_row(
-            plain(name, _NAME_WIDTH),
+            one_line(name, _NAME_WIDTH),
             percent_interval(entry["pass@1"]),
             *(percent(entry[key]["value"]) if key in entry else "" for key in pass_k),
             str(entry["n_problems"]),
@@ -96,12 +96,15 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return condition by run with intervals, and the means over seeds, for a terminal; ASCII only."""
     table = _table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
-    for heading in [*(plain(run["name"], _NAME_WIDTH) for run in runs), *(f"mean of {len(m['runs'])}" for m in means)]:
+    for heading in [
+        *(one_line(run["name"], _NAME_WIDTH) for run in runs),
+        *(f"mean of {len(m['runs'])}" for m in means),
+    ]:
         table.add_column(heading, justify="right", overflow="fold")
     for name in dict.fromkeys(name for run in runs for name in run["conditions"]):
         shares = [run["conditions"].get(name, {}).get("pass@1") for run in runs]
         shares += [mean["conditions"].get(name) for mean in means]
-        table.add_row(plain(name, _NAME_WIDTH), *(percent_interval(share) if share else "" for share in shares))
+        table.add_row(one_line(name, _NAME_WIDTH), *(percent_interval(share) if share else "" for share in shares))
     return table
 
 

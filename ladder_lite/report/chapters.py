@@ -36,7 +36,7 @@ from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import Run, layout
 from ladder_lite.tasks import statement
-from ladder_lite.terminal import clock_time, percent, percent_interval, plain, points_interval
+from ladder_lite.terminal import clock_time, one_line, percent, percent_interval, points_interval
 from ladder_lite.train import divergence
 
 SCALE_MODEL = (
@@ -45,7 +45,7 @@ SCALE_MODEL = (
 )
 
 _SHARES = ("solved", "wrong", "unreadable", "truncated")
-_SHOWN = ("base", "rl_without_variants", "ladder", "ladder_ttrl")  # answers before and after; arms answer alike
+_SHOWN = ("base", "rl_without_variants", "ladder", "ladder_ttrl")  # answers before and after; ablations answer alike
 _N_SAMPLES = 6
 _N_LISTED = 20
 _WIDTH = 160
@@ -156,7 +156,7 @@ def _result(report: Report, run: Run, name: str) -> Row:
 def _meaning(run: Run, name: str) -> tuple[Any, ...]:
     if name in BUILT_IN:
         return (BUILT_IN[name].meaning,)
-    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.arms.get(name, {}).items())
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.ablations.get(name, {}).items())
     return ("LADDER with other settings: ", Code(changes, _WIDTH)) if changes else ("LADDER with other settings",)
 
 
@@ -261,7 +261,7 @@ def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
 def _answer(condition: str, row: Mapping[str, Any]) -> Item:
     code = Code(row["text"] if row["answer"] is None else row["answer"], _WIDTH)
     right = row["reason"] == "CORRECT"
-    grade = Mark("right", "right") if right else Mark(plain(row["reason"]).lower().replace("_", " "), "wrong")
+    grade = Mark("right", "right") if right else Mark(one_line(row["reason"]).lower().replace("_", " "), "wrong")
     left_out = f" ({code.left_out})" if code.left_out else ""
     return Item((f"{label_of(condition)}: ", code, f"{left_out} ", grade))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ladder_lite.report.drawing.palette import Key
-from ladder_lite.terminal import plain
+from ladder_lite.terminal import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Code:
     @property
     def line(self) -> str:
         """The text without line breaks, control and bidi characters, cut to the width."""
-        return plain(self.text, self.width)
+        return one_line(self.text, self.width)
 
     @property
     def left_out(self) -> str:

@@ -29,7 +29,7 @@ from ladder_lite.report.drawing.output import to_png, to_svg
 from ladder_lite.report.drawing.palette import Key, colour_of, label_of
 from ladder_lite.report.findings import Report
 from ladder_lite.report.paper_results import PAPER, VARIANTS
-from ladder_lite.terminal import percent, plain
+from ladder_lite.terminal import one_line, percent
 
 _MAX_PROBLEMS = 24
 
@@ -42,7 +42,7 @@ def bars(report: Report) -> Figure | None:
     names = [*entries, *paper.others]
     drawing, (ours, papers) = bar_panels(len(names), {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)})
     for row, name in enumerate(names):
-        write(ours, 0.015, row + 0.22, plain(label_of(name), 24), "ink" if name in entries else "soft")
+        write(ours, 0.015, row + 0.22, one_line(label_of(name), 24), "ink" if name in entries else "soft")
         if name in entries:
             draw_bar(ours, row, entries[name]["pass@1"], colour_of(name))
         if quoted := paper.results.get(name) or paper.others.get(name):
@@ -55,7 +55,7 @@ def bars(report: Report) -> Figure | None:
         drawing,
         "bars",
         "pass@1 on the test problems",
-        f"pass@1 by condition: {plain(shares, 400)}",
+        f"pass@1 by condition: {one_line(shares, 400)}",
         f"Lines across the ends of the bars: 95 % intervals. *The paper's figures are of another model "
         f"({paper.subject}) and stand apart from ours.",
     )
@@ -64,10 +64,10 @@ def bars(report: Report) -> Figure | None:
 def seeds(mean: Mapping[str, Any], name: str) -> Figure:
     """Means over seeds as bars with their intervals, and a circle for each seed."""
     conditions = mean["conditions"]
-    heading = plain(f"seeds {', '.join(map(str, mean['seeds']))}", 40)
+    heading = one_line(f"seeds {', '.join(map(str, mean['seeds']))}", 40)
     drawing, (axes,) = bar_panels(len(conditions), {heading: (0.0, 1.0)})
     for row, (condition, found) in enumerate(conditions.items()):
-        write(axes, 0.01, row + 0.22, plain(label_of(condition), 30), "ink")
+        write(axes, 0.01, row + 0.22, one_line(label_of(condition), 30), "ink")
         draw_bar(axes, row, found, colour_of(condition))
         circles = axes.plot(found["values"], [row + 0.62] * len(found["values"]), "o", markersize=5, zorder=4)[0]
         circles.set(markerfacecolor="none", markeredgecolor=ink("ink"), clip_on=False)
@@ -77,7 +77,7 @@ def seeds(mean: Mapping[str, Any], name: str) -> Figure:
 
 
 def accuracy(report: Report) -> Figure | None:
-    """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the arms."""
+    """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the ablations."""
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for row in report["curve"]:
         curves.setdefault(row["condition"], []).append(row)
@@ -97,9 +97,9 @@ def accuracy(report: Report) -> Figure | None:
         legend.append(key._replace(label=f"{key.label} {percent(final.get(name, values[-1]))}"))
         draw_curve(axes, legend[-1], steps, values)
         heights += values
-        if name in final and key.colour != "arm":
+        if name in final and key.colour != "ablation":
             draw_dot(axes, trained[name], final[name], key.colour)
-        if n_problems and key.colour != "arm":
+        if n_problems and key.colour != "ablation":
             low, high = zip(*(wilson_interval(value, n_problems) for value in values), strict=True)
             axes.fill_between(steps, low, high, color=ink(key.colour), alpha=0.15, linewidth=0, zorder=1)
             heights += high
@@ -154,8 +154,8 @@ def variants(report: Report) -> Figure | None:
         "Accuracy against number of variants",
         "pass@1 against the number of variants",
         "Dots joined by the line: LADDER with part of its variants and with all. A part is the first ones of each "
-        "training problem, which lie less deep in the tree. Diamonds: arms that differ otherwise. " + VARIANTS,
-        (Key("LADDER, all variants", "ladder"), Key("arms", "arm")),
+        "training problem, which lie less deep in the tree. Diamonds: ablations that differ otherwise. " + VARIANTS,
+        (Key("LADDER, all variants", "ladder"), Key("ablations", "ablation")),
     )
 
 
@@ -192,8 +192,8 @@ def signal(report: Report) -> Figure | None:
     return _figure(
         drawing,
         "signal",
-        "Groups without signal",
-        "Share of groups without signal against GRPO step",
+        "Zero-variance groups",
+        "Share of zero-variance groups against GRPO step",
         "The share of groups whose rewards are all equal, of which GRPO learns nothing; means over stretches of steps.",
         tuple(keys.values()),
     )
@@ -211,7 +211,7 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     axes.stackplot(steps, *shares, colors=[ink(kind) for kind in kinds], linewidth=0)
     axes.set_xlim(steps[0], steps[-1])
     shares_up(axes, 1.0)
-    label = plain(label_of(condition), 30)
+    label = one_line(label_of(condition), 30)
     return _figure(
         drawing,
         f"rollouts-{condition}",
@@ -290,5 +290,5 @@ def _figure(drawing: Drawing, name: str, title: str, alt: str, caption: Text, le
 
 def _with_picture(figure: Figure, name: str, drawing: Drawing, report: Report, about: str) -> Figure:
     """Return a figure with the PNG of its drawing, which says of which run it is."""
-    about = f"{plain(report['recipe'], 28)}, seed {report['seed']}: {about}"
+    about = f"{one_line(report['recipe'], 28)}, seed {report['seed']}: {about}"
     return replace(figure, picture=Picture(name, to_png(drawing, figure.title, about)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ladder_lite import variants
-from ladder_lite.config import BUILT_IN, with_arms
+from ladder_lite.config import BUILT_IN, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems
@@ -109,7 +109,7 @@ def _curve(run: Run, name: str) -> list[dict[str, Any]]:
 
 
 def _training(run: Run, name: str) -> dict[str, Any]:
-    """Means over stretches of steps: groups without signal, and the kinds of rollouts as shares."""
+    """Means over stretches of steps: zero-variance groups, and the kinds of rollouts as shares."""
     stage = layout.train(name)
     signal = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
     if not signal:
@@ -184,7 +184,7 @@ def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences of pass@1, condition minus reference, where both were asked the same problems."""
     rates = {name: pass_rates(run, name) for name in entries}
-    references = {condition.name: condition.compared_with for condition in with_arms(run.arms)}
+    references = {condition.name: condition.compared_with for condition in with_ablations(run.ablations)}
     pairs = [(name, other) for name in entries for other in references.get(name, ()) if other in entries]
     return [
         {

@@ -10,7 +10,7 @@ from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Nod
 from ladder_lite.report.findings import TREES, Report, known_problems, read_variants
 from ladder_lite.runs import Run, layout
 from ladder_lite.tasks import statement
-from ladder_lite.terminal import clock_time, percent, plain
+from ladder_lite.terminal import clock_time, one_line, percent
 
 _LIBRARIES = {
     "model": "It was given suggestions from a library of transformations that it wrote itself.",
@@ -52,7 +52,7 @@ def variants_chapter(report: Report, run: Run) -> Chapter:
         )
     reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
     rejected: list[Row] = [
-        {"rejected because": plain(str(why), 60).replace("_", " "), "variants": str(n)} for why, n in reasons
+        {"rejected because": one_line(str(why), 60).replace("_", " "), "variants": str(n)} for why, n in reasons
     ]
     blocks += _by_depth(report) + table("lr", rejected)
     blocks += [*_held_out(run, done), *_pass_rates(run)]
@@ -114,7 +114,7 @@ def _pass_rates(run: Run) -> list[Block]:
         return []
     states = Counter(row["state"] for row in rates)
     shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
-    without = f" Groups without signal: {percent(sum(shares) / len(shares))}." if shares else ""
+    without = f" Zero-variance groups: {percent(sum(shares) / len(shares))}." if shares else ""
     kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
     drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
     return [

@@ -35,7 +35,7 @@ class Run:
     train: str
     test: str
     conditions: tuple[str, ...]
-    arms: Mapping[str, Mapping[str, Any]]
+    ablations: Mapping[str, Mapping[str, Any]]
     samples: int
     k: int
     settings: Mapping[str, Any]
@@ -98,7 +98,7 @@ def open_run(path: Path) -> Run:
             train=str(tree["task"]["train"]),
             test=str(tree["task"]["test"]),
             conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_run_besides(path)])),
-            arms=tree.get("arms") or {},
+            ablations=tree.get("ablations") or tree.get("arms") or {},  # `arms` in runs of earlier versions
             samples=int(tree["eval"]["samples"]),
             k=int(tree["eval"]["k"]),
             settings=tree,

@@ -2,7 +2,7 @@
 
     recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
     select/, transformations/, variants/                stages that conditions share
-    conditions/CONDITION/variants/                      an arm's own tree
+    conditions/CONDITION/variants/                      an ablation's own tree
     conditions/CONDITION/train/                         GRPO: logs, checkpoints, the adapter
     conditions/CONDITION/problems/PROBLEM/              TTRL or more samples, a folder for each test problem
     conditions/CONDITION/eval/                          answers to the test problems; greedy/ below it
@@ -25,7 +25,7 @@ PROBLEMS, REJECTED, ROUNDS, REPLIES = "problems.jsonl", "rejected.jsonl", "round
 
 
 def variants(condition: str) -> str:
-    """The stage of a tree that an arm has to itself."""
+    """The stage of a tree that an ablation has to itself."""
     return f"{CONDITIONS}/{condition}/{VARIANTS}"
 
 

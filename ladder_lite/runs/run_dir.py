@@ -76,7 +76,7 @@ class RunDir:
             there = _read_recipe(self.path)
             difference = _first_difference(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
             # What other conditions left stays, and in the report.
-            known = [name for name in there.conditions if name in (*BUILT_IN, *self.recipe.arms)]
+            known = [name for name in there.conditions if name in (*BUILT_IN, *self.recipe.ablations)]
             self.recipe = with_more(self.recipe, known)
             if difference is not None and not redo:
                 raise UserError(
@@ -200,11 +200,11 @@ def _read_recipe(path: Path) -> Recipe:
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
     """Name the first setting that differs, with both values, of those that concern all stages.
 
-    `smoke`, `profiles` and `description` decide nothing; what an arm changes, the digests of its stages hold.
+    `smoke`, `profiles` and `description` decide nothing; what an ablation changes, the digests of its stages hold.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
-            if not key and name in ("smoke", "profiles", "description", "arms", "conditions", "full"):
+            if not key and name in ("smoke", "profiles", "description", "ablations", "conditions", "full"):
                 continue
             below = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
             if below is not None:

@@ -56,7 +56,7 @@ class Search:
         recipe, live = self._recipe, self._live
         sampler = Sampler(self._task, self._backend, recipe.eval, recipe.seed)
         size = math.ceil(n / _CHUNKS)
-        with live.stage("answers", n) as bar:
+        with live.progress("answers", n) as bar:
             for start in range(0, n, size):
                 part = min(size, n - start)
                 with self._deadline.piece("answers", part):
@@ -90,7 +90,7 @@ class Search:
         with TemporaryDirectory(prefix="ladder-solve-") as scratch:
             folder = Path(scratch)
             if recipe.variants.transformations == "model":
-                with live.stage("transformations", None):
+                with live.progress("transformations", None):
                     transformations.write(task, backend, recipe.variants, folder, recipe.seed)
             library = transformations.open_library(recipe.variants, folder)
             # Nothing is measured here, and what is learned is forgotten: no problem has to be kept out of the tree.
@@ -121,7 +121,7 @@ class Search:
         self._note(tries)
         live = self._live
         live.say(
-            f"step {step.step}: reward {step.reward:.2f}, groups without signal {percent(step.groups_without_signal)}; "
+            f"step {step.step}: reward {step.reward:.2f}, zero-variance groups {percent(step.groups_without_signal)}; "
             f"tries: {_kinds(tries)}"
         )
         if live.room is None:

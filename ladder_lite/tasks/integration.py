@@ -16,7 +16,7 @@ from ladder_lite.problems.clean import read_problem
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
-from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals, said
+from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals, strip_thinking
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
 from ladder_lite.verify.rules.fingerprints import Keys, fingerprints
@@ -82,20 +82,20 @@ class IntegrationTask:
         assert template is not None
         return self._conversation(template.format(effect=effect, count=count))
 
-    def said(self, text: str) -> str:
+    def strip_thinking(self, text: str) -> str:
         """A reply without the thoughts that a reasoning model begins with."""
-        return said(text, self._settings.thinking)
+        return strip_thinking(text, self._settings.thinking)
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Read every integral of a reply; one without any is rejected as a whole."""
-        pieces = read_integrals(self.said(text), parent.data["variable"] or "x")
+        pieces = read_integrals(self.strip_thinking(text), parent.data["variable"] or "x")
         if not pieces:
             return [Rejected(text[:_MAX_REJECTED_CHARS], "unreadable")]
         return [_read_variant(piece, parent, request) for piece in pieces]
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Verify the last `<answer>` of a reply."""
-        before, end, _ = self.said(text).rpartition("</answer>")
+        before, end, _ = self.strip_thinking(text).rpartition("</answer>")
         _, start, answer = before.rpartition("<answer>")
         if not (start and end):
             return Grade(0.0, Reason.NO_ANSWER, None)

@@ -62,7 +62,7 @@ class Task(Protocol):
     def transformations_prompt(self, effect: Effect, count: int) -> Messages:
         """What the model is asked for a list of transformations that have an effect."""
 
-    def said(self, text: str) -> str:
+    def strip_thinking(self, text: str) -> str:
         """The part of a reply that is meant to be read: all but the thoughts of a reasoning model."""
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:

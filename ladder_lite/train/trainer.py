@@ -32,9 +32,9 @@ from ladder_lite.runs import layout
 from ladder_lite.train import divergence
 from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.train.zero_advantage import (
+    depends_on_advantage_only,
     is_column,
     positions_are_relative,
-    teaches_by_advantage_alone,
     teaching_part,
 )
 
@@ -73,7 +73,7 @@ class Trainer(trl.GRPOTrainer):
         backend.restore(before)
         self.data_collator = self.ask
         self.remove_callback(PrinterCallback)
-        _demand(self, wanted)
+        _require(self, wanted)
 
     def step_seed(self, step: int) -> int:
         """The seed of everything random in a step, which no other step of the training has."""
@@ -159,7 +159,7 @@ class Trainer(trl.GRPOTrainer):
         have any; a step without one logs none.
         """
         # Unsloth's loss is its own. What a probe runs is to be as much as there can be, and its rewards are equal.
-        if "unsloth" in sys.modules or self._probing or not teaches_by_advantage_alone(self):
+        if "unsloth" in sys.modules or self._probing or not depends_on_advantage_only(self):
             return super().compute_loss(model, inputs, **more)
         part = teaching_part(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
         if part is None:  # gradients of zero and not none: the optimizer's momentum moves the weights all the same
@@ -275,7 +275,7 @@ def _config(wanted: dict[str, Any], recipes: Iterable[str]) -> trl.GRPOConfig:
     return config
 
 
-def _demand(trainer: Trainer, wanted: dict[str, Any]) -> None:
+def _require(trainer: Trainer, wanted: dict[str, Any]) -> None:
     """UserError where the trainer, after all patches, holds another value than the recipe or the loop gave it."""
     held = [(name, trainer, setting.copy) for name, setting in SETTINGS.items() if setting.copy]
     held += [(name, trainer.args, name) for name in wanted if hasattr(trainer.args, name) and _is_compared(name)]

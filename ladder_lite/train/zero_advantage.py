@@ -30,7 +30,7 @@ class Part(NamedTuple):
     factor: float
 
 
-def teaches_by_advantage_alone(trainer: Any) -> bool:
+def depends_on_advantage_only(trainer: Any) -> bool:
     """Whether a row without an advantage has no part in this trainer's gradient.
 
     KL, a bonus on entropy and the loss of a mixture's routers are of all rows; the quantile of the entropies is too.

@@ -39,15 +39,15 @@ def main(
         folder = out or Path(scratch)
         backend = open_backend(settings, None, live)
         if settings.variants.transformations == "model":
-            with live.stage("transformations", None):
+            with live.progress("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)
         library = transformations.open_library(settings.variants, folder)
         writer = Writer(task, backend, settings.variants, library, held_out_problems(), settings.seed)
-        with live.stage("variants", n) as bar:
+        with live.progress("variants", n) as bar:
             tree = grow(writer, [root], folder, bar)
         rates: dict[str, float] = {}
         if tries:
-            with live.stage("answers", None):
+            with live.progress("answers", None):
                 rates = pass_rates(Sampler(task, backend, settings.eval, settings.seed).sample([root, *tree], tries))
         live.print(draw_tree(live, task.statement, [root, *tree], rates))
         counts = count(folder)

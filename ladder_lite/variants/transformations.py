@@ -108,7 +108,7 @@ def write(task: Task, backend: Backend, settings: VariantSettings, folder: Path,
             sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, rng.getrandbits(32))
             for (reply,) in backend.sample(prompts, 1, sampling):
                 n_tokens += reply.n_tokens
-                for line, text in read_list(task.said(reply.text)):
+                for line, text in read_list(task.strip_thinking(reply.text)):
                     if text is None:
                         rejected.append({"effect": effect, "text": line})
                     else:

@@ -6,7 +6,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ladder_lite.problems import Problem
-from ladder_lite.terminal import Live, percent, plain
+from ladder_lite.terminal import Live, one_line, percent
 
 _LEAST_WIDTH = 24
 
@@ -19,7 +19,7 @@ def draw_tree(
     def line(problem: Problem) -> Text:
         # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
         width = min(72, max(_LEAST_WIDTH, live.console.width - 20 - 4 * problem.depth))
-        text = Text(live.encodable(plain(statement(problem), width)))
+        text = Text(live.encodable(one_line(statement(problem), width)))
         if problem.parent_id is not None:
             text.append(f"  {problem.requested}", style="dim")
         if (rate := pass_rates.get(problem.id)) is not None:

@@ -49,7 +49,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from ladder_lite.verify.expressions.parse import ExpressionError
-from ladder_lite.verify.expressions.replies import said
+from ladder_lite.verify.expressions.replies import strip_thinking
 from ladder_lite.verify.numerics.definite import References, wrong_value
 from ladder_lite.verify.numerics.integrand import Integrand, IntegrandError, prepare
 from ladder_lite.verify.rules import paper as paper_protocol
@@ -139,7 +139,7 @@ def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any)
     Thoughts up to a `</think>` are not read. `columns` may hold lists `variable`, `lower` and `upper`; others are
     ignored. None: the problem is unverifiable.
     """
-    texts = [said(c if isinstance(c, str) else str(c[-1]["content"])) for c in completions]
+    texts = [strip_thinking(c if isinstance(c, str) else str(c[-1]["content"])) for c in completions]
     answers = [text.rpartition("<answer>")[2].partition("</answer>")[0] for text in texts]
     names = [name for name in ("variable", "lower", "upper") if columns.get(name) is not None]
     rows = [{name: columns[name][i] for name in names} for i in range(len(answers))]

@@ -43,7 +43,7 @@ model:
   fast_inference: false
   max_prompt_length: 64
   lora: {r: 8, target_modules: all-linear}
-arms: {ladder_half: {share: 0.5}}
+ablations: {ladder_half: {share: 0.5}}
 conditions: [base, ladder]
 full: [ladder_half]
 variants:
@@ -170,6 +170,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
     ("override", "message"),
     [
         ("sed=1", "unknown setting sed; did you mean seed?"),
+        ("arms={}", "unknown setting arms; it is called ablations now"),
         ("grpo.trl.lerning_rate=1", "unknown setting grpo.trl.lerning_rate; did you mean learning_rate?"),
         (
             "grpo.learning_rate=1",
@@ -191,19 +192,23 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
             "ladder_pass100, ttrl, ladder_half, and lader is none; did you mean ladder?",
         ),
         ("conditions=[base, base]", 'conditions is ["base", "base"]; must not name a condition twice'),
-        ("arms={base: {}}", 'arms is {"base": {}}; must not name an arm base: that is a condition of every recipe'),
-        ("arms.half={share: 2}", 'arms.half is {"share": 2}; must have a share above 0 and up to 1'),
         (
-            "arms.half={eval.samples: 2}",
-            'arms.half is {"eval.samples": 2}; must change nothing but share, variants.* and grpo.*, not eval.samples',
+            "ablations={base: {}}",
+            'ablations is {"base": {}}; must not name an ablation base: that is a condition of every recipe',
+        ),
+        ("ablations.half={share: 2}", 'ablations.half is {"share": 2}; must have a share above 0 and up to 1'),
+        (
+            "ablations.half={eval.samples: 2}",
+            'ablations.half is {"eval.samples": 2}; must change nothing but share, variants.* and grpo.*, '
+            "not eval.samples",
         ),
         (
-            "arms.half={variants.transformations: model}",
-            'arms.half is {"variants.transformations": "model"}; must not have variants.transformations: model; '
+            "ablations.half={variants.transformations: model}",
+            'ablations.half is {"variants.transformations": "model"}; must not have variants.transformations: model; '
             "the recipe can, for all of its conditions",
         ),
-        ("arms.half={grpo.row: uniform}", "unknown setting grpo.row; did you mean rows?"),
-        ("arms.half={variants.depth: 9}", "variants.depth is 9; must be less than or equal to 5"),
+        ("ablations.half={grpo.row: uniform}", "unknown setting grpo.row; did you mean rows?"),
+        ("ablations.half={variants.depth: 9}", "variants.depth is 9; must be less than or equal to 5"),
         ("conditions=[]", "conditions is []; must have at least 1 item after validation, not 0"),
         ("variants.depth=6", "variants.depth is 6; must be less than or equal to 5"),
         ("variants.temperature=[2, 1]", "variants.temperature is [2, 1]; must be [lowest, highest]"),
@@ -338,10 +343,10 @@ def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None
 
 
 def test_arms_are_checked_with_smoke_settings_too(recipe_file: Path) -> None:
-    arm = RECIPE.replace("{share: 0.5}", "{grpo.trl.num_generations: 8}")
-    recipe_file.write_text(arm)
-    assert load_recipe(str(recipe_file), smoke=True).arms == {"ladder_half": {"grpo.trl.num_generations": 8}}
-    recipe_file.write_text(arm.replace("eval.samples: 6", "grpo.trl.per_device_train_batch_size: 4"))
+    ablation = RECIPE.replace("{share: 0.5}", "{grpo.trl.num_generations: 8}")
+    recipe_file.write_text(ablation)
+    assert load_recipe(str(recipe_file), smoke=True).ablations == {"ladder_half": {"grpo.trl.num_generations": 8}}
+    recipe_file.write_text(ablation.replace("eval.samples: 6", "grpo.trl.per_device_train_batch_size: 4"))
     assert "num_generations, 8, divides" in refusal(str(recipe_file))
 
 

@@ -143,8 +143,8 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "tokens"),
     [
-        ("arms.longer={grpo.trl.max_completion_length: 300}", 300),
-        ("arms.longer={variants.max_new_tokens: 301}", 301),
+        ("ablations.longer={grpo.trl.max_completion_length: 300}", 300),
+        ("ablations.longer={variants.max_new_tokens: 301}", 301),
         ("ttrl.trl={max_completion_length: 302}", 302),
         ("ttrl.trl={max_completion_length: 20}", 120),  # then grpo's are longer
         ("eval.max_new_tokens=303", 303),

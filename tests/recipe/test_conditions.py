@@ -1,9 +1,9 @@
-"""Which conditions there are, what stages they bring, and what an arm changes."""
+"""Which conditions there are, what stages they bring, and what an ablation changes."""
 
 import pytest
 
-from ladder_lite.config.arms import arm, shares_tree
-from ladder_lite.config.conditions import BUILT_IN, with_arms
+from ladder_lite.config.ablations import recipe_for, shares_tree
+from ladder_lite.config.conditions import BUILT_IN, with_ablations
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.recipe.stages import dependents, needs, stages_of, trained
@@ -15,20 +15,20 @@ RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_arm_of_a_shipped_recipe_is_a_recipe(name: str, smoke: bool) -> None:
     recipe = load_recipe(name, smoke=smoke)
-    for arm_name in recipe.arms:
-        changed = arm(recipe, arm_name)
+    for arm_name in recipe.ablations:
+        changed = recipe_for(recipe, arm_name)
         assert changed.task == recipe.task
         assert smoke or changed != recipe  # a smoke run may have a variant of each root in all
-    assert arm(recipe, "ladder") == recipe
+    assert recipe_for(recipe, "ladder") == recipe
     assert {*recipe.full}.isdisjoint(recipe.conditions)
-    assert {*recipe.full, *recipe.conditions} == {*BUILT_IN, *recipe.arms}  # --full adds all there is
+    assert {*recipe.full, *recipe.conditions} == {*BUILT_IN, *recipe.ablations}  # --full adds all there is
 
 
 def test_conditions_come_after_those_that_they_need_and_are_told_apart() -> None:
     recipe = load_recipe("tiny")
-    conditions = with_arms(recipe.arms)
+    conditions = with_ablations(recipe.ablations)
     names = [condition.name for condition in conditions]
-    assert sorted(names) == sorted({*BUILT_IN, *recipe.arms})
+    assert sorted(names) == sorted({*BUILT_IN, *recipe.ablations})
     for at, condition in enumerate(conditions):
         assert set(condition.needs) <= set(names[:at])
         assert set(condition.compared_with) <= set(names)
@@ -38,9 +38,9 @@ def test_conditions_come_after_those_that_they_need_and_are_told_apart() -> None
 
 def test_a_share_is_of_the_variants_of_each_root() -> None:
     recipe = load_recipe("tiny")
-    assert [arm(recipe, f"ladder_{percent}").variants.per_root for percent in (10, 25, 50)] == [10, 25, 50]
-    assert arm(load_recipe("tiny", ["variants.per_root=7"]), "ladder_10").variants.per_root == 1
-    assert arm(recipe, "ladder_10").grpo == recipe.grpo
+    assert [recipe_for(recipe, f"ladder_{percent}").variants.per_root for percent in (10, 25, 50)] == [10, 25, 50]
+    assert recipe_for(load_recipe("tiny", ["variants.per_root=7"]), "ladder_10").variants.per_root == 1
+    assert recipe_for(recipe, "ladder_10").grpo == recipe.grpo
 
 
 def test_a_share_begins_with_the_first_variants_of_the_common_tree() -> None:
@@ -48,7 +48,7 @@ def test_a_share_begins_with_the_first_variants_of_the_common_tree() -> None:
     assert all(shares_tree(recipe, f"ladder_{percent}") for percent in (10, 25, 50))
     assert not shares_tree(recipe, "ladder_static")  # all of it comes before training: more than the common tree has
     assert needs(recipe)["conditions/ladder_static/train"] == ("conditions/ladder_static/variants",)
-    other = load_recipe("tiny", ["arms.ladder_deep={variants.depth: 4}"])
+    other = load_recipe("tiny", ["ablations.ladder_deep={variants.depth: 4}"])
     assert not shares_tree(other, "ladder_deep")
 
 

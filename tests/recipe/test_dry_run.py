@@ -105,14 +105,14 @@ def test_conditions_bring_the_training_they_start_from(conditions: str, steps: d
 
 def test_an_arm_is_evaluated_whatever_its_name() -> None:
     told = [
-        _outlook("tiny", f"arms.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
+        _outlook("tiny", f"ablations.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
         for name in ("half", "half_for_ttrl")
     ]
     assert told[0] == told[1]
 
 
 def test_what_an_arm_changes_must_fit_too() -> None:
-    longer = "arms.longer={grpo.trl.max_completion_length: 4000}"
+    longer = "ablations.longer={grpo.trl.max_completion_length: 4000}"
     told = [_outlook("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
     assert [each["max_completion_length"] for each in told] == [told[0]["max_completion_length"], 4000]
     peaks = [[card["predicted_peak_bytes"]["train"] for card in each["cards"]] for each in told]

@@ -9,7 +9,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import load_problems
-from ladder_lite.recipe.context import Lab
+from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 from tests.support.fakes import FakeBackend
@@ -25,7 +25,7 @@ class Model(FakeBackend):
         super().__init__(lambda prompt, rng: next((answers[text] for text in solved if f"({text}," in prompt), "no"))
 
 
-def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, splits: bool = False) -> Lab:
+def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, splits: bool = False) -> RunContext:
     pool = folder / "pool.jsonl"
     rows = [{"integrand": text} for text in POOL]
     if splits:
@@ -34,14 +34,14 @@ def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, s
     select = f"task.select={{samples: 3, train: {train}, test: {test}}}"
     recipe = load_recipe("tiny", [f"task.train={pool}", f"task.test={pool}", select])
     run = RunDir.open(folder / "run", recipe)
-    lab = Lab(recipe, run, Live())
-    lab.__dict__["backend"] = model  # instead of loading one
-    return lab
+    context = RunContext(recipe, run, Live())
+    context.__dict__["backend"] = model  # instead of loading one
+    return context
 
 
 def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
-    lab = selecting(tmp_path, Model({"2*x", "5*x"}), train=1, test=2)
-    roots, tests = lab.roots, lab.tests
+    context = selecting(tmp_path, Model({"2*x", "5*x"}), train=1, test=2)
+    roots, tests = context.roots, context.tests
     assert (len(roots), len(tests)) == (1, 2)
     chosen = [str(problem.data["integrand"]) for problem in (*roots, *tests)]
     assert len(set(chosen)) == 3
@@ -55,22 +55,22 @@ def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
 
 
 def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
-    lab = selecting(tmp_path, Model({"2*x"}))
-    tests = lab.tests
-    lab.run.close()
+    context = selecting(tmp_path, Model({"2*x"}))
+    tests = context.tests
+    context.run.close()
     again = selecting(tmp_path, Model(set()))
     assert again.tests == tests
 
 
 def test_both_splits_of_a_set_are_the_pool(tmp_path: Path) -> None:
-    lab = selecting(tmp_path, Model(set()), train=2, test=4, splits=True)
-    assert len({problem.id for problem in (*lab.roots, *lab.tests)}) == 6
+    context = selecting(tmp_path, Model(set()), train=2, test=4, splits=True)
+    assert len({problem.id for problem in (*context.roots, *context.tests)}) == 6
 
 
 def test_a_pool_that_changed_is_selected_from_again(tmp_path: Path) -> None:
-    lab = selecting(tmp_path, Model(set()))
-    assert len(lab.tests) == 2
-    lab.run.close()
+    context = selecting(tmp_path, Model(set()))
+    assert len(context.tests) == 2
+    context.run.close()
     POOL_FILE = tmp_path / "pool.jsonl"
     again = selecting(tmp_path, Model(set()))
     POOL_FILE.write_text(POOL_FILE.read_text() + json.dumps({"integrand": "9*x"}) + "\n")
@@ -83,12 +83,12 @@ def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> N
     (tmp_path / "other.jsonl").write_text('{"integrand": "x+x"}\n')
     sets = [f"task.train={tmp_path / 'one.jsonl'}", f"task.test={tmp_path / 'other.jsonl'}"]
     recipe = load_recipe("tiny", sets)
-    lab = Lab(recipe, RunDir.open(tmp_path / "run", recipe), Live())
+    context = RunContext(recipe, RunDir.open(tmp_path / "run", recipe), Live())
     with pytest.raises(UserError, match="every test problem is a training problem too"):
-        _ = lab.roots
+        _ = context.roots
 
 
 def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:
-    lab = selecting(tmp_path, Model(set(POOL[:4])))
+    context = selecting(tmp_path, Model(set(POOL[:4])))
     with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all of 3 tries, and 3 are wanted"):
-        _ = lab.roots
+        _ = context.roots

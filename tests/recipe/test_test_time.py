@@ -16,7 +16,7 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.recipe import test_time as unsolved
-from ladder_lite.recipe.context import Lab
+from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason
@@ -57,19 +57,19 @@ def attempt(problem: Problem, grade: Grade, text: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def context(tmp_path: Path) -> Iterator[RunContext]:
     """A run in which the base model and LADDER have answered each test problem once."""
     tests = tmp_path / "tests.jsonl"
     tests.write_text("".join(json.dumps({"integrand": text}) + "\n" for text in VERDICTS))
     recipe = load_recipe("tiny", [f"task.test={tests}", "ttrl.problems=2", "eval.batch_size=50"])
     with RunDir.open(tmp_path / "run", recipe) as run:
-        lab = Lab(recipe, run, Live())
-        lab.__dict__["backend"] = Model()  # instead of loading one
+        context = RunContext(recipe, run, Live())
+        context.__dict__["backend"] = Model()  # instead of loading one
         for name in ("base", "ladder"):
             for folder in ("eval", "eval/greedy"):
-                rows = [attempt(test, VERDICTS[str(test.data["integrand"])], name) for test in lab.tests]
+                rows = [attempt(test, VERDICTS[str(test.data["integrand"])], name) for test in context.tests]
                 append_jsonl(run.path / "conditions" / name / folder / "attempts.jsonl", rows)
-        yield lab
+        yield context
 
 
 @pytest.fixture
@@ -87,49 +87,51 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return tokens
 
 
-def summary(lab: Lab, stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((lab.run.path / stage / "done.json").read_text())
+def summary(context: RunContext, stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((context.run.path / stage / "done.json").read_text())
     return found
 
 
 @pytest.mark.usefixtures("spent")
-def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_condition(lab: Lab) -> None:
-    left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
+def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_condition(context: RunContext) -> None:
+    left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        lab.backend.weights_of.clear()  # type: ignore[attr-defined]
-        unsolved.learn(lab, BUILT_IN[condition])
-        found = summary(lab, f"conditions/{condition}/problems")
+        context.backend.weights_of.clear()  # type: ignore[attr-defined]
+        unsolved.learn(context, BUILT_IN[condition])
+        found = summary(context, f"conditions/{condition}/problems")
         assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
         assert (found["steps"], found["n_tokens"], found["steps_to_solve"]) == (6, 20, [3, 3])
-        assert lab.backend.weights_of == [start] * 2  # type: ignore[attr-defined]
+        assert context.backend.weights_of == [start] * 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("spent")
-def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(lab: Lab) -> None:
+def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(context: RunContext) -> None:
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        unsolved.learn(lab, BUILT_IN[condition])
-        unsolved.answer_after(lab, BUILT_IN[condition])
-        tried = summary(lab, f"conditions/{condition}/problems")["problems"]
+        unsolved.learn(context, BUILT_IN[condition])
+        unsolved.answer_after(context, BUILT_IN[condition])
+        tried = summary(context, f"conditions/{condition}/problems")["problems"]
         for folder in ("eval", "eval/greedy"):
-            rows = read_jsonl(lab.run.path / "conditions" / condition / folder / "attempts.jsonl")
+            rows = read_jsonl(context.run.path / "conditions" / condition / folder / "attempts.jsonl")
             texts = {row["problem_id"]: row["text"] for row in rows}
             assert len(rows) == len(VERDICTS)
-            assert texts == {test.id: "tuned" if test.id in tried else start for test in lab.tests}
-        found = summary(lab, f"conditions/{condition}/eval")
+            assert texts == {test.id: "tuned" if test.id in tried else start for test in context.tests}
+        found = summary(context, f"conditions/{condition}/eval")
         assert found["n_problems"] == 4
         assert found["pass@1"]["value"] == found["greedy"]["value"] == 3 / 4
 
 
-def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(lab: Lab, spent: dict[str, int]) -> None:
-    left = [test for test in lab.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
+def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(
+    context: RunContext, spent: dict[str, int]
+) -> None:
+    left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     few, many = Random(0).sample(left, 2)
     spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
-    unsolved.learn(lab, BUILT_IN["ladder_ttrl"])
-    model = lab.__dict__["backend"] = Model(right_at=100 + 104)
-    unsolved.resample(lab, BUILT_IN["ladder_pass100"])
+    unsolved.learn(context, BUILT_IN["ladder_ttrl"])
+    model = context.__dict__["backend"] = Model(right_at=100 + 104)
+    unsolved.resample(context, BUILT_IN["ladder_pass100"])
     assert model.weights_of == ["ladder"] * 2
-    wrong, right = (summary(lab, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
+    wrong, right = (summary(context, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
     assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))
     assert (wrong["solved"], wrong["first_right"], wrong["tokens_to_right"], wrong["pass@100"]) == (
         False,
@@ -141,7 +143,7 @@ def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(lab: Lab,
     assert (right["solved"], right["first_right"]) == (True, 104)
     assert right["tokens_to_right"] == 105 * len(REPLY) + len("5*x**2/2") - len("x")
     assert right["pass@100"] == pytest.approx(100 / 110)
-    total = summary(lab, "conditions/ladder_pass100/problems")
+    total = summary(context, "conditions/ladder_pass100/problems")
     assert (total["attempted"], total["solved"]) == (2, 1)
     assert total["pass@100"]["value"] == pytest.approx(50 / 110)
     assert total["n_tokens"] == wrong["n_tokens"] + right["n_tokens"]

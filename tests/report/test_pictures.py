@@ -46,7 +46,7 @@ REPORTS = {
     ),
     "control ends early": a_report({}, {"rl_without_variants": FLAT[:5], "ladder": RISING}),
     "one point, nothing evaluated": a_report({}, {"ladder": [(20, 0.02)]}),
-    "arms": a_report(
+    "ablations": a_report(
         {"base": 0.0, "ladder": 0.8, "ladder_ttrl": 0.82, "ladder_10": 0.78, "ladder_25": 0.79, "ladder_50": 0.8},
         {"ladder": RISING, "ladder_10": RISING, "ladder_25": FLAT, "ladder_50": FLAT[:4]},
     ),

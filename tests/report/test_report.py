@@ -18,7 +18,7 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
 from ladder_lite.problems import Problem
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.report.document import Code, Table, listed, side_by_side, table
-from ladder_lite.terminal import percent_interval, plain, points_interval
+from ladder_lite.terminal import one_line, percent_interval, points_interval
 from tests.support.commands import run_command
 from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, problems_of_run, replace, revise
 
@@ -179,7 +179,7 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     assert "(77 tokens)" in text
     assert f"| test problem | {n_found} |" in text
     assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
-    assert "Groups without signal: 38 %." in text
+    assert "Zero-variance groups: 38 %." in text
     assert "solved in 25 % of tries" in text
 
 
@@ -210,7 +210,7 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     inline = [child for token in tokens for child in token.children or ()]
     assert "html_inline" not in {child.type for child in inline} | {token.type for token in tokens}
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png"]
-    assert code_spans(text).count(plain(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
+    assert code_spans(text).count(one_line(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
     assert len([token for token in tokens if token.type == "heading_open"]) == 8
     rows = re.findall(r"(?m)^\|.*\|$", text)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[17].data["integrand"] in row} == {10}

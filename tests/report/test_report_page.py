@@ -92,7 +92,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full_run(tmp_path: Path) -> Path:
-    """The run with arms, TTRL without LADDER, and LADDER resampled."""
+    """The run with ablations, TTRL without LADDER, and LADDER resampled."""
     build_run(tmp_path / "a full run", full=True)
     return tmp_path / "a full run"
 
@@ -187,7 +187,7 @@ def test_hostile_text_stays_text_and_small(full_run: Path, tests: list[Problem],
     replace(attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))])
     append_jsonl(rejected, [read_jsonl(rejected)[-1] | {"text": text, "reason": why} for why in ("test_problem", text)])
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
-    recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "arms": {"ladder_10": {text[:90]: text[:9000]}}}
+    recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "ablations": {"ladder_10": {text[:90]: text[:9000]}}}
     (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
     write_json(run / "versions.json", {text[:9000]: text})
     write_report(run)

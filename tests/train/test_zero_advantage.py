@@ -76,7 +76,7 @@ def gradients(built: "trl.GRPOTrainer", parts: list[dict[str, Any]]) -> Weights:
 
 def with_all_rows(monkeypatch: pytest.MonkeyPatch, find: Callable[[], Weights]) -> Weights:
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "teaches_by_advantage_alone", lambda _trainer: False)
+        patch.setattr(trainer, "depends_on_advantage_only", lambda _trainer: False)
         return find()
 
 
@@ -175,5 +175,5 @@ def test_prompts_are_not_moved_where_positions_count(
     [{"beta": 0.05}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.01}],
 )
 def test_what_is_of_all_rows_keeps_them(backend: Backend, tmp_path: Path, all_rows: dict[str, float]) -> None:
-    assert micro_batch.teaches_by_advantage_alone(build(backend, tmp_path / "plain"))
-    assert not micro_batch.teaches_by_advantage_alone(build(backend, tmp_path, **all_rows))
+    assert micro_batch.depends_on_advantage_only(build(backend, tmp_path / "plain"))
+    assert not micro_batch.depends_on_advantage_only(build(backend, tmp_path, **all_rows))

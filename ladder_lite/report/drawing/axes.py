@@ -8,7 +8,7 @@ from matplotlib.figure import Figure  # not pyplot: it would look for a window s
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ladder_lite.report.drawing.palette import PALETTE, Key, colour_of, label_of
-from ladder_lite.terminal import percent, plain
+from ladder_lite.terminal import one_line, percent
 
 FONT = 13.0
 _WIDTH = 340.0  # units of a drawing, and about as many pixels on a phone
@@ -24,11 +24,11 @@ def ink(name: str) -> str:
 
 
 def keys_of(conditions: Iterable[str]) -> dict[str, Key]:
-    """Return a line of the legend for each condition; arms share a colour and are told apart by their dashes."""
+    """Return a line of the legend for each condition; ablations share a colour and are told apart by their dashes."""
     names = list(conditions)
-    arms = [name for name in names if colour_of(name) == "arm"]
-    dashes = {name: _DASHES[at % len(_DASHES)] for at, name in enumerate(arms)}
-    return {name: Key(plain(label_of(name), 30), colour_of(name), dashes.get(name, ())) for name in names}
+    ablations = [name for name in names if colour_of(name) == "ablation"]
+    dashes = {name: _DASHES[at % len(_DASHES)] for at, name in enumerate(ablations)}
+    return {name: Key(one_line(label_of(name), 30), colour_of(name), dashes.get(name, ())) for name in names}
 
 
 def canvas(below: str, left: str, height: float = 230.0) -> tuple[Figure, Axes]:
@@ -54,8 +54,8 @@ def shares_up(axes: Axes, highest: float) -> None:
 
 
 def draw_curve(axes: Axes, key: Key, xs: Sequence[float], ys: Sequence[float], **how: Any) -> None:
-    """Draw a line as the legend says; those of arms are thin and lie below the others."""
-    how = {"linewidth": 1.3, "zorder": 2} | how if key.colour == "arm" else {"linewidth": 2.4, "zorder": 3} | how
+    """Draw a line as the legend says; those of ablations are thin and lie below the others."""
+    how = {"linewidth": 1.3, "zorder": 2} | how if key.colour == "ablation" else {"linewidth": 2.4, "zorder": 3} | how
     style = (0, key.dashes) if key.dashes else "-"
     marker = "." if len(xs) == 1 else ""  # a line of one point is invisible
     colour = ink(key.colour)

@@ -31,7 +31,7 @@ PALETTE = {
     "line": Colour("#e1e4e8", "#343a42"),
     "edge": Colour("#9aa1aa", "#6b7480"),
     **{condition.name: Colour(*condition.colour) for condition in BUILT_IN.values()},
-    "arm": Colour(*condition_of("arm").colour),
+    "ablation": Colour(*condition_of("ablation").colour),
     "right": Colour("#007a5b", "#2fc69c"),
     "wrong": Colour("#b84c01", "#ff9d5d"),
     "truncated": Colour("#0072b3", "#5ab5eb"),
@@ -49,4 +49,4 @@ def label_of(condition: str) -> str:
 
 def colour_of(condition: str) -> str:
     """The name of a condition's colour."""
-    return condition if condition in BUILT_IN else "arm"
+    return condition if condition in BUILT_IN else "ablation"

@@ -19,7 +19,7 @@ from ladder_lite.verify.expressions.operations import (
     Step,
     breaks_of,
     forward_of,
-    same,
+    identity,
     sign_of,
     sign_of_constant,
 )
@@ -179,13 +179,13 @@ class Builder:
             return self.fold(key, value, argument, argument, "call", name)
         kind = function.breaks
         if name not in ("sin", "cos"):  # which have no steps, however fast
-            bend: Bend = "speed" if kind is None else "zeros" if function.vanishes is same else "any"
+            bend: Bend = "speed" if kind is None else "zeros" if function.vanishes is identity else "any"
             self.curves.append(Curve(argument, 1.0, bend))
             self.may_be_resolved = self.may_be_resolved and kind != "step"
             if kind is None:
                 self.breaks.append(Breaks("turn", argument))
-            elif kind in ("root", "log") or self.signs[argument] != POSITIVE or function.vanishes is not same:
-                base = self.bases.get(argument, argument) if function.vanishes is same else argument
+            elif kind in ("root", "log") or self.signs[argument] != POSITIVE or function.vanishes is not identity:
+                base = self.bases.get(argument, argument) if function.vanishes is identity else argument
                 self.breaks.append(Breaks(kind, base, function.vanishes))
         return self._step(key, function.forward, "call", argument, argument, name)
 

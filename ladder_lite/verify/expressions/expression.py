@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.verify.expressions.operations import Break, Operation, Step, same
+from ladder_lite.verify.expressions.operations import Break, Operation, Step, identity
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,7 +37,7 @@ class Breaks(NamedTuple):
 
     kind: Break
     slot: int
-    vanishes: Callable[[Any], Any] = same
+    vanishes: Callable[[Any], Any] = identity
 
 
 # What gives a function a feature: its argument passing zero fast (atan(u)), or nearly vanishing without a change of

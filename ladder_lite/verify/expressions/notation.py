@@ -20,7 +20,7 @@ from ladder_lite.verify.expressions.operations import words
 MAX_CHARS: Final = 16_000  # after the change; compatibility forms of a few signs are eighteen letters long
 
 
-def plain(text: str, variable: str) -> str:
+def to_python(text: str, variable: str) -> str:
     """`text` in Python's notation of arithmetic; as it is where it is that already."""
     text = text.strip()
     return text if text.isascii() and not _needs_reading(variable).search(text) else respell(text, variable)

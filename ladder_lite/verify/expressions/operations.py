@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-def same(u: Array) -> Array:
+def identity(u: Array) -> Array:
     """`u` itself."""
     return u
 
@@ -42,7 +42,7 @@ class Function:
     value: Callable[[Array], Array]
     slope: Callable[[Array, Array], Array]
     breaks: Break | None = None
-    vanishes: Callable[[Array], Array] = same
+    vanishes: Callable[[Array], Array] = identity
     real_slope: bool = False  # of a function of |u|: its derivative is the real part of slope * u'
 
     def forward(self, u: Array, du: Any, _v: Array, _dv: Any) -> tuple[Array, Any]:

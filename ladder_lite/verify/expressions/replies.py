@@ -7,10 +7,10 @@ the sign ∫, JSON; and bare integrands, but these only as items of a list, stri
 where no integral is written out: a letter in a sentence is no integrand. The text is hostile: it is read in a few
 passes of linear cost.
 
-Reasoning models write `<think> ... </think>` before their reply, and what they consider on the way is not their answer:
-`said` leaves it out. Where the chat template itself opens the thoughts, as that of DeepSeek-R1-Distill does, a reply
-holds only the closing tag, and one that was cut off while thinking holds none: that cannot be seen in its text, so the
-recipe says it (`task.thinking`).
+Reasoning models write `<think> ... </think>` before their reply. The integrals in it are not their answer, so
+`strip_thinking` drops it. Some chat templates open the block themselves (DeepSeek-R1-Distill's does): such a reply
+holds only the closing tag, or no tag if it was truncated while thinking. The text alone cannot show that, so the recipe
+says it (`task.thinking`).
 """
 
 import json
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ladder_lite.verify.expressions.functions import NAMES
-from ladder_lite.verify.expressions.notation import plain
+from ladder_lite.verify.expressions.notation import to_python
 from ladder_lite.verify.expressions.parse import MAX_CHARS
 
 MAX_REPLY_CHARS: Final = 20_000
@@ -52,7 +52,7 @@ class Unread:
 Piece = Written | Unread
 
 
-def said(text: str, thinking: bool = False) -> str:
+def strip_thinking(text: str, thinking: bool = False) -> str:
     """The part of a reply behind its thoughts, empty where they do not end; with `thinking`, every reply has some."""
     _, closed, behind = text.rpartition("</think>")
     if thinking and not closed:
@@ -99,19 +99,19 @@ def _written(text: str, integrand: str, name: str, lower: str | None, upper: str
     text, name = text.strip(), name.strip().removeprefix("\\")
     if not name.isidentifier() or name in NAMES:
         return Unread(text)
-    integrand = _plain(integrand, name)
+    integrand = _to_python(integrand, name)
     if variable is None or variable == name:
         variable = name
     elif _token(variable).search(integrand):  # a parameter, which renaming would turn into the variable
         return Unread(text)
     else:
         integrand = _token(name).sub(variable, integrand)
-    bounds = [None if bound is None else _plain(bound, variable) for bound in (lower, upper)]
+    bounds = [None if bound is None else _to_python(bound, variable) for bound in (lower, upper)]
     return Written(text, integrand, variable, *bounds)
 
 
-def _plain(text: str, name: str) -> str:
-    return plain(text, name).strip() if len(text) <= MAX_CHARS else text
+def _to_python(text: str, name: str) -> str:
+    return to_python(text, name).strip() if len(text) <= MAX_CHARS else text
 
 
 def _token(name: str) -> re.Pattern[str]:

@@ -20,7 +20,7 @@ from flint import acb, arb, ctx
 
 from ladder_lite.verify.expressions.expression import Complexes, Expression, Floats
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
-from ladder_lite.verify.expressions.operations import ARITHMETIC, same
+from ladder_lite.verify.expressions.operations import ARITHMETIC, identity
 
 BITS: Final = (200, 500, 1500)  # more where the first are not enough
 MAX_STEP_BITS: Final = 200  # of a difference quotient, whose error is the square of the step
@@ -193,7 +193,7 @@ def _cbrt(u: Any) -> Any:
 _Function = Callable[[Any], Any]
 
 
-def _called(name: str, argument: _Function = same) -> _Function:
+def _called(name: str, argument: _Function = identity) -> _Function:
     return lambda u: getattr(argument(u), name)()
 
 

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from ladder_lite.verify.expressions.notation import plain
+from ladder_lite.verify.expressions.notation import to_python
 from ladder_lite.verify.expressions.parse import MAX_CHARS, ExpressionError, parse
 
 POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
@@ -197,7 +197,7 @@ def test_the_variable_comes_before_constants_and_functions() -> None:
     "text", ["sin sin " * 400, "{" * 1900 + "}" * 1900, "|" * 3000, r"\frac{" * 600, "x" + "^x" * 1900]
 )
 def test_hostile_nesting_ends_in_a_refusal(text: str) -> None:
-    plain(text, "x")
+    to_python(text, "x")
     with pytest.raises(ExpressionError):
         parse(text)
 

@@ -1,4 +1,4 @@
-"""The settings of a recipe's arms: LADDER with one setting changed."""
+"""The settings of a recipe's ablations: LADDER with some settings changed."""
 
 import json
 
@@ -6,9 +6,9 @@ from ladder_lite.config.load import apply_changes
 from ladder_lite.config.schema import GrpoSettings, Recipe, VariantSettings
 
 
-def arm(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with the settings of a LADDER condition, which `load_recipe` has checked; its own for all but arms."""
-    changes = dict(recipe.arms.get(name, {}))
+def recipe_for(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with the changes of an ablation, which `load_recipe` has checked; as it is for other conditions."""
+    changes = dict(recipe.ablations.get(name, {}))
     if not changes:
         return recipe
     share = changes.pop("share", 1)
@@ -26,7 +26,7 @@ def arm(recipe: Recipe, name: str) -> Recipe:
 
 
 def shares_tree(recipe: Recipe, name: str) -> bool:
-    """Whether an arm begins with the first variants of the tree that all conditions share, or grows one of its own."""
-    ours, its = recipe.variants, arm(recipe, name).variants
+    """Whether an ablation uses the first variants of the shared tree; otherwise it grows its own."""
+    ours, its = recipe.variants, recipe_for(recipe, name).variants
     same = {"per_root": ours.per_root, "adaptive": ours.adaptive}
     return its.model_copy(update=same) == ours and its.first_per_root <= ours.first_per_root
