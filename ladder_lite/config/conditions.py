@@ -1,4 +1,4 @@
-"""The conditions of an experiment in one table: what each does, starts from and is compared with, and how it is shown.
+"""The table of conditions: what each trains on, starts from and is compared with, and how it is shown.
 
 A recipe adds ablations, which are LADDER with other settings. Stages, command lines, reports and figures look a
 condition up here.
@@ -11,12 +11,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A row of the table.
+    """One row of the table.
 
-    `trains_on` is what GRPO learns from: the training problems themselves ("roots"), variants of them, or variants of
-    one test problem at a time, which is TTRL. `start` is the condition whose model it begins with. A condition about
-    single test problems takes those that a stage of another condition leaves (`problems_of`, "CONDITION/STAGE").
-    `colour` is for white and for near black surroundings.
+    `trains_on` is what GRPO trains on: the training problems themselves ("roots"), variants of them, or variants of one
+    test problem at a time, which is TTRL. `start` is the condition whose adapter it starts from. `problems_of`,
+    "CONDITION/STAGE", is the stage whose unsolved problems TTRL or resampling takes. `colour` is for a light and for a
+    dark background.
     """
 
     name: str
@@ -30,29 +30,30 @@ class Condition:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The conditions that must be done before a condition about single problems."""
+        """The conditions that must finish first, for TTRL and resampling."""
         if self.problems_of is None:
             return ()
         return tuple(dict.fromkeys((self.problems_of.partition("/")[0], self.start)))
 
     @property
     def has_adapter(self) -> bool:
-        """Whether training leaves an adapter; TTRL takes its own back after each problem."""
+        """Whether training leaves an adapter; TTRL rolls its own back after each problem."""
         return self.trains_on in ("roots", "variants")
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether it answers all test problems in the end; more samples of single ones change no model."""
+        """Whether it ends with answers to all test problems; resampling changes no model, so it does not."""
         return self.problems_of is None or self.trains_on is not None
 
 
+# All ablations share one colour: a report tells them apart by the dashes of their lines.
 _ABLATION_COLOUR = ("#5b6fa8", "#9db0e6")
 
-# In the order of the flow: each condition comes after those that it needs.
+# Each condition comes after those it needs: stages run in this order.
 BUILT_IN = {
     condition.name: condition
     for condition in (
-        Condition("base", "base model", "the model as it came", ("#5a5a5a", "#b4b4b4")),
+        Condition("base", "base model", "the model as it was downloaded", ("#5a5a5a", "#b4b4b4")),
         Condition(
             "rl_without_variants",
             "RL without variants",
@@ -64,7 +65,7 @@ BUILT_IN = {
         Condition(
             "ladder",
             "LADDER",
-            "GRPO on variants of the training problems that the model wrote itself",
+            "GRPO on variants of the training problems, written by the model itself",
             ("#0072b2", "#5ab5ea"),
             trains_on="variants",
             compared_with=("base", "rl_without_variants"),
@@ -72,7 +73,7 @@ BUILT_IN = {
         Condition(
             "ladder_ttrl",
             "LADDER + TTRL",
-            "LADDER, then test-time RL on single problems it left unsolved",
+            "LADDER, then test-time RL on single problems that it does not solve",
             ("#007a5a", "#2fc69b"),
             trains_on="single problems",
             start="ladder",
@@ -98,7 +99,7 @@ BUILT_IN = {
         ),
     )
 }
-"""Conditions that every recipe can name."""
+"""Conditions available in every recipe."""
 
 
 def condition_of(name: str) -> Condition:

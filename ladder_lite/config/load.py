@@ -1,9 +1,9 @@
-"""Recipes: a YAML file, a profile of it and `key=value` overrides become one frozen, fully checked `Recipe`.
+"""Load recipes: a YAML file, one of its profiles and `key=value` overrides become one frozen, checked `Recipe`.
 
     recipe = load_recipe("tiny", ["eval.samples=20", "grpo.trl.learning_rate=1e-4"])
 
-An unknown setting is an error as a missing one is, and each error names the key, where it was written and what is
-allowed there. The settings themselves are described in `ladder_lite.config.schema`.
+Unknown and missing settings are errors. Each error names the key, where it was written, and what is allowed there.
+`ladder_lite.config.schema` describes the settings.
 """
 
 import copy
@@ -30,11 +30,11 @@ _RENAMED = {"arms": "ablations"}  # settings of earlier versions
 def load_recipe(
     name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False, profile: str | None = None
 ) -> Recipe:
-    """Read a shipped recipe by name, or a YAML file by path, and check it.
+    """Load and check a shipped recipe by name, or a YAML file by path.
 
-    `overrides` are "a.b.c=VALUE", VALUE read as YAML; they come after the recipe's own `profiles` section of that name
-    and after its `smoke` section, which is applied when `smoke` is set. All of these sections are checked in any case.
-    Raises UserError: one line with the key, its place (file:line or the override), and what is allowed.
+    Changes apply in this order: the profile, the `smoke` section if `smoke` is set, and `overrides` of the form
+    "a.b.c=VALUE", where VALUE is YAML. Raises UserError: one line with the key, its place (file:line or the override),
+    and what is allowed there.
     """
     path = _find_recipe(name_or_path)
     shown = _shown(path)
@@ -51,6 +51,7 @@ def load_recipe(
     if profile is not None and profile not in profiles:
         known = f"it has {', '.join(profiles)}" if profiles else "it has none"
         raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
+    # Check all sections, applied or not: a mistake in `smoke` should not wait for the day someone uses it.
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
         _check_with_ablations(*apply_changes(tree, places, changes))
@@ -61,7 +62,7 @@ def load_recipe(
 
 
 def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe with more conditions, in the order of `conditions`, then `full`; UserError for one that is none."""
+    """Add conditions to those of a recipe, ordered as in `conditions`, then `full`; UserError for unknown names."""
     known = [*BUILT_IN, *recipe.ablations]
     wanted = {*recipe.conditions, *names}
     for name in wanted.difference(known):
@@ -71,10 +72,10 @@ def with_more(recipe: Recipe, names: Iterable[str]) -> Recipe:
 
 
 def _section(tree: dict[str, Any], places: Places, name: str, *above: str) -> list[tuple[str, str, Any]]:
-    """The changes (place, dotted key, value) that a section of a recipe holds; none where it is no mapping."""
+    """The changes (place, dotted key, value) in a section of a recipe."""
     section = tree.get(name)
     if not isinstance(section, dict):
-        return []
+        return []  # the schema reports it
     return [(places[(*above, name, key)], key, value) for key, value in section.items()]
 
 
@@ -85,7 +86,7 @@ def list_recipes() -> list[tuple[str, str]]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return the recipe as YAML, all settings resolved; `load_recipe` reads it back equal."""
+    """Return the recipe as YAML with all settings resolved; `load_recipe` reads it back unchanged."""
     tree = recipe.model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
@@ -97,6 +98,7 @@ def recipe_names() -> list[str]:
 
 def _find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
+    # "tiny" is a shipped recipe even if a folder of that name exists here; "./tiny" and "tiny.yaml" are paths.
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path
     names = recipe_names()
@@ -120,13 +122,13 @@ def _split_override(override: str) -> tuple[str, Any]:
 def apply_changes(
     tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
 ) -> tuple[dict[str, Any], Places]:
-    """Return the settings and their places after the changes (place, dotted key, value)."""
+    """Apply the changes (place, dotted key, value) to copies of the settings and their places, and return both."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:
         *sections, last = key.split(".")
         section = tree
         for depth, name in enumerate(sections, start=1):
-            if section.get(name) is None:
+            if section.get(name) is None:  # variants.adaptive.every=5 also works where variants.adaptive is null
                 section[name] = {}
                 places[tuple(sections[:depth])] = place
             section = section[name]
@@ -134,6 +136,7 @@ def apply_changes(
                 raise UserError(f"{place}: {'.'.join(sections[:depth])} is a value, it has no settings below it")
         section[last] = value
         path = (*sections, last)
+        # A new value replaces a section as a whole: errors about what is in it must name the override, not the file.
         places = {known: where for known, where in places.items() if known[: len(path)] != path}
         places[path] = place
     return tree, places
@@ -152,14 +155,14 @@ def _check_with_ablations(tree: dict[str, Any], places: Places) -> Recipe:
 def _check(tree: dict[str, Any], places: Places) -> Recipe:
     """Return the recipe of these settings, or raise for its first mistake."""
     try:
-        # Through JSON, where a strict model takes a list for a tuple and nothing else for anything else.
+        # Strict models reject a list for a tuple, except in JSON.
         return Recipe.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise UserError(_explain(error.errors(include_url=False), tree, places)) from error
 
 
 def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -> str:
-    # A mistyped key is also a missing one: name the mistyped one.
+    # A misspelled key causes two errors, unknown and missing. Report the unknown one.
     error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     path, value = _written_part(error["loc"], tree)
     if error["type"] == "missing":
@@ -167,11 +170,11 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     place = _place(places, path)
     key = ".".join(path)
     if error["type"] == "missing":
-        return f"{place}: {key} is missing; every setting must be given"
+        return f"{place}: {key} is missing; it has no default"
     if error["type"] == "extra_forbidden":
         new = f"; it is called {_RENAMED[key]} now" if key in _RENAMED else _nearest_setting(path)
         return f"{place}: unknown setting {key}{new}"
-    # A value of a union gets one error for each of its types.
+    # Pydantic reports one error per member of a union; join their rules with "or".
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
     given = json.dumps(value, ensure_ascii=False)
     given = given if len(given) <= 60 else f"{given[:57]}..."
@@ -179,12 +182,15 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
 
 
 def _place(places: Places, path: tuple[str, ...]) -> str:
-    """Where a setting, or else the nearest section above it, was written."""
+    """Where a setting was written, or else the innermost section around it."""
     return next(places[path[:n]] for n in range(len(path), -1, -1) if path[:n] in places)
 
 
 def _written_part(loc: tuple[int | str, ...], tree: Any) -> tuple[tuple[str, ...], Any]:
-    """Return the part of an error's location that the recipe has, and the value there (pydantic adds type names)."""
+    """Return the part of an error's location that exists in the recipe, and the value there.
+
+    Pydantic appends the names of union members: ("eval", "k", "int") -> ("eval", "k").
+    """
     path: list[str] = []
     for part in loc:
         if isinstance(tree, dict) and part in tree:
@@ -198,11 +204,13 @@ def _written_part(loc: tuple[int | str, ...], tree: Any) -> tuple[tuple[str, ...
 
 
 def _rule(message: str) -> str:
+    # "Input should be greater than 0" -> "must be greater than 0"
     message = message.removeprefix("Value error, ").replace("an object", "a mapping of settings")
     return re.sub(r"^(Input|Tuple|List|String|Object) should (be )?", lambda m: f"must {m[2] or ''}", message)
 
 
 def _nearest_setting(path: tuple[str, ...]) -> str:
+    """A hint: a similar name in the same section, or the same name in another one."""
     known = list(_known_settings(Recipe, ()))
     siblings = [other[-1] for other in known if other[:-1] == path[:-1]]
     if hint := nearest(path[-1], siblings):
@@ -218,6 +226,6 @@ def _known_settings(section: type[BaseModel], above: tuple[str, ...]) -> Iterato
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 yield from _known_settings(kind, path)
-        for mark in field.metadata:
+        for mark in field.metadata:  # settings of TRL and peft
             if isinstance(mark, LibrarySettings):
                 yield from ((*path, setting) for setting in mark.types)

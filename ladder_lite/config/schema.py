@@ -1,8 +1,8 @@
-"""What a recipe says: frozen pydantic models, one for each of its sections.
+"""The schema of a recipe: one frozen pydantic model per section.
 
-Every setting is required. Settings that TRL and peft already name keep those names: `grpo.trl` and `ttrl.trl` hold
-settings of trl.GRPOConfig, `model.lora` of peft.LoraConfig. `trl_settings` checks them, without either library; `load`
-makes a `Recipe` of a file.
+Settings are required unless all shipped recipes agree on a value that is not part of the science, or the default turns
+a feature off. Settings of TRL and peft keep their names: `grpo.trl` and `ttrl.trl` hold those of trl.GRPOConfig,
+`model.lora` those of peft.LoraConfig. `trl_settings` checks them without importing either library.
 """
 
 import string
@@ -13,10 +13,10 @@ from pydantic_core.core_schema import ValidationInfo
 
 from ladder_lite.budget import read_budget
 from ladder_lite.config.conditions import BUILT_IN
-from ladder_lite.config.trl_settings import GrpoConfigSettings, LoraConfigSettings, trainable
+from ladder_lite.config.trl_settings import TRL_DEFAULTS, GrpoConfigSettings, LoraConfigSettings, trainable
 from ladder_lite.errors import nearest
 
-EMBEDDED = "embedded"  # the `model.id` of the model that comes with the package
+EMBEDDED = "embedded"  # the `model.id` of the model shipped with the package
 
 _Number = TypeVar("_Number", int, float)
 
@@ -37,9 +37,11 @@ TemperatureRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)
 
 
 class _Section(BaseModel):
+    # Strict: a recipe that says "10" for a number, or misspells a setting, is refused rather than guessed at.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
+# What each prompt template may refer to; the first one is required.
 _VARIANT_FIELDS = ("integral", "integrand", "variable", "persona", "suggestions", "count")
 _PROMPT_FIELDS = {
     "solve": ("integral", "integrand", "variable"),
@@ -50,17 +52,17 @@ _PROMPT_FIELDS = {
 
 
 class Example(_Section):
-    """A question and its answer, shown to the model as turns of the conversation."""
+    """A question and its answer, shown to the model as two turns of the conversation."""
 
     user: str
     assistant: str
 
 
 class Prompts(_Section):
-    """Templates in str.format style; `system` is sent as it is, or not at all when null.
+    """Prompt templates in `str.format` style; `system` is sent verbatim, or not at all if null.
 
-    `{integral}` is the whole integral as a call, or as the exam prints it; `transformations` is null for a model that
-    cannot write a library of them. The examples, which may be none, stand before each question of their kind.
+    `{integral}` is the whole integral, as a call of `integrate` or as the exam prints it. `transformations` is null for
+    a model that cannot write its own library. Examples precede each question of their kind.
     """
 
     system: str | None
@@ -89,10 +91,7 @@ class Prompts(_Section):
 
 
 class Select(_Section):
-    """Which problems of a pool an experiment is about: those that the base model fails in all of `samples` tries.
-
-    `train` and `test` are how many are drawn of them for each split.
-    """
+    """Select problems that the base model fails in all of `samples` tries; draw `train` and `test` of them."""
 
     samples: Count
     train: Count
@@ -100,20 +99,20 @@ class Select(_Section):
 
 
 class TaskSettings(_Section):
-    """What is to be learned: the problem sets, how answers are verified, what the model is asked.
+    """The problem sets, how answers are verified, and what the model is asked.
 
-    With `select`, `train` and `test` name the same set, the pool that both splits are drawn from. A reply to a problem
-    ends with the first of the `stop` texts, in training as in evaluation. `thinking` is for models whose chat template
-    opens `<think>`: a reply then begins with thoughts, and nothing is read of it before `</think>`.
+    With `select`, both splits are drawn from one pool, and `train` and `test` must both name it. A reply ends at the
+    first of the `stop` texts, in training and in evaluation. Set `thinking` for models whose chat template opens
+    `<think>`: everything before `</think>` is then ignored.
     """
 
-    name: Literal["integration"]
+    name: Literal["integration"] = "integration"
     train: str
     test: str
-    select: Select | None
+    select: Select | None = None
     protocol: Literal["strict", "paper"]
-    stop: tuple[Annotated[str, Field(min_length=1)], ...]
-    thinking: bool
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    thinking: bool = False
     prompts: Prompts
 
     @field_validator("select")
@@ -127,26 +126,26 @@ class TaskSettings(_Section):
 class ModelSettings(_Section):
     """The base model and the adapter trained on it.
 
-    `id` is "embedded", a local folder, a GGUF file or an id of the Hugging Face hub; `mirror` an ungated copy on the
-    hub, named where the hub refuses the id. `max_prompt_length` counts tokens of what asks for a solution: a longer
-    one is refused, and memory is predicted with it. `device` "auto" is the GPU where PyTorch can use one, else the CPU;
-    with "cuda", runs refuse to start without a GPU. `fast_inference` is Unsloth's vLLM, which has not been run with
+    `id` is "embedded", a local folder, a GGUF file or a Hugging Face hub id. `mirror` is an ungated copy on the hub,
+    suggested if the hub refuses access to `id`. `max_prompt_length` limits the prompts that ask for a solution, in
+    tokens; longer ones are refused, and the memory prediction uses it. `device: auto` is the GPU if PyTorch can use
+    one; with `cuda`, runs refuse to start without a GPU. `fast_inference` is Unsloth's vLLM; it has never been run with
     this package.
     """
 
     id: str
-    mirror: str | None
+    mirror: str | None = None
     backend: Literal["auto", "unsloth", "transformers"]
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # the recipes of earlier runs lack it
+    device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     load_in_4bit: bool
-    fast_inference: bool
+    fast_inference: bool = False
     max_prompt_length: Count
     lora: LoraConfigSettings
 
 
 class Mix(_Section):
-    """Shares of the requests that ask for easier and for equivalent variants."""
+    """Fractions of the requests that ask for easier and for equivalent variants; they sum to 1."""
 
     easier: Fraction
     equivalent: Fraction
@@ -160,7 +159,7 @@ class Mix(_Section):
 
 
 class Transformations(_Section):
-    """The library of changes to an integral, by effect, from which each request suggests some."""
+    """Names of changes to an integral, by effect; each request for variants suggests a few of them."""
 
     easier: tuple[str, ...]
     equivalent: tuple[str, ...]
@@ -176,10 +175,9 @@ LibrarySource = Annotated[str, AfterValidator(_known_source)]
 
 
 class Adaptive(_Section):
-    """A tree that begins with `start` variants a root, and grows while training runs.
+    """Grow the variant tree during training, from `start` variants per root up to `per_root`.
 
-    After every `every` steps, `requests` requests go to problems that the model never solves, until there are
-    `per_root` variants for each root.
+    Every `every` steps, `requests` requests for variants go to the problems that the model never solves.
     """
 
     start: Count
@@ -188,7 +186,7 @@ class Adaptive(_Section):
 
 
 class VariantSettings(_Section):
-    """The variant tree of each root problem; `adaptive: null` is the paper's, grown before training."""
+    """The variant tree of each root problem. With `adaptive: null` it is complete before training, as in the paper."""
 
     per_root: Count
     depth: Depth
@@ -200,12 +198,12 @@ class VariantSettings(_Section):
     transformations: Transformations | LibrarySource
     max_new_tokens: Count
     batch_size: Count
-    equal_up_to_factor: bool
-    adaptive: Adaptive | None
+    equal_up_to_factor: bool = False  # True: 2*sin(x) is a duplicate of sin(x)
+    adaptive: Adaptive | None = None
 
     @property
     def first_per_root(self) -> int:
-        """Variants of each root before training begins."""
+        """Variants per root before training starts."""
         return min(self.adaptive.start, self.per_root) if self.adaptive else self.per_root
 
     @field_validator("transformations")
@@ -220,30 +218,30 @@ class VariantSettings(_Section):
 
 
 class Plateau(_Section):
-    """Training ends early once fewer than `min_signal` of the groups of `patience` steps had unequal rewards."""
+    """Stop training when less than `min_signal` of the groups of the last `patience` steps had unequal rewards."""
 
     patience: Count
     min_signal: Fraction
 
 
 class GrpoSettings(_Section):
-    """GRPO: how rows are drawn, the format reward, when to look at the test problems, TRL's own settings."""
+    """GRPO: how rows are drawn, the format reward, the interval of test evaluations in steps, and TRL's settings."""
 
     rows: Literal["pass_rate", "uniform"]
     format_reward: NonNegative
     eval_every: Count
-    plateau: Plateau | None
+    plateau: Plateau | None = None
     trl: GrpoConfigSettings
 
     @property
     def completions_per_step(self) -> int:
-        """Completions that one optimizer step learns from, in however many portions."""
+        """Completions per optimizer step, whatever the micro-batch."""
         return int(self.trl["per_device_train_batch_size"] * self.trl.get("gradient_accumulation_steps", 1))
 
     @field_validator("trl")
     @classmethod
     def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
-        return trainable(trl)
+        return trainable(TRL_DEFAULTS | trl)
 
 
 class EvalSettings(_Section):
@@ -273,10 +271,11 @@ def _readable(budget: str) -> str:
 
 
 class TtrlSettings(_Section):
-    """Test-time RL on problems left unsolved; `trl` overrides grpo.trl.
+    """Test-time RL on unsolved test problems; `trl` overrides `grpo.trl`.
 
-    `budget` is the time that tree and training of one problem may take, such as "10m". With `stop_when_solved` the
-    verifier's verdict on the test problem ends training, which is the paper's rule; without, it decides nothing.
+    `budget` limits the time for the tree and the training of one problem, for instance "10m". With `stop_when_solved`,
+    the paper's rule, training ends when the verifier accepts an answer to the test problem; without it, the verdicts on
+    the test problem influence nothing.
     """
 
     problems: Annotated[int, Field(ge=0)] | Literal["all"]
@@ -284,32 +283,32 @@ class TtrlSettings(_Section):
     per_root: Count
     depth: Depth
     max_steps: Count
-    budget: Annotated[str, AfterValidator(_readable)] | None
+    budget: Annotated[str, AfterValidator(_readable)] | None = None
     samples_per_step: Count
     stop_when_solved: bool
-    trl: GrpoConfigSettings
+    trl: GrpoConfigSettings = Field(default_factory=dict)
 
     def over(self, grpo: GrpoSettings) -> GrpoSettings:
-        """The settings that single problems are trained with."""
+        """The GRPO settings for a single problem."""
         return grpo.model_copy(update={"trl": grpo.trl | {"max_steps": self.max_steps} | self.trl})
 
 
-def _of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def _changes_of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
     share = changes.get("share", 1)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError("must have a share above 0 and up to 1")
     if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
         raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
-    if changes.get("variants.transformations") == "model":  # written once, for all conditions
+    if changes.get("variants.transformations") == "model":  # the library is written once, for all conditions
         raise ValueError("must not have variants.transformations: model; the recipe can, for all of its conditions")
     return changes
 
 
-AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_ladder)]
+AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_changes_of_ladder)]
 
 
 class Recipe(_Section):
-    """One experiment, complete. The run folder holds it as it was resolved.
+    """One experiment. The run folder contains it with all defaults and overrides resolved.
 
     An ablation is a condition: LADDER with changes to `variants.*` and `grpo.*`, by dotted key, and `share`, the
     fraction of the variants it may use. `full` names the conditions that `--full` adds.
@@ -317,7 +316,7 @@ class Recipe(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     description: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # NumPy's limit
     task: TaskSettings
     model: ModelSettings
     ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], AblationChanges]
@@ -327,7 +326,9 @@ class Recipe(_Section):
     grpo: GrpoSettings
     eval: EvalSettings
     ttrl: TtrlSettings
-    profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]]  # --profile NAME
+    profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]] = Field(
+        default_factory=dict
+    )  # --profile NAME
     smoke: dict[str, JsonValue]
 
     @field_validator("variants")

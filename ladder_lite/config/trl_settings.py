@@ -1,7 +1,8 @@
-"""Settings that are TRL's and peft's own, under their names and with their types, checked without importing either.
+"""Settings of trl.GRPOConfig and peft.LoraConfig, checked by name and type without importing either library.
 
-trl_settings.json lists those of trl.GRPOConfig and peft.LoraConfig as this package was written for; a test compares it
-with what is installed. What the training loop or the loader sets itself, and what could not train, is refused here.
+trl_settings.json records names, types and defaults of the versions this package was written for; a test compares them
+with the installed versions. Settings that the training loop or the loader owns are refused, and so are values that
+cannot train.
 """
 
 import json
@@ -15,12 +16,13 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class Setting(NamedTuple):
-    """Who decides a setting of GRPOConfig, and how it can be told that the trainer holds what was decided.
+    """Who owns a setting of GRPOConfig, and how to check that the trainer uses the intended value.
 
-    The loop's settings have a `value`, PER_RUN where it depends on the run, or TRL's default; with others, steps,
-    rollouts and rows would not match, so recipes must not have them. Of `derived` ones the loop makes other values for
-    the trainer. Settings without an entry are the recipe's.
-    `compared` is false where GRPOConfig or Unsloth writes it in another form; `copy` names the trainer's own copy.
+    `owner`: "loop" settings have a fixed `value`, one that depends on the run (PER_RUN), or TRL's default. Recipes must
+    not set them, because steps, rollouts and rows would no longer match. "derived" settings are in the recipe, and the
+    loop computes the trainer's value from them. Settings without an entry belong to the recipe.
+    `compared` is false if GRPOConfig or Unsloth stores the value in another form. `copy` names the attribute in which
+    the trainer keeps its own copy.
     """
 
     owner: Literal["recipe", "loop", "derived"]
@@ -38,28 +40,29 @@ SETTINGS: dict[str, Setting] = {
     "top_k": Setting("loop", PER_RUN, copy="top_k"),
     "logging_steps": Setting("loop", 1),
     "logging_strategy": Setting("loop", "steps"),
-    "logging_nan_inf_filter": Setting("loop", False),  # it would log the loss of the step before in place of a NaN
+    "logging_nan_inf_filter": Setting("loop", False),  # it would replace a NaN by the loss of the previous step
     "save_strategy": Setting("loop", "steps"),
-    "save_total_limit": Setting("loop", 2),  # the one being written may be torn by a kill, the one before it is whole
+    "save_total_limit": Setting("loop", 2),  # a kill may tear the one being written; the previous one is intact
     "disable_tqdm": Setting("loop", True, compared=False),
-    "ignore_data_skip": Setting("loop", True),  # the sampler starts at the right step by itself
-    "dataloader_num_workers": Setting("loop", 0),
+    "ignore_data_skip": Setting("loop", True),  # on resume our sampler starts at the right step
+    "dataloader_num_workers": Setting("loop", 0),  # rows are made in the main process, from a tree that may have grown
     "num_iterations": Setting("loop", 1, copy="num_iterations"),
-    "remove_unused_columns": Setting("loop", False),
+    "remove_unused_columns": Setting("loop", False),  # it would remove the column "row"
+    # Our rollouts sample from the full distribution with top_p and temperature only.
     "min_p": Setting("loop", None),
     "repetition_penalty": Setting("loop", 1.0),
     "generation_kwargs": Setting("loop", None),
     "vllm_mode": Setting("loop", "colocate"),
-    "vllm_importance_sampling_correction": Setting("loop", False),  # it wants vLLM's own probabilities
+    "vllm_importance_sampling_correction": Setting("loop", False),  # needs vLLM's own log-probabilities
     **dict.fromkeys(("steps_per_generation", "generation_batch_size"), Setting("loop", TRL_DEFAULT, compared=False)),
     **dict.fromkeys(
         ("auto_find_batch_size", "eval_strategy", "load_best_model_at_end", "push_to_hub"), Setting("loop", TRL_DEFAULT)
     ),
-    # The recipe's batch, in portions that fit; truncated completions are masked with the rollouts.
+    # The recipe's batch, split into micro-batches that fit; the rollouts mask truncated completions.
     "per_device_train_batch_size": Setting("derived"),
     "gradient_accumulation_steps": Setting("derived"),
     "mask_truncated_completions": Setting("derived", copy="mask_truncated_completions"),
-    # Of the recipe, but Unsloth has its own way to do it, which changes nothing of what is learned.
+    # Unsloth implements these in its own way, with the same result.
     **dict.fromkeys(
         ("gradient_checkpointing", "gradient_checkpointing_kwargs", "bf16_full_eval", "fp16_full_eval"),
         Setting("recipe", compared=False),
@@ -76,36 +79,48 @@ SETTINGS: dict[str, Setting] = {
     },
     "epsilon": Setting("recipe", copy="epsilon_low"),
 }
-"""The settings of GRPOConfig that are not the recipe's alone, or of which the trainer has a copy."""
+"""Settings of GRPOConfig that the loop owns or derives, or that need care when compared."""
+
+TRL_DEFAULTS: dict[str, Any] = {
+    "top_p": 1.0,  # the importance ratio of GRPO is one of full distributions
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "report_to": "none",  # TRL's own default starts every tracker that is installed
+}
+"""Defaults of `grpo.trl`. Other settings that a recipe leaves out get TRL's default, as recorded."""
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 
 
-def _on_record() -> dict[str, dict[str, dict[str, Any]]]:
-    """The settings of TRL and peft as this package was written for: by class, by name, types and default."""
+def recorded() -> dict[str, dict[str, dict[str, Any]]]:
+    """Types and default of each setting: record[class name][setting]["types" or "default"]."""
     path = Path(__file__).with_name("trl_settings.json")
     record: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 
 def settle(trl: Mapping[str, Any], per_run: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every setting of GRPOConfig: of this run, the loop's, the recipe's, or TRL's default on record."""
-    defaults = {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
+    """The value of every setting of GRPOConfig: this run's, the loop's, the recipe's, or else TRL's recorded default.
+
+    TRL's defaults change between versions, so none is left to the installed version.
+    """
+    defaults = {name: field["default"] for name, field in recorded()["GRPOConfig"].items()}
     loops = {
         name: setting.value
         for name, setting in SETTINGS.items()
         if setting.owner == "loop" and setting.value not in (PER_RUN, TRL_DEFAULT)
     }
-    return defaults | {"report_to": "none"} | dict(trl) | loops | dict(per_run)
+    return defaults | dict(trl) | loops | dict(per_run)
 
 
 class LibrarySettings:
-    """Field metadata: a mapping of settings under the names and types a library gives them."""
+    """Field metadata: a mapping whose keys and types are those of a library's config class."""
 
     def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
-        self.types: dict[str, list[str]] = {name: field["types"] for name, field in _on_record()[owner].items()}
+        self.types: dict[str, list[str]] = {name: field["types"] for name, field in recorded()[owner].items()}
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # A typed dict with all keys optional: unknown names and wrong types are refused, missing ones are not.
         fields = {
             name: core_schema.typed_dict_field(
                 core_schema.union_schema(
@@ -131,24 +146,24 @@ _JSON_TYPES: dict[str, CoreSchema] = {
 }
 
 
-def _not_ours(trl: dict[str, Any]) -> dict[str, Any]:
+def _refuse_loop_settings(trl: dict[str, Any]) -> dict[str, Any]:
     if taken := sorted(name for name in trl if name in SETTINGS and SETTINGS[name].owner == "loop"):
         raise ValueError(f"must leave out {', '.join(taken)}: the training loop sets it")
     return trl
 
 
-def _of_a_language_model(lora: dict[str, Any]) -> dict[str, Any]:
+def _refuse_loader_settings(lora: dict[str, Any]) -> dict[str, Any]:
     if taken := sorted({"task_type", "inference_mode"}.intersection(lora)):
         raise ValueError(f"must leave out {', '.join(taken)}: the loader sets it")
     return lora
 
 
-GrpoConfigSettings = Annotated[dict[str, Any], LibrarySettings("GRPOConfig"), AfterValidator(_not_ours)]
-LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), AfterValidator(_of_a_language_model)]
+GrpoConfigSettings = Annotated[dict[str, Any], LibrarySettings("GRPOConfig"), AfterValidator(_refuse_loop_settings)]
+LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), AfterValidator(_refuse_loader_settings)]
 
 
 def trainable(trl: dict[str, Any]) -> dict[str, Any]:
-    """The settings of GRPOConfig; ValueError for some that TRL would refuse only once a model is loaded and asked."""
+    """Return the settings, checked for what TRL would refuse only after a model is loaded; raises ValueError."""
     needed = ("max_steps", "num_generations", "per_device_train_batch_size", "max_completion_length")
     if missing := sorted(name for name in needed if not trl.get(name)):
         raise ValueError(f"must set {', '.join(missing)}")
@@ -157,6 +172,7 @@ def trainable(trl: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"must have a {wrong[0]} above 0")
     if trl["num_generations"] < 2:
         raise ValueError("must have num_generations of 2 or more: answers are compared within a group")
+    # TRL generates whole groups; it refuses a batch with a part of one.
     completions = trl["per_device_train_batch_size"] * trl.get("gradient_accumulation_steps", 1)
     if completions % trl["num_generations"]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""YAML with places: what a document says, and the file and line where each key says it, for error messages."""
+"""Read YAML and record the file and line of each key, for error messages."""
 
 import re
 from typing import Any
@@ -12,10 +12,10 @@ Places = dict[tuple[str, ...], str]
 
 
 def read_yaml(text: str, place: str, *, one_line: bool = False) -> tuple[Any, Places]:
-    """Return the plain value of a YAML document, and the place of every key and list item in it.
+    """Return the value of a YAML document, and the place of every key and list item in it.
 
-    `place` names the document; the lines are left out of places and errors for a `one_line` text. Keys are text.
-    Raises UserError for bad syntax, a key set twice, an alias, and a value that JSON does not have.
+    `place` names the document. Places and errors of a `one_line` text have no line numbers.
+    Raises UserError for invalid syntax, non-string or duplicate keys, aliases, and values that JSON cannot represent.
     """
     places: Places = {(): place}
     reader = _Reader(place, one_line, places)
@@ -31,12 +31,12 @@ def read_yaml(text: str, place: str, *, one_line: bool = False) -> tuple[Any, Pl
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: 1e-5 is a number (PyYAML reads text), `no` and 2024-01-01 are text."""
+    """Scalars as in YAML 1.2: 1e-5 is a number (PyYAML reads a string), `no` and 2024-01-01 are strings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's name)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a recipe is to be read top to bottom
+        if self.check_event(yaml.AliasEvent):  # a recipe should read from top to bottom
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
@@ -52,6 +52,8 @@ for _tag, _pattern, _first in (
 
 
 class _Reader:
+    """Converts a tree of YAML nodes to Python values and records the place of each."""
+
     def __init__(self, place: str, one_line: bool, places: Places) -> None:
         self.place, self.one_line, self.places = place, one_line, places
 
@@ -61,7 +63,7 @@ class _Reader:
     def read(self, loader: _Loader, node: yaml.Node, path: tuple[str, ...]) -> Any:
         if isinstance(node, yaml.SequenceNode):
             items = []
-            for index, child in enumerate(node.value):
+            for index, child in enumerate(node.value):  # items get places too: ("personas", "0")
                 self.places[(*path, str(index))] = self.place_of(child.start_mark)
                 items.append(self.read(loader, child, (*path, str(index))))
             return items
@@ -71,7 +73,7 @@ class _Reader:
                 key = key_node.value
                 if not isinstance(key, str):
                     raise _mistake("a key must be plain text", key_node)
-                if key in mapping:
+                if key in mapping:  # PyYAML would silently keep the last one
                     raise _mistake(f'"{key}" is set twice, first at {self.places[(*path, key)]}', key_node)
                 self.places[(*path, key)] = self.place_of(key_node.start_mark)
                 mapping[key] = self.read(loader, child, (*path, key))

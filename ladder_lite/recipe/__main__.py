@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config import list_recipes, load_recipe, with_more
+from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
 from ladder_lite.recipe import dry_run, run_recipe, stages
 from ladder_lite.runs import is_run, layout
@@ -19,39 +19,40 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     name: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A shipped recipe or a path of a YAML file.")
+        str | None, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a YAML file.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-sSEED.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/RECIPE-sSEED).")] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="Run one condition, with what it needs.")
+        str | None, typer.Option(metavar="CONDITION", help="Run one condition and the stages it depends on.")
     ] = None,
     redo: Annotated[
-        list[str] | None, typer.Option(metavar="STAGE", help="Rerun a stage and those that depend on it.")
+        list[str] | None, typer.Option(metavar="STAGE", help="Rerun a stage and the stages that depend on it.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A named set of changes that the recipe holds.")
+        str | None, typer.Option(metavar="NAME", help="Apply one of the recipe's profiles, a named set of changes.")
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Stop in time with all saved, exit code 0: 9h, 1h30m, 90m, 5400s."),
+        typer.Option(metavar="TIME", help="Stop before the time is up and save everything: 9h, 1h30m, 90m, 5400s."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="All conditions, those of the paper's figures included.")
+        bool, typer.Option("--full", help="Run all conditions, including the ablations of the paper's figures.")
     ] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in about a minute.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Run a few steps of every stage, in about a minute.")] = False,
     list_: Annotated[
-        bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of a run.")
+        bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of that run.")
     ] = False,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what memory, steps and tokens it would take.")
+        bool, typer.Option("--dry-run", help="Predict memory, steps and tokens without running anything.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for programs.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="Print the recipe with all settings resolved.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
-    """Run a recipe: its conditions one after the other, then the report. Run it again to go on where it was."""
+    """Run the conditions of a recipe, then write the report. The same command resumes an interrupted run."""
     deadline = Deadline.after(budget)
     if json_ and not dry:
-        raise UserError("--json says how --dry-run prints; give both, or read report.json of the run folder")
+        raise UserError("--json needs --dry-run; the results of a run are in report.json of its folder")
     if list_ and run_dir is not None and not is_run(run_dir):
         raise UserError(f"{run_dir}: not a run folder; name one, such as runs/tiny-s0")
     if list_:
@@ -65,8 +66,11 @@ def main(
         recipe = with_more(recipe, recipe.full)
     if only is not None:
         recipe = with_more(recipe, [only])
+    if print_:
+        typer.echo(dump_recipe(recipe), nl=False)
+        return
     if only is not None and redo:
-        raise UserError("--only and --redo do not go together: what is redone must be run up to its end")
+        raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
     path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
     if json_:
@@ -79,9 +83,9 @@ def main(
         try:
             result = run_recipe(recipe, path, live, only, redo or (), deadline)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; run the same command again to go on where it was") from None
+            raise KeyboardInterrupt("stopped; the same command resumes this run") from None
         except OutOfTime as stop:
-            live.say(f"report of what is there: {path / layout.REPORT_PAGE}")
+            live.say(f"report so far: {path / layout.REPORT_PAGE}")
             live.say(str(stop))
             return
         from ladder_lite.report import summary_table

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.config.schema import Recipe
+from ladder_lite.config.trl_settings import TRL_DEFAULTS
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import load_problems
+from ladder_lite.recipe.__main__ import app as recipe_command
 
 # Short, with one key per line where a test counts lines.
 RECIPE = """\
@@ -102,7 +105,7 @@ def test_values_arrive_with_their_types(recipe_file: Path) -> None:
     recipe = load_recipe(str(recipe_file))
     assert recipe.seed == 3
     assert recipe.variants.temperature == (0.8, 1.4)
-    assert recipe.grpo.trl == {"learning_rate": 0.0005, "max_steps": 200, "tf32": False, **BATCH}
+    assert recipe.grpo.trl == {"learning_rate": 0.0005, "max_steps": 200, "tf32": False, **BATCH, **TRL_DEFAULTS}
     assert recipe.variants.personas == ("no", "2024-01-01")  # YAML 1.1 would make a bool and a date of them
     assert recipe.task.prompts.system is None
     assert recipe.ttrl.problems == "all"
@@ -139,7 +142,7 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         (
             "grpo.trl={max_steps: 1, num_generations: 4, per_device_train_batch_size: 8, max_completion_length: 64}",
             "grpo.trl",
-            {"max_steps": 1, **BATCH},
+            {"max_steps": 1, **BATCH, **TRL_DEFAULTS},
         ),
         ("model.lora.target_modules=[q_proj, v_proj]", "model.lora.target_modules", ["q_proj", "v_proj"]),
         ("model.id=a=b", "model.id", "a=b"),
@@ -185,7 +188,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("seed.x=1", "seed is a value, it has no settings below it"),
         ("name=../up", "name is \"../up\"; must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
         ("grpo.rows=random", "grpo.rows is \"random\"; must be 'pass_rate' or 'uniform'"),
-        ("model={}", "model.id is missing; every setting must be given"),
+        ("model={}", "model.id is missing; it has no default"),
         (
             "conditions=[lader]",
             'conditions is ["lader"]; must name conditions of base, rl_without_variants, ladder, ladder_ttrl, '
@@ -213,7 +216,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("variants.depth=6", "variants.depth is 6; must be less than or equal to 5"),
         ("variants.temperature=[2, 1]", "variants.temperature is [2, 1]; must be [lowest, highest]"),
         ("variants.temperature=[0, 1]", "variants.temperature.0 is 0; must be greater than 0"),
-        ("variants.temperature=[1]", "variants.temperature.1 is missing; every setting must be given"),
+        ("variants.temperature=[1]", "variants.temperature.1 is missing; it has no default"),
         ("variants.mix={easier: 0.5, equivalent: 0.6}", "equivalent is 0.6; must be 1 - easier, and easier is 0.5"),
         ("variants=null", "variants is null; must be a mapping of settings"),
         ("grpo.plateau.patience=0", "grpo.plateau.patience is 0; must be greater than 0"),
@@ -228,7 +231,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("ttrl.budget=600", "ttrl.budget is 600; must be a valid string"),
         ("smoke=3", "smoke is 3; must be a mapping of settings"),
         ("variants.transformations=own", "must be model, default, the path of a library.json, or lists"),
-        ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; every setting must be given"),
+        ("variants.adaptive={start: 1}", "variants.adaptive.every is missing; it has no default"),
         ("variants.adaptive=3", "variants.adaptive is 3; must be a mapping of settings"),
         ("task.prompts.transformations='name {count}'", "must contain {effect}"),
         ("task.select.samples=0", "task.select.samples is 0; must be greater than 0"),
@@ -287,13 +290,13 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
     [
         ("seed: 3", "sede: 3", "small.yaml:3: unknown setting sede; did you mean seed?"),
         ("seed: 3", "seed: x", 'small.yaml:3: seed is "x"; must be a valid integer'),
-        ("seed: 3\n", "", "small.yaml: seed is missing; every setting must be given"),
+        ("name: small\n", "", "small.yaml: name is missing; it has no default"),
         ("seed: 3", "seed: 3\nseed: 4", 'small.yaml:4: not valid YAML: "seed" is set twice, first at small.yaml:3'),
         ("seed: 3", "seed: [3", "small.yaml:4: not valid YAML: expected ',' or ']', but got ':'"),
         ("seed: 3", "seed: *other", "small.yaml:3: not valid YAML: aliases (*name) are not allowed"),
         ("seed: 3", "[a]: 3", "small.yaml:3: not valid YAML: a key must be plain text"),
         ("seed: 3", "seed: \x00", "small.yaml: not valid YAML: "),
-        ("  depth: 3\n", "", "small.yaml:32: variants.depth is missing; every setting must be given"),
+        ("  depth: 3\n", "", "small.yaml:32: variants.depth is missing; it has no default"),
         (
             "    max_steps: 200",
             "    max_step: 200",
@@ -313,7 +316,7 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         ),
         (RECIPE, "", "small.yaml: a recipe is a mapping of settings, this file has none"),
         (RECIPE, "- a", "small.yaml: a recipe is a mapping of settings, this file has none"),
-        (RECIPE, "{}", "small.yaml: name is missing; every setting must be given"),
+        (RECIPE, "{}", "small.yaml: name is missing; it has no default"),
     ],
 )
 def test_refused_file_is_named_with_its_line(recipe_file: Path, old: str, new: str, message: str) -> None:
@@ -342,7 +345,7 @@ def test_smoke_settings_are_checked_without_smoke_too(recipe_file: Path) -> None
     assert refusal("small.yaml") == "small.yaml:63: eval.samples is -6; must be greater than 0"
 
 
-def test_arms_are_checked_with_smoke_settings_too(recipe_file: Path) -> None:
+def test_ablations_are_checked_with_smoke_settings_too(recipe_file: Path) -> None:
     ablation = RECIPE.replace("{share: 0.5}", "{grpo.trl.num_generations: 8}")
     recipe_file.write_text(ablation)
     assert load_recipe(str(recipe_file), smoke=True).ablations == {"ladder_half": {"grpo.trl.num_generations": 8}}
@@ -399,6 +402,32 @@ def test_the_large_recipes_have_the_papers_numbers() -> None:
     for recipe in (llama, qwen):
         assert (recipe.grpo.trl["beta"], recipe.grpo.trl["scale_rewards"]) == (0.001, "group")
         assert (recipe.variants.per_prompt, recipe.variants.suggestions) == (10, (3, 5))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_print_shows_every_setting_with_overrides_applied(name: str, tmp_path: Path) -> None:
+    printed = CliRunner().invoke(recipe_command, [name, "--print", "eval.samples=11"])
+    assert printed.exit_code == 0
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(printed.stdout, encoding="utf-8")
+    assert load_recipe(str(copy)) == load_recipe(name, ["eval.samples=11"])
+    defaults = {*TRL_DEFAULTS, "fast_inference", "equal_up_to_factor", "budget", "seed"}
+    assert all(f"{setting}:" in printed.stdout for setting in defaults)
+
+
+def test_features_are_off_unless_a_recipe_turns_them_on(recipe_file: Path) -> None:
+    for line in ("seed: 3", "  select: null", "  mirror: null", "  thinking: false", "  plateau: {patience: 50, min_"):
+        text = recipe_file.read_text(encoding="utf-8")
+        recipe_file.write_text("".join(kept for kept in text.splitlines(True) if not kept.startswith(line)))
+        assert recipe_file.read_text(encoding="utf-8") != text
+    recipe = load_recipe(str(recipe_file))
+    assert (recipe.seed, recipe.task.thinking) == (0, False)
+    assert (recipe.task.select, recipe.model.mirror, recipe.grpo.plateau) == (None, None, None)
+
+
+def test_defaults_of_trl_settings_give_way_to_the_recipe() -> None:
+    changed = load_recipe("tiny", ["grpo.trl.report_to=wandb", "grpo.trl.top_p=0.9"]).grpo.trl
+    assert {name: changed[name] for name in TRL_DEFAULTS} == TRL_DEFAULTS | {"report_to": "wandb", "top_p": 0.9}
 
 
 def test_more_conditions_come_in_the_order_of_the_recipe() -> None:

@@ -14,7 +14,7 @@ import trl
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
-from ladder_lite.config.trl_settings import SETTINGS, _on_record
+from ladder_lite.config.trl_settings import SETTINGS, recorded
 from ladder_lite.errors import UserError
 from ladder_lite.models import Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
@@ -39,7 +39,7 @@ RECIPE = load_recipe(
 PROBLEMS = [problem(f"cos({n}*x)") for n in range(2, 8)]
 
 TASK = load_task(RECIPE.task)
-DEFAULTS = {name: field["default"] for name, field in _on_record()["GRPOConfig"].items()}
+DEFAULTS = {name: field["default"] for name, field in recorded()["GRPOConfig"].items()}
 
 
 class ByLetters(IntegrationTask):
@@ -77,7 +77,7 @@ def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrai
 # --- settings
 
 
-def test_every_setting_of_the_installed_trl_has_its_default_on_record() -> None:
+def test_every_setting_of_the_installed_trl_has_its_defaultrecorded() -> None:
     fields = {field.name for field in dataclasses.fields(trl.GRPOConfig) if field.init}
     assert fields - DEFAULTS.keys() == {"parallelism_config"}  # an object, for several GPUs
     assert DEFAULTS.keys() <= fields
