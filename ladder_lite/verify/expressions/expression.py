@@ -243,7 +243,7 @@ class Expression:
         *,
         derivative: bool = True,
         jitter: Floats | None = None,
-        held: Mapping[int, Numbers] | None = None,
+        overrides: Mapping[int, Numbers] | None = None,
     ) -> Evaluation:
         """Evaluate at `points`: real ones give real arrays, unless the expression holds a complex constant.
 
@@ -263,8 +263,8 @@ class Expression:
                 if jitter is not None:
                     value = value * next(factors)
                     slope = None if slope is None else slope * next(factors)
-                elif held and slot in held:
-                    value = held[slot]
+                elif overrides and slot in overrides:
+                    value = overrides[slot]
                 values[slot], slopes[slot] = value, slope
         return Evaluation(points, values, slopes, self._breaks)
 

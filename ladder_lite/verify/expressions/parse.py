@@ -76,7 +76,7 @@ def _read_source(source: str, variable: str, constant_of_integration: bool, real
         tree = without_constant(tree, variable)
     reader = _Reader(variable, real_cube_roots)
     result = reader.read(tree, 0)
-    return reader.finish(source, reader.up_to_constants(result) if constant_of_integration else result)
+    return reader.finish(source, reader.without_constant_terms(result) if constant_of_integration else result)
 
 
 _OPERATIONS: Final[dict[type[ast.operator], Operation]] = dict(
@@ -134,7 +134,7 @@ class _Reader(Builder):
 
     def name(self, name: str) -> int:
         if name == self.variable:
-            self.used = True
+            self.uses_variable = True
             return self.x
         if name not in CONSTANTS:
             what = "a function without its argument" if lookup(name) else "a name that is not on the list"
@@ -146,8 +146,8 @@ class _Reader(Builder):
     def number(self, value: object) -> int:
         if type(value) is not int and type(value) is not float:  # a bool is an int
             raise ExpressionError("FORBIDDEN", "a constant that is not a number")
-        if value in self.known:
-            return self.known[value]
+        if value in self.slot_of:
+            return self.slot_of[value]
         nearest = float(value)  # of MAX_DIGITS digits at most: infinite only for the likes of 1e999
         if type(value) is int and value != int(nearest):
             return self.operate("+", self.constant(nearest), self.number(value - int(nearest)))

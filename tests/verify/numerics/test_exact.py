@@ -18,7 +18,7 @@ def test_functions_are_those_of_double_precision(name: str) -> None:
     expression = parse(f"{name}(x)+log(Abs(x))*0")
     points = np.array(REAL, complex) if name == "factorial" else np.array([*REAL, *COMPLEX])
     for x, expected in zip(points, expression.values(points), strict=True):
-        with exact.working(200):
+        with exact.precision(200):
             found = complex(exact.apply(expression, complex(x)))
         if x.imag == 0:  # on a branch cut, either side
             found, expected = (complex(z.real, abs(z.imag)) for z in (found, expected))
@@ -28,7 +28,7 @@ def test_functions_are_those_of_double_precision(name: str) -> None:
 @pytest.mark.parametrize("text", ["pi+E+EulerGamma+Catalan+GoldenRatio", "Max(2,3)", "Piecewise((1,x<0),(2,True))"])
 def test_constants_and_pieces_are_those_of_double_precision(text: str) -> None:
     expression = parse(text)
-    with exact.working(200):
+    with exact.precision(200):
         found = complex(exact.apply(expression, 0.25))
     assert found == pytest.approx(expression.values(np.array([0.25]))[0], rel=1e-15)
 
@@ -62,7 +62,7 @@ def test_the_budget_of_a_verdict_ends_it() -> None:
     long = parse("+".join(f"gamma(x+{n})" for n in range(60)))
     low = np.arange(100) + 0.5
     with exact.allowance(100_000):
-        assert exact.n_values(long) < 20
+        assert exact.n_affordable_values(long) < 20
         _, errors = exact.increments(long, low, low + 0.5)
     assert np.isfinite(errors).any()
     assert np.isnan(errors).any()
