@@ -47,8 +47,8 @@ Unverifiable, which gives a reward of None instead of 0:
 
 Not detected:
 
-- An error below one part in 1e9 at every tested point. If the text has no decimals, an error above one part in 1e12 at
-  more than a quarter of the points is detected too.
+- An error below one part in 1e9 at every tested point. (If the text has no decimals, the limit is one part in 1e12 at
+  three quarters of the points.)
 - An error where f is below 1e-90.
 - A step below one part in 1e8 of the integral between two neighbouring points (1e11 where rounding could hide it), or
   below 1e-6 of f at a kink of f itself.

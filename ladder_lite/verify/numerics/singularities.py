@@ -81,8 +81,7 @@ def zoom(expression: Expression, breakables: Sequence[Breakable], candidates: Br
     # A zero may have two brackets, one for its change of sign and one as a dip. Rounding to ten digits merges them.
     middle = 0.5 * (low + high)
     found = [(float(middle[i]), breakables[quantity[i]].kind) for i in np.flatnonzero(vanished)]
-    zeros = {(kind, float(f"{at:.9e}")): at for at, kind in found}
-    return sorted((at, kind) for (kind, _), at in zeros.items())
+    return sorted({(kind, float(f"{at:.9e}")): (at, kind) for at, kind in found}.values())
 
 
 def round_robin(quantity: Indices, distance: Floats) -> Indices:

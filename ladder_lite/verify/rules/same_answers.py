@@ -65,8 +65,7 @@ def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | Non
         indices[text] = None
         with suppress(ExpressionError):
             if (answer := read(text)) is not None:
-                matches = (n for n, representative in representatives.items() if representative.equals(answer))
-                first = next(matches, index)
+                first = next((n for n, other in representatives.items() if other.equals(answer)), index)
                 indices[text] = first
                 # An answer that equals no other one starts a group.
                 representatives.setdefault(first, answer)

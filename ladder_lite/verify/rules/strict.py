@@ -58,10 +58,9 @@ def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) 
     if problem.stretches and not agreeing and not problem.may_be_zero:
         # F' is clearly not f on any stretch. Only errors at x > 0 count, because elsewhere F may be wrong, and not all
         # ends of f show as a change of sign. A constant F is left to `examine`: f may be zero.
-        clear_errors = (errors > CLEARLY) & problem.decisive & evaluation.slopes.any()
-        n_clear = [(np.count_nonzero(clear_errors & s.inside), s.n_points) for s in problem.stretches]
-        is_clear = all(n > MIN_CLEAR_SHARE * n_points for n, n_points in n_clear)
-        return WRONG if is_clear and not _may_be_rounding(evaluation, problem, clear_errors) else UNDECIDED
+        clear = (errors > CLEARLY) & problem.decisive & evaluation.slopes.any()
+        many_clear = all(np.count_nonzero(clear & s.inside) > MIN_CLEAR_SHARE * s.n_points for s in problem.stretches)
+        return WRONG if many_clear and not _may_be_rounding(evaluation, problem, clear) else UNDECIDED
     # A polynomial, or a sum of sines (`curves` is empty), cannot jump anywhere.
     check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(answer, evaluation, problem)
     if check_ends:
