@@ -42,9 +42,9 @@ def _tree(expression: Expression) -> ast.expr:
 class _Builder:
     """Builds an unevaluated SymPy expression from a syntax tree; handles every node that `parse` admits."""
 
-    # SymPy's printer asks for the signs of constants, and for an unevaluated one such as (-1)**(-8) the answer may take
-    # forever. So a constant that is a call, a base or an exponent, and not a plain number, is printed by itself. A
-    # symbol whose name is that LaTeX then stands for it.
+    # SymPy's printer asks for the signs of constants. For an unevaluated one such as (-1)**(-8) it recurses until
+    # Python raises RecursionError. So a constant that is a call, a base or an exponent, and not a plain number, is
+    # printed by itself. A symbol whose name is that LaTeX then stands for it.
 
     def __init__(self, variable: str) -> None:
         import sympy

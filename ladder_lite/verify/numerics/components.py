@@ -46,7 +46,7 @@ class Component:
 
     @property
     def reach(self) -> float:
-        """Distance from 0 within which the component is examined closely: 10 from its end nearest to 0."""
+        """Distance from 0 within which the component is examined closely: up to 10 beyond its point nearest to 0."""
         return REACH + max(self.low, -self.high, 0.0)
 
 
@@ -154,7 +154,7 @@ def _overflows(expression: Expression, grid: Floats, evaluation: Evaluation) -> 
 def ends(expression: Expression, inside: Floats, outside: Floats) -> Floats:
     """Return the last points from `inside` towards `outside` at which f is finite, real and carries its digits.
 
-    All three have shape (n,). f is so at `inside` and may not be at `outside`.
+    All three have shape (n,). At `inside`, f must fulfil these conditions.
     """
     fractions = np.linspace(0, 1, 65)
     rows = np.arange(len(inside))
@@ -218,10 +218,10 @@ def survey_grid(expression: Expression, seed: int) -> Floats:
 @lru_cache(maxsize=256)
 def _grid_around(centres: tuple[float, ...], n: int, seed: int) -> Floats:
     rng = np.random.default_rng(seed + 1)
-    # Both signs of each constant: x + 50 breaks at -50.
     away = np.geomspace(1e-6, 1e6, n)
     pieces = [np.linspace(-10, 10, 2 * n), away, -away]
     close = np.geomspace(1e-4, 30, n // 4)
+    # Both signs of each constant: x + 50 breaks at -50.
     for centre in [*centres, *(-centre for centre in centres)]:
         pieces += [centre + close, centre - close]
     grid = np.unique(np.concatenate(pieces))
@@ -251,7 +251,7 @@ def _is_zero(expression: Expression, grid: Floats, values: Numbers, usable: Bool
     balls = exact.values(expression, grid[chosen].tolist(), exact.BITS[-1])
     if all(ball is not None and ball.contains(0) for ball in balls):
         return True
-    # Double precision agrees with the balls at some point, so the values are not noise.
+    # If double precision agrees with a ball at any point, the values are not noise.
     for ball, value in zip(balls, values[chosen], strict=True):
         if ball is not None and value != 0 and abs(complex(ball) - value) <= QUIET * abs(value):
             return False

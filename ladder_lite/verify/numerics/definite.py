@@ -65,7 +65,7 @@ def allowed_of(answer: Expression, reference: Integral) -> float:
 
 def _allowed(reference: Integral, tolerance: float) -> float:
     is_zero = reference.size <= reference.error  # the value cannot be told from 0
-    # The reference may be wrong by its own error, which the answer must not pay for.
+    # The reference's own error is added, so that a right answer cannot fail because of it.
     allowed = ZERO_TOLERANCE * reference.scale if is_zero else tolerance * reference.size * (1 + 1e-9)
     return allowed + 2 * reference.error
 

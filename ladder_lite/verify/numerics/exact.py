@@ -110,7 +110,7 @@ def values(expression: Expression, points: Iterable[Any], bits: int = BITS[0]) -
 
 def increments(answer: Expression, low: Floats, high: Floats) -> tuple[Complexes, Floats]:
     """Return F(high) - F(low) for each pair, and bounds on the errors; both are nan if they cannot be determined."""
-    grown, errors = np.full(len(low), np.nan, complex), np.full(len(low), np.nan)
+    growth, errors = np.full(len(low), np.nan, complex), np.full(len(low), np.nan)
     for bits in BITS:
         unknown = np.flatnonzero(np.isnan(errors)).tolist()
         # An edge that two intervals share is evaluated once.
@@ -122,8 +122,8 @@ def increments(answer: Expression, low: Floats, high: Floats) -> tuple[Complexes
                 if before is not None and after is not None:
                     increment = after - before
                     if bits == BITS[-1] or increment.rel_accuracy_bits() >= KNOWN_BITS:
-                        grown[n], errors[n] = _with_error(increment)
-    return grown, errors
+                        growth[n], errors[n] = _with_error(increment)
+    return growth, errors
 
 
 def n_affordable_values(answer: Expression) -> int:
@@ -137,8 +137,8 @@ def grow_alike(first: Expression, second: Expression, edges: Sequence[float]) ->
     if any(ball is None for of_answer in balls for ball in of_answer):
         return None
     with precision(BITS[-1]):
-        grown, others = ([after - before for before, after in pairwise(of_answer)] for of_answer in balls)
-        return all(abs(u - v) <= abs(u) * arb(10) ** -25 for u, v in zip(grown, others, strict=True))
+        growth, others = ([after - before for before, after in pairwise(of_answer)] for of_answer in balls)
+        return all(abs(u - v) <= abs(u) * arb(10) ** -25 for u, v in zip(growth, others, strict=True))
 
 
 def value(constant: Expression, exponent: int = 0, tolerance: float = 0.0) -> tuple[complex, float] | None:

@@ -96,8 +96,8 @@ class Integrand:
     def size(self) -> Floats:
         """Sizes of f at the base points, by which errors are measured; nan where f is unknown."""
         size = np.where(self.known, sizes_of(np.where(self.known, self.values, np.nan)), np.nan)
-        # Close to a zero of f its terms cancel, and errors relative to its tiny value would be rounding. There the size
-        # is a tenth of that at the smaller neighbour, but at most 1000 times the value.
+        # Close to a zero of f its terms cancel, and errors relative to its tiny value would only be rounding. There the
+        # size is a tenth of that at the smaller neighbour, but at most 1000 times the value.
         beside = 0.1 * np.minimum(size[: N_NEAR - 2], size[2:N_NEAR])
         size[1 : N_NEAR - 1] = np.fmax(size[1 : N_NEAR - 1], np.minimum(beside, 1e3 * size[1 : N_NEAR - 1]))
         return size
@@ -200,8 +200,8 @@ class Integrand:
         for kind, q in self.breakables:
             if kind in ("pole", "log"):
                 broken |= np.diff(np.signbit(q[:N_NEAR]))
-        wanted = broken & pairs_within(self.known)
-        return np.isfinite(increments(self.expression, self.points[:N_NEAR], wanted)[0])
+        needed = broken & pairs_within(self.known)
+        return np.isfinite(increments(self.expression, self.points[:N_NEAR], needed)[0])
 
     @cached_property
     def increments(self) -> tuple[Numbers, Floats]:

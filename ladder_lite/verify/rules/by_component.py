@@ -49,7 +49,7 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
         if exact.slopes_agree(answer, problem.expression, (0.7, 1.9, 3.1), EXACT_TOLERANCE) is False:
             return WRONG
         raise
-    # Right on one whole component is right. Components come with the most informative one first.
+    # One whole component is enough. The one with the most test points comes first.
     faults = []
     for component in problem.components:
         fault = _derivative_fault(answer, problem, component) or _continuity_fault(answer, problem, component)
@@ -255,9 +255,9 @@ def _expected(integrand: Expression, x: Floats, h: Floats) -> tuple[Numbers, Flo
         integral, absolute, uncertain, _ = kronrod(integrand.values, x - h, x + h)
         rounding = noise(integrand, np.append(x - h, x + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
         # Errors: JUMP, that of the quadrature, and that of rounding in f at both ends.
-        closer = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
-        is_smooth &= closer < slack
-    return np.where(is_smooth, integral, expected), np.where(is_smooth, closer, slack)
+        quadrature_slack = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
+        is_smooth &= quadrature_slack < slack
+    return np.where(is_smooth, integral, expected), np.where(is_smooth, quadrature_slack, slack)
 
 
 def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:

@@ -42,14 +42,14 @@ def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     # Real arithmetic is faster. It is conclusive unless F leaves the reals where f is known, as log(-x) does for 1/x.
     if not (answer.is_complex or problem.expression.is_complex):
         evaluation = answer.evaluate(points)
-        verdict = _first_look(answer, problem, evaluation)
+        verdict = _quick_verdict(answer, problem, evaluation)
         if verdict != UNDECIDED or np.isfinite(evaluation.values)[problem.known].all():
             return examine(answer, problem) if verdict == UNDECIDED else verdict
-    verdict = _first_look(answer, problem, answer.evaluate(points.astype(complex)))
+    verdict = _quick_verdict(answer, problem, answer.evaluate(points.astype(complex)))
     return examine(answer, problem) if verdict == UNDECIDED else verdict
 
 
-def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) -> str | None:
+def _quick_verdict(answer: Expression, problem: Integrand, evaluation: Evaluation) -> str | None:
     """Return the verdict if one evaluation decides it, else UNDECIDED. Tests each stretch between breaks of f."""
     with np.errstate(all="ignore"):
         errors = np.abs(evaluation.slopes - problem.values) / problem.size
@@ -107,7 +107,7 @@ def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation
         allowed = noise(answer, points.astype(evaluation.slopes.dtype))[1] + noise(problem.expression, points)[0]
         with np.errstate(all="ignore"):
             unexplained = ~(np.abs(evaluation.slopes[doubtful] - problem.values[doubtful]) <= allowed)
-        # Noise as large as f would explain anything.
+        # Large noise would explain any error.
         if unexplained.any() or allowed.max() > NOISY * np.nanmax(problem.size[:N_NEAR]):
             return False
     near = problem.points[:N_NEAR][(inside & agrees)[:N_NEAR]]
@@ -186,8 +186,8 @@ def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Floats, Float
             continue  # the stretch reaches the outermost base point
         inside, outside = problem.points[order[[ranks[k], beyond]]]
         if order[beyond] >= N_NEAR:
-            # Far points lie far apart, so the nearest known end of f replaces the point beyond. If there is none, f
-            # overflows or underflows at that point, and the stretch does not end.
+            # Far points lie far apart, so the nearest known end of f replaces the point beyond. If there is none
+            # between two far points, f overflows or underflows at the outer one, and the stretch does not end.
             distance = step * (problem.ends.mean(axis=1) - inside)
             distance[(distance < 0) | (distance > abs(outside - inside))] = np.inf
             if distance.min(initial=np.inf) < np.inf:
