@@ -1,45 +1,68 @@
-"""Is an answer an antiderivative of the integrand, or the value of the definite integral?
+"""Verify an antiderivative, or the value of a definite integral.
 
     from ladder_lite.verify import verify
     verify("x*exp(x)", "(x-1)*exp(x)").reward        # 1.0
 
     python -m ladder_lite.verify "x*exp(x)" "(x-1)*exp(x)"
-    python -m ladder_lite.verify answers.jsonl       # or - for stdin: {"id"?, "integrand", "answer", ...} a line
+    python -m ladder_lite.verify answers.jsonl       # {"id"?, "integrand", "answer", ...} per line; - for stdin
 
-As a reward function for TRL, over the columns `integrand` and, where wanted, `variable`, `lower` and `upper`:
+As a reward function for TRL, over the dataset columns `integrand` and, optionally, `variable`, `lower` and `upper`:
 
     GRPOTrainer(reward_funcs=[ladder_lite.verify.reward], ...)
 
-What a grade means ('strict'):
+Below, f is the integrand and F the answer. With the default protocol, 'strict', a grade means this:
 
-- Proved: no text is ever run, and a verdict takes a bounded number of operations, on arrays or in ball arithmetic
-  (`expressions.parse`, `numerics.exact`): no timeouts, signals or processes, from any thread. The value of a definite
-  integral depends on the problem and not on the answer; it is computed once, within a larger bound.
-- Sampled: that F' = f, to one part in 1e9 of f, at up to 249 points that `seed` alone decides, most of them between
-  -10 and 10, or at 32 and more on each component of f's domain, some of them close to its ends; and that F grows
-  between them by the integral of f. Where rounding could hide an error or a step, derivatives and increments are worked
-  out in numbers that carry a bound of their own error, and an answer is refused if that does not decide.
-- Right by rule: F' = f on one whole component of f's domain, one that reaches into x > 0 if any does. F may jump where
-  f is undefined, at a branch point of a root of f's, and where the argument of an inverse tangent is infinite, as the
-  Weierstrass substitution leaves it, at no more than 8 places and one more for each turn of f. Complex constants are
-  allowed: log(-x); and jumps of the imaginary part alone where poles of two terms cancel.
-- Refused by rule: functions that are not on the list, most special ones among them (Bessel, elliptic, hypergeometric);
-  an F that may break at more places than can be looked at, such as floor(10**6*x); one that loses its digits, or
-  overflows, at more than a tenth of the points at which f can be evaluated.
-- Unverifiable, which is no reward at all: an integrand that is nowhere real, or lost in its own rounding noise; a
-  definite integral that diverges or could not be computed.
-- Not seen: an error below one part in 1e9 wherever it is tested (below one in 1e12 at more than a quarter of the
-  points, where the text has no decimals), or where f is below 1e-90; a step below one part in 1e8 of the integral
-  between two neighbouring points (in 1e11, where rounding could hide one), or below 1e-6 of f at a kink of f's own; a
-  bump between two neighbouring points; a step within about one part in 1e7 of an end of the component, or two near an
-  end that cancel; where f overflows, or far from the origin, a step at which no function of F breaks or turns, or
-  beyond the 16 far places that are looked at; a spike of f that is narrower than floating point can follow.
+Guaranteed:
 
-'paper' is the published protocol (`rules.paper`), which accepts errors of one part in a hundred. Rates, error counts
-beside SymPy's and Math-Verify's, attacks and a million random examples: `benchmarks/verifier*.py`.
+- No text is ever executed.
+- A verdict takes a bounded number of operations on arrays or in ball arithmetic (`expressions.parse`,
+  `numerics.exact`). It needs no timeouts, signals or processes, and can be called from any thread.
+- The value of a definite integral depends on the problem, not on the answer. It is computed once, under a larger limit.
 
-In this room: `expressions/`, untrusted text -> arrays; `numerics/`, where an integrand lives, and integrals; `rules/`,
-verdicts. It imports nothing of the rest of the package.
+Tested on samples:
+
+- F' = f, to one part in 1e9 of f. The test uses up to 249 points, which `seed` alone decides; most lie between -10 and
+  10. If they do not decide, it uses 32 or more points on each component of f's domain, some of them close to its ends.
+- Between these points F grows by the integral of f.
+- Where rounding could hide an error or a step, derivatives and increments are computed in ball arithmetic. Its numbers
+  carry a bound on their own error. If that does not decide either, the answer is refused.
+
+Accepted by rule:
+
+- F' = f on one whole component of f's domain is enough. The component must reach into x > 0 if any component does.
+- F may jump where f is undefined, at a branch point of a root in f, and where the argument of an inverse tangent is
+  infinite (the Weierstrass substitution leaves such jumps). The limit is 8 places, plus one for each turn of f.
+- Complex constants are allowed, as in log(-x) for 1/x. Where poles of two terms cancel, the imaginary part may jump.
+
+Refused by rule:
+
+- Functions that are not on the list. Most special functions are not: Bessel, elliptic, hypergeometric.
+- An F that may break at more places than can be examined, such as floor(10**6*x).
+- An F that overflows or loses its digits at more than a tenth of the points where f can be evaluated.
+
+Unverifiable, which gives a reward of None instead of 0:
+
+- An integrand that is real nowhere, or whose values are only rounding noise.
+- A definite integral that diverges or could not be computed.
+
+Not detected:
+
+- An error below one part in 1e9 at every tested point. (If the text has no decimals, the limit is one part in 1e12 at
+  three quarters of the points.)
+- An error where f is below 1e-90.
+- A step below one part in 1e8 of the integral between two neighbouring points (1e11 where rounding could hide it), or
+  below 1e-6 of f at a kink of f itself.
+- A bump between two neighbouring points.
+- A step within about one part in 1e7 of an end of the component, or two steps near an end that cancel.
+- Where f overflows or far from the origin: a step at which no function in F breaks or turns, or a step beyond the 16
+  far places that are examined.
+- A spike of f that is too narrow for floating point.
+
+The protocol 'paper' is the published check (`rules.paper`), which accepts errors of one part in a hundred. Rates, error
+counts beside those of SymPy and Math-Verify, attacks and a million random examples: `benchmarks/verifier*.py`.
+
+Folders: `expressions/` turns untrusted text into arrays, `numerics/` finds where an integrand is defined and computes
+integrals, `rules/` decides. This package imports nothing from the rest of ladder_lite.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,11 +80,11 @@ from ladder_lite.verify.rules import strict as antiderivatives
 
 Protocol = Literal["strict", "paper"]
 _REFERENCES: Final = References()
-MAX_REMEMBERED: Final = 1024  # verdicts on antiderivatives: groups of samples hold many answers twice
+MAX_CACHED: Final = 1024  # verdicts on antiderivatives; a group of samples often contains the same answer twice
 
 
 class Reason(StrEnum):
-    """Why a reward is what it is."""
+    """The reason for a reward: CORRECT gives 1, UNVERIFIABLE None, all others 0."""
 
     CORRECT = "CORRECT"
     WRONG = "WRONG"
@@ -74,7 +97,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A reward of 0 or 1, None where the problem itself cannot be verified; `detail` says more for people."""
+    """A reward of 0 or 1, or None if the problem itself cannot be verified; `detail` is a message for people."""
 
     reward: float | None
     reason: Reason
@@ -93,54 +116,62 @@ def verify(
     seed: int = 0,
     references: References = _REFERENCES,
 ) -> Grade:
-    """Grade `answer` to the integral of `integrand`, definite if both bounds are given ("oo" for infinity).
+    """Grade `answer` to the integral of `integrand`, a definite one if both bounds are given ("oo" for infinity).
 
-    Takes any text, runs none of it, and never raises because of it. The same arguments always give the same grade.
-    `references` remembers the values of definite integrals.
+    Accepts any text, never executes it, and never raises because of it. The same arguments always give the same grade.
+    `references` caches the values of definite integrals.
     """
     if not answer.strip():
         return Grade(0.0, Reason.NO_ANSWER, answer)
     if lower is None and upper is None:
         return _antiderivative(integrand, answer, variable, protocol, seed)
 
-    def fault(problem: Integrand) -> str | None:
+    def check(problem: Integrand) -> str | None:
         if protocol == "paper":
             raise IntegrandError("the paper's protocol is for antiderivatives only")
+        # Raises IntegrandError if the integral diverges, or if only one bound is given.
         value = references.get(integrand, variable, lower, upper, seed)
+        # A value has no constant of integration: "1/3 + C" is refused.
         return wrong_value(problem.read(answer, constant_of_integration=False), value)
 
-    return _grade(integrand, answer, variable, seed, fault)
+    return _grade(integrand, answer, variable, seed, check)
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
+@lru_cache(maxsize=MAX_CACHED)
 def _antiderivative(integrand: str, answer: str, variable: str, protocol: Protocol, seed: int) -> Grade:
-    def fault(problem: Integrand) -> str | None:
-        read = problem.read(answer, constant_of_integration=True)
+    def check(problem: Integrand) -> str | None:
+        expression = problem.read(answer, constant_of_integration=True)
         if protocol == "strict":
-            return antiderivatives.is_antiderivative(read, problem)
-        return paper_protocol.is_antiderivative(read, problem.expression, seed)
+            return antiderivatives.is_antiderivative(expression, problem)
+        return paper_protocol.is_antiderivative(expression, problem.expression, seed)
 
-    return _grade(integrand, answer, variable, seed, fault)
+    return _grade(integrand, answer, variable, seed, check)
 
 
-def _grade(integrand: str, answer: str, variable: str, seed: int, fault: Callable[[Integrand], str | None]) -> Grade:
+def _grade(integrand: str, answer: str, variable: str, seed: int, check: Callable[[Integrand], str | None]) -> Grade:
+    """Grade by `check`, which returns what is wrong with the answer, or None if it is right."""
+    # Any other exception is a bug in the verifier. It propagates, because a bug must never become a reward of 0.
     try:
-        found = fault(prepare(integrand, variable, seed))
-    except IntegrandError as error:
+        fault = check(prepare(integrand, variable, seed))
+    except IntegrandError as error:  # the problem's fault, so the answer gets no reward at all
         return Grade(None, Reason.UNVERIFIABLE, answer, str(error))
-    except ExpressionError as error:
+    except ExpressionError as error:  # the answer cannot be read: UNPARSEABLE, FORBIDDEN or TOO_LARGE
         return Grade(0.0, Reason(error.reason), answer, str(error))
-    return Grade(1.0, Reason.CORRECT, answer) if found is None else Grade(0.0, Reason.WRONG, answer, found)
+    return Grade(1.0, Reason.CORRECT, answer) if fault is None else Grade(0.0, Reason.WRONG, answer, fault)
 
 
 def reward(completions: Sequence[Any], integrand: Sequence[str], **columns: Any) -> list[float | None]:
-    """Rewards of completions (texts, or TRL's messages); the answer is what the last <answer> tags hold, or all of it.
+    """Return the reward of each completion, None if its problem is unverifiable.
 
-    Thoughts up to a `</think>` are not read. `columns` may hold lists `variable`, `lower` and `upper`; others are
-    ignored. None: the problem is unverifiable.
+    A completion is a text or a list of TRL's messages. The answer is the content of the last <answer> tags, or the
+    whole text if there are none; everything up to `</think>` is ignored. `columns` may contain the lists `variable`,
+    `lower` and `upper`; other columns are ignored.
     """
+    # TRL passes a string for a plain prompt, and [{"role": "assistant", "content": ...}] for a conversation.
     texts = [strip_thinking(c if isinstance(c, str) else str(c[-1]["content"])) for c in completions]
+    # Without the tags, rpartition and partition leave the whole text. An unclosed tag extends to the end of the text.
     answers = [text.rpartition("<answer>")[2].partition("</answer>")[0] for text in texts]
+    # Columns of bounds contain None in the rows of antiderivatives.
     names = [name for name in ("variable", "lower", "upper") if columns.get(name) is not None]
     rows = [{name: columns[name][i] for name in names} for i in range(len(answers))]
     return [verify(f, a, **row).reward for f, a, row in zip(integrand, answers, rows, strict=True)]

@@ -1,7 +1,7 @@
-"""Wrong answers that benchmarks/verifier_attacks.py composes: of these, none is accepted, and each is graded in time.
+"""Wrong answers composed by benchmarks/verifier_attacks.py: none is accepted, and each is graded in time.
 
-Of 100,000 such answers 9 are (benchmarks/results/verifier_attacks.json), nearly all of them right after all; of the
-seeds below, none.
+Of 100,000 such answers, 9 are accepted (benchmarks/results/verifier_attacks.json), and nearly all of these are right
+after all. The seeds below give none of them.
 """
 
 from importlib.util import module_from_spec, spec_from_file_location
@@ -20,13 +20,13 @@ assert _spec.loader is not None
 verifier_attacks = module_from_spec(_spec)
 _spec.loader.exec_module(verifier_attacks)
 
-EACH = 500  # attacks of a seed
+EACH = 500  # attacks per seed
 BUDGET_MS = verifier_attacks.SLOW_MS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    verify("sin(x)/x", "Si(x)")  # SciPy's import is not an answer's time
+def _import_scipy() -> None:
+    verify("sin(x)/x", "Si(x)")  # so that no test measures the time of this import
 
 
 @pytest.mark.parametrize("seed", range(1001, 1005))

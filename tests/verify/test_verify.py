@@ -19,20 +19,20 @@ from tests.support.properties import BUDGET_MS, PAIRS, SLIPS, TEXTS, grades_in_t
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = [json.loads(line) for line in (DATA / "verifier_cases.jsonl").open()]
-# Answers that graders get wrong, or did: forms of right ones, spellings, exploits, integrals of every kind.
+# Answers that graders get wrong or once did: other forms of right answers, spellings, exploits, all kinds of integrals.
 FAULTS = [json.loads(line) for line in (DATA / "verifier_faults.jsonl").open(encoding="utf-8")]
 # The MIT Integration Bee's qualifying exams of 2023 to 2025 with their official answers, transcribed.
 QUALIFIERS = [json.loads(line) for line in (shipped("benchmarks") / "mit_bee.jsonl").open()]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    verify("sin(x)/x", "Si(x)")  # SciPy's import is not an answer's time
+def _import_scipy() -> None:
+    verify("sin(x)/x", "Si(x)")  # so that no test measures the time of this import
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_labelled_cases(case: dict[str, Any]) -> None:
-    started = time.process_time()  # not the clock: the machine may be busy
+    started = time.process_time()  # not wall-clock time, because the machine may be busy
     grade = verify(case["integrand"], case["answer"], lower=case.get("lower"), upper=case.get("upper"))
     assert (grade.reward == 1.0) is case["accept"], grade
     if "budget_ms" in case:
@@ -40,7 +40,7 @@ def test_labelled_cases(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", FAULTS, ids=lambda case: f"{case['id']}-{case['kind']}".replace(" ", "_"))
-def test_labelled_faults(case: dict[str, Any]) -> None:
+def test_labelled_past_errors_of_graders(case: dict[str, Any]) -> None:
     options = {name: case[name] for name in ("variable", "lower", "upper") if name in case}
     grade = verify(case["integrand"], case["answer"], **options)
     assert grade.reward == {True: 1.0, False: 0.0, "unverifiable": None}[case["accept"]], grade
@@ -63,7 +63,7 @@ RIGHT = [
     ("sec(x)", "log(Abs(sec(x)+tan(x)))"),
     ("1/(1+exp(-x))", "x+log(1+exp(-x))"),
     ("3*x**2*tanh(x**3)", "log(cosh(x**3))"),
-    # On one component of the domain, or only there.
+    # Right on one component of the domain, or only there.
     ("1/(x*sqrt(x**2-1))", "asec(x)"),
     ("sqrt(x**2-4)", "x*sqrt(x**2-4)/2-2*log(x+sqrt(x**2-4))"),
     ("x**(1/3)", "3*x**(4/3)/4"),
@@ -73,7 +73,7 @@ RIGHT = [
     ("Abs(x)", "x**2*sign(x)/2"),
     ("sign(x)", "Abs(x)"),
     ("floor(x)", "x*floor(x)-floor(x)*(floor(x)+1)/2"),
-    # Jumps across poles of F's own (Weierstrass), and SymPy's steps that take them back.
+    # Jumps at poles inside F (Weierstrass substitution), and SymPy's steps that undo them.
     ("1/(2+cos(x))", "2*atan(tan(x/2)/sqrt(3))/sqrt(3)"),
     ("1/(2+cos(x))", "2*sqrt(3)*(atan(tan(x/2)/sqrt(3))+pi*floor((x/2-pi/2)/pi))/3"),
     # Complex values with the right derivative.
@@ -81,19 +81,19 @@ RIGHT = [
     ("1/(x**2+1)", "-I*log((1+I*x)/(1-I*x))/2"),
     # Jumps at poles of tan where the integrand has kinks.
     ("sqrt((1+cos(6*x))/2)", "sqrt(2)*sqrt(1-tan(3*x)**2/(tan(3*x)**2+1)+1/(tan(3*x)**2+1))*tan(3*x)/6"),
-    # Real cube roots, where the integrand means them.
+    # Real cube roots, if the integrand has them.
     ("cbrt(x)", "3*x**(4/3)/4"),
-    # Overflow, narrow and far domains.
+    # Overflow; narrow domains and domains far from 0.
     ("csc(x)**2*tan(x)**2024", "tan(x)**2023/2023"),
     ("exp(-(x-2024)**2/4)", "sqrt(pi)*erf((x-2024)/2)"),
     ("sqrt((x-5)*(5.001-x))", "(x-5.0005)*sqrt((x-5)*(5.001-x))/2+0.0005**2*asin((x-5.0005)/0.0005)/2"),
     ("log(x+10**6)", "(x+10**6)*log(x+10**6)-x"),
     ("(x**2021+2*x**4043)/(x**2022+x**4044)", "log(x**2022+x**4044)/2022"),
-    # Digits lost, but not all.
+    # Some digits are lost, but not all.
     ("tanh(x)", "x-log(tanh(x)+1)"),
     ("(1-x/2)**(-5)", "32/(4*x**4-32*x**3+96*x**2-128*x+64)"),
     ("1/(1+exp(x))**2", "x-log(exp(x)+1)+1/(exp(x)+1)"),
-    # Zero up to rounding: any constant.
+    # The integrand is zero up to rounding: any constant is right.
     ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "0"),
     ("(1-x)**3+(x-x**2)**3+(x**2-1)**3-3*(1-x)*(x-x**2)*(x**2-1)", "C"),
     ("0", "7"),
@@ -111,14 +111,14 @@ RIGHT = [
     ("sqrt(x)", "**2/3 root(x, 2)^3**"),
     ("exp(2*x)", "½e²ˣ + C, C \N{ELEMENT OF} \N{DOUBLE-STRUCK CAPITAL R}"),
     ("sin(x)+3*cos(3*x)", "-cosx + sin3x + C."),
-    # A pole of tan where the integrand vanishes.
+    # A pole of tan in F, where the integrand vanishes.
     ("1/(3/2+2/3*tan(x)**2)", "6*x/5-4*atan(2*tan(x)/3)/5"),
-    # Steep, and so is the integrand.
+    # F is steep, and so is the integrand.
     ("300*tanh(100*(x-3))**2/cosh(100*(x-3))**2", "tanh(100*(x-3))**3"),
-    # A constant where it is defined, and the integrand is zero.
+    # The answer is constant wherever it is defined, and the integrand is zero.
     ("10**6*(log(x**2)-2*log(x))", "exp(x)*exp(-x)/10**6"),
     ("(sqrt(x**2)-x**2/sqrt(x**2))/x", "sqrt(x**2)/x"),
-    # f overflows, underflows or loses its digits where it still counts; so does F, or takes hundreds of them.
+    # f or F overflows, underflows or loses its digits where it matters, or F needs hundreds of digits.
     ("1/(3/2*exp(7/3*x)+2/3*exp(-7/3*x))", "atan(sqrt(3/2)*exp(7/3*x)/sqrt(2/3))/(sqrt(3/2)*sqrt(2/3)*7/3)"),
     ("-32*log(3)/x**2/exp(2*log(3)/x)", "-6-16/exp(2*log(3)/x)"),
     ("exp(x)/sqrt(exp(2*x)-3)", "atanh(exp(x)/sqrt(exp(2*x)-3))"),
@@ -134,12 +134,14 @@ RIGHT = [
     ("Heaviside(x-3)*Heaviside(16/5-x)", "Heaviside(x-3)*Heaviside(16/5-x)*(x-3)+Heaviside(x-16/5)/5"),
 ]
 
-TAYLOR = "x*" + "".join(f"(1-x**2/({2 * k}*{2 * k + 1})*" for k in range(1, 23)) + "1" + ")" * 22  # of the sine
+# The Taylor polynomial of the sine to degree 45, as nested products.
+TAYLOR = "x*" + "".join(f"(1-x**2/({2 * k}*{2 * k + 1})*" for k in range(1, 23)) + "1" + ")" * 22
 IN_PIECES = "cos(x-{d})*sin({d})+sin(x-{d})*(cos({d})-1)".format(d="(atan(tan(8*x))/8)")
 
+# A sum of 240 nested error functions, which uses up the budget of a verdict.
 COSTLY = "+".join("erf(" * 40 + f"2+x/10**{8 + k}" + ")" * 40 for k in range(6))
 WRONG = [
-    # Steps, open and in disguise.
+    # Steps, open or in disguise.
     ("cos(x)", "sin(x)+sign(x-50)"),
     ("cos(x)", "sin(x)+ceiling(x/7)"),
     ("cos(x)", "sin(x)+Heaviside(x-3)"),
@@ -155,35 +157,35 @@ WRONG = [
     ("Abs(x)", "x*Abs(x)/2+sign(x)"),
     ("Abs(x)", "x*Abs(x)/2+Abs(x)/x"),
     ("floor(x)", "x*floor(x)"),
-    # Right on a part of a component only.
+    # Right on only a part of a component.
     ("Abs(x)", "x**2/2+0*exp(exp(-1000*x))"),
     ("Abs(x-50)", "-(x-50)**2/2"),
     ("sqrt((x-50)**2)", "-(x-50)**2/2"),
     ("sqrt(1+sin(x))", "-2*sqrt(1-sin(x))"),
     ("cos(x)", "sin(x)+(x-50+Abs(x-50))**2"),
     ("cos(x)", "sin(x)+(x-50+sqrt((x-50)**2))**2"),
-    # Right only where a huge term hides the rest.
+    # Seemingly right where a huge term hides the rest.
     ("1/(x+8)-exp(4*x**2)*x+sin(6*x)", "log(x+8)-exp(4*x**2)/8+cos(6*x)/6"),
     ("log(2*x)-exp(4*x**2)*x", "x*log(2*x)-exp(4*x**2)/8"),
     ("8*x*exp(4*x**2)+6/sqrt(9**2-x**2)+1/(x+5)", "exp(4*x**2)+6*asin(x)+log(x+5)"),
-    # Small errors, far errors, noise.
+    # Small errors, errors far from 0, noise.
     ("cos(x)", "sin(x)*1.0000001"),
     ("cos(x)", "sin(x)+x*10**(-8)"),
     ("cos(x)", "sin(x)+exp(x-100)"),
     ("cos(x)", "sin(x)+10**(-20)*sin(10**20*x)"),
     ("exp(10*x)", "exp(10*x)/10+x/1000"),
-    # Where the integrand underflows, zero is not an answer.
+    # Zero is not an antiderivative of an integrand that underflows.
     ("exp(-(x-2024)**2/4)", "0"),
     ("x**2024", "0"),
     ("csc(x)**2*tan(x)**2024", "0"),
-    # An integrand that is zero, an answer that is not constant.
+    # The integrand is zero, but the answer is not constant.
     ("10**6*(log(x**2)-2*log(x))", "x/10**3"),
     ("(cos(x)+cos(x+2*pi/3)+cos(x-2*pi/3))**2", "x/10**9"),
     ("sin(x)**2+cos(x)**2-1", "10**(-20)*sin(10**20*x)"),
     ("sin(x)**2+cos(x)**2-1", "sign(x-7)"),
     ("0", "sign(x-50)"),
     ("0", "10**16+sign(x-3)"),
-    # Values or digits that F loses where f has them.
+    # F loses values or digits where f has them.
     ("cos(x)", "sin(x)+exp(5*(x-5))+0*exp(exp(1000*x))"),
     ("cos(x)", "sin(x)+exp(5*(x-5))+10**15*exp(5*(x-5))-10**15*exp(5*(x-5))"),
     ("cos(x)", "sin(x)+1/(1+exp(10**12*(x-3)))"),
@@ -194,20 +196,20 @@ WRONG = [
     ("cos(x)", "sin(x)+sign(x-60)+0*atan(sin(30*x))"),
     ("cos(x)", "sin(x)+sqrt((x-60)**2)/(x-60)+0*atan(sin(30*x))"),
     ("cos(x)", "sin(x)+atan(10**15*(x-9.3))+0*atan(sin(30*x))"),
-    # Right where it is finite, to one part in 1e9, or from a leap to the next.
+    # Right only where it is finite, only to one part in 1e9, or only between two leaps.
     ("cos(x)", f"{TAYLOR}+0*exp(4*x**2)"),
     ("cos(x)", "sin(x)+x/10**11"),
     ("cos(x)", IN_PIECES),
-    # Jumps of logarithms and roots of complex arguments; at a root that is none; beside many decoys.
+    # Jumps of logarithms and roots of complex arguments; at a root of f without a branch point; among many decoys.
     ("cos(x)", "sin(x)+I*log(-1+I*(x-3))-I*log(1-I*(x-3))"),
     ("cos(x)", "sin(x)+sqrt(-1+I*(x-3))/sqrt(1-I*(x-3))"),
     ("sqrt((x-3)**2+10**(-10))", "(x-3)*sqrt((x-3)**2+10**(-10))/2+asinh((x-3)*10**5)/(2*10**10)+100*sign(x-3)"),
     ("40*x*cos(20*x**2)", "sin(20*x**2)+sqrt((x-9)**2)/(x-9)"),
     ("cos(x)", "sin(x)+sign(x-60)" + "".join(f"+0*sign(x-{k})" for k in range(20, 40))),
-    # Steps that rounding hides.
+    # Steps hidden by rounding.
     ("x*sqrt(x+3)", "2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+40*erf(10**9*((x+10**20)-10**20-74/101))"),
     ("x**x*(1+log(x))", "x**x+(-1)**floor(6*((x+10**16)-10**16))/1000"),
-    # A step close to an end of the domain, or where f overflows; steps in double precision's noise, where f is steep.
+    # A step close to an end of the domain, or where f overflows; steps within rounding noise, where f is steep.
     ("x**2*acos(x)", "x**3*acos(x)/3-sqrt(1-x**2)/3+(1-x**2)**(3/2)/9+Abs(x-98/101)/(x-98/101)/100"),
     ("1/sqrt(4*x-x**2)", "asin(x/2-1)-tanh(10**20*(x-384/97))/1000"),
     ("1/sqrt(x**2-9)", "acosh(x/3)+sqrt(x-292/97)*sqrt(1/(x-292/97))"),
@@ -215,7 +217,7 @@ WRONG = [
     ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+Heaviside(x-355/101)"),
     ("(1+2*x**2022)/(x+x**2023)", "log(x**2022+x**4044)/2022+(x-383/97)/sqrt((x-383/97)**2+10**(-57))"),
     ("x*exp(3*x**2)", "exp(3*x**2)/6+sqrt(cos(9*((x+10**17)-10**17))**2)/cos(9*((x+10**17)-10**17))/100"),
-    # Where f is 0, or overflows or underflows, it does not end.
+    # The domain of f does not end where f is 0, overflows or underflows.
     ("Heaviside(x)", "x"),
     ("Max(0,x-3)", "(x-3)**2/2"),
     ("Piecewise((0,x<1),(x,True))", "x**2/2"),
@@ -229,7 +231,7 @@ WRONG = [
     ("1/((x-1)**2+10**(-10))", "10**5*atan((x-1)*10**5)+100*Heaviside(x-1)"),
     ("1/x", "log(x)+Heaviside(x-10**(-6))/10"),
     ("log(x-2)", "(x-2)*log(x-2)-x+10**3*sqrt((x-2-10**(-5))**2)/(x-2-10**(-5))"),
-    # A fold or a step between the last point that is looked at first and an end: far, on the left, at a double pole.
+    # A fold or step between the outermost base points and an end: far away, on the left, at a double pole.
     ("sec(x)**3", "sqrt((sec(x)*tan(x)/2+log(Abs(sec(x)+tan(x)))/2+10**4)**2)"),
     ("sec(x)**3", "sin(x)/(2*cos(x)**2)+atanh(sin(x))/2+sqrt((sec(x)*tan(x)+10**3)**2)/(sec(x)*tan(x)+10**3)"),
     ("1/(1+cos(x))", "sqrt((tan(x/2)+10**4)**2)"),
@@ -243,12 +245,12 @@ WRONG = [
     ("1+tan(x/7)**2", "sqrt((7*tan(x/7)+10**3)**2)"),
     ("1/(x-31)-1/(x-29)", "-sqrt((sqrt((log((x-31)/(x-29))+7)**2)-14)**2)"),
     ("1/(2+cos(x))+1/(x-30)**2", "-sqrt((sqrt((2*atan(tan(x/2)/sqrt(3))/sqrt(3)-1/(x-30)+50)**2)-100)**2)"),
-    # An answer that costs all that a verdict may.
+    # Answers that use up the whole budget of a verdict.
     ("1/x", f"log(x)+log(x)/10**11+1000*sqrt((x-1)**2)/(x-1)+10**(-30)*({COSTLY})"),
     ("1/x", f"log(x)+log(x)/10**10+10**(-30)*({COSTLY})"),
-    # Where f oscillates too fast for its integral to be known.
+    # f oscillates too fast for its integral to be known.
     ("10**6*cos(10**6*x)", "sin(10**6*x)+sign(x-3)/10"),
-    # An integrand that is huge wherever it is looked at first.
+    # The integrand is huge at all base points.
     ("cosh(sqrt(2012-x))", "2*cosh(sqrt(2012-x))-2*sqrt(2012-x)*sinh(sqrt(2012-x))+x/7"),
     # Not functions at all.
     ("cos(x)", "sin(x)+10**400"),
@@ -284,7 +286,7 @@ def test_other_seeds_agree(seed: int) -> None:
         ("sqrt(-1-x**2)", "x", Reason.UNVERIFIABLE),
     ],
 )
-def test_reasons(integrand: str, answer: str, reason: Reason) -> None:
+def test_reasons_for_a_reward(integrand: str, answer: str, reason: Reason) -> None:
     grade = verify(integrand, answer)
     assert grade.reason == reason
     assert grade.reward == (None if reason == Reason.UNVERIFIABLE else 0.0)
@@ -309,7 +311,7 @@ def test_paper_protocol_is_for_antiderivatives_only() -> None:
     assert verify("x", "1/2", lower="0", upper="1", protocol="paper").reward is None
 
 
-# Steps, open or in disguise, most of them constant between their jumps, which alone make sin(x) + step wrong.
+# Steps, open or in disguise. Most are constant between their jumps, so only the jumps make sin(x) + step wrong.
 STEPS = """
 sign(x-50) ; floor(x)/10**6 ; Heaviside(x-3) ; x/Abs(x) ; x**2/x/Abs(x) ; exp(log(Abs(x-3)))/(x-3)
 sqrt((x-3)**2)/(x-3) ; sqrt(x**2-6*x+9)/(x-3) ; (x**2-6*x+9)**(1/2)/(x-3) ; sqrt((x-3)*(x-3))/(x-3)
@@ -326,7 +328,7 @@ log(exp(I*x))/I-x ; loggamma(x+3)-loggamma(x+2)-log(x+2)+sign(x)
 
 
 @pytest.mark.parametrize("step", [step.strip() for line in STEPS.strip().splitlines() for step in line.split(";")])
-def test_steps_are_found(step: str) -> None:
+def test_steps_are_detected(step: str) -> None:
     assert [seed for seed in range(3) if verify("cos(x)", f"sin(x)+{step}", seed=seed).reward != 0.0] == []
 
 
@@ -335,7 +337,7 @@ def test_steps_are_found(step: str) -> None:
 TRIED = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-def test_an_antiderivative_is_accepted_and_one_with_a_slip_is_not() -> None:
+def test_antiderivatives_are_accepted_and_those_with_a_slip_are_not() -> None:
     outcomes: Counter[str] = Counter()
 
     @TRIED
@@ -409,7 +411,7 @@ def test_costly_answers_stay_in_budget(answer: str) -> None:
         ("Piecewise((dilog(x)*(x-x),digamma(x)<=cbrt(x)),(erf(x)-x,True))", "x", {}),
     ],
 )
-def test_nothing_raises(integrand: str, answer: str, bounds: dict[str, str]) -> None:
+def test_extreme_answers_do_not_raise(integrand: str, answer: str, bounds: dict[str, str]) -> None:
     assert verify(integrand, answer, **bounds).reward != 1.0
 
 
@@ -425,7 +427,7 @@ def test_an_integral_that_underflows_is_not_zero(integrand: str) -> None:
 
 def test_threads_get_the_same_grades() -> None:
     expected = [verify(*pair).reason for pair in RIGHT]
-    prepare.cache_clear()  # so that they race for what an integrand works out once
+    prepare.cache_clear()  # so that the threads race for the cached properties of an integrand
     found: list[list[Reason]] = []
     threads = [
         threading.Thread(target=lambda: found.append([verify(*p, seed=0).reason for p in RIGHT])) for _ in range(4)
@@ -481,7 +483,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
         assert "answer" in rows[3]["error"]
 
 
-def test_one_off_and_mistakes() -> None:
+def test_the_command_line_grades_one_answer_and_reports_a_missing_file() -> None:
     assert run_command("verify", "x", "x**2/2").stdout == "CORRECT\n"
     assert run_command("verify", "x", "x**2").stdout.startswith("WRONG: ")
     assert run_command("verify", "-x", "-x**2/2").stdout == "CORRECT\n"
@@ -492,7 +494,7 @@ def test_one_off_and_mistakes() -> None:
     assert missing.stderr.count("\n") == 1
 
 
-def test_importing_it_is_light() -> None:
+def test_importing_the_verifier_is_light() -> None:
     heavy = ("torch", "scipy", "mpmath", "sympy", "typer")
     code = f"import sys, ladder_lite.verify; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

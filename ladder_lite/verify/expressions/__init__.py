@@ -1,1 +1,1 @@
-"""Untrusted text -> expressions that are evaluated on arrays: notation, an allow-list, and what may be called."""
+"""Untrusted text -> expressions that are evaluated on arrays: notation, the allow-list, and the functions on it."""

@@ -1,4 +1,4 @@
-"""A read expression, and its evaluation on an array of points: values, derivatives, and what they tell of its shape."""
+"""Parsed expressions and their evaluation on arrays of points: values, derivatives, and where breaks may be."""
 
 import ast
 import math
@@ -19,34 +19,35 @@ Indices = NDArray[np.intp]
 Complexes = NDArray[np.complex128]
 Numbers = NDArray[Any]  # real or complex
 
-RESOLVED: Final = 4.0  # how much the argument of a function like atan may change between points, near its zeros
-SATURATED: Final = 20.0  # arguments at which such a function has come to rest
-NEAR_ZERO: Final = 2.0  # a divisor that would vanish within half a gap, at its speed, has to change its sign there
-ONE: Final = np.float64(1.0)  # of NumPy's, whose division by zero is infinite and no error
+RESOLVED: Final = 4.0  # largest change of the argument of a function like atan from point to point, near its zeros
+SATURATED: Final = 20.0  # for larger arguments, such a function is practically constant
+NEAR_ZERO: Final = 2.0  # a divisor that could reach 0 within half a gap, at its slope, must change its sign there
+ONE: Final = np.float64(1.0)  # dx/dx; a NumPy number, because 1.0/0 raises in Python but is inf in NumPy
 
 
 class Breakable(NamedTuple):
-    """A real quantity of an expression, on the evaluated points, that vanishes where the expression may break."""
+    """Values of a quantity that vanishes where an expression may break."""
 
     kind: Break
-    vanishing: Floats
+    vanishing: Floats  # at the evaluated points
 
 
 class Breaks(NamedTuple):
-    """A break that a subexpression may have: where `vanishes` of the slot's value is 0."""
+    """A break that a subexpression may have, where `vanishes(value of slot)` is 0."""
 
     kind: Break
     slot: int
     vanishes: Callable[[Any], Any] = identity
 
 
-# What gives a function a feature: its argument passing zero fast (atan(u)), or nearly vanishing without a change of
-# sign (1/u, log(u)), or any argument that is not linear (tan(u)).
+# What makes a narrow feature of a function: an argument that passes 0 fast ("speed", as for atan(u)), an argument that
+# nearly vanishes without a change of sign ("zeros", as for 1/u and log(u)), or any argument that is not linear ("any",
+# as for tan(u)).
 Bend = Literal["speed", "zeros", "any"]
 
 
 class Curve(NamedTuple):
-    """A slot that some function bends into features, the narrower the faster `factor` times the slot changes."""
+    """The argument of a function that can have narrow features: the faster `factor` times it changes, the narrower."""
 
     slot: int
     factor: float
@@ -55,11 +56,11 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Value and derivative of every slot of an expression; derivatives are None where they are an exact zero."""
+    """The values and derivatives of all slots of an expression at some points."""
 
     points: Numbers
-    slots: list[Any]
-    slopes_of_slots: list[Any]
+    slots: list[Any]  # arrays, or numbers for constants; the last one is the expression itself
+    slopes_of_slots: list[Any]  # the same for derivatives, None for an exact zero
     breaks: Sequence[Breaks]
 
     @property
@@ -78,7 +79,9 @@ class Evaluation:
 
     @property
     def is_finite(self) -> Bools:
-        """At which points every slot is: a part that overflowed may be one that counts (a/inf is a lost term)."""
+        """Mask of the points at which all slots are finite, not only the result."""
+        # A part that overflowed may matter although the result is finite: in 1 + a/inf a term is lost. The sum of all
+        # slots is inf or nan if any of them is.
         with np.errstate(all="ignore"):
             total = self.values * 0.0
             for slot in self.slots:
@@ -87,23 +90,23 @@ class Evaluation:
 
     @cached_property
     def breakables(self) -> list[Breakable]:
-        """What may break."""
+        """The quantities that vanish where the expression may break, in the order of `breaks`."""
         with np.errstate(all="ignore"):
             return [Breakable(kind, self._shaped(np.real(zero(self.slots[slot])))) for kind, slot, zero in self.breaks]
 
     @property
     def overflown(self) -> Bools:
-        """Where a value is not finite and some part of it is infinite."""
+        """Mask of the points at which the value is not finite and some part of it is infinite."""
         overflown: Bools = ~np.isfinite(self.values)
         if overflown.any():
             overflown &= np.any([np.isinf(slot) & overflown for slot in self.slots], axis=0)
         return overflown
 
     def is_resolved(self, curves: Sequence[Curve] | None, gaps: Floats) -> bool:
-        """Whether the points, with `gaps` to their neighbours, are dense enough for every feature of the expression.
+        """Return True if the points, with `gaps` to their neighbours, are dense enough for all features.
 
-        A step that hides between two points, as of tanh(10**6*x) or x/sqrt(x**2+10**-20), has to come out of a function
-        whose argument changes fast from point to point, or nearly vanishes between them without changing its sign.
+        Then no step can hide between two points. That of tanh(10**6*x) could, because the argument changes fast from
+        point to point; that of x/sqrt(x**2+10**-20), because the radicand nearly vanishes without a change of sign.
         """
         if curves is None:
             return False
@@ -113,10 +116,12 @@ class Evaluation:
                 linear = not isinstance(slope, np.ndarray)  # and so its zero is a simple one
                 if linear and (by == "zeros" or factor * abs(slope) * gaps.max() <= RESOLVED):
                     continue
+                # How much the argument changes from each point to its neighbours, at the slope it has there.
                 change = factor * gaps * np.abs(slope)
                 if by == "any":
                     return False
                 if by == "speed":
+                    # Fast, and close enough to 0 that the function has not settled between the points.
                     if ((change > RESOLVED) & (factor * np.abs(self.slots[slot]) < change + SATURATED)).any():
                         return False
                 elif not _zeros_are_simple(self.slots[slot], change):
@@ -125,7 +130,7 @@ class Evaluation:
 
 
 def _zeros_are_simple(u: Numbers, change: Floats) -> bool:
-    """Whether `u`, which changes by `change` from a point to the next, changes its sign wherever it nearly vanishes."""
+    """Return True if `u` changes its sign wherever it nearly vanishes; it changes by `change` from point to point."""
     near_zero = NEAR_ZERO * np.abs(u) < change
     if not near_zero.any():
         return True
@@ -138,7 +143,7 @@ def _zeros_are_simple(u: Numbers, change: Floats) -> bool:
 
 
 class ExpressionError(Exception):
-    """The text is not an expression: `reason` is UNPARSEABLE, FORBIDDEN or TOO_LARGE, the message says why."""
+    """A text that is refused. `reason` is UNPARSEABLE, FORBIDDEN or TOO_LARGE; the message explains it."""
 
     def __init__(self, reason: Literal["UNPARSEABLE", "FORBIDDEN", "TOO_LARGE"], message: str) -> None:
         super().__init__(message)
@@ -147,32 +152,28 @@ class ExpressionError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A read expression.
+    """A parsed expression: a flat list of operations on numbered slots, built by `builder`."""
 
-    `is_complex`: whether it holds a complex constant (I, sqrt(-2)). `kinds` are the breaks its functions can have,
-    `functions` their names, `curves` what decides how narrow its features can be (None: there is no telling).
-    """
-
-    source: str
+    source: str  # the text that was parsed, in Python's notation
     variable: str
-    free: frozenset[str]
-    functions: frozenset[str]
-    kinds: frozenset[Break]
-    is_complex: bool
-    _template: tuple[complex | None, ...] = field(repr=False)
+    free: frozenset[str]  # {variable} if the expression contains it, else empty
+    functions: frozenset[str]  # names of the functions in it
+    kinds: frozenset[Break]  # the breaks that it can have
+    is_complex: bool  # contains a complex constant, such as I or sqrt(-2)
+    _template: tuple[complex | None, ...] = field(repr=False)  # by slot: the value of a constant, else None
     _steps: tuple[Step, ...] = field(repr=False)
     _breaks: tuple[Breaks, ...] = field(repr=False)
-    curves: tuple[Curve, ...] | None = field(repr=False)
-    _folded: tuple[Step, ...] = field(repr=False)  # how its constants are worked out
+    curves: tuple[Curve, ...] | None = field(repr=False)  # what makes features narrow; None if nothing bounds them
+    _folded: tuple[Step, ...] = field(repr=False)  # the steps that compute its constants
 
     @property
     def n_nodes(self) -> int:
-        """Number of array operations that one evaluation takes."""
+        """Number of array operations per evaluation."""
         return len(self._steps)
 
     @property
     def text(self) -> str:
-        """The text in one spelling: Python operators, plain spaces, no redundant parentheses."""
+        """The text in a uniform spelling: Python's operators and spaces, no redundant parentheses."""
         try:
             return ast.unparse(ast.parse(self.source, mode="eval"))
         except RecursionError:  # a sum of hundreds of terms
@@ -180,24 +181,25 @@ class Expression:
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The finite real constants in it, folded ones included."""
+        """The finite real constants in the expression, including folded ones: 2, 3 and 6 for 2*3*x."""
         return tuple({c.real for c in self._template if c is not None and c.imag == 0 and math.isfinite(c.real)})
 
     def values(self, points: Complexes | Floats) -> Complexes:
-        """Values at `points`; nan or inf where undefined or overflowing. At real points nan where they are not real."""
+        """Return values at `points`: nan or inf where undefined or overflowing; nan at real points if not real."""
         return self.evaluate(points, derivative=False).values
 
     def values_and_derivatives(self, points: Numbers) -> tuple[Complexes, Complexes]:
-        """Values and derivatives at `points`, in one forward pass."""
+        """Return values and derivatives at `points`, from one forward pass."""
         evaluation = self.evaluate(points)
         return evaluation.values, evaluation.slopes
 
     @property
     def operations(self) -> list[str]:
-        """What an `apply` does, which works the constants out too: functions by name, whole powers as products."""
+        """The operations of one `apply`, including those on constants: names of functions, "+", "*", "**", ..."""
         found = []
         for _, _, _, right, operation, name in (*self._folded, *self._steps):
             exponent = self._template[right]
+            # Balls compute whole powers by products.
             is_product = operation == "**" and exponent is not None and exponent == int(exponent.real)
             found.append(name or ("*" if is_product else operation))
         return found
@@ -209,9 +211,10 @@ class Expression:
         functions: Mapping[str, Callable[[Any], Any]],
         number: Callable[[complex], Any],
     ) -> Any:
-        """Value at one `x` of any kind of number (a ball, say), by that kind's own `operations` and `functions`.
+        """Return the value at one `x` of any kind of number, such as a ball.
 
-        `number` converts a number of the text; `functions` has pi, E, ... as functions of anything.
+        `operations` and `functions` are those of that kind, and `number` converts a number of the text. Named constants
+        are functions too: functions["pi"] ignores its argument.
         """
         values: list[Any] = [None if value is None else number(value) for value in self._template]
         values[0] = x
@@ -224,15 +227,16 @@ class Expression:
 
     @property
     def inverse_tangents(self) -> list[tuple[str, int, int]]:
-        """The calls of atan and acot: name, slot and slot of the argument."""
+        """Calls of atan and acot: name, slot, and slot of the argument."""
         return [(step.name, step.slot, step.left) for step in self._steps if step.name in ("atan", "acot")]
 
     def zeros(self, grid: Floats) -> list[float]:
-        """Middles of the grid's intervals on which some subexpression changes sign."""
+        """Return the middles of the grid's intervals on which any subexpression changes sign."""
         values = self.evaluate(grid, derivative=False).slots
         found: set[int] = set()
         with np.errstate(all="ignore"):
             for step in self._steps:
+                # A step may have a constant value, and then it is a single number.
                 real = np.broadcast_to(np.real(values[step.slot]), grid.shape)
                 found.update(np.flatnonzero(np.sign(real[:-1]) * np.sign(real[1:]) < 0).tolist())
         return [float((grid[i] + grid[i + 1]) / 2) for i in sorted(found)]
@@ -243,19 +247,21 @@ class Expression:
         *,
         derivative: bool = True,
         jitter: Floats | None = None,
-        held: Mapping[int, Numbers] | None = None,
+        overrides: Mapping[int, Numbers] | None = None,
     ) -> Evaluation:
-        """Evaluate at `points`: real ones give real arrays, unless the expression holds a complex constant.
+        """Evaluate at `points`. Real points give real arrays, unless the expression contains a complex constant.
 
-        With `jitter`, rows of random factors close to 1, each operation's result is scaled by the next row: the spread
-        of some such runs is the rounding noise of a plain run (Vignes' stochastic arithmetic). Slots that are `held`
-        have these values, and the derivatives are then not to be used.
+        `jitter` contains rows of random factors close to 1; the result of each operation is multiplied by the next row.
+        The spread of several such runs is the rounding noise of a normal run (Vignes' stochastic arithmetic).
+        `overrides` replaces the values of some slots; the derivatives are meaningless then.
         """
+        # Slot 0 is the variable. Derivatives are propagated forwards, from dx/dx = 1.
         values: list[Any] = [points, *self._template[1:]]
         slopes: list[Any] = [ONE if derivative else None, *[None] * (len(values) - 1)]
         with np.errstate(all="ignore"):
             if jitter is not None:
                 factors = cycle(jitter)
+                # Whole constants are exact, so they get no jitter.
                 constants = [c if c is None or _is_whole(c) else c * next(factors) for c in self._template[1:]]
                 values = [points * next(factors), *constants]
             for slot, forward, left, right, _, _ in self._steps:
@@ -263,8 +269,8 @@ class Expression:
                 if jitter is not None:
                     value = value * next(factors)
                     slope = None if slope is None else slope * next(factors)
-                elif held and slot in held:
-                    value = held[slot]
+                elif overrides and slot in overrides:
+                    value = overrides[slot]
                 values[slot], slopes[slot] = value, slope
         return Evaluation(points, values, slopes, self._breaks)
 

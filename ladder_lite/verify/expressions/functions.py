@@ -1,7 +1,7 @@
-"""The functions an expression may call: values, derivatives and where they break, on NumPy complex arrays.
+"""The allow-list of functions that an expression may call, with their values, derivatives, breaks and spellings.
 
-`lookup("sin")` gives the function of that name, `None` for a name that is not on the list. SciPy is imported when the
-first special function is asked for, so that elementary work starts fast.
+`lookup("sin")` returns the function of that name, or None if the name is not on the list. SciPy is imported with the
+first special function, so that `import ladder_lite.verify` is fast.
 """
 
 import math
@@ -15,7 +15,7 @@ from ladder_lite.verify.expressions.operations import Array, Function, integers,
 
 @lru_cache(maxsize=256)
 def lookup(name: str) -> Function | None:
-    """The function called `name` in any of its spellings, or None."""
+    """Return the function called `name` in any spelling, or None."""
     name = SPELLINGS.get(name, name)
     if name in ELEMENTARY:
         return ELEMENTARY[name]
@@ -26,13 +26,15 @@ def lookup(name: str) -> Function | None:
     return None
 
 
-# Of two arguments; SymPy's names around a number; of several arguments, and conditions. `expressions` reads them.
+# Names that `parse` handles itself: functions of two or more arguments, SymPy's wrappers of a number (S(2) is 2), and
+# conditions.
 OF_TWO = frozenset(words("log Log polylog root Pow Rational expint Ei Max Min"))
 NUMBERS = frozenset(["S", "Integer", "Float", "Rational"])
 CONDITIONAL = frozenset(words("Piecewise And Or Not Eq Ne Lt Le Gt Ge"))
 
 
-# -0.0 + 0.0 is 0.0: a negative real is always read from above the branch cut, as SymPy and mpmath do.
+# Adding 0.0 turns an imaginary part of -0.0 into 0.0, so that negative reals always lie above the branch cut, as in
+# SymPy and mpmath: log(-1) = +i*pi.
 def _log(u: Array) -> Array:
     return np.log(u + 0.0)
 
@@ -42,7 +44,7 @@ def _sqrt(u: Array) -> Array:
 
 
 def _cbrt(u: Array) -> Array:
-    """The real cube root of a real, the principal one of a complex number."""
+    """Return the real cube root of a real number, and the principal cube root of a complex one."""
     if not np.iscomplexobj(u):
         return np.cbrt(u)
     return np.where(u.imag == 0, np.cbrt(u.real), (u + 0.0) ** (1 / 3))
@@ -65,7 +67,8 @@ def _off_unit(u: Array) -> Array:
 
 
 def _sech(u: Array) -> Array:
-    """1/cosh(u); of complex numbers too it is 0 where cosh overflows."""
+    """Return 1/cosh(u), 0 where cosh overflows."""
+    # For reals, 1/inf is 0. A complex cosh overflows to nan instead, so large arguments are replaced; the limit is 710.
     if not np.iscomplexobj(u):
         return 1 / np.cosh(u)
     far = np.abs(u.real) > 700
@@ -77,15 +80,16 @@ def _reciprocal_of(value: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _flat(u: Array, _v: Array) -> Array:
-    return u * 0
+    return u * 0  # the derivative of a step, in the shape and type of u; nan where u is infinite
 
 
+# Name: Function(value, slope, break, quantity that vanishes at the break). In `slope`, v is the value.
 ELEMENTARY: dict[str, Function] = {
     "exp": Function(np.exp, lambda u, v: v),
     "log": Function(_log, lambda u, v: 1 / u, "log"),
     "log2": Function(lambda u: _log(u) / np.log(2), lambda u, v: 1 / (u * np.log(2)), "log"),
     "log10": Function(lambda u: _log(u) / np.log(10), lambda u, v: 1 / (u * np.log(10)), "log"),
-    # log(Abs(u)) is one function: smooth on both sides of u = 0, where Abs alone would count as a kink.
+    # log(Abs(u)) is a single function, because it has no kink: it is smooth on both sides of its pole at u = 0.
     "log_abs": Function(lambda u: np.log(_abs(u)), lambda u, v: 1 / u, "log", real_slope=True),
     "sqrt": Function(_sqrt, lambda u, v: 0.5 / v, "root"),
     "cbrt": Function(_cbrt, lambda u, v: v / (3 * u), "root"),
@@ -110,6 +114,7 @@ ELEMENTARY: dict[str, Function] = {
     "asin": Function(np.arcsin, lambda u, v: 1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "acos": Function(np.arccos, lambda u, v: -1 / _sqrt(1 - u * u), "root", _one_minus_square),
     "atan": Function(np.arctan, lambda u, v: 1 / (1 + u * u)),
+    # SymPy's acot: it jumps at 0, from -pi/2 to pi/2.
     "acot": Function(_reciprocal_of(np.arctan), lambda u, v: -1 / (1 + u * u), "pole"),
     "asec": Function(_reciprocal_of(np.arccos), lambda u, v: 1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
     "acsc": Function(_reciprocal_of(np.arcsin), lambda u, v: -1 / (u * u * _sqrt(1 - 1 / (u * u))), "root", _off_unit),
@@ -128,12 +133,12 @@ ELEMENTARY: dict[str, Function] = {
 
 
 def _factorial(u: Array) -> Array:
-    if np.ndim(u):
+    if np.ndim(u):  # an array
         from scipy import special
 
         return special.gamma(u + 1)
     try:
-        return math.gamma(u.real + 1)  # without SciPy: a constant factorial needs no import
+        return math.gamma(u.real + 1)  # a constant, such as factorial(4), does not need SciPy
     except (OverflowError, ValueError):
         return math.inf
 
@@ -148,7 +153,7 @@ ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", integer
 
 SPECIAL = frozenset(words("erf erfc erfi Si Ci Shi Chi Ei E1 li Li fresnels fresnelc dilog gamma loggamma digamma"))
 
-# Of other capitals `notation` takes the small letters.
+# Each line: the name on the list, then its other spellings. `notation` lowers other capitals, as in Sin or ARCTAN.
 _SPELLINGS_OF = """
     log     ln Log log_e
     log2    log_2
@@ -180,6 +185,7 @@ _SPELLINGS_OF = """
     Max     max maximum
     Min     min minimum
 """
+# Spelling -> name. Inverse functions have regular ones: arcsin, arsinh, argtanh, ...
 SPELLINGS: dict[str, str] = {
     f"{prefix}{name}{h}": f"a{name}{h}"
     for prefix in ("arc", "ar", "arg")
@@ -187,6 +193,7 @@ SPELLINGS: dict[str, str] = {
     for h in ("", "h")
 } | {spelling: name for name, *spellings in map(words, _SPELLINGS_OF.strip().splitlines()) for spelling in spellings}
 
+# Everything that can be called. `positive` and `log_abs` are internal: only the parser creates them.
 NAMES = frozenset({*ELEMENTARY, *SPECIAL, *SPELLINGS} | OF_TWO | NUMBERS | CONDITIONAL) - {"positive", "log_abs"}
 
 CONSTANTS: dict[str, complex] = {
@@ -197,4 +204,4 @@ CONSTANTS: dict[str, complex] = {
     "Catalan": 0.915965594177219,
     "GoldenRatio": (1 + math.sqrt(5)) / 2,
 }
-SYMBOLS = frozenset({*CONSTANTS, "oo"})  # what stands for a number, infinity included
+SYMBOLS = frozenset({*CONSTANTS, "oo"})  # names of numbers, including infinity

@@ -1,8 +1,8 @@
-r"""A formula that was read -> LaTeX, for people: `typeset(parse("exp(3*x)/3*5"))` is `\frac{5 e^{3 x}}{3}`.
+r"""Print a parsed formula as LaTeX: `typeset(parse("exp(3*x)/3*5"))` is `\frac{5 e^{3 x}}{3}`.
 
-SymPy's printer writes it, but SymPy reads nothing and works nothing out: its parser would run foreign text as Python,
-and what it simplified would no longer be what was verified. The formula is built node by node from the syntax tree that
-`parse` has admitted. Nothing is evaluated but products of whole numbers; factors may change places.
+SymPy is only the printer. Its parser would run foreign text as Python, and a formula that it simplifies is no longer
+the one that was verified. So the SymPy expression is built node by node, unevaluated, from the syntax tree that `parse`
+has admitted. Only products of whole numbers are evaluated, and factors may change places.
 """
 
 import ast
@@ -12,13 +12,13 @@ from typing import Any, Final
 from ladder_lite.verify.expressions.functions import NUMBERS, SPELLINGS
 from ladder_lite.verify.expressions.parse import Expression, without_constant
 
-_CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}
-"""Spellings of constants that SymPy has under another name."""
+_CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}  # spellings of constants -> SymPy's names
 
 
 def bare(expression: Expression) -> str:
-    """The text as it was read, without the constant of integration, which verification leaves out as well."""
+    """Return the text that was parsed, without its constant of integration, which verification ignores too."""
     try:
+        # Unparsing removes parentheses and changes spaces, so it is used only if there was a constant.
         whole, text = (ast.unparse(tree) for tree in (ast.parse(expression.source, mode="eval"), _tree(expression)))
     except RecursionError:  # a sum of hundreds of terms
         return expression.source
@@ -30,7 +30,7 @@ def bare(expression: Expression) -> str:
 
 
 def typeset(expression: Expression) -> str:
-    """LaTeX of the expression, without its constant of integration."""
+    """Return LaTeX of the expression, without its constant of integration."""
     builder = _Builder(expression.variable)
     return builder.latex(builder.build(_tree(expression)))
 
@@ -40,30 +40,31 @@ def _tree(expression: Expression) -> ast.expr:
 
 
 class _Builder:
-    """Syntax tree -> SymPy expression, unevaluated; knows every node that `expressions` admits.
+    """Builds an unevaluated SymPy expression from a syntax tree; handles every node that `parse` admits."""
 
-    SymPy's printer asks for signs, and of constants such as (-1)**(-8), left unevaluated, it may never come to know
-    them. So a constant that is a call, a base or an exponent, and no plain number, is printed by itself, and then a
-    symbol of that name.
-    """
+    # SymPy's printer asks for the signs of constants. For an unevaluated one such as (-1)**(-8) it recurses until
+    # Python raises RecursionError. So a constant that is a call, a base or an exponent, and not a plain number, is
+    # printed by itself. A symbol whose name is that LaTeX then stands for it.
 
     def __init__(self, variable: str) -> None:
         import sympy
 
         self._sympy: Any = sympy
         self._variable = sympy.Symbol(variable)
-        self._names: dict[Any, str] = {}
+        self._names: dict[Any, str] = {}  # symbol -> LaTeX that the printer writes for it
 
     def latex(self, formula: Any) -> str:
-        """What the printer makes of what was built."""
+        """Print a SymPy expression."""
+        # order="none" keeps the order of terms.
         return str(self._sympy.latex(formula, order="none", symbol_names=self._names))
 
     def build(self, node: ast.expr) -> Any:
-        """The SymPy expression of a node."""
+        """Return the SymPy expression of a node."""
         if isinstance(node, ast.Name):
             is_variable = node.id == self._variable.name
             return self._variable if is_variable else getattr(self._sympy, _CONSTANTS.get(node.id, node.id))
-        if isinstance(node, ast.Constant):  # with all digits that the verified number has: SymPy would print fifteen
+        if isinstance(node, ast.Constant):
+            # From its text, a Float keeps all digits of the verified number; from a float, SymPy would print fifteen.
             is_whole = isinstance(node.value, int)
             return self._sympy.Integer(node.value) if is_whole else self._sympy.Float(repr(node.value))
         if isinstance(node, ast.Call):
@@ -75,34 +76,35 @@ class _Builder:
         return self._product(node)
 
     def _sum(self, node: ast.expr) -> Any:
-        """A sum of all its terms at once: a long one nests to the left, deeper than SymPy's printer reaches."""
+        """Return a sum as one flat Add: nested, a long sum would be deeper than SymPy's printer can recurse."""
         first, parts = _spine(node, ast.Add, ast.Sub)
         terms = [self._product(part.right, negative=isinstance(part.op, ast.Sub)) for part in parts]
         return self._sympy.Add(self.build(first), *terms, evaluate=False)
 
     def _product(self, node: ast.expr, negative: bool = False) -> Any:
-        above: list[Any] = []
-        below: list[Any] = []
+        """Return a chain of products and quotients as one fraction: a/b*c -> a*c/b."""
+        numerator: list[Any] = []
+        denominator: list[Any] = []
         first, parts = _spine(node, ast.Mult, ast.Div)
         for factor, divides in ((first, False), *((part.right, isinstance(part.op, ast.Div)) for part in parts)):
-            while isinstance(factor, ast.UnaryOp):
+            while isinstance(factor, ast.UnaryOp):  # collect signs: x*(-3)/(-4) is positive
                 negative ^= isinstance(factor.op, ast.USub)
                 factor = factor.operand
-            (below if divides else above).append(self.build(factor))
-        return self._quotient(above, below, negative)
+            (denominator if divides else numerator).append(self.build(factor))
+        return self._quotient(numerator, denominator, negative)
 
-    def _quotient(self, above: list[Any], below: list[Any], negative: bool = False) -> Any:
-        """A product over another, each with its sign and number in front, where SymPy's printer expects them."""
-        number, others = self._split(above)
-        if below:
-            divisor, divisors = self._split(below)
+    def _quotient(self, numerator: list[Any], denominator: list[Any], negative: bool = False) -> Any:
+        """Return a fraction with signs and numbers in front, where SymPy's printer expects them."""
+        number, others = self._split(numerator)
+        if denominator:
+            divisor, divisors = self._split(denominator)
             bottom = self._times(divisor, divisors)
             bottom = bottom if bottom.is_Integer else self._named(bottom)
             others.append(self._sympy.Pow(bottom, self._sympy.Integer(-1), evaluate=False))
         return self._times(-number if negative else number, others)
 
     def _split(self, factors: list[Any]) -> tuple[Any, list[Any]]:
-        """The product of the whole numbers among the factors, and the others."""
+        """Return the product of the whole numbers among the factors, and the other factors: 7*x*2 -> 14, [x]."""
         numbers = (factor for factor in factors if factor.is_Integer)
         others = [factor for factor in factors if not factor.is_Integer]
         return prod(numbers, start=self._sympy.Integer(1)), others
@@ -113,12 +115,13 @@ class _Builder:
         return self._sympy.Mul(*([number] if number != 1 or not factors else []), *factors, evaluate=False)
 
     def _power(self, base: Any, exponent: Any) -> Any:
+        # A constant base gets parentheses, except if it is a symbol, a decimal, a positive whole number, or e.
         if not base.is_Symbol and not base.is_Float and not (base.is_Integer and base > 0) and base != self._sympy.E:
             base = self._named(base, r"\left(%s\right)")
         return self._sympy.Pow(base, exponent if exponent.is_Rational else self._named(exponent), evaluate=False)
 
     def _named(self, formula: Any, form: str = "%s") -> Any:
-        """A symbol that is printed as a constant is; what is no constant stays as it is."""
+        """Return a symbol that is printed like a constant formula; return other formulas unchanged."""
         if formula.is_Symbol or self._variable in formula.free_symbols:
             return formula
         symbol = self._sympy.Dummy()
@@ -149,11 +152,12 @@ class _Builder:
                 return self._quotient([arguments[0]], [arguments[1]])
             case "E1" | "Ei" if name == "E1" or len(arguments) == 2:  # Ei(1, x) is Maple's
                 return self._named(self._sympy.expint(number(1), arguments[-1], evaluate=False))
-            case "dilog":  # which is here Li2, and in SymPy another function
+            case "dilog":  # Li2; SymPy has no function of this name
                 return self._named(self._sympy.polylog(number(2), arguments[0], evaluate=False))
         return self._named(getattr(self._sympy, name)(*arguments, evaluate=False))
 
     def _piecewise(self, pairs: list[ast.expr]) -> Any:
+        # SymPy would evaluate the conditions, so the cases are written here, with the conditions as text.
         rows = [pair.elts for pair in pairs if isinstance(pair, ast.Tuple)]
         symbol = self._sympy.Dummy()
         cases = (rf"{self.latex(self.build(piece))} & \text{{{ast.unparse(condition)}}}" for piece, condition in rows)
@@ -161,12 +165,13 @@ class _Builder:
         return symbol
 
     def _logarithm(self, argument: Any, base: Any) -> Any:
-        above, below = (self._named(self._sympy.log(u, evaluate=False)) for u in (argument, base))
-        return self._quotient([above], [below])
+        numerator, denominator = (self._named(self._sympy.log(u, evaluate=False)) for u in (argument, base))
+        return self._quotient([numerator], [denominator])
 
 
 def _spine(node: ast.expr, *operators: type[ast.operator]) -> tuple[ast.expr, list[ast.BinOp]]:
-    """The first operand of a chain of such operations, which nests to the left, and the operations in order."""
+    """Return the first operand of a chain of such operations and the operations in order: 1-x+y -> 1, [-x, +y]."""
+    # Such a chain nests to the left: 1-x+y is (1-x)+y.
     spine: list[ast.BinOp] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, operators):
         spine.append(node)

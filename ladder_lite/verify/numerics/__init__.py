@@ -1,1 +1,1 @@
-"""Where an integrand lives and breaks; quadrature; numbers with a bound of their own error."""
+"""Find where an integrand is defined and breaks; quadrature; ball arithmetic; definite integrals."""

@@ -1,4 +1,4 @@
-"""The bound of an integral, text -> number."""
+"""Read the bounds of an integral from text."""
 
 import math
 from functools import lru_cache
@@ -12,7 +12,7 @@ _INFINITIES: Final = {"oo", "inf", "infinity", "Infinity", "∞", "\\infty"}
 
 
 class Bound(NamedTuple):
-    """A bound as a number, and as the expression that it is exactly, None for an infinite one."""
+    """A bound as a double, and as the exact expression, which is None if the bound is infinite."""
 
     number: float
     exactly: Expression | None
@@ -20,15 +20,16 @@ class Bound(NamedTuple):
 
 @lru_cache(maxsize=256)
 def bound(text: str) -> Bound:
-    """Read a bound, an infinite one included; ValueError if it is none."""
-    bare = text.replace(" ", "")
+    """Read a finite or infinite bound; raises ValueError if the text is not a real number."""
+    bare = text.replace(" ", "")  # "- oo" -> "-oo"
     if bare.lstrip("+-") in _INFINITIES:
         return Bound(-math.inf if bare.startswith("-") else math.inf, None)
     try:
         expression = parse(text)
     except ExpressionError as error:
         raise ValueError(str(error)) from None
+    # A constant has the same value at all points, so one arbitrary point is enough. A tiny imaginary part is rounding.
     value = complex(expression.values(np.zeros(1, complex))[0])
     if expression.free or abs(value.imag) > 1e-15 * abs(value.real) or not math.isfinite(value.real):
-        raise ValueError("no real number")
+        raise ValueError(f"{text[:40]!r} is not a real number")
     return Bound(value.real, expression)

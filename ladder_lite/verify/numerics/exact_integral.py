@@ -1,7 +1,8 @@
-"""One integral in ball arithmetic, where double precision overflows, loses its digits or cannot approach a singularity.
+"""Definite integrals in ball arithmetic, for integrands with which double precision fails.
 
-Tanh-sinh quadrature (Takahasi and Mori, 1974) between landmarks, exp-sinh towards infinity, twice, the second time with
-more digits and closer to the ends: the two agree only if the integral converges.
+That is where it overflows, loses its digits, or cannot come close enough to a singularity. The method is tanh-sinh
+quadrature between landmarks (Takahasi and Mori, 1974) and exp-sinh quadrature towards infinity. It runs at least twice,
+each time with more digits and closer to the ends; two runs agree only if the integral converges.
 """
 
 import math
@@ -18,28 +19,26 @@ from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.bounds import Bound
 from ladder_lite.verify.numerics.quadrature import Integral
 
-# How many binary digits closer to an end than the panel is wide the nodes of a run come, and what it may differ by from
-# the run before. The last ones are for strong singularities: of x**(-9/10), 140 digits leave a ten-thousandth out.
+# For each run: the reach n, and the largest relative change since the run before. Nodes come within 2**-n of an end,
+# relative to the panel. Reaches above 140 are for strong singularities: with 140, x**(-9/10) loses a ten-thousandth.
 RUNS: Final = ((70, 0.0), (140, 1e-13), (330, 1e-9), (660, 1e-9))
-WORKING: Final = 3  # times as many digits f is evaluated with, for it may lose some beside its singularities
-MAX_COST: Final = 4_000_000  # of an integral, in microseconds or so
+WORKING: Final = 3  # f is evaluated with 3 n binary digits, because it can lose digits beside its singularities
+MAX_COST: Final = 4_000_000  # of an integral, in microseconds of a fast machine
 FIRST_LEVEL: Final = 3  # nodes are 2**-3 apart, then 2**-4, ...
 LAST_LEVEL: Final = 8
-CONVERGED: Final = 1e-11  # change from a level to the next, of the integral of |f|: its error is about the square
-HOPELESS: Final = 1e-3  # a change that more digits will not mend
+CONVERGED: Final = 1e-11  # largest change between levels, relative to the integral of |f|; the error is its square
+HOPELESS: Final = 1e-3  # more digits do not help against a larger change
 ROUNDING: Final = 1e-16
-STEP_ERROR: Final = 1e-15  # relative: steps are where double precision saw them
-IN_RANGE: Final = (1e-250, 1e250)  # what is given without an exponent
+STEP_ERROR: Final = 1e-15  # relative error if f has steps, because they were located in double precision
+IN_RANGE: Final = (1e-250, 1e250)  # sizes that need no exponent
 
 
 def integrate(expression: Expression, bounds: Sequence[Bound], landmarks: Sequence[float]) -> Integral | None:
-    """The integral between two bounds; None unless two runs agree.
-
-    Those of a divergent one do not.
-    """
+    """Return the integral between two bounds; None if no two runs agree, as for a divergent integral."""
     try:
         with exact.allowance(MAX_COST):
-            with exact.working(WORKING * RUNS[-1][0]):
+            with exact.precision(WORKING * RUNS[-1][0]):
+                # Bounds are computed from their text: pi is not the double nearest to it.
                 low, high = (exact.apply(end.exactly).real if end.exactly else arb(end.number) for end in bounds)
             edges = [low, *(arb(at) for at in sorted(landmarks) if low < at and at < high), high]
             return _converged(expression, edges)
@@ -49,26 +48,27 @@ def integrate(expression: Expression, bounds: Sequence[Bound], landmarks: Sequen
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """The integrals of f and |f| between two edges, and the last change of the first."""
+    """The result of one run between two edges, as balls."""
 
-    integral: Any
-    size: Any
-    change: Any
+    integral: Any  # of f
+    size: Any  # integral of |f|
+    change: Any  # of the integral between the last two levels
 
 
 def _converged(expression: Expression, edges: list[Any]) -> Integral | None:
+    """Run until two successive runs agree; None if they never do."""
     before: list[_Panel] = []
     last_change = arb.pos_inf()
     for reach, tolerance in RUNS:
-        level = FIRST_LEVEL + bool(before)
+        level = FIRST_LEVEL + bool(before)  # nodes of later runs are denser too
         panels = [_panel(expression, low, high, reach, level) for low, high in pairwise(edges)]
-        with exact.working(reach):
+        with exact.precision(reach):
             total, size = sum(panel.integral for panel in panels), sum(panel.size for panel in panels)
             if not sum(panel.change for panel in panels) <= HOPELESS * size:
                 return None
             if before:
                 change = sum(abs(p.integral - q.integral) for p, q in zip(before, panels, strict=True))
-                # What is left out near the ends has to shrink: of 1 + 10**(-12)/x it does not.
+                # The part left out near the ends must shrink from run to run. For 1 + 10**(-12)/x it does not.
                 if change <= tolerance * size and (change <= last_change / 2 or change <= ROUNDING * size):
                     found = _in_units(expression, total, size, change)
                     if found is not None and found.is_known:
@@ -79,13 +79,14 @@ def _converged(expression: Expression, edges: list[Any]) -> Integral | None:
 
 
 def _in_units(expression: Expression, total: Any, size: Any, error: Any) -> Integral | None:
+    """Convert balls to an Integral; None if it should be real and is not."""
     if not expression.is_complex and not abs(total.imag) <= 1e-12 * size:
         return None
     if "step" in expression.kinds:
         error += STEP_ERROR * size
     exponent = 0
     if not (size == 0 or IN_RANGE[0] < size < IN_RANGE[1]):
-        exponent = math.floor(float(size.log() / arb.const_log10()))
+        exponent = math.floor(float(size.log() / arb.const_log10()))  # 1.97e434 -> 434
     unit = arb(10) ** exponent
     value, scale, known_to, imaginary = (
         float(part / unit) for part in (total.real, size, error.abs_upper(), total.imag)
@@ -94,10 +95,12 @@ def _in_units(expression: Expression, total: Any, size: Any, error: Any) -> Inte
 
 
 def _panel(expression: Expression, low: Any, high: Any, reach: int, level: int) -> _Panel:
-    with exact.working(WORKING * reach):
+    """Integrate between two edges, halving the distance of the nodes from `level` on until the sum converges."""
+    with exact.precision(WORKING * reach):
         total, size = acb(0), arb(0)
         last = None
         for n in range(level, LAST_LEVEL + 1):
+            # The first level takes all nodes; each later one adds those between the nodes so far.
             for x, weight in _nodes_between(low, high, reach, n, is_first=last is None):
                 value = weight * exact.apply(expression, x)
                 total, size = total + value, size + abs(value)
@@ -111,13 +114,18 @@ def _panel(expression: Expression, low: Any, high: Any, reach: int, level: int) 
 
 
 def _nodes_between(low: Any, high: Any, reach: int, level: int, *, is_first: bool) -> list[tuple[Any, Any]]:
+    """Return nodes x between two edges and their weights."""
     nodes = []
     for q, weight, is_middle in _nodes(reach, level, is_first):
+        # q falls from 1 at t = 0 to about 2**-reach. Each t gives two nodes, for t and -t; t = 0 gives one.
         if low.is_finite() and high.is_finite():
+            # tanh-sinh: the distance `near` from one end and from the other. Adding it to the end, instead of computing
+            # x from the middle, keeps the digits close to the ends.
             near = (high - low) * q / (1 + q)
             weight = weight * (high - low) * q / (1 + q) ** 2
             nodes += [(low + near, weight)] + ([] if is_middle else [(high - near, weight)])
         else:
+            # exp-sinh: distances q and 1/q from the finite end.
             end, sign = (low, 1) if low.is_finite() else (high, -1)
             nodes += [(end + sign * q, weight * q)] + ([] if is_middle else [(end + sign / q, weight / q)])
     return nodes
@@ -125,10 +133,13 @@ def _nodes_between(low: Any, high: Any, reach: int, level: int, *, is_first: boo
 
 @lru_cache(maxsize=32)
 def _nodes(reach: int, level: int, is_first: bool) -> list[tuple[Any, Any, bool]]:
-    """exp(-pi*sinh(t)) and pi*cosh(t) for t >= 0, `level` apart: all, or those between the ones of the level before."""
+    """Return tuples (q, weight, t == 0) for t >= 0 in steps of 2**-level: q = exp(-pi*sinh(t)), weight = pi*cosh(t).
+
+    If not `is_first`, return only the t that the level before does not have.
+    """
     n = int(math.asinh(reach * math.log(2) / math.pi) * 2**level)
     found = []
-    with exact.working(WORKING * reach):
+    with exact.precision(WORKING * reach):
         for k in range(0 if is_first else 1, n + 1, 1 if is_first else 2):
             t = arb(k) / 2**level
             found.append(((-arb.pi() * t.sinh()).exp(), arb.pi() * t.cosh(), k == 0))

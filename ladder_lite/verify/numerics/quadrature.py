@@ -1,4 +1,4 @@
-"""Quadrature over many panels at once: Gauss-Kronrod, adaptive too, and Clenshaw-Curtis between a panel's nodes."""
+"""Quadrature over many panels at once: Gauss-Kronrod, also adaptive, and Clenshaw-Curtis between nodes of a panel."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from numpy.polynomial import chebyshev
 
 from ladder_lite.verify.expressions.expression import Bools, Expression, Floats, Numbers
 
-# QUADPACK's qk15: the nodes up to 0, their Kronrod weights, and the Gauss weights of every second one.
+# QUADPACK's qk15 rule: the nodes up to 0, their Kronrod weights, and the Gauss weights of every second node. The other
+# nodes follow by symmetry.
 _QK15: Final = np.array(
     [
         (-0.991455371120812639206854697526329, 0.022935322010529224963732008058970, 0.0),
@@ -35,22 +36,26 @@ _QK15: Final = np.array(
         (0.0, 0.209482141084727828012999174891714, 0.417959183673469387755102040816327),
     ]
 )
-KNOWN: Final = 1e-8  # what a value may be off, relative to itself
-CONVERGED: Final = 1e-9  # estimated error of an adaptive integral, relative to that of |f|
-MAX_PANELS: Final = 1000  # of one round of quadrature; an integrand that needs more oscillates fast
-KINKS: Final = 1e6  # how much less well the integral of |f| is to be known: |f| has a kink at each zero of f
-MAX_EVALUATIONS: Final = 15_000_000  # operations times points of one
-AT_A_POINT: Final = 1e-5  # what the narrowest panel there is may have of the integral of |f|
-N_NOISY: Final = 2000  # panels in which the rounding of f is looked at
-MAX_LEVELS: Final = 60  # of halving panels
-N_HALVINGS: Final = 52  # of an interval around a step
-DEGREE: Final = 20  # of the polynomial through a Clenshaw-Curtis panel's nodes
-SMOOTH: Final = 1e-10  # what its last coefficients may be, relative to the largest value, to be trusted
+KNOWN: Final = 1e-8  # largest error of a value, relative to the value
+CONVERGED: Final = 1e-9  # largest estimated error of an adaptive integral, relative to the integral of |f|
+MAX_PANELS: Final = 1000  # in one round of quadrature; an integrand that needs more oscillates fast
+KINKS: Final = 1e6  # the integral of |f| may be this much less accurate: |f| has a kink at each zero of f
+MAX_EVALUATIONS: Final = 15_000_000  # operations times points, for one integral
+AT_A_POINT: Final = 1e-5  # largest part of the integral of |f| that a panel too narrow to halve may have
+N_NOISY: Final = 2000  # panels at which the rounding of f is measured
+MAX_LEVELS: Final = 60  # times that a panel is halved
+N_HALVINGS: Final = 52  # of an interval around a step: one for each bit of a double's mantissa
+DEGREE: Final = 20  # of the polynomial through the nodes of a Clenshaw-Curtis panel
+SMOOTH: Final = 1e-10  # the last coefficients must be smaller than this, relative to the largest value
+# Three arrays of shape (15,): the left half, and the right half mirrored with nodes of the opposite sign.
 _NODES, _KRONROD, _GAUSS = np.ascontiguousarray(np.concatenate([_QK15, _QK15[-2::-1] * (-1, 1, 1)]).T)
 
 
 def kronrod(f: Callable[[Floats], Numbers], low: Floats, high: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """For each panel from `low` to `high`: integral of f, that of |f|, and the uncertainty of either."""
+    """Return for each panel from `low` to `high` the integral of f, that of |f|, and the uncertainties of both.
+
+    All arrays have shape (panels,). `f` is called once, with all points.
+    """
     half = 0.5 * (high - low)
     points = (0.5 * (low + high))[:, None] + half[:, None] * _NODES
     with np.errstate(all="ignore"):
@@ -58,13 +63,14 @@ def kronrod(f: Callable[[Floats], Numbers], low: Floats, high: Floats) -> tuple[
         size = np.abs(values)
         integral = half * (values @ _KRONROD)
         absolute = half * (size @ _KRONROD)
+        # The difference to the Gauss rule on 7 of the nodes: a pessimistic estimate of the error of the Kronrod rule.
         uncertain = np.abs(integral - half * (values @ _GAUSS))
         absolute_uncertain = np.abs(absolute - half * (size @ _GAUSS))
     return integral, absolute, uncertain, absolute_uncertain
 
 
-# Clenshaw-Curtis: nodes in [-1, 1], and of values there: the integrals from node to node, the last coefficients of
-# their series.
+# Clenshaw-Curtis on [-1, 1]. These matrices map values at NODES to the coefficients of a Chebyshev series, to the
+# integrals of the series from node to node, and to its last three coefficients.
 NODES: Final = -np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
 _SERIES: Final = np.linalg.inv(chebyshev.chebvander(NODES, DEGREE))
 _BETWEEN: Final = np.ascontiguousarray(np.diff(chebyshev.chebval(NODES, chebyshev.chebint(_SERIES)), axis=1))
@@ -72,10 +78,10 @@ _LAST: Final = np.ascontiguousarray(_SERIES[-3:].T)
 
 
 def between_nodes(values: Numbers, half: Floats) -> tuple[Floats, Floats]:
-    """Integrals of a function between neighbouring NODES of panels, and the largest size it has in each panel.
+    """Return integrals of a function between neighbouring NODES of panels, and its largest size in each panel.
 
-    `values` at the nodes, shape (panels, DEGREE + 1), `half` the panels' half widths. The integrals are nan, in shape
-    (panels, DEGREE), for a panel on which the function is no polynomial of that degree to one part in 1e10.
+    `values` are those at the nodes, shape (panels, DEGREE + 1), and `half` the half widths of the panels. The integrals
+    have shape (panels, DEGREE). They are nan in a panel on which no polynomial of that degree fits to 1e-10.
     """
     with np.errstate(all="ignore"):
         size = np.abs(values).max(axis=1)
@@ -86,21 +92,23 @@ def between_nodes(values: Numbers, half: Floats) -> tuple[Floats, Floats]:
 def increments(
     expression: Expression,
     edges: Floats,
-    wanted: Bools,
+    needed: Bools,
     integrals: Numbers | None = None,
     scales: Floats | None = None,
     within: float = CONVERGED,
 ) -> tuple[Numbers, Floats, Floats]:
-    """Integrals of f between neighbouring edges, those of its size, and their errors: of the `wanted` ones without one.
+    """Return integrals of f between neighbouring edges, those of |f|, and their errors, each of shape (edges - 1,).
 
-    By quadrature, `within` a part of the integral of its size where possible; nan where it does not converge.
+    Computes the integrals that are `needed` and nan in `integrals`. They stay nan if the quadrature does not converge
+    to CONVERGED, relative to the integral of |f|. Panels are subdivided further until the error is `within` that part.
     """
     low, width = edges[:-1], np.diff(edges)
     if integrals is None or scales is None:
         integrals = np.full(len(low), np.nan, complex if expression.is_complex else float)
         scales = np.zeros(len(low))
     errors = np.zeros(len(low))
-    rest = np.isnan(integrals) & wanted
+    rest = np.isnan(integrals) & needed
+    # Each round splits the intervals that are not accurate enough yet into four times as many panels.
     for panels in (1, 4, 16, 64):
         at = np.flatnonzero(rest)
         if not len(at) or len(at) * panels > MAX_PANELS:
@@ -108,6 +116,7 @@ def increments(
         ends = low[at, None] + width[at, None] * (np.arange(panels + 1) / panels)
         found = kronrod(expression.values, ends[:, :-1].ravel(), ends[:, 1:].ravel())
         integral, absolute, uncertain, _ = (part.reshape(len(at), panels).sum(axis=1) for part in found)
+        # A result is kept as soon as it has converged; `within` may ask for another round to improve it.
         converged = uncertain <= CONVERGED * absolute
         integrals[at[converged]] = integral[converged]
         scales[at[converged]] = absolute[converged]
@@ -121,40 +130,39 @@ def increments(
 
 @dataclass(frozen=True, slots=True)
 class Integral:
-    """A definite integral: `value` and `imaginary` part, `scale`, which is the integral of |f|, and `error`.
+    """A definite integral in units of 10**`exponent`."""
 
-    All in units of 10**`exponent`, which is 1 unless floating point cannot hold the integral.
-    """
-
-    value: float
-    scale: float
+    value: float  # the real part
+    scale: float  # the integral of |f|
     error: float
     imaginary: float = 0.0
-    exponent: int = 0
+    exponent: int = 0  # not 0 only if a double cannot hold the integral: exp(1000) is 1.97e434
 
     @property
     def size(self) -> float:
-        """Of the value."""
+        """Absolute value of the integral."""
         return abs(complex(self.value, self.imaginary))
 
     @property
     def is_known(self) -> bool:
-        """Whether the value, or that it is 0, is known well enough."""
+        """True if the value is known to one part in 1e8, or known to be 0 to that part of the integral of |f|."""
         is_zero = self.size <= self.error <= KNOWN * self.scale
         return all(map(math.isfinite, astuple(self))) and (is_zero or self.error <= KNOWN * self.size)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A function on the real line: values, their rounding noise, what changes sign at its steps, cost in operations."""
+    """A function on the real line, with what quadrature needs to know about it."""
 
     values: Callable[[Floats], Floats]
-    noise: Callable[[Floats], Floats]
-    steps: Callable[[Floats], Bools] | None
-    cost: int
+    noise: Callable[[Floats], Floats]  # rounding noise of the values
+    steps: Callable[[Floats], Bools] | None  # signs of quantities that change sign at its steps, shape (quantities, n)
+    cost: int  # operations per point
 
     def rounding(self, low: Floats, high: Floats, scale: float) -> float:
-        """What the rounding of f, independent in each panel, and of their sum may come to."""
+        """Return a bound on the error that rounding causes in the sum over the panels; `scale`: integral of |f|."""
+        # The noise is measured at the middle of every n-th panel. It is independent in each panel, so squares add up.
+        # The factor 3 stands for three standard deviations.
         every = 1 + len(low) // N_NOISY
         low, high = low[::every], high[::every]
         with np.errstate(all="ignore"):
@@ -163,7 +171,7 @@ class Line:
 
 
 def adaptive(f: Line, edges: Floats) -> Integral | None:
-    """Integral over the panels between `edges`; None unless f and |f| both converge."""
+    """Return the integral over the panels between `edges`, or None if that of f or |f| does not converge."""
     panels = refined(f, edges)
     if panels is None:
         return None
@@ -174,9 +182,13 @@ def adaptive(f: Line, edges: Floats) -> Integral | None:
 
 
 def refined(f: Line, edges: Floats) -> Floats | None:
-    """Panels that f needs, halves of those between `edges`: rows low, high, integral of f, that of |f|, uncertainty."""
+    """Return panels on which f has converged, by halving those between `edges`.
+
+    The result has shape (5, panels): low, high, integral of f, that of |f|, and uncertainty. It is None if f is not
+    finite, has a pole, or needs too many panels.
+    """
     low, high = edges[:-1], edges[1:]
-    budget = MAX_EVALUATIONS // (len(_NODES) * (f.cost + 3))
+    budget = MAX_EVALUATIONS // (len(_NODES) * (f.cost + 3))  # panels; a panel takes 15 evaluations
     total = 0.0
     found = []
     for level in range(MAX_LEVELS):
@@ -186,14 +198,18 @@ def refined(f: Line, edges: Floats) -> Floats | None:
         integral, absolute, uncertain, size_uncertain = kronrod(f.values, low, high)
         if not np.isfinite(absolute).all():
             return None
+        # Panels that cannot be halved any more: their ends are neighbouring doubles, or the last level is reached.
         stuck = ((high - low) <= 1e-15 * np.maximum(np.abs(low), np.abs(high))) | (level == MAX_LEVELS - 1)
+        # The error allowed in a panel is its share of a hundredth of CONVERGED, relative to the current estimate of the
+        # integral of |f|.
         allowed = 1e-2 * CONVERGED * (total + absolute.sum()) / (16 + len(low) / 4)
         done = (uncertain <= np.maximum(allowed, 1e-14 * absolute)) & (size_uncertain <= KINKS * allowed) | stuck
         found.append(np.array([low, high, integral, absolute, uncertain])[:, done])
         total += absolute[done].sum()
+        # A panel that cannot be halved must be certain or negligible, and must not hold much of the integral.
         vague = stuck & (uncertain > 0.1 * absolute) & (absolute > 1e-13 * total)
-        if vague.any() or (absolute[stuck] > AT_A_POINT * total).any():  # a pole, or a singularity that is nearly one
-            return None
+        if vague.any() or (absolute[stuck] > AT_A_POINT * total).any():
+            return None  # a pole, or a singularity that is nearly one
         low, high = low[~done], high[~done]
         if not len(low):
             break
@@ -203,28 +219,33 @@ def refined(f: Line, edges: Floats) -> Floats | None:
 
 
 def _middle(low: Floats, high: Floats) -> Floats:
-    # Across decades the middle is the geometric one: tails and singularities at 0 are power laws.
+    # Across decades take the geometric mean, because tails and singularities at 0 are power laws: [1, 10000] -> 100.
     a, b = np.abs(low), np.abs(high)
     wide = (np.sign(low) * np.sign(high) > 0) & (np.maximum(a, b) / 4 > np.minimum(a, b))
     with np.errstate(all="ignore"):
         return np.where(wide, np.sign(low) * np.sqrt(a) * np.sqrt(b), 0.5 * low + 0.5 * high)
 
 
-def jumps(f: Line, low: float, high: float, looks: int = 1) -> Floats | None:
-    """Where f has steps between `low` and `high`, as a dense array shows, which `looks` divides; None if too many."""
+def jumps(f: Line, low: float, high: float, divisor: int = 1) -> Floats | None:
+    """Return the places of steps of f between `low` and `high`, or None if there are too many.
+
+    Steps are searched on a dense grid, made `divisor` times coarser.
+    """
     if f.steps is None:
         return np.zeros(0)
-    x = np.linspace(low, high, min(120_000, MAX_EVALUATIONS // (10 * f.cost)) // looks + 2)[1:-1]
+    x = np.linspace(low, high, min(120_000, MAX_EVALUATIONS // (10 * f.cost)) // divisor + 2)[1:-1]
+    # Shape (quantities, n). A quantity that changes sign between two points has a step there.
     found = f.steps(x)
-    which, at = np.nonzero(found[:, :-1] != found[:, 1:])
+    quantity, at = np.nonzero(found[:, :-1] != found[:, 1:])
     if not len(at):
         return np.zeros(0)
     if len(at) * f.cost > MAX_EVALUATIONS // N_HALVINGS:
         return None
+    # Bisection of all steps together: keep the half in which the sign of the step's quantity changes.
     rows = np.arange(len(at))
-    before, left, right = found[which, at], x[at], x[at + 1]
+    before, left, right = found[quantity, at], x[at], x[at + 1]
     for _ in range(N_HALVINGS):
         middle = 0.5 * (left + right)
-        same = f.steps(middle)[which, rows] == before
-        left, right = np.where(same, middle, left), np.where(same, right, middle)
+        is_before = f.steps(middle)[quantity, rows] == before
+        left, right = np.where(is_before, middle, left), np.where(is_before, right, middle)
     return 0.5 * (left + right)

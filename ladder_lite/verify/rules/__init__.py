@@ -1,1 +1,1 @@
-"""Verdicts: which answers are right, which are the same, and which integrals are problems at all."""
+"""Verdicts: which answers are right, which answers are the same, which integrals are valid or equal."""

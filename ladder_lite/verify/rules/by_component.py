@@ -1,8 +1,8 @@
-"""The closer look at an answer that one evaluation did not decide: component by component of f's domain.
+"""The strict rule in full, for answers that one evaluation did not decide: component by component of f's domain.
 
-On each, F' is compared with f at points all over it, and the increments of F with the integrals of f between these
-points and the places where F could break. What double precision cannot tell is worked out in ball arithmetic, and
-refused where that does not decide.
+On each component, F' is compared with f at points all over it. Then the increments of F are compared with the integrals
+of f, between these points and the places where F could break. Where double precision cannot tell, ball arithmetic is
+used; where that does not decide either, the answer is refused.
 """
 
 from dataclasses import dataclass, replace
@@ -18,43 +18,45 @@ from ladder_lite.verify.numerics.components import MIN_POINTS, Component, NoiseE
 from ladder_lite.verify.numerics.integrand import LOUD, N_NEAR, Integrand
 from ladder_lite.verify.numerics.quadrature import increments, kronrod
 from ladder_lite.verify.numerics.real_line import SMALLEST, evaluate_real, is_known, noise, sizes_of
-from ladder_lite.verify.numerics.singularities import brackets, in_turns, locate, zoom
+from ladder_lite.verify.numerics.singularities import brackets, locate, round_robin, zoom
 from ladder_lite.verify.rules.growth import CANNOT_TELL, JUMP, JUMPS, NEAR, VISIBLE, Growth
 
-TOLERANCE: Final = 1e-9  # of F' against f, relative
-EXACT_TO: Final = 1e-12  # rounding stays below it at most points
-MOST: Final = 0.25  # of the points may exceed it
-EXACT_TOLERANCE: Final = 1e-25  # in sixty digits
-NOISY: Final = 1e-6  # a point whose noise is larger, relative to f, says nothing
-EXACT_JUMP: Final = 1e-11  # where it is worked out exactly, and there are no decimals in f or F
-POINTS: Final = 32  # per component
-LOST: Final = 0.1  # of a component's points, at most, may F have no value or no digits at, where f has both
-MAX_PLACES: Final = 64  # An F with more of them is refused.
-MAX_FAR: Final = 16  # Of those farther away so many are looked at, the nearest of each kind first.
-MAX_LEAPS: Final = 8  # of F at poles of its own, plus one for each turn of f
+TOLERANCE: Final = 1e-9  # largest error of F', relative to f
+EXACT_TO: Final = 1e-12  # errors of F' from rounding alone stay below this at most points
+MOST: Final = 0.25  # if a larger share of the points exceeds EXACT_TO, ball arithmetic decides
+EXACT_TOLERANCE: Final = 1e-25  # largest error of F' in ball arithmetic, relative to f
+NOISY: Final = 1e-6  # a point with more rounding noise than this, relative to f, proves nothing
+EXACT_JUMP: Final = 1e-11  # as JUMP, for increments in ball arithmetic if neither f nor F contains decimals
+POINTS: Final = 32  # random test points per component
+LOST: Final = 0.1  # largest share of a component's points at which F may have no value or no digits although f has
+MAX_PLACES: Final = 64  # near places where F may break; an F with more of them is refused
+MAX_FAR: Final = 16  # far places that are examined, the nearest of each breaking quantity first
+MAX_LEAPS: Final = 8  # jumps that the rule allows, plus one for each turn of f
 
-_BESIDE: Final = (-2, -1, 0, 1, 2)  # of a place: points, in terms of h
+_BESIDE: Final = (-2, -1, 0, 1, 2)  # points around a place, in units of h
 WRONG: Final = "its derivative is not the integrand"
 _ALL: Final[tuple[Break, ...]] = ("step", "root", "turn", "log", "pole")
-_BREAKS: Final = "it may break at more places than can be looked at"
+_BREAKS: Final = "it may break at more places than can be examined"
 
 
 def examine(answer: Expression, problem: Integrand) -> str | None:
-    """None if `answer` is an antiderivative by the whole strict rule, else what is wrong with it."""
+    """Return None if `answer` is an antiderivative by the strict rule, else what is wrong with it."""
     try:
         if problem.identically_zero:
             return _examine_zero(answer, problem)
     except NoiseError:
-        # Rounding may make up any integrand; but an answer that is wrong in sixty digits is wrong.
+        # f is only rounding noise, so no answer can be accepted. One that is wrong in sixty digits is still wrong.
         if exact.slopes_agree(answer, problem.expression, (0.7, 1.9, 3.1), EXACT_TOLERANCE) is False:
             return WRONG
         raise
+    # One whole component is enough. The one with the most test points comes first.
     faults = []
     for component in problem.components:
         fault = _derivative_fault(answer, problem, component) or _continuity_fault(answer, problem, component)
         if fault is None:
             return None
         faults.append(fault)
+    # "It jumps" is more specific than "its derivative is wrong".
     return next((fault for fault in faults if fault != WRONG), WRONG)
 
 
@@ -62,16 +64,18 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
 
 
 def _derivative_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
-    """What is wrong with F' at points of a component: exactly, where floating point shows an error or cannot tell."""
-    points, values = _tested(problem, component)
+    """Return what is wrong with F' at points of a component, or None."""
+    points, values = _test_points(problem, component)
     if not len(points):
         return CANNOT_TELL
     slopes = _in_reals_if_possible(answer, points)[1]
     with np.errstate(all="ignore"):
         size = sizes_of(values)
         errors = np.abs(slopes - values) / size
-    fine = errors <= TOLERANCE
-    doubtful = np.flatnonzero(~fine & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
+    agrees = errors <= TOLERANCE
+    # Errors in floating point may be rounding, so ball arithmetic checks the largest one and some others. Far from 0,
+    # an F' that is not finite may have overflowed, and is skipped.
+    doubtful = np.flatnonzero(~agrees & (np.isfinite(errors) | (np.abs(points) <= NEAR)))
     doubtful = doubtful[np.argsort(-errors[doubtful])]
     agree = partial(agreement, answer, problem.expression)
     agreed = agree(points[doubtful])
@@ -79,19 +83,24 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
         return WRONG
     if agreed is None and len(doubtful) > LOST * len(points):
         return CANNOT_TELL
-    points = points[fine]
-    points = points[np.argsort(np.abs(np.log(np.abs(points))))]  # those closest to 0 and farthest from it last
+    points = points[agrees]
+    # Sorted by the distance of |x| from 1 on a logarithmic scale (0.9, 3, 0.01, 1e5), because `agreement` takes the
+    # first point, the last one and two between.
+    points = points[np.argsort(np.abs(np.log(np.abs(points))))]
     if size.min() > LOUD:
+        # f is so large everywhere that an error of usual size stays below TOLERANCE of it. With decimals in the text,
+        # the tolerance is relative to how much f varies: for 10**9 + cos(x), to 2.
         return None if agree(points, decimals=np.ptp(values.real) / size.max()) else WRONG
-    suspicious = not fine.all() or (errors > EXACT_TO).mean() > MOST
+    # An error below TOLERANCE can be deliberate: sin(x) + x/10**11. Rounding alone would exceed EXACT_TO at few points.
+    suspicious = not agrees.all() or (errors > EXACT_TO).mean() > MOST
     if not suspicious or (agreed := agree(points)):
         return None
     return WRONG if agreed is False else CANNOT_TELL
 
 
 @lru_cache(maxsize=256)
-def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
-    """Points of a component, and the values of f there."""
+def _test_points(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
+    """Return points of a component at which f is known, and the values of f there."""
     far = problem.points[N_NEAR:]
     points = np.append(sample(component, POINTS, problem.seed + 2), far[(far > component.low) & (far < component.high)])
     evaluation = evaluate_real(problem.expression, points)
@@ -100,20 +109,23 @@ def _tested(problem: Integrand, component: Component) -> tuple[Floats, Numbers]:
 
 
 def agreement(answer: Expression, integrand: Expression, points: Floats, decimals: float = 1.0) -> bool | None:
-    """Whether F' = f in ball arithmetic, at the first and the last of the points and some between; None if unclear.
+    """Return whether F' = f in ball arithmetic, at up to four of the points; None if that cannot be decided.
 
-    Exactly, unless there are decimals in f or F: then up to TOLERANCE of f, times `decimals`.
+    If f or F contains decimals, the tolerance is TOLERANCE times `decimals`, relative to f.
     """
     if not len(points):
         return None
+    # The first point, the last one, and two between.
     chosen = points[np.unique(np.linspace(0, len(points) - 1, 4).astype(int))]
+    # 0.333333333*x**3 is meant as x**3/3, so its derivative cannot be exact.
     rounded = "." in answer.source + integrand.source
     tolerance = max(EXACT_TOLERANCE, TOLERANCE * decimals if rounded else 0.0)
     return exact.slopes_agree(answer, integrand, chosen.tolist(), tolerance)
 
 
 def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, Numbers]:
-    """Values and derivatives: complex ones where the real ones are not finite."""
+    """Return values and derivatives, in complex arithmetic only where real arithmetic gives none."""
+    # For example log(-x), which is an antiderivative of 1/x, at x > 0.
     in_complex = answer.values_and_derivatives(points.astype(complex))
     if answer.is_complex:
         return in_complex
@@ -127,34 +139,32 @@ def _in_reals_if_possible(answer: Expression, points: Floats) -> tuple[Numbers, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Places:
-    """Where F may break: `at` a place, within `h` of it. All places as far as `reach`.
+    """Places where F may break. Arrays have one value per place."""
 
-    `is_pole`: not a root, a step or a turn. Over a place F should grow by what is `expected`, give or take `slack`,
-    unless it is one at which it `may` jump.
-    """
-
-    at: Floats
-    h: Floats
-    is_pole: Bools
-    reach: float
-    expected: Numbers
-    slack: Floats
-    may: Bools
+    x: Floats
+    h: Floats  # half the width of a place: it reaches from x - h to x + h
+    is_pole: Bools  # only a pole: no root, step or turn
+    reach: float  # all places with |x| below this are included
+    expected: Numbers  # growth of F from x - h to x + h
+    slack: Floats  # error allowed in that growth
+    may_jump: Bools  # F jumps here, and the rule allows it
 
 
 def _continuity_fault(answer: Expression, problem: Integrand, component: Component) -> str | None:
-    """Whether F jumps inside a component, other than as it may, or breaks more often there than can be looked at."""
+    """Return what is wrong if F jumps where it must not, or may break at too many places of a component; else None."""
     if answer.curves == ():  # a polynomial, or one of sines and cosines
         return None
     places = _places(answer, problem, component)
     if places is None:
         return _BREAKS
+    # First the growth of F across each place, then its growth between the places and points of the component.
     places = _with_jumps(answer, problem, places)
     if places is None:
         return JUMPS
-    if np.count_nonzero(np.abs(places.at[places.may]) <= component.reach) > MAX_LEAPS + problem.turns:
+    if np.count_nonzero(np.abs(places.x[places.may_jump]) <= component.reach) > MAX_LEAPS + problem.turns:
         return _BREAKS
     growth = _growth(answer, problem, component, places)
+    # At least half of the integrals of f must be known, or a jump could be in one of the others.
     if 2 * np.count_nonzero(np.isfinite(growth.integrals)) < max(len(growth.integrals), MIN_POINTS):
         return CANNOT_TELL
     values = _in_reals_if_possible(answer, growth.edges)[0]
@@ -162,68 +172,76 @@ def _continuity_fault(answer: Expression, problem: Integrand, component: Compone
 
 
 def _places(answer: Expression, problem: Integrand, component: Component) -> _Places | None:
-    """The places where F may break in a component: all near ones and some far ones; None if there are too many."""
+    """Return the near places where F may break in a component and some far ones; None if there are too many."""
+    # The grid follows the constants of both texts: sign(x - 60) brings points around 60.
     grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
     grid = grid[(grid >= component.low) & (grid <= component.high)]
+    # Intervals of the grid in which a breaking quantity changes its sign or dips towards 0.
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
     found = brackets(grid, breakables, _ALL, None)
     is_near = found.distance <= component.reach
     near, far = np.flatnonzero(is_near), np.flatnonzero(~is_near)
-    if len(near) > MAX_PLACES or len(np.unique(found.which[far])) > MAX_FAR:
+    if len(near) > MAX_PLACES or len(np.unique(found.quantity[far])) > MAX_FAR:
         return None
-    looked_at = found.of(np.append(near, far[in_turns(found.which[far], found.distance[far])[:MAX_FAR]]))
+    # Far quantities take turns, so that one with many zeros, such as sin(30*x), does not hide a step of another.
+    chosen = found.of(np.append(near, far[round_robin(found.quantity[far], found.distance[far])[:MAX_FAR]]))
     places: list[float] = []
     kinds: list[set[str]] = []
-    for place, kind in zoom(answer, breakables, looked_at):
+    for place, kind in zoom(answer, breakables, chosen):
         if not places or place - places[-1] > 1e-5 * max(1.0, abs(place)):
             places.append(place)
             kinds.append(set())
-        elif kind != "pole":  # of a root, say, whose own place is the more precise one
+        elif kind != "pole":  # two breaks at one place: that of a root or step is located more precisely than a pole
             places[-1] = place
         kinds[-1].add(kind)
-    at = np.array(places)
-    h = np.minimum(1e-6 * np.maximum(1.0, np.abs(at)), 0.25 * np.minimum(at - component.low, component.high - at))
-    is_pole = np.array([{"pole"} <= of_place <= {"pole", "log"} for of_place in kinds], bool)
-    reach = component.reach if len(far) > MAX_FAR else np.inf  # far away the grid is coarse
+    x = np.array(places)
+    # Half widths: 1e-6, relative far from 0, but no more than a quarter of the way to an end of the component.
+    h = np.minimum(1e-6 * np.maximum(1.0, np.abs(x)), 0.25 * np.minimum(x - component.low, component.high - x))
+    is_pole = np.array([{"pole"} <= kinds_of_place <= {"pole", "log"} for kinds_of_place in kinds], bool)
+    reach = component.reach if len(far) > MAX_FAR else np.inf  # not all far places are examined
     inside = h > 0
-    at, h, is_pole = at[inside], h[inside], is_pole[inside]
-    return _Places(at, h, is_pole, reach, np.zeros(len(at)), np.zeros(len(at)), np.zeros(len(at), bool))
+    x, h, is_pole = x[inside], h[inside], is_pole[inside]
+    return _Places(x, h, is_pole, reach, np.zeros(len(x)), np.zeros(len(x)), np.zeros(len(x), bool))
 
 
 def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Places | None:
-    """Where F jumps as the rule allows: at a root of f's own or in a leap; None if it jumps elsewhere."""
-    at, h = places.at, places.h
-    expected, slack = _expected(problem.expression, at, h)
-    before, after = _in_reals_if_possible(answer, np.concatenate([at - h, at + h]))[0].reshape(2, -1)
+    """Return the places with the jumps that the rule allows marked; None if F jumps at another place.
+
+    Allowed are jumps at a branch point of a root in f, and those of an inverse tangent whose argument is infinite.
+    """
+    x, h = places.x, places.h
+    expected, slack = _expected(problem.expression, x, h)
+    before, after = _in_reals_if_possible(answer, np.concatenate([x - h, x + h]))[0].reshape(2, -1)
     with np.errstate(all="ignore"):
         jump = after - before - expected
-        unsure = np.flatnonzero(~(np.abs(jump) <= slack))
-        if len(unsure):
-            balls = exact.values(problem.expression, (at + np.multiply.outer(_BESIDE, h))[:, unsure].ravel().tolist())
+        unclear = np.flatnonzero(~(np.abs(jump) <= slack))
+        if len(unclear):
+            # Compute f and F at these places in ball arithmetic. `balls` has f at 5 points of each, shape (5 n,).
+            balls = exact.values(problem.expression, (x + np.multiply.outer(_BESIDE, h))[:, unclear].ravel().tolist())
             f = np.array([np.nan if ball is None else complex(ball) for ball in balls], complex)
-            of_balls, give_or_take = _trapezium(f.reshape(5, -1), h[unsure])
-            # Where f has lost its digits.
-            lost = np.isfinite(of_balls) & ~(np.abs(expected[unsure] - of_balls) <= give_or_take)
-            expected[unsure[lost]], slack[unsure[lost]] = of_balls[lost], give_or_take[lost]
-            grown, errors = exact.increments(answer, (at - h)[unsure], (at + h)[unsure])
-            jump[unsure] = grown - expected[unsure]
-            slack[unsure] += errors
+            exactly_expected, exact_slack = _trapezium(f.reshape(5, -1), h[unclear])
+            # Where double precision disagrees with the balls, f has lost its digits, and the balls replace it.
+            lost = np.isfinite(exactly_expected) & ~(np.abs(expected[unclear] - exactly_expected) <= exact_slack)
+            expected[unclear[lost]], slack[unclear[lost]] = exactly_expected[lost], exact_slack[lost]
+            growth, errors = exact.increments(answer, (x - h)[unclear], (x + h)[unclear])
+            jump[unclear] = growth - expected[unclear]
+            slack[unclear] += errors
         jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(expected)
-        others = jumps & ~_are_roots(problem.expression, at)
-        if not problem.expression.is_complex:  # an imaginary part may change where poles of two terms cancel
-            others &= ~(places.is_pole & (np.abs(jump.real) <= slack))
-        if others.any():
-            held, leaps = _with_leaps_held(answer, at, h)
-            others &= ~(leaps & (np.abs(held[1] - held[0]) <= slack + 3 * np.abs(expected)))
-    return None if others.any() else replace(places, expected=expected, slack=slack, may=jumps)
+        unexplained = jumps & ~_are_roots(problem.expression, x)
+        if not problem.expression.is_complex:  # where poles of two terms cancel, the imaginary part may jump
+            unexplained &= ~(places.is_pole & (np.abs(jump.real) <= slack))
+        if unexplained.any():
+            # A leap explains a jump only if F is continuous without it.
+            values, leaps = _without_leaps(answer, x, h)
+            unexplained &= ~(leaps & (np.abs(values[1] - values[0]) <= slack + 3 * np.abs(expected)))
+    return None if unexplained.any() else replace(places, expected=expected, slack=slack, may_jump=jumps)
 
 
-def _expected(integrand: Expression, at: Floats, h: Floats) -> tuple[Numbers, Floats]:
-    """How far F grows over places by f, give or take what: nan where f is not known there.
-
-    By quadrature where f has no break within 2*`h`, else by its values on both sides, for it may have a kink.
-    """
-    evaluation = evaluate_real(integrand, (at + np.multiply.outer(_BESIDE, h)).ravel())
+def _expected(integrand: Expression, x: Floats, h: Floats) -> tuple[Numbers, Floats]:
+    """Return the integrals of f across places, and error bounds of these; nan where f is unknown."""
+    # The trapezium rule, with an error bound that covers a kink of f, is the fallback. Quadrature replaces it where f
+    # has no break within 2*h.
+    evaluation = evaluate_real(integrand, (x + np.multiply.outer(_BESIDE, h)).ravel())
     f = evaluation.values.reshape(5, -1).astype(complex)
     expected, slack = _trapezium(f, h)
     is_smooth = np.isfinite(f).all(axis=0)
@@ -231,96 +249,108 @@ def _expected(integrand: Expression, at: Floats, h: Floats) -> tuple[Numbers, Fl
         for kind, q in evaluation.breakables:
             if kind != "turn":
                 size, negative = np.abs(q).reshape(5, -1), np.signbit(q).reshape(5, -1)
+                # A quantity that halves towards the place may vanish there without a change of sign.
                 dips = 2 * size[1:4].min(axis=0) <= size[[0, 4]].min(axis=0)
                 is_smooth &= (negative == negative[0]).all(axis=0) & ~dips
-        integral, absolute, uncertain, _ = kronrod(integrand.values, at - h, at + h)
-        rounding = noise(integrand, np.append(at - h, at + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
-        closer = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
-        is_smooth &= closer < slack
-    return np.where(is_smooth, integral, expected), np.where(is_smooth, closer, slack)
+        integral, absolute, uncertain, _ = kronrod(integrand.values, x - h, x + h)
+        rounding = noise(integrand, np.append(x - h, x + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
+        # Errors: JUMP, that of the quadrature, and that of rounding in f at both ends.
+        quadrature_slack = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
+        is_smooth &= quadrature_slack < slack
+    return np.where(is_smooth, integral, expected), np.where(is_smooth, quadrature_slack, slack)
 
 
 def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
-    """The integral of f over places by its values `_BESIDE` them, and what a kink there may add to it."""
+    """Return integrals across places from f at the points `_BESIDE` them, shape (5, n), and bounds for a kink there."""
     with np.errstate(all="ignore"):
         expected = h * (f[1] + f[3])
         changes = np.abs(f[3] - f[1]) + np.abs(f[1] - f[0]) + np.abs(f[4] - f[3])
         return expected, 1.5 * h * changes + 1e-6 * np.abs(expected) + SMALLEST
 
 
-def _are_roots(integrand: Expression, at: Floats) -> Bools:
-    """At which places some root in f has a branch point."""
-    beside = at + 1e-2 * np.maximum(1.0, np.abs(at))
-    breakables = integrand.evaluate(np.array([at, beside], complex).ravel(), derivative=False).breakables
+def _are_roots(integrand: Expression, x: Floats) -> Bools:
+    """Return a mask of the places at which a root in f has a branch point."""
+    # There the radicand is far smaller than at a hundredth beside the place.
+    beside = x + 1e-2 * np.maximum(1.0, np.abs(x))
+    breakables = integrand.evaluate(np.array([x, beside], complex).ravel(), derivative=False).breakables
     roots = [np.abs(q.reshape(2, -1)) for kind, q in breakables if kind == "root"]
-    return np.any([q[0] <= 1e-9 * q[1] for q in roots], axis=0) if roots else np.zeros(len(at), bool)
+    return np.any([q[0] <= 1e-9 * q[1] for q in roots], axis=0) if roots else np.zeros(len(x), bool)
 
 
-def _with_leaps_held(answer: Expression, at: Floats, h: Floats) -> tuple[Numbers, Bools]:
-    """F on both sides of places, shape (2, places), with inverse tangents of what is infinite there held constant.
+def _without_leaps(answer: Expression, x: Floats, h: Floats) -> tuple[Numbers, Bools]:
+    """Return F on both sides of places, shape (2, n), without leaps, and a mask of the places that have one.
 
-    Also returns at which places there are any.
+    A leap is the jump by pi of an inverse tangent whose argument passes through infinity, as atan(tan(x/2)) has at pi.
     """
-    points = np.concatenate([at - h, at + h, at - 10 * h, at + 10 * h]).astype(complex)
+    points = np.concatenate([x - h, x + h, x - 10 * h, x + 10 * h]).astype(complex)
     slots = answer.evaluate(points, derivative=False).slots
-    held, leaps = {}, np.zeros(len(at), bool)
+    overrides, leaps = {}, np.zeros(len(x), bool)
     for name, slot, argument in answer.inverse_tangents:
         u = slots[argument].real.reshape(4, -1) ** (1 if name == "atan" else -1)
+        # The argument, or for acot its reciprocal, changes sign through infinity: close to the place it is much larger
+        # than farther away.
         infinite = (u[0] * u[1] < 0) & (np.abs(u[:2]).min(axis=0) > 5 * np.abs(u[2:]).max(axis=0))
         leaps |= infinite
         before, after = slots[slot].reshape(4, -1)[:2]
-        held[slot] = np.concatenate([before, np.where(infinite, before, after)])
-    return answer.evaluate(points[: 2 * len(at)], derivative=False, held=held).values.reshape(2, -1), leaps
+        # Keep the inverse tangent at its value before the place.
+        overrides[slot] = np.concatenate([before, np.where(infinite, before, after)])
+    return answer.evaluate(points[: 2 * len(x)], derivative=False, overrides=overrides).values.reshape(2, -1), leaps
 
 
 def _growth(answer: Expression, problem: Integrand, component: Component, places: _Places) -> Growth:
-    """Between points of a component and the places where F may break, but not across those where it may jump."""
+    """Return the growth of F between points of a component and the places, except across places where it may jump."""
     points = sample(component, POINTS, problem.seed + 2)
-    at, h = places.at, places.h
-    points = points[~(np.abs(points[:, None] - at) <= h).any(axis=1)]
-    edges = np.sort(np.concatenate([points, at - h, at + h]))
+    x, h = places.x, places.h
+    points = points[~(np.abs(points[:, None] - x) <= h).any(axis=1)]
+    edges = np.sort(np.concatenate([points, x - h, x + h]))
     edges = edges[np.abs(edges) <= places.reach]
+    # Intervals whose middle lies in a place are the places themselves: `interval[k]` is that of place `place[k]`.
     width = np.diff(edges)
-    interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - at) <= h)
-    apart = np.isin(np.arange(len(width)), interval)
-    integrals, scales, errors = _integrals(problem, edges.tobytes(), apart.tobytes())
-    scales = np.where(apart, np.maximum(np.append(scales[1:], 0), np.append(0, scales[:-1])), scales)
+    interval, place = np.nonzero(np.abs(0.5 * (edges[1:] + edges[:-1])[:, None] - x) <= h)
+    at_break = np.isin(np.arange(len(width)), interval)
+    integrals, scales, errors = _integrals(problem, edges.tobytes(), at_break.tobytes())  # bytes can be cached
+    # No integral is computed across a place. Its scale is the larger one of its neighbours.
+    scales = np.where(at_break, np.maximum(np.append(scales[1:], 0), np.append(0, scales[:-1])), scales)
     tolerance = JUMP if "." in answer.source + problem.expression.source else EXACT_JUMP
-    allowed, exactly_allowed = JUMP * scales, tolerance * scales + errors
+    allowed, exact_slack = JUMP * scales, tolerance * scales + errors
+    # The original belongs to the cache.
     integrals = integrals.copy()
-    integrals[interval] = np.where(places.may, np.nan, places.expected)[place]
-    allowed[interval] = exactly_allowed[interval] = places.slack[place]
-    return Growth(edges, integrals, scales, allowed, apart, exactly_allowed)
+    integrals[interval] = np.where(places.may_jump, np.nan, places.expected)[place]
+    allowed[interval] = exact_slack[interval] = places.slack[place]
+    return Growth(edges, integrals, scales, allowed, at_break, exact_slack)
 
 
 @lru_cache(maxsize=256)
-def _integrals(problem: Integrand, edges: bytes, apart: bytes) -> tuple[Numbers, Floats, Floats]:
-    """Integrals of f between edges, but not where these are apart, those of its size, and their errors."""
+def _integrals(problem: Integrand, edges: bytes, at_break: bytes) -> tuple[Numbers, Floats, Floats]:
+    """Return integrals of f and of |f| between edges, except at breaks, and error bounds; cached for all answers."""
     x = np.frombuffer(edges)
-    integrals, scales, errors = increments(problem.expression, x, ~np.frombuffer(apart, bool), within=1e-13)
+    integrals, scales, errors = increments(problem.expression, x, ~np.frombuffer(at_break, bool), within=1e-13)
     noises = noise(problem.expression, x.astype(complex))[0]
     errors = 10 * (errors + np.diff(x) * np.maximum(noises[1:], noises[:-1]))
     return np.where(errors <= VISIBLE * scales, integrals, np.nan).astype(complex), scales, errors
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:
-    """An integrand that is zero: every constant, and nothing else, is right."""
+    """Check an answer to an integrand that is zero: constants are right, and nothing else is."""
     points = problem.points[:N_NEAR].astype(complex)
     values, slopes = answer.values_and_derivatives(points)
     counts = np.isfinite(slopes) & np.isfinite(problem.values[:N_NEAR])
     value_noise, slope_noise = noise(answer, points)
     if counts.sum() < MIN_POINTS or not ((slope_noise <= 1e-10) & (value_noise <= JUMP))[counts].all():
         return CANNOT_TELL
+    # Far points are compared with the outermost near ones, on their side of 0.
     ends = np.repeat(values[[0, -1]], (len(problem.points) - N_NEAR) // 2)
     with np.errstate(invalid="ignore"):
         steps_far = np.abs(answer.values(problem.points[N_NEAR:].astype(complex)) - ends) > JUMP
-    broken = np.zeros(N_NEAR + 1, bool)  # where it is undefined, a constant may become another
+    # Where the integrand is undefined, one constant may become another. sqrt(x**2)/x is right for
+    # (sqrt(x**2)-x**2/sqrt(x**2))/x, which is 0 except at 0.
+    broken = np.zeros(N_NEAR + 1, bool)
     near = [Breakable(kind, q[:N_NEAR]) for kind, q in problem.breakables]
     landmarks = locate(problem.expression, problem.points[:N_NEAR], near)
-    broken[np.searchsorted(problem.points[:N_NEAR], [at for at, _ in landmarks])] = True
+    broken[np.searchsorted(problem.points[:N_NEAR], [x for x, _ in landmarks])] = True
     steps = np.abs(np.diff(values)) > (value_noise[1:] + value_noise[:-1]) + JUMP
     steps &= counts[1:] & counts[:-1] & ~broken[1:-1]
-    # Not any(): where all runs happen to round alike, noise shows none.
+    # A quarter of the points, not any point: where all jittered runs happen to round alike, they show no noise.
     if steps.any() or steps_far.any() or (np.abs(slopes)[counts] > slope_noise[counts]).mean() > 0.25:
-        return "the integrand is zero everywhere, the answer is not a constant"
+        return "the integrand is zero everywhere, and the answer is not a constant"
     return None

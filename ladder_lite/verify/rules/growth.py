@@ -1,4 +1,8 @@
-"""Does F grow by the integrals of f: the increments of an answer, in floating point or ball arithmetic."""
+"""Check that F grows by the integrals of f, in floating point or ball arithmetic.
+
+Between two neighbouring edges F must grow by the integral of f, F(b) - F(a) = integral of f from a to b. This finds the
+steps that a comparison of F' with f cannot see: floor(x) has the derivative 0.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,72 +14,76 @@ from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import QUIET
 from ladder_lite.verify.numerics.real_line import SMALLEST
 
-JUMP: Final = 1e-8  # of an increment of F against the integral of f, relative to that of |f|
-VISIBLE: Final = 1e-6  # a jump of this size has to show in half of the increments, or in the exact ones
-NEAR: Final = 20.0  # far away it may overflow
-RUNS: Final = 16  # edges, at least, between which increments are worked out exactly
+JUMP: Final = 1e-8  # largest error of an increment of F, relative to the integral of |f|
+VISIBLE: Final = 1e-6  # an increment is unclear if noise above this, relative to the integral of |f|, could hide a jump
+NEAR: Final = 20.0  # farther from 0 than this, F may overflow
+MIN_EDGES: Final = 16  # exact increments over fewer edges would prove too little
 JUMPS: Final = "it jumps where the integrand does not"
 CANNOT_TELL: Final = "floating point cannot tell: it overflows or loses its digits"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Growth:
-    """How much F has to grow from an edge to the next: by `integrals` (nan where unknown), give or take `slack`.
-
-    `scales`: integrals of |f|, against which a jump has to show. `apart`: intervals at places where F may break, which
-    are looked at one by one. `exact_slack`: what is allowed where F is worked out exactly.
-    """
+    """The growth that F must have between n sorted edges. All other arrays have one value per interval, n - 1."""
 
     edges: Floats
-    integrals: Numbers
-    scales: Floats
-    slack: Floats
-    apart: Bools
-    exact_slack: Floats
+    integrals: Numbers  # of f; nan where unknown
+    scales: Floats  # integrals of |f|, by which the size of a jump is measured
+    slack: Floats  # errors allowed in floating point
+    at_break: Bools  # intervals around a place where F may break; each of these is tested by itself
+    exact_slack: Floats  # errors allowed in ball arithmetic
 
     def unclear(self, values: Numbers, rounding: Floats) -> Bools:
-        """Where an F with these `values` at the edges jumps, or rounding might hide that it does."""
+        """Return the intervals in which F jumps or rounding could hide a jump, from values of F at the edges."""
         known = np.isfinite(self.integrals)
         with np.errstate(all="ignore"):
             errors = np.abs(values[1:] - values[:-1] - self.integrals)
             allowed = self.slack + rounding[1:] + rounding[:-1] + SMALLEST
             known &= np.isfinite(errors) | (np.abs(self.edges[1:]) <= NEAR)  # far away F may overflow
+            # With more rounding than this, even a small error would prove nothing.
             clear = allowed <= np.maximum(VISIBLE * self.scales, 2 * self.slack)
             return np.asarray(known & ~(clear & (errors <= allowed)))
 
     def fault(self, answer: Expression, values: Numbers, rounding: Floats) -> str | None:
-        """Whether F grows otherwise, exactly; unless it has no steps and floating point shows that it does not."""
+        """Return what is wrong with the growth of F, or None. Ball arithmetic decides if floating point does not."""
+        # A small step of an F with floor or sign can hide in the slack, so such an F is always computed exactly.
         if "step" not in answer.kinds and not self.unclear(values, rounding).any():
             return None
-        # Everywhere, for by chance an interval shows little of its rounding.
+        # All intervals are computed, not only the unclear ones: rounding noise can look small in one by chance.
         finite = np.isfinite(values[1:]) & np.isfinite(values[:-1])
         known = np.isfinite(self.integrals) & (finite | (np.abs(self.edges[1:]) <= NEAR))
-        kept = self._affordable(answer, known)
-        if kept is None:
+        chosen = self._affordable(answer, known)
+        if chosen is None:
             return CANNOT_TELL
-        *starts, end = np.flatnonzero(kept)
+        # Integrals between the chosen edges are sums over the intervals between them; nan if one of these is unknown.
+        *starts, end = np.flatnonzero(chosen)
         integrals, slack = (
             np.add.reduceat(part[:end], starts) for part in (np.where(known, self.integrals, np.nan), self.exact_slack)
         )
-        grown, errors = exact.increments(answer, self.edges[kept][:-1], self.edges[kept][1:])
+        increments, errors = exact.increments(answer, self.edges[chosen][:-1], self.edges[chosen][1:])
         known = np.isfinite(integrals)
         with np.errstate(invalid="ignore"):
-            is_told = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
-            least = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
-            off = np.abs(grown - integrals) > np.maximum(slack, least) + errors
-        if not is_told[known].all():
+            # The error bounds of the balls must be small too, or a large jump could stay within them.
+            is_decided = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
+            floor = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
+            is_wrong = np.abs(increments - integrals) > np.maximum(slack, floor) + errors
+        if not is_decided[known].all():
             return CANNOT_TELL
-        return JUMPS if off[known].any() else None
+        return JUMPS if is_wrong[known].any() else None
 
     def _affordable(self, answer: Expression, known: Bools) -> Bools | None:
-        """The edges of known intervals, or as many of them as F can be worked out at; None if these are too few."""
-        kept: Bools = np.append(known, False) | np.append(False, known)
-        beside: Bools = kept & (np.append(self.apart, False) | np.append(False, self.apart))
-        others = np.flatnonzero(kept & ~beside)
-        n_others = exact.n_values(answer) - np.count_nonzero(beside)
-        if known.any() and len(others) <= n_others:
-            return kept
-        if n_others < RUNS or not known.any():
+        """Return a mask of the edges of known intervals, thinned out to those at which the budget allows values of F.
+
+        Returns None if these are too few.
+        """
+        chosen: Bools = np.append(known, False) | np.append(False, known)
+        breaks: Bools = chosen & (np.append(self.at_break, False) | np.append(False, self.at_break))
+        others = np.flatnonzero(chosen & ~breaks)
+        n_affordable = exact.n_affordable_values(answer) - np.count_nonzero(breaks)
+        if known.any() and len(others) <= n_affordable:
+            return chosen
+        if n_affordable < MIN_EDGES or not known.any():
             return None
-        beside[others[np.linspace(0, len(others) - 1, n_others).astype(int)]] = True
-        return beside
+        # The edges at breaks are all kept, the others evenly thinned out.
+        breaks[others[np.linspace(0, len(others) - 1, n_affordable).astype(int)]] = True
+        return breaks

@@ -1,15 +1,15 @@
-"""Which answers to one integral are the same answer, whatever their verdicts: what a majority vote counts.
+"""Group the answers to one integral that are the same answer, right or wrong, so that a majority vote can count them.
 
     same_answers({"integrand": "1/x", "variable": "x", "lower": None, "upper": None}, ["log(x)", "x", "log(2*x)"])
     # [0, 1, 0]
 
-Antiderivatives are the same where they differ by one constant on a whole component of the integrand's domain: log(x)
-and log(Abs(x)) are for 1/x, acosh(x) and log(x+sqrt(x**2-1)) for 1/sqrt(x**2-1); x and x+floor(x) are not for 1. Values
-of a definite integral are the same within what the verifier allows each of them.
+Antiderivatives are the same if they differ by one constant on a whole component of the integrand's domain. For 1/x,
+log(x) and log(Abs(x)) are the same; so are acosh(x) and log(x+sqrt(x**2-1)) for 1/sqrt(x**2-1). For 1, x and x+floor(x)
+are not. Values of a definite integral are the same if they differ by no more than the verifier tolerates.
 
-An answer is compared with the first one of each group, so the order decides where sameness is not transitive (two
-answers that equal a third, on different components). Answers are hostile text: the bounds on the work are those of
-`ladder_lite.verify.expressions.parse`.
+An answer is compared with the first one of each group. Sameness is not always transitive: two answers may equal a third
+one on different components. Then the order of the answers decides. Answers are hostile text; the limits of
+`ladder_lite.verify.expressions.parse` bound the work.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,15 +33,14 @@ from ladder_lite.verify.rules.growth import JUMP
 from ladder_lite.verify.rules.strict import CLEARLY
 from ladder_lite.verify.rules.validity import Data
 
-_QUIET: Final = 1e-10  # noise of slopes that says enough whatever their size: both are those of constants
-_ROUNDING: Final = 1e-12  # of the values that are subtracted
+_QUIET: Final = 1e-10  # points with less noise than this in the slopes count even if both answers are constants
+_ROUNDING: Final = 1e-12  # of a difference of two values, relative to these
 
 
 def same_answers(data: Data, answers: Sequence[str], references: References) -> list[int | None]:
-    """For each answer the place of the first one that is the same; None for one that cannot be read.
+    """Return for each answer the index of the first answer that is the same, or None if it cannot be read.
 
-    `references` has the values of definite integrals, of which only the size counts here. Nothing can
-    be compared where the problem itself is no integral (nowhere real, divergent): all None.
+    All are None if the problem itself is invalid (an integrand that is real nowhere, a divergent integral).
     """
     variable, lower, upper = data["variable"] or "x", data["lower"], data["upper"]
     try:
@@ -50,6 +49,7 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
             pieces = _pieces(problem)
             read = partial(problem.read, constant_of_integration=True)
             return _group(answers, lambda text: _Antiderivative(read(text), problem, pieces))
+        # Answers are compared with each other, not with the value; it only sets the tolerance.
         reference = references.get(str(data["integrand"]), variable, lower, upper)
         return _group(answers, lambda text: _value(problem.read(text, constant_of_integration=False), reference))
     except IntegrandError:
@@ -57,25 +57,26 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
 
 
 def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | None]:
-    heads: dict[int, Any] = {}
-    places: dict[str, int | None] = {}
-    for place, text in enumerate(answers):
-        if text in places:
+    representatives: dict[int, Any] = {}  # the first answer of each group, by its index
+    indices: dict[str, int | None] = {}  # results by text, so that a repeated text is read only once
+    for index, text in enumerate(answers):
+        if text in indices:
             continue
-        places[text] = None
+        indices[text] = None
         with suppress(ExpressionError):
             if (answer := read(text)) is not None:
-                at = next((at for at, head in heads.items() if head.equals(answer)), place)
-                places[text] = at
-                heads.setdefault(at, answer)
-    return [places[text] for text in answers]
+                first = next((n for n, other in representatives.items() if other.equals(answer)), index)
+                indices[text] = first
+                # An answer that equals no other one starts a group.
+                representatives.setdefault(first, answer)
+    return [indices[text] for text in answers]
 
 
-# --- antiderivatives
+# --- antiderivatives ------------------------------------------------------------------------------------------------
 
 
 def _pieces(problem: Integrand) -> list[Complexes]:
-    """Points of each component of the integrand's domain, sorted; of zero's, those near the origin."""
+    """Return sorted points of each component of the integrand's domain, or those near 0 if the integrand is zero."""
     if problem.identically_zero:
         near = problem.points[:N_NEAR]
         return [near[np.isfinite(problem.values[:N_NEAR])].astype(complex)]
@@ -84,7 +85,7 @@ def _pieces(problem: Integrand) -> list[Complexes]:
 
 @dataclass(frozen=True, eq=False)
 class _Antiderivative:
-    """An answer to compare at points of the integrand's domain, an array for each of the components looked at."""
+    """An answer, and the points at which it is compared: one array per component of the integrand's domain."""
 
     expression: Expression
     problem: Integrand
@@ -92,43 +93,49 @@ class _Antiderivative:
 
     @cached_property
     def evaluated(self) -> list[tuple[Complexes, Complexes]]:
-        """Values and slopes on each piece."""
+        """Values and slopes on each piece, from one evaluation over all of them."""
         values, slopes = self.expression.values_and_derivatives(np.concatenate(self.pieces))
         ends = np.cumsum([len(piece) for piece in self.pieces])[:-1]
         return list(zip(np.split(values, ends), np.split(slopes, ends), strict=True))
 
     def equals(self, other: "_Antiderivative") -> bool:
-        """Whether the two differ by one constant on a whole component, of those that the verifier looks at."""
-        # The closer look takes ten evaluations: only where what is plain leaves something to decide.
-        numbers = range(len(self.pieces))
-        return any(not self._differs_plainly(other, number) and self._agrees(other, number) for number in numbers)
+        """Return True if the two differ by one constant on a whole component, one of those that the verifier tests."""
+        # `_agrees` takes ten evaluations, so the cached slopes rule out clear differences first.
+        undecided = (n for n in range(len(self.pieces)) if not self._clearly_differs(other, n))
+        return any(self._agrees(other, component) for component in undecided)
 
-    def _differs_plainly(self, other: "_Antiderivative", number: int) -> bool:
-        slopes, other_slopes = self.evaluated[number][1], other.evaluated[number][1]
+    def _clearly_differs(self, other: "_Antiderivative", component: int) -> bool:
+        slopes, other_slopes = self.evaluated[component][1], other.evaluated[component][1]
         with np.errstate(all="ignore"):
             errors = np.abs(slopes - other_slopes)
-            finite = np.isfinite(errors)
+            is_finite = np.isfinite(errors)
             size = np.maximum(np.abs(slopes), np.abs(other_slopes))
-            excess = (errors - CLEARLY * size)[finite]
+            excess = (errors - CLEARLY * size)[is_finite]
+        # The median: at single points, slopes of equal functions can differ because digits are lost.
         return len(excess) >= MIN_POINTS and bool(np.median(excess) > SMALLEST)
 
-    def _agrees(self, other: "_Antiderivative", number: int) -> bool:
-        """Whether the two agree on a piece up to a constant; False if floating point cannot tell or one jumps there."""
-        points = self.pieces[number]
-        (values, slopes), (others, other_slopes) = self.evaluated[number], other.evaluated[number]
+    def _agrees(self, other: "_Antiderivative", component: int) -> bool:
+        """Return True if the two agree on a component up to a constant.
+
+        Returns False if floating point cannot tell, or if one of them jumps there.
+        """
+        points = self.pieces[component]
+        (values, slopes), (others, other_slopes) = self.evaluated[component], other.evaluated[component]
         with np.errstate(all="ignore"):
-            finite = np.isfinite(values + slopes + others + other_slopes)
-            if finite.sum() < MIN_POINTS:
+            is_finite = np.isfinite(values + slopes + others + other_slopes)
+            if is_finite.sum() < MIN_POINTS:
                 return False
-            points, values, others = points[finite], values[finite], others[finite]
-            errors = np.abs(slopes - other_slopes)[finite]
-            size = np.maximum(np.abs(slopes), np.abs(other_slopes))[finite]
+            points, values, others = points[is_finite], values[is_finite], others[is_finite]
+            errors = np.abs(slopes - other_slopes)[is_finite]
+            size = np.maximum(np.abs(slopes), np.abs(other_slopes))[is_finite]
+            # Slopes first: they must agree up to their rounding noise, and the noise must be small at enough points.
             noises = [noise(answer.expression, points) for answer in (self, other)]
             allowed = sum(of_slopes for _, of_slopes in noises)
             if (errors > SLOPE_TOLERANCE * size + allowed).any():
                 return False
             if (allowed <= np.maximum(NOISY * size, _QUIET)).sum() < MIN_POINTS:
                 return False
+            # Then values: their difference must be the same at all points as at the one where rounding is smallest.
             magnitude = np.abs(values) + np.abs(others)
             anchor = int(magnitude.argmin())
             steps = np.abs((values - others) - (values - others)[anchor])
@@ -138,17 +145,17 @@ class _Antiderivative:
                 return False
         if size.min() <= LOUD:
             return True
-        with exact.allowance():  # slopes that are so large may hide a difference
+        with exact.allowance():  # slopes this large can hide a difference in double precision
             near = sorted(points.real.tolist(), key=abs)[:3]
             return exact.grow_alike(self.expression, other.expression, near) is True
 
 
-# --- values of definite integrals
+# --- values of definite integrals -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A number; `allowed` is what it may be off for the verifier to call it right."""
+    """A number; `allowed` is the error up to which the verifier would still accept it."""
 
     value: complex
     allowed: float

@@ -1,11 +1,11 @@
-"""Is F an antiderivative of f: the 'strict' rule.
+"""The 'strict' rule: decide whether F is an antiderivative of f.
 
-F is right if on one whole component of f's domain F' = f at every point, relative to f's own size, and F does not jump:
-its increments are the integrals of f. The component has to reach into x > 0 where any does. Points where floating point
-overflows are left out: F and f are analytic between their switches, so agreement on any part of a piece decides for the
-whole of it (identity theorem).
+F is right if, on one whole component of f's domain, F' = f at every point (relative to the size of f) and F does not
+jump, so that its increments are the integrals of f. The component must reach into x > 0 if any component does. Points
+where floating point overflows are left out. F and f are analytic between their switches, so agreement on any part of a
+piece decides for the whole piece (identity theorem).
 
-One evaluation at the base points decides most answers, right and wrong: see `is_antiderivative`. The others go to
+One evaluation at the base points decides most answers, right and wrong. The others go to
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
@@ -19,135 +19,150 @@ from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluatio
 from ladder_lite.verify.expressions.operations import Break
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
-from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, both_near, by_place, gaps
+from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, gaps, pairs_within, sort_order
 from ladder_lite.verify.numerics.quadrature import increments
 from ladder_lite.verify.numerics.real_line import evaluate_real, jitter, noise
 from ladder_lite.verify.rules.by_component import EXACT_TO, MAX_LEAPS, MOST, NOISY, TOLERANCE, WRONG, agreement, examine
 from ladder_lite.verify.rules.growth import JUMP, VISIBLE, Growth
 
-CLEARLY: Final = 1e-5  # an error beyond what lost digits explain
-MANY: Final = 0.15  # of a stretch's points
-ROUNDING: Final = 1e-14  # of terms that cancel
-UNDECIDED: Final = "undecided"
-NEARBY: Final = 10  # times the rounding of a point its neighbours may have
-BLIND: Final = 1e-8  # closer to an end than this, relative to it, F is not looked at
-MOST_UNKNOWN: Final = 0.75  # of the integrals of f towards its ends
-FEW: Final = 0.1  # of a stretch's points may be left to rounding noise
+CLEARLY: Final = 1e-5  # a relative error of F' above this cannot be explained by lost digits
+MIN_CLEAR_SHARE: Final = 0.15  # clear errors at a larger share of each stretch's points make F wrong
+ROUNDING: Final = 1e-14  # error of a sum whose terms cancel, relative to the terms
+UNDECIDED: Final = "undecided"  # never returned to the caller: `examine` decides then
+NEARBY: Final = 10  # the rounding of F towards an end may be this many times the rounding at the last point
+TOO_CLOSE: Final = 1e-8  # F is not evaluated closer to an end than this, relative to the end
+MOST_UNKNOWN: Final = 0.75  # largest share of unknown integrals of f towards its ends
+MAX_WRONG_SHARE: Final = 0.1  # largest share of a stretch's points that rounding noise may explain
 
 
 @exact.allowance()
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
-    """None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
+    """Return None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
     points = problem.points
+    # Real arithmetic is faster. It is conclusive unless F leaves the reals where f is known, as log(-x) does for 1/x.
     if not (answer.is_complex or problem.expression.is_complex):
         evaluation = answer.evaluate(points)
-        verdict = _first_look(answer, problem, evaluation)
+        verdict = _quick_verdict(answer, problem, evaluation)
         if verdict != UNDECIDED or np.isfinite(evaluation.values)[problem.known].all():
             return examine(answer, problem) if verdict == UNDECIDED else verdict
-    verdict = _first_look(answer, problem, answer.evaluate(points.astype(complex)))
+    verdict = _quick_verdict(answer, problem, answer.evaluate(points.astype(complex)))
     return examine(answer, problem) if verdict == UNDECIDED else verdict
 
 
-def _first_look(answer: Expression, problem: Integrand, evaluation: Evaluation) -> str | None:
-    """The verdict where one evaluation decides it, stretch by stretch between the breaks of f."""
+def _quick_verdict(answer: Expression, problem: Integrand, evaluation: Evaluation) -> str | None:
+    """Return the verdict if one evaluation decides it, else UNDECIDED. Tests each stretch between breaks of f."""
     with np.errstate(all="ignore"):
         errors = np.abs(evaluation.slopes - problem.values) / problem.size
-    off = ~(errors <= TOLERANCE)
-    good = _agreeing(problem.stretches, off)
-    if problem.stretches and not good and not problem.may_be_zero:
-        # On x > 0: elsewhere it may be wrong, and not all ends of f show in changes of sign. (A constant may be right.)
-        plain = (errors > CLEARLY) & problem.telling & evaluation.slopes.any()
-        is_wrong = all(np.count_nonzero(plain & s.inside) > MANY * s.n_points for s in problem.stretches)
-        return WRONG if is_wrong and not _may_be_rounding(evaluation, problem, plain) else UNDECIDED
-    ends_count = bool(good) and answer.curves != () and _breaks_elsewhere(answer, evaluation, problem)
-    if ends_count:
-        good = _agreeing(problem.parts, off)
-    for stretch, n_off in good:
+    is_wrong = ~(errors <= TOLERANCE)
+    agreeing = _agreeing(problem.stretches, is_wrong)
+    if problem.stretches and not agreeing and not problem.may_be_zero:
+        # F' is clearly not f on any stretch. Only errors at x > 0 count, because elsewhere F may be wrong, and not all
+        # ends of f show as a change of sign. A constant F is left to `examine`: f may be zero.
+        clear = (errors > CLEARLY) & problem.decisive & evaluation.slopes.any()
+        many_clear = all(np.count_nonzero(clear & s.inside) > MIN_CLEAR_SHARE * s.n_points for s in problem.stretches)
+        return WRONG if many_clear and not _may_be_rounding(evaluation, problem, clear) else UNDECIDED
+    # A polynomial, or a sum of sines (`curves` is empty), cannot jump anywhere.
+    check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(answer, evaluation, problem)
+    if check_ends:
+        agreeing = _agreeing(problem.parts, is_wrong)
+    for stretch, n_wrong in agreeing:
+        # Accepted if f is not so large that it hides errors, the small errors of F' look like rounding, rounding noise
+        # explains the larger ones, and F does not jump.
         if (
             not stretch.is_loud
             and np.count_nonzero((errors > EXACT_TO) & stretch.inside) <= MOST * stretch.n_points
-            and (not n_off or _is_explained(answer, problem, evaluation, stretch.inside, ~off))
-            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch, ends_count))
+            and (not n_wrong or _is_explained(answer, problem, evaluation, stretch.inside, ~is_wrong))
+            and (answer.curves == () or _is_continuous(answer, problem, evaluation, stretch, check_ends))
         ):
             return None
     return UNDECIDED
 
 
-def _agreeing(stretches: Iterable[Stretch], off: Bools) -> list[tuple[Stretch, int]]:
-    """The stretches with FEW points at which F' is `off`, and how many these are."""
-    counts = [(stretch, int(np.count_nonzero(off & stretch.inside))) for stretch in stretches]
-    return [(stretch, n_off) for stretch, n_off in counts if n_off <= FEW * stretch.n_points]
+def _agreeing(stretches: Iterable[Stretch], is_wrong: Bools) -> list[tuple[Stretch, int]]:
+    """Return the stretches on which F' is wrong at no more than a tenth of the points, and the number of these."""
+    counts = [(stretch, int(np.count_nonzero(is_wrong & stretch.inside))) for stretch in stretches]
+    return [(stretch, n_wrong) for stretch, n_wrong in counts if n_wrong <= MAX_WRONG_SHARE * stretch.n_points]
 
 
-def _may_be_rounding(evaluation: Evaluation, problem: Integrand, plain: Bools) -> bool:
-    """Whether terms of F' are so large, where an error is plain closest to 0, that they may have cancelled to it."""
-    at = int(np.argmin(np.where(plain, np.abs(problem.points), np.inf)))
+def _may_be_rounding(evaluation: Evaluation, problem: Integrand, clear_errors: Bools) -> bool:
+    """Return True if terms of F' are so large that their cancellation could cause the clear error closest to 0."""
+    at = int(np.argmin(np.where(clear_errors, np.abs(problem.points), np.inf)))
     terms = [slope[at] for slope in evaluation.slopes_of_slots if isinstance(slope, np.ndarray)]
     error = abs(evaluation.slopes[at] - problem.values[at])
     return bool(error < ROUNDING * max(map(abs, terms), default=0.0))
 
 
-def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation, inside: Bools, fine: Bools) -> bool:
-    """Whether rounding noise explains the few points of a stretch where F' is not f; of far ones, so does an overflow.
+def _is_explained(answer: Expression, problem: Integrand, evaluation: Evaluation, inside: Bools, agrees: Bools) -> bool:
+    """Return True if rounding noise, or an overflow far from 0, explains the few points where F' is not f.
 
-    And beside them F' is f to all digits, not to TOLERANCE only.
+    At the last near point that agrees, F' must then equal f in ball arithmetic, not only to TOLERANCE.
     """
-    doubtful = inside & ~fine
-    if not problem.expression.kinds & {"root", "step"}:  # whose sides have nothing to do with each other
+    doubtful = inside & ~agrees
+    # Far points where F' overflows are dropped. If f has roots or steps they are kept: its formula may be another one
+    # there, about which the near points say nothing.
+    if not problem.expression.kinds & {"root", "step"}:
         doubtful[N_NEAR:] &= np.isfinite(evaluation.slopes[N_NEAR:])
-    at = problem.points[doubtful]
-    if len(at):
-        allowed = noise(answer, at.astype(evaluation.slopes.dtype))[1] + noise(problem.expression, at)[0]
+    points = problem.points[doubtful]
+    if len(points):
+        allowed = noise(answer, points.astype(evaluation.slopes.dtype))[1] + noise(problem.expression, points)[0]
         with np.errstate(all="ignore"):
             unexplained = ~(np.abs(evaluation.slopes[doubtful] - problem.values[doubtful]) <= allowed)
+        # Large noise would explain any error.
         if unexplained.any() or allowed.max() > NOISY * np.nanmax(problem.size[:N_NEAR]):
             return False
-    near = problem.points[:N_NEAR][(inside & fine)[:N_NEAR]]
+    near = problem.points[:N_NEAR][(inside & agrees)[:N_NEAR]]
     return bool(agreement(answer, problem.expression, near[-1:]))
 
 
 def _is_continuous(
-    answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch, ends_count: bool
+    answer: Expression, problem: Integrand, evaluation: Evaluation, stretch: Stretch, check_ends: bool
 ) -> bool:
-    """Whether F plainly does not jump in a stretch: its increments are those of f, and nothing switches far away.
+    """Return True if F clearly does not jump in a stretch: its increments are the integrals of f.
 
-    Nor does it between the last points and the ends of the stretch, if `ends_count` or F may jump between the points.
+    The gaps between the last points and the ends of the stretch are tested too, if `check_ends` is set or F has
+    anything that could break between the points. False means undecided.
     """
+    # Increments are known only between near points. Far away, at least no function of F may switch.
     if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
         return False
     values = evaluation.values[:N_NEAR]
     if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
         return False
     if not stretch.is_whole and (problem.removable & np.diff(stretch.inside[:N_NEAR])).any():
-        return False  # f does not end where the stretch does
+        return False  # at a removable break, as of sin(x)/x, the stretch ends but f does not
     near = problem.points[:N_NEAR]
+    # The rounding in F, measured by one run in which each operation is off by a random relative error.
     jittered = answer.evaluate(near.astype(values.dtype), derivative=False, jitter=jitter(N_NEAR)).values
     with np.errstate(all="ignore"):
         rounding = np.abs(jittered - values)
         is_clear = not (rounding > VISIBLE * problem.size[:N_NEAR] * gaps(problem.seed)[:N_NEAR]).any()
+    # Fast path: nothing in F breaks between the points, so only the ends are left. The rounding at the last near points
+    # is tried first; if it is too large, the rounding at the ends is measured, at the cost of another evaluation.
     if is_clear and not np.iscomplexobj(values) and _cannot_jump(answer, evaluation, stretch.inside, problem.seed):
         return (
-            not ends_count
+            not check_ends
             or _is_continuous_at_ends(answer, problem, stretch, rounding)
             or _is_continuous_at_ends(answer, problem, stretch, None)
         )
+    # Slow path: compare all increments with the integrals of f.
     growth = _growth_in(problem, stretch)
     if growth is None:
         return False
-    unknown = np.isnan(growth.integrals) & both_near(stretch.inside)
+    # Where the integral of f is unknown, F must not break.
+    unknown = np.isnan(growth.integrals) & pairs_within(stretch.inside)
     if _breaks_within(evaluation, unknown, ("root", "log")):
         return False
     unclear = growth.unclear(values, rounding)
+    # The jumps may be those that the rule allows, at infinite arguments of inverse tangents.
     if unclear.any() and answer.inverse_tangents and not answer.is_complex:
         unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
     return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
-def _breaks_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F may jump where f does not break or turn: between a stretch's last points and its ends, for example.
-
-    At a pole it does not, unless something turns there as well, as in tanh(1/x).
-    """
+def _may_jump_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+    """Return True if F may jump where f neither breaks nor turns, such as between the last points and an end."""
+    # A quantity of F that f has too (the same values at all points) breaks where f does. The cheap comparison of the
+    # first value rules out most pairs. At a pole F does not jump, unless something turns there too: tanh(1/x).
     of_f = [q for _, q in problem.breakables]
     return any(
         (kind != "pole" or "turn" in answer.kinds) and not any(q[0] == p[0] and (q == p).all() for p in of_f)
@@ -157,35 +172,37 @@ def _breaks_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integ
 
 @lru_cache(maxsize=256)
 def _sides(problem: Integrand, stretch: Stretch) -> tuple[Indices, Floats, Floats]:
-    """Of each end of a stretch: the near point closest to it (its index), the closest of all points, a place beyond.
+    """Return, for each end of a stretch, the index of the closest near point, the closest point and a point beyond.
 
-    A stretch that stops short of a far point because f overflows or underflows there does not end.
+    Three arrays of the same length: 2, or less if the stretch has no end on one side.
     """
-    order = by_place(problem.seed)
-    at = np.flatnonzero(stretch.inside[order])
-    is_near = order[at] < N_NEAR
+    order = sort_order(problem.seed)
+    ranks = np.flatnonzero(stretch.inside[order])
+    is_near = order[ranks] < N_NEAR
     sides = []
-    for k, step in ((0, -1), (-1, 1)):
-        beyond = at[k] + step
+    for k, step in ((0, -1), (-1, 1)):  # the left end, then the right one
+        beyond = ranks[k] + step
         if not 0 <= beyond < len(order):
-            continue
-        inside, outside = problem.points[order[[at[k], beyond]]]
+            continue  # the stretch reaches the outermost base point
+        inside, outside = problem.points[order[[ranks[k], beyond]]]
         if order[beyond] >= N_NEAR:
+            # Far points lie far apart, so the nearest known end of f replaces the point beyond. If there is none
+            # between two far points, f overflows or underflows at the outer one, and the stretch does not end.
             distance = step * (problem.ends.mean(axis=1) - inside)
             distance[(distance < 0) | (distance > abs(outside - inside))] = np.inf
             if distance.min(initial=np.inf) < np.inf:
                 outside = problem.ends[distance.argmin(), max(step, 0)]
             elif not is_near[k]:
                 continue
-        sides.append((order[at[is_near][k]], inside, outside))
+        sides.append((order[ranks[is_near][k]], inside, outside))
     near, inside, outside = np.array(sides).reshape(-1, 3).T
     return near.astype(np.intp), inside, outside
 
 
 def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stretch, rounding: Floats | None) -> bool:
-    """Whether F does not jump between a stretch's last points and its ends.
+    """Return True if F does not jump between the last points of a stretch and its ends.
 
-    Its `rounding` at the near points tells that at the ends; it is measured if not given.
+    The rounding of F at the ends is estimated from its `rounding` at the near points, or measured if that is None.
     """
     growth = _growth_at_ends(problem, stretch)
     if growth is None:
@@ -193,7 +210,8 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
     evaluation = answer.evaluate(edges, derivative=False)
     values, unknown = evaluation.values, np.isnan(growth.integrals)
-    unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False  # from the one side to the other, if there are two
+    # With two ends, the interval that leads from one side to the other is not tested here.
+    unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False
     if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
         return False
     if _breaks_within(evaluation, unknown, ("root", "log", "turn")):
@@ -208,8 +226,8 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
 
 
 def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed: int) -> bool:
-    """Whether nothing in F breaks in a stretch, or turns so fast that it may look like a break."""
-    pairs = both_near(inside)
+    """Return True if nothing in F breaks in a stretch, or turns so fast that it could look like a break."""
+    pairs = pairs_within(inside)
     for kind, q in evaluation.breakables:
         if kind != "turn":
             negative = np.signbit(q[:N_NEAR])
@@ -219,7 +237,7 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
 
 
 def _breaks_within(evaluation: Evaluation, intervals: Bools, kinds: Collection[Break]) -> bool:
-    """Whether F breaks in ways of these kinds in some of the intervals between its first points."""
+    """Return True if F has a break of these kinds in any of the masked intervals between its first points."""
     n = len(intervals) + 1
     return bool(intervals.any()) and any(
         (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in kinds
@@ -228,73 +246,78 @@ def _breaks_within(evaluation: Evaluation, intervals: Bools, kinds: Collection[B
 
 @lru_cache(maxsize=256)
 def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
-    """How F has to grow in a stretch; None where f is hard to integrate."""
+    """Return the growth that F must have in a stretch; None if fewer than half of the integrals of f are known."""
     before = stretch.inside[: N_NEAR - 1]
     integrals, scales = problem.increments
     if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
         return None
-    integrals = np.where(both_near(stretch.inside), integrals, np.nan)
+    integrals = np.where(pairs_within(stretch.inside), integrals, np.nan)
     slack = JUMP * scales
     return Growth(problem.points[:N_NEAR], integrals, scales, slack, np.zeros(N_NEAR - 1, bool), slack)
 
 
 @lru_cache(maxsize=256)
 def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
-    """How F has to grow from the first and last near points of a stretch towards its ends, where it has some."""
-    at, inside, outside = _sides(problem, stretch)
-    if not len(at):
+    """Return the growth that F must have from the outermost near points of a stretch to its ends; None without ends."""
+    indices, inside, outside = _sides(problem, stretch)
+    if not len(indices):
         return None
-    near, found = problem.points[at], ends(problem.expression, inside, outside)
-    distance = np.abs(near - found)
-    distances = np.clip(np.multiply.outer(TOWARDS_END, distance), BLIND * np.abs(found), distance)
-    edges = np.sort(np.concatenate([near, (found + np.sign(near - found) * distances).ravel()]))
-    wanted = ~(np.isin(edges[:-1], near) & np.isin(edges[1:], near))  # not from the one side to the other
-    integrals, scales, _ = increments(problem.expression, edges, wanted)
+    near, limits = problem.points[indices], ends(problem.expression, inside, outside)
+    # From each near point, edges approach the end by tenths: 0.1, 0.01, ..., 1e-7 of the distance from it.
+    distance = np.abs(near - limits)
+    distances = np.clip(np.multiply.outer(TOWARDS_END, distance), TOO_CLOSE * np.abs(limits), distance)
+    edges = np.sort(np.concatenate([near, (limits + np.sign(near - limits) * distances).ravel()]))
+    needed = ~(np.isin(edges[:-1], near) & np.isin(edges[1:], near))  # not the interval from one side to the other
+    integrals, scales, _ = increments(problem.expression, edges, needed)
     with np.errstate(over="ignore"):
-        # For x is rounded as well.
-        lost = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
-        slack = JUMP * scales + lost[1:] + lost[:-1]
+        # An edge x is itself rounded, which changes the integral by f times the rounding of x.
+        lost_digits = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
+        slack = JUMP * scales + lost_digits[1:] + lost_digits[:-1]
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
 
 
 def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluation) -> Numbers:
-    """F at the near points, its inverse tangents continued where their arguments pass through infinity.
+    """Return F at the near points, with inverse tangents continued where their arguments pass through infinity.
 
-    Unchanged if that is more often than `MAX_LEAPS` allows.
+    Return F unchanged if that happens more often than the rule allows.
     """
-    held, leaps = {}, 0
+    overrides, leaps = {}, 0
     for name, slot, argument in answer.inverse_tangents:
         u, slope = evaluation.slots[argument][:N_NEAR], evaluation.slopes_of_slots[argument]
+        # `away`: the argument (u of atan, 1/u of acot) moves away from 0 as x grows. Between two points it changes sign
+        # through infinity if it moves away from 0 at the first one and towards 0 at the second one.
         away = u * np.broadcast_to(slope, problem.points.shape)[:N_NEAR] * (1 if name == "atan" else -1) > 0
-        leap = np.where((u[1:] * u[:-1] < 0) & away[:-1] & ~away[1:], np.sign(u[:-1]), 0)  # through infinity
+        leap = np.where((u[1:] * u[:-1] < 0) & away[:-1] & ~away[1:], np.sign(u[:-1]), 0)  # 1 for pi/2 to -pi/2
         leaps += int(np.count_nonzero(leap))
-        held[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
+        overrides[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
     if leaps > MAX_LEAPS + problem.turns:
         return evaluation.values[:N_NEAR]
-    return answer.evaluate(problem.points[:N_NEAR], derivative=False, held=held).values
+    return answer.evaluate(problem.points[:N_NEAR], derivative=False, overrides=overrides).values
 
 
 def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
-    """Whether F shows, beyond the near points, no change of sign of roots, logarithms or steep turns.
+    """Return True if no root, logarithm or steep turn of F changes sign beyond the near points.
 
-    (Steps in disguise come of them: sqrt(x**2)/x. Near ones show in the increments.)
+    Such changes can be steps in disguise: sqrt((x-50)**2)/(x-50). Near ones show in the increments.
     """
     for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
         slope = evaluation.slopes_of_slots[slot]
         if kind != "pole" and _changes_far(q) and (kind != "turn" or _is_steep(slope, problem.seed)):
             return False
+        # A quantity can touch 0 without changing sign, as (x-50)**2 does. Then its slope changes sign.
         if kind in ("root", "log") and isinstance(slope, np.ndarray) and _changes_far(slope):
             return False
     return True
 
 
 def _is_steep(slope: Floats, seed: int) -> bool:
+    # The median of the far slopes, because at a pole a single one is large. A constant slope counts as 8 equal ones.
     far = np.abs(slope[N_NEAR:]) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
     far = np.sort(far[~np.isnan(far)])
-    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)  # not at a pole only
+    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)
 
 
 def _changes_far(q: Floats) -> bool:
-    """Whether a quantity changes its sign beyond the near points."""
+    """Return True if a quantity changes its sign from the outermost near point to a far point on the same side."""
     far, ends = np.signbit(q[N_NEAR:].real), np.signbit(q[[0, N_NEAR - 1]].real)
     return bool((far.reshape(2, -1) != ends[:, None]).any())

@@ -1,6 +1,7 @@
-"""Whether an integral is a problem at all: a real function of one variable, and bounds that are different numbers.
+"""Check that an integral is a valid problem: a real function of one variable, and bounds that are different numbers.
 
-`data` is that of a `Problem`: integrand, variable, lower and upper, all text, the bounds None for an antiderivative.
+`data` is the data of a `Problem`: the texts "integrand", "variable", "lower" and "upper". Both bounds are None for an
+antiderivative.
 """
 
 import math
@@ -17,18 +18,20 @@ from ladder_lite.verify.numerics.integrand import Component, IntegrandError, pre
 Data = Mapping[str, str | None]
 Fault = Literal["unreadable", "not_one_variable", "undefined", "too_large", "bad_bounds"]
 
-# Where integrands are looked at: two sets of twelve, both signs and several sizes in each, on no usual zero or pole.
+# Points at which integrands are evaluated. Each of the two sets of twelve has both signs and several sizes. The odd
+# decimals avoid the usual zeros and poles of integrands. Two sets, because `fingerprints` makes a key from each.
 _SETS: Final = (
     (-5.23987, -2.71163, -1.27319, -0.41733, -0.13037, 0.08607, 0.36841, 0.61927, 1.43121, 2.21607, 4.17313, 8.30662),
     (-7.14029, -3.30391, -1.74313, -0.57451, -0.21979, 0.05261, 0.27083, 0.74311, 1.19689, 2.68637, 3.35813, 6.58051),
 )
 POINTS: Final = np.array(_SETS, dtype=np.complex128).ravel()
+# Fractions of the way between two bounds, close to both ends too.
 _FRACTIONS: Final = np.array([0.0071, 0.0437, 0.1273, 0.2361, 0.3719, 0.4583, 0.5417, 0.6367, 0.7549, 0.8761, 0.9533])
-_LARGE: Final = 1e9  # a constant in whose rounding an integrand can be lost
+_LARGE: Final = 1e9  # the rounding of a larger constant can hide the rest of an integrand: (x + 10**20) - 10**20
 
 
 def fault(data: Data) -> Fault | None:
-    """What is wrong with an integral, None if it is one; of bounded cost, whatever the texts."""
+    """Return what is wrong with an integral, None if it is valid. The cost is bounded for any text."""
     try:
         function, values = sampled(data)
     except ExpressionError as error:
@@ -37,16 +40,19 @@ def fault(data: Data) -> Fault | None:
         bounds = bounds_of(data)
     except ValueError:
         return "bad_bounds"
+    # The antiderivative of a constant is not a problem. A definite integral of a constant is: from 0 to 1 of exp(2).
     if bounds is None and function.variable not in function.free:
         return "not_one_variable"
     values = values if bounds is None else function.values(_inside(*bounds))
-    if _is_real(function, values):
-        return "undefined" if _is_doubtful(function, values) and _components(function) is None else None
+    # The survey of the components is slow, so it runs only if the few values leave a doubt.
+    if _is_real_somewhere(function, values):
+        return "undefined" if _may_be_zero(function, values) and _components(function) is None else None
+    # Not real at any of the points. An antiderivative may still have a domain between or beyond them.
     return "undefined" if bounds is not None or _components(function) is None else None
 
 
 def sampled(data: Data) -> tuple[Expression, Complexes]:
-    """The integrand and its values at `POINTS`; raises ExpressionError."""
+    """Return the integrand and its values at `POINTS`, shape (24,); raises ExpressionError."""
     return _sampled(str(data["integrand"]), data["variable"] or "x")
 
 
@@ -57,7 +63,10 @@ def _sampled(integrand: str, variable: str) -> tuple[Expression, Complexes]:
 
 
 def bounds_of(data: Data) -> tuple[float, float] | None:
-    """The bounds as numbers, infinite ones included, None for an antiderivative; ValueError if they are none."""
+    """Return the bounds as numbers, possibly infinite, or None for an antiderivative.
+
+    Raises ValueError if a bound is missing or not a real number, or if the bounds are equal.
+    """
     lower, upper = data["lower"], data["upper"]
     if lower is None and upper is None:
         return None
@@ -70,40 +79,41 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
 
 
 def _inside(lower: float, upper: float) -> Complexes:
-    """Points between the bounds, from close to the one to close to the other."""
+    """Return points between the bounds, some of them close to either bound."""
     low, high = min(lower, upper), max(lower, upper)
-    far = 1 / _FRACTIONS - 1
+    # From 0.05 to 140: distances from the finite bound if the other one is infinite, from 0 if both are.
+    offsets = 1 / _FRACTIONS - 1
     if math.isinf(low):
-        points = high - far if math.isfinite(high) else np.concatenate([-far, far])
+        points = high - offsets if math.isfinite(high) else np.concatenate([-offsets, offsets])
     else:
-        points = low + far if math.isinf(high) else low * (1 - _FRACTIONS) + high * _FRACTIONS
+        points = low + offsets if math.isinf(high) else low * (1 - _FRACTIONS) + high * _FRACTIONS
     return points.astype(np.complex128)
 
 
-def _is_real(function: Expression, values: Complexes) -> bool:
-    """Whether any value is finite, and real where the function does not hold I."""
+def _is_real_somewhere(function: Expression, values: Complexes) -> bool:
+    """Return True if any value is finite and real, or just finite if the function contains I."""
     with np.errstate(all="ignore"):
         real = function.is_complex | (np.abs(values.imag) <= 1e-9 * np.abs(values))
         return bool((np.isfinite(values) & real).any())
 
 
 def is_zero(data: Data) -> bool:
-    """Whether an integral without a fault is one of zero, up to rounding: nothing to learn from."""
+    """Return True if the integrand of a valid integral is zero up to rounding: there is nothing to learn from it."""
     function, values = sampled(data)
     bounds = bounds_of(data)
     values = values if bounds is None else function.values(_inside(*bounds))
-    return _is_doubtful(function, values) and _components(function) == ()
+    return _may_be_zero(function, values) and _components(function) == ()
 
 
-def _is_doubtful(function: Expression, values: Complexes) -> bool:
-    """Whether it may be zero everywhere, or only rounding noise: few are, and these are looked at more closely."""
+def _may_be_zero(function: Expression, values: Complexes) -> bool:
+    """Return True if the function may be zero everywhere, or only rounding noise. Few are; they get a slow check."""
     large = max(map(abs, function.constants), default=0.0)
     with np.errstate(all="ignore"):
         return large > _LARGE or not (np.abs(values[np.isfinite(values)]) > 1e-12 * max(1.0, large)).any()
 
 
 def _components(function: Expression) -> tuple[Component, ...] | None:
-    """The components of its domain, by the survey that the verifier makes; none if it is zero, None if it has none."""
+    """Return the components of the domain as the verifier finds them: () for zero, None if there is no domain."""
     try:
         return prepare(function.source, function.variable).components
     except IntegrandError:

@@ -23,12 +23,12 @@ POINTS = base_points(0)
         ("x**x", False),
     ],
 )
-def test_features_narrower_than_the_gaps_are_told(text: str, resolved: bool) -> None:
+def test_features_narrower_than_the_gaps_are_detected(text: str, resolved: bool) -> None:
     expression = parse(text)
     assert expression.evaluate(POINTS).is_resolved(expression.curves, gaps(0)) is resolved
 
 
-def test_a_part_that_overflows_is_told() -> None:
+def test_an_overflowing_part_is_detected() -> None:
     evaluation = parse("1+1/cosh(x)**2").evaluate(np.array([1.0, 900.0]))
     assert evaluation.values.tolist() == pytest.approx([1.419974, 1.0])
     assert evaluation.is_finite.tolist() == [True, False]

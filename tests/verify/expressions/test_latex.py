@@ -1,4 +1,4 @@
-"""LaTeX of what was read: how it looks, and that it says what was verified."""
+"""LaTeX of parsed expressions: how it looks, and that it still is what was verified."""
 
 import json
 import re
@@ -41,24 +41,24 @@ def read(text: str) -> Expression:
         ("arctan(x)+tg(x)", r"\operatorname{atan}{\left(x \right)} + \tan{\left(x \right)}"),
     ],
 )
-def test_it_looks_like_this(text: str, latex: str) -> None:
+def test_latex_of_expressions(text: str, latex: str) -> None:
     assert typeset(read(text)) == latex
 
 
-def test_the_variable_comes_before_constants_of_its_name() -> None:
+def test_the_variable_takes_precedence_over_a_constant_of_that_name() -> None:
     assert typeset(parse("e**2", "e")) == "e^{2}"
     assert typeset(parse("c**2+C", "c", constant_of_integration=True)) == "c^{2}"
 
 
 @pytest.mark.parametrize("name", ["undergrad", "tiny"])
-def test_the_latex_of_every_answer_is_verified_too(name: str) -> None:
-    """Our own reader takes LaTeX: what it reads from the printed formula must still be right."""
+def test_latex_of_official_answers_is_still_verified(name: str) -> None:
+    """The parser reads LaTeX too, so the printed formula must still be graded as right."""
     rows = [json.loads(line) for line in (shipped("benchmarks") / f"{name}.jsonl").read_text().splitlines()]
     answers = [(row["integrand"], row["answer"]) for row in rows if row.get("lower") is None]
     n_read = 0
     for integrand, answer in answers:
         latex = typeset(read(answer))
-        if re.search(r"\^\{\\frac\{\d\}\{\d\}\}\{\\left", latex):  # \sin^{3/2}(x), which the reader refuses
+        if re.search(r"\^\{\\frac\{\d\}\{\d\}\}\{\\left", latex):  # \sin^{3/2}(x), which the parser refuses
             continue
         assert verify(integrand, latex).reward == 1.0, (integrand, answer, latex)
         assert verify(integrand, bare(read(answer))).reward == 1.0
@@ -93,7 +93,7 @@ def test_the_text_has_no_constant_of_integration(text: str, shown: str) -> None:
     ],
     ids=["sum", "product", "calls", "powers", "fraction", "signs", "numbers"],
 )
-def test_the_largest_formulas_that_are_read_are_printed(text: str) -> None:
+def test_the_largest_admitted_formulas_are_printed(text: str) -> None:
     expression = read(text)
     assert typeset(expression)
     assert bare(expression)

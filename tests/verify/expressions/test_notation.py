@@ -65,7 +65,7 @@ POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
         ("sinxcosx/2", "sin(x)*cos(x)/2"),
         ("xe^x - sin2x/4 + ln2", "x*exp(x)-sin(2*x)/4+log(2)"),
         ("xarctanx", "x*atan(x)"),
-        # inverses
+        # inverse functions
         ("tan^-1(x)", "atan(x)"),
         ("tan^-1 x", "atan(x)"),
         ("(sin^-1)(x/3)", "asin(x/3)"),
@@ -109,7 +109,7 @@ POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
         (r"\int_0^1 \frac{dx}{1+x^2} \approx 0.785", "0.785"),
         (r"\int_0^1 \frac{dx}{1+x^2} = \frac{\pi}{4} \approx 0.785", "pi/4"),
         ("sin(x) ≈ cos(x)", None),
-        # words around it
+        # words around the formula
         ("Answer: x**3/3", "x**3/3"),
         ("**Answer:** x^3/3", "x**3/3"),
         ("**8**", "8"),
@@ -122,7 +122,7 @@ POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
         (r"\left.\frac{x^2}{2}\right|_0^1 = \frac12", "1/2"),
         (r"5/2 \text{ square units}", "5/2"),
         (r"\frac{5}{2} \text{ units}", "5/2"),
-        # what is not one formula
+        # texts that are not a single formula
         ("sin(x) or cos(x)", None),
         (r"sin(x) \text{ or } cos(x)", None),
         ("±sin(x)", None),
@@ -141,7 +141,7 @@ POINTS = np.array([0.3, 0.7, 1.3, 2.2]) + 0j
         ("sin(x", None),
     ],
 )
-def test_reads_as_people_do(written: str, meant: str | None) -> None:
+def test_notations_of_people_and_models_are_read(written: str, meant: str | None) -> None:
     if meant is None:
         with pytest.raises(ExpressionError):
             parse(written)
@@ -171,7 +171,7 @@ def test_reads_as_people_do(written: str, meant: str | None) -> None:
         ("sin(x) + C, where C depends on x", None),
     ],
 )
-def test_a_constant_of_integration_is_one_that_is_added(written: str, meant: str | None) -> None:
+def test_an_added_constant_of_integration_is_dropped(written: str, meant: str | None) -> None:
     if meant is None:
         with pytest.raises(ExpressionError):
             parse(written, constant_of_integration=True)
@@ -182,12 +182,12 @@ def test_a_constant_of_integration_is_one_that_is_added(written: str, meant: str
     assert found == pytest.approx(parse(meant).values(POINTS), rel=1e-14)
 
 
-def test_a_variable_is_no_constant_of_integration() -> None:
+def test_the_variable_is_not_a_constant_of_integration() -> None:
     assert parse("k, where C is a constant", "k", constant_of_integration=True).text == "k"
     assert parse("c**2/2 + c", "c", constant_of_integration=True).text == "c ** 2 / 2 + c"
 
 
-def test_the_variable_comes_before_constants_and_functions() -> None:
+def test_the_variable_takes_precedence_over_constants_and_functions() -> None:
     assert parse("2e(e+1)", "e").text == "2 * e * (e + 1)"
     assert parse("2j+j", "j").text == "2 * j + j"
     assert parse("t(t+1)tan(t)", "t").text == "t * (t + 1) * tan(t)"
@@ -196,7 +196,7 @@ def test_the_variable_comes_before_constants_and_functions() -> None:
 @pytest.mark.parametrize(
     "text", ["sin sin " * 400, "{" * 1900 + "}" * 1900, "|" * 3000, r"\frac{" * 600, "x" + "^x" * 1900]
 )
-def test_hostile_nesting_ends_in_a_refusal(text: str) -> None:
+def test_hostile_nesting_is_refused(text: str) -> None:
     to_python(text, "x")
     with pytest.raises(ExpressionError):
         parse(text)
@@ -226,7 +226,7 @@ WORST = (
 def test_every_text_is_read_in_a_tenth_of_a_second(unit: str) -> None:
     for before in ("", "x + ", "sin("):
         text = (before + unit * MAX_CHARS)[: MAX_CHARS - 1] + "x"
-        assert min(_seconds(text) for _ in range(5)) < 0.1  # the least of them: other processes take time too
+        assert min(_seconds(text) for _ in range(5)) < 0.1  # the least of five, because other processes take time too
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ from ladder_lite.verify.expressions import parse as expressions
 from ladder_lite.verify.expressions.functions import ELEMENTARY, SPECIAL
 from ladder_lite.verify.expressions.parse import ExpressionError, parse
 
-# Arguments inside each function's real domain, away from its breaks.
+# Functions whose real domain needs other arguments than the rest.
 ABOVE_ONE = {"acosh", "acoth", "asec", "acsc", "li", "Li"}
 BELOW_ONE = {"asin", "acos", "atanh", "asech", "dilog"}
 MPMATH = {
@@ -32,7 +32,7 @@ MPMATH = {
 
 
 @pytest.mark.parametrize("name", sorted((ELEMENTARY.keys() | SPECIAL) - {"log_abs", "positive", "dilog"}))
-def test_values_and_derivatives_are_mpmaths(name: str) -> None:
+def test_values_and_derivatives_match_mpmath(name: str) -> None:
     points = np.array([1.3, 1.7, 2.6] if name in ABOVE_ONE else [0.2, 0.45, 0.8]) + 0j
     values, slopes = parse(f"{name}(x)").values_and_derivatives(points)
     function = MPMATH.get(name) or getattr(mpmath, name)
@@ -112,7 +112,7 @@ def test_values_and_derivatives_of_operations(text: str, value: complex, slope: 
         ("+".join(f"x**{n}" for n in range(601)), "TOO_LARGE"),
     ],
 )
-def test_refuses(text: str, reason: str) -> None:
+def test_refused_texts(text: str, reason: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         parse(text)
     assert caught.value.reason == reason
@@ -145,12 +145,12 @@ def test_piecewise_breaks_where_its_conditions_change_and_is_undefined_where_non
     assert "step" in expression.kinds
     evaluation = expression.evaluate(np.array([-2.0, -0.5, 2.0]))
     assert evaluation.values == pytest.approx([1, np.nan, np.log(2)], nan_ok=True)
-    assert evaluation.is_finite.tolist() == [True, False, True]  # log(-2) is part of no value
+    assert evaluation.is_finite.tolist() == [True, False, True]  # log(-2) is evaluated for no piece that counts
     steps = [quantity for kind, quantity in evaluation.breakables if kind == "step"]
     assert any(np.array_equal(np.abs(quantity), [1, 0.5, 3]) for quantity in steps)
 
 
-def test_reads_its_own_text_again() -> None:
+def test_the_normalized_text_is_read_back() -> None:
     expression = parse("-(x+1)^2/3 + 2|x|ln x")
     again = parse(expression.text)
     points = np.array([0.5, 2.0]) + 0j

@@ -1,4 +1,4 @@
-r"""What is read from replies as models write them; `tests/tasks/test_tasks.py` holds the hostile ones."""
+r"""Integrals that are read from replies of models. Hostile replies are in `tests/tasks/test_tasks.py`."""
 
 import json
 import time
@@ -7,7 +7,7 @@ import pytest
 
 from ladder_lite.verify.expressions.replies import Unread, read_integrals
 
-# A reply, and for each piece its integrand, or integrand and bounds; None for one that only begins like one.
+# A reply, and for each piece in it the integrand, or (integrand, lower, upper), or None if it is not an integral.
 Expected = list[str | tuple[str, str, str] | None]
 REPLIES: list[tuple[str, Expected]] = [
     # calls
@@ -34,7 +34,7 @@ REPLIES: list[tuple[str, Expected]] = [
     ("integrate(x**2, x)\nintegrate(x*sin(", ["x**2", None]),
     ("integrate(sin(x, x)", [None]),
     ("integrate((x, x) integrate(x, x)", [None, "x"]),
-    # what no call of SymPy is
+    # not calls that SymPy accepts
     ("integrate(x**2, x, 0, 1)", [("x**2", "0", "1")]),
     ("integrate(x**2, x, 0, 1, 2)", [None]),
     ("integrate(x**2)", [None]),
@@ -44,7 +44,7 @@ REPLIES: list[tuple[str, Expected]] = [
     ("integrate(x, sin)", [None]),
     ("integrate(x, (x, 0))", [None]),
     ("integrate(x*y, (x, 0, 1), (y, 0, 1))", [None]),
-    ("integrate(integrate(x, x), x)", ["integrate(x, x)"]),  # refused by `expressions`
+    ("integrate(integrate(x, x), x)", ["integrate(x, x)"]),  # refused by `parse`
     # another variable
     ("integrate(t**2*exp(t), t)", ["x**2*exp(x)"]),
     ("integrate(2t+sin t, t)", ["2*x+sin(x)"]),
@@ -72,7 +72,7 @@ REPLIES: list[tuple[str, Expected]] = [
     ("\\begin{align}\n&\\int x dx \\\\\n&\\int x^3 dx\n\\end{align}", ["x", "x**3"]),
     (r"\int is the sign of an integral", [None]),
     (r"\int x\, and \int x\,dx", [None, "x"]),
-    # the sign
+    # the sign ∫
     ("∫ x² dx", ["x**(2)"]),
     ("∫ (x + 1)·sin(x) dx, ∫ x·eˣ dx", ["(x+1)*sin(x)", "x*e**x"]),
     ("∫₀¹ x dx and ∫_0^π sin(x) dx and ∫_{-1}^{1} x dx", [("x", "0", "1"), ("sin(x)", "0", "pi"), ("x", "-1", "1")]),
@@ -134,7 +134,7 @@ REPLIES: list[tuple[str, Expected]] = [
 
 
 @pytest.mark.parametrize(("reply", "expected"), REPLIES, ids=[f"{text[:40]!a}" for text, _ in REPLIES])
-def test_read(reply: str, expected: Expected) -> None:
+def test_integrals_in_replies(reply: str, expected: Expected) -> None:
     found: Expected = []
     for piece in read_integrals(reply, "x"):
         if isinstance(piece, Unread):
@@ -145,12 +145,12 @@ def test_read(reply: str, expected: Expected) -> None:
     assert found == expected
 
 
-def test_without_a_parent_the_variable_stays() -> None:
+def test_without_a_given_variable_integrals_keep_theirs() -> None:
     read = [read_integrals(text)[0] for text in ("integrate(t**2, t)", "- x**2", "∫ u dx", "1. t dt")]
     assert [not isinstance(piece, Unread) and piece.variable for piece in read] == ["t", "x", "x", "t"]
 
 
-def test_blanks_and_depth_cost_little() -> None:
+def test_long_and_nested_replies_are_read_in_bounded_time() -> None:
     nested = '{"integrand": "x", "a": ' + "[" * 990 + "]" * 990 + "}"
     worded = ("- from" + " " * 19_000, "∫ x dx = " * 2_000, "- x from 0 to 1\n" * 1_200, "int(x, x=" * 2_000)
     for text in (*worded, "\\int" + " " * 15_000 + "x", "\\int\\limits" + " " * 15_000 + "x", nested):
@@ -160,14 +160,14 @@ def test_blanks_and_depth_cost_little() -> None:
 
 
 @pytest.mark.parametrize("text", ["integrate(x*exp( x ), x)", "∫_0^1 x dx", "integrate(x, x, 0, 1)", "integrate(x, x"])
-def test_a_piece_knows_its_text(text: str) -> None:
+def test_a_piece_contains_its_source_text(text: str) -> None:
     for around in ("{}", "so {} it is", "1. {};\n", "$ {} $"):
         if text.endswith("x, x") and not around.endswith(("}", "\n")):
             continue
         assert [piece.text for piece in read_integrals(around.format(text), "x")] == [text]
 
 
-def test_what_is_python_already_stays_as_written() -> None:
+def test_python_notation_stays_as_written() -> None:
     for text in ("x**2*exp( x )", "(sin(x)+ 1)/x", "2 *x"):
         for reply in (f"integrate( {text} , x)", f"- {text}", json.dumps([text]), f"∫ {text} dx"):
             (piece,) = read_integrals(reply, "x")

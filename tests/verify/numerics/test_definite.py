@@ -18,7 +18,7 @@ from ladder_lite.verify.numerics.integrand import IntegrandError
         ("x**2", "1", "0", "-1/3"),
         ("x", "2", "2", "0"),
         ("cos(20*x)*sin(25*x)", "-pi/2", "pi/2", "0"),
-        ("sin(x)*cos(x)*tan(x)*cot(x)*sec(x)*csc(x)", "0", "2*pi", "2*pi"),  # holes
+        ("sin(x)*cos(x)*tan(x)*cot(x)*sec(x)*csc(x)", "0", "2*pi", "2*pi"),  # isolated holes, 0/0
         # Improper.
         ("exp(-(x-2024)**2/4)", "-oo", "oo", "2*sqrt(pi)"),
         ("x*exp(-(x-5000)**2)", "-oo", "oo", "5000*sqrt(pi)"),
@@ -37,11 +37,11 @@ from ladder_lite.verify.numerics.integrand import IntegrandError
         ("sin(exp(x))", "0", "oo", "pi/2-Si(1)"),
         ("log(x)*sin(x)/x", "0", "oo", "-EulerGamma*pi/2"),
         ("(x-floor(x))/x**2", "1", "oo", "1-EulerGamma"),
-        # Oscillations and steps without end at a finite end.
+        # Infinitely many oscillations and steps at a finite end.
         ("sin(1/x)", "0", "1", "sin(1)-Ci(1)"),
         ("sin(1/x)/x", "0", "1", "pi/2-Si(1)"),
         ("1/x-floor(1/x)", "0", "1", "1-EulerGamma"),
-        # Tails that die out slowly.
+        # Tails that decay slowly.
         ("1/(x*log(x)**2)", "2", "oo", "1/log(2)"),
         ("1/(x*log(x)**2)", "0", "1/10", "1/log(10)"),
         ("1/((x+1)*(log(x)**2+pi**2))", "0", "oo", "1/2"),
@@ -61,7 +61,7 @@ from ladder_lite.verify.numerics.integrand import IntegrandError
         ("(sin(x)+10**17)-10**17", "0", "pi", "2"),
         ("x-1/3", "0", "2/3", "0"),
         ("sign(sin(20*x))", "0", "2*pi", "0"),
-        # Singular ends and insides.
+        # Singularities at the ends and inside.
         ("1/sqrt(x)", "0", "1", "2"),
         ("x**(-9/10)", "0", "1", "10"),
         ("1/sqrt(1-x**2)", "-1", "1", "pi"),
@@ -76,7 +76,7 @@ from ladder_lite.verify.numerics.integrand import IntegrandError
         ("1/ceiling(1/x)", "0", "1", "2-pi**2/6"),
     ],
 )
-def test_values(integrand: str, lower: str, upper: str, answer: str) -> None:
+def test_values_of_definite_integrals(integrand: str, lower: str, upper: str, answer: str) -> None:
     assert verify(integrand, answer, lower=lower, upper=upper).reward == 1.0
     assert verify(integrand, f"({answer})+1/1000", lower=lower, upper=upper).reward == 0.0
 
@@ -105,7 +105,7 @@ def test_values_that_floating_point_cannot_hold(
     ("integrand", "lower", "upper"),
     [("exp(exp(x))", "0", "10"), ("gamma(x)", "1", "200"), ("exp(x**2)", "0", "30")],
 )
-def test_a_finite_number_is_no_value_beyond_floating_point(integrand: str, lower: str, upper: str) -> None:
+def test_a_finite_answer_to_a_huge_integral_is_wrong(integrand: str, lower: str, upper: str) -> None:
     assert verify(integrand, "3", lower=lower, upper=upper).reward == 0.0
 
 
@@ -113,7 +113,7 @@ def test_a_finite_number_is_no_value_beyond_floating_point(integrand: str, lower
     ("integrand", "lower", "upper"),
     [("sin(x)/x", 0, "oo"), ("sin(x)**3/x", 0, "oo"), ("exp(-x)*x**(1/3)", 0, "oo"), ("log(x)/sqrt(1-x)", 0, 1)],
 )
-def test_values_are_those_of_mpmath(integrand: str, lower: int, upper: str | int) -> None:
+def test_values_match_mpmath(integrand: str, lower: int, upper: str | int) -> None:
     by_mpmath = {
         "sin(x)/x": lambda: mpmath.quadosc(lambda x: mpmath.sin(x) / x, [0, mpmath.inf], omega=1),
         "sin(x)**3/x": lambda: mpmath.quadosc(lambda x: mpmath.sin(x) ** 3 / x, [0, mpmath.inf], omega=1),
@@ -124,7 +124,7 @@ def test_values_are_those_of_mpmath(integrand: str, lower: int, upper: str | int
     assert abs(found.value - by_mpmath[integrand]()) <= found.error + 1e-12
 
 
-def test_a_singular_end_that_needs_mpmath() -> None:
+def test_a_singular_end_is_integrated_with_any_seed() -> None:
     assert verify("1/sqrt(1-x)", "2", lower="0", upper="1", seed=0).reward == 1.0
     assert verify("1/sqrt(1-x)", "2", lower="0", upper="1", seed=1).reward == 1.0
 
@@ -132,14 +132,14 @@ def test_a_singular_end_that_needs_mpmath() -> None:
 @pytest.mark.parametrize(
     ("integrand", "lower", "upper"),
     [
-        ("1/x", "-1", "1"),  # cancels by symmetry only
+        ("1/x", "-1", "1"),  # cancels only by symmetry
         ("1/x", "0", "1"),
         ("1/x", "1", "oo"),
         ("1/x**2", "-1", "1"),
         ("tan(x)", "0", "pi"),
         ("cos(x)", "0", "oo"),
         ("1/(x*log(x))", "2", "oo"),
-        ("x/(1+x**2)", "0", "oo"),  # overflows before its tail does anything
+        ("x/(1+x**2)", "0", "oo"),  # overflows before its tail has decayed
         ("x/(1+x**2)", "-oo", "oo"),
         ("x/sqrt(1+x**2)", "0", "oo"),
         ("floor(10**6*x)+floor(10**6*sin(x))", "0", "10"),
@@ -147,7 +147,7 @@ def test_a_singular_end_that_needs_mpmath() -> None:
         ("1/cos(x)**4", "0", "pi"),  # finite at the float beside its pole
         ("1/(x-sqrt(2))**2", "0", "2"),
         ("1/(x-1)**2", "0", "oo"),
-        ("x*cos(x)", "0", "oo"),  # its lobes grow, but their smooth sums converge
+        ("x*cos(x)", "0", "oo"),  # its lobes grow, but smooth cuts converge
         ("x*sin(x**2)", "0", "oo"),
         ("sin(1/x)**2/x", "0", "1"),
         ("sin(x)**2/(x*log(x))", "2", "oo"),
@@ -162,7 +162,7 @@ def test_a_singular_end_that_needs_mpmath() -> None:
         ("x", "0", "1/0"),
     ],
 )
-def test_divergent_and_unreadable_ones_are_the_problems_fault(integrand: str, lower: str, upper: str) -> None:
+def test_divergent_and_unreadable_integrals_are_unverifiable(integrand: str, lower: str, upper: str) -> None:
     with pytest.raises(IntegrandError):
         reference(integrand, "x", lower, upper)
     assert verify(integrand, "0", lower=lower, upper=upper).reward is None
@@ -223,7 +223,7 @@ def test_an_answer_takes_little_time() -> None:
     verify("x**2", "1/3", lower="0", upper="1")
     for answer in answers:
         taken = []
-        for _ in range(3):  # the quickest counts: a busy machine now and then stops for a while
+        for _ in range(3):  # the quickest run counts, because a busy machine stops now and then
             started = time.process_time()
             assert (verify("x**2", answer, lower="0", upper="1").reward == 1.0) is (answer == "1/3")
             taken.append(time.process_time() - started)
@@ -236,7 +236,7 @@ def test_scale_is_the_integral_of_the_size() -> None:
     assert found.scale == pytest.approx(4)
 
 
-def test_references_are_computed_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_are_computed_once_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "references.jsonl"
     first = KeptReferences(file)
     found = first.get("x**2", "x", "0", "1")
@@ -251,7 +251,7 @@ def test_references_are_computed_once_and_kept(tmp_path: Path, monkeypatch: pyte
         assert verify("x**2", "1/3", lower="0", upper="1", references=references).reward == 1.0
 
 
-def test_ball_arithmetic_ends_with_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ball_arithmetic_stops_at_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_integral, "MAX_COST", 1000)
     with pytest.raises(IntegrandError, match="could not be computed"):
         reference("exp(x)", "x", "0", "1000")
@@ -259,7 +259,7 @@ def test_ball_arithmetic_ends_with_its_budget(monkeypatch: pytest.MonkeyPatch) -
     assert reference("exp(x)", "x", "0", "1000").exponent == 434
 
 
-def test_references_of_older_versions_are_read_if_they_are_known_well_enough(tmp_path: Path) -> None:
+def test_references_of_older_versions_are_read_if_they_are_accurate_enough(tmp_path: Path) -> None:
     file = tmp_path / "references.jsonl"
     rows = [
         (["x", "x", "0", "1", 0], {"value": 0.5, "scale": 0.5, "error": 1e-14}),

@@ -17,10 +17,10 @@ def data(integrand: str, lower: str | None = None, upper: str | None = None) -> 
     return {"integrand": integrand, "variable": "x", "lower": lower, "upper": upper}
 
 
-TERMS = "9*exp(7*x**2)/14"  # so large that little else shows beyond 2
+TERMS = "9*exp(7*x**2)/14"  # so large that it hides other terms beyond x = 2
 SUM = "-4*sin(9*x)-x*exp(6*x**2)-9/(5*x+8)+2*x*exp(5*x)"
 WHOLE = "4*cos(9*x)/9-exp(6*x**2)/12-9*log(5*x+8)/5"
-ROOT = "sqrt(x**2-16)+9*exp(9*x)"  # of which the second term hides the first where x > 4
+ROOT = "sqrt(x**2-16)+9*exp(9*x)"  # the second term hides the first one where x > 4
 SAME = [
     ("a constant", "2*x", "x**2", "x**2 - 7"),
     ("C", "2*x", "x**2 + C", "C + x*x"),
@@ -74,7 +74,7 @@ def test_values_are_the_same_within_what_the_verifier_allows() -> None:
     answers = ["1/3", "0.333333", "0.33333", "2/6", "x", "1/0", "0.3333331 + 0*I", "(((", "1/3+1/10**7"]
     assert same_answers(data("x**2", "0", "1"), answers, REFERENCES) == [0, 0, 2, 0, None, None, 0, None, 8]
     assert same_answers(data("x", "-1", "1"), ["0", "1/10**11", "1/10**8", "1/10**4"], REFERENCES) == [0, 0, 2, 3]
-    # To one part of the value, not of the integral of |f|.
+    # The tolerance is relative to the value, not to the integral of |f|.
     assert same_answers(data("10**9*x+cos(x)", "-1", "1"), ["0", "2*sin(1)", "2", "sin(1)*2"], REFERENCES) == [
         0,
         1,
@@ -85,7 +85,7 @@ def test_values_are_the_same_within_what_the_verifier_allows() -> None:
 
 
 @pytest.mark.parametrize("problem", [data("1/x", "0", "1"), data("1/x", "1", None), data("sqrt(-1-x**2)"), data("x**")])
-def test_nothing_compares_where_there_is_no_integral(problem: Data) -> None:
+def test_answers_to_an_invalid_integral_are_not_compared(problem: Data) -> None:
     assert same_answers(problem, ["x", "x", "1"], REFERENCES) == [None, None, None]
 
 
@@ -120,7 +120,7 @@ def test_hostile_answers_are_compared_in_bounded_time() -> None:
     assert same_answers(problem, [], REFERENCES) == []
 
 
-def test_official_answers_and_their_rewordings() -> None:
+def test_official_answers_equal_their_rewordings() -> None:
     official = notes("undergrad")
     for problem in load_problems("undergrad", "test")[:60]:
         answer = str(official[problem.id].answer)
