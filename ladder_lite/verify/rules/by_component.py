@@ -79,7 +79,10 @@ def _derivative_fault(answer: Expression, problem: Integrand, component: Compone
     doubtful = doubtful[np.argsort(-errors[doubtful])]
     agree = partial(agreement, answer, problem.expression)
     agreed = agree(points[doubtful])
-    if agreed is False:
+    # Points without a value of F' are in order, so that those next to the ends of the component are tested: integrals
+    # of f are often unknown there, and nothing else would notice an F' that is wrong.
+    unknown = doubtful[np.isnan(errors[doubtful])]
+    if agreed is False or agree(np.sort(points[unknown])) is False:
         return WRONG
     if agreed is None and len(doubtful) > LOST * len(points):
         return CANNOT_TELL
