@@ -356,7 +356,7 @@ def test_damaged_weights_are_named(copy: Path) -> None:
 
 def test_positions_that_do_not_reach_are_refused() -> None:
     load(settings(), 512)
-    with pytest.raises(UserError, match=r"it reads 512 tokens, .* may have 513; lower model\.max_prompt_length"):
+    with pytest.raises(UserError, match=r"context has 512 tokens, .* 513; lower model\.max_prompt_length"):
         load(settings(), 513)
 
 
@@ -409,7 +409,7 @@ def test_the_type_is_chosen_once(
 def test_padding_is_no_end_of_turn(pad: str | None, eos: str, expected: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(TINY)
     tokenizer.eos_token, tokenizer.pad_token = eos, pad
-    loading._set_padding(tokenizer)
+    loading._set_padding_token(tokenizer)
     assert tokenizer.pad_token == expected
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
@@ -420,7 +420,7 @@ def test_padding_is_the_end_of_turn_where_there_is_nothing_else() -> None:
 
     words = Tokenizer(WordLevel({"x": 0, "<end>": 1}, unk_token="x"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-    loading._set_padding(tokenizer)
+    loading._set_padding_token(tokenizer)
     assert tokenizer.pad_token == "<end>"
 
 

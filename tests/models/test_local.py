@@ -301,7 +301,7 @@ def test_memory_that_the_process_may_not_take_is_not_counted(backend: Backend, m
     settings = load_recipe("tiny").grpo
     assert backend.micro_batch(settings) == settings.trl["per_device_train_batch_size"]
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 0.001)
-    with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory do not suffice"):
+    with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory"):
         backend.micro_batch(settings)
 
 
@@ -334,7 +334,7 @@ def test_numbers_that_overflow_stop_the_run(backend: Backend, monkeypatch: pytes
     import torch
 
     monkeypatch.setattr(backend, "_next_logits", lambda prompts: torch.full((len(prompts), 94), number))
-    with pytest.raises(UserError, match=r"numbers overflow in float32; set model\.dtype=bfloat16"):
+    with pytest.raises(UserError, match=r"overflow in float32; set model\.dtype=bfloat16"):
         backend._check_padding()
 
 
@@ -376,11 +376,11 @@ def test_padding_is_given_where_unsloth_heeds_it(backend: Backend, monkeypatch: 
 
 
 def test_each_end_that_a_model_names_ends_a_turn() -> None:
-    from ladder_lite.models.local import _end_tokens
+    from ladder_lite.models.local import _end_token_ids
 
     def ends(named: int | list[int] | None, own: int | None) -> set[int]:
         model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
-        return set(_end_tokens(model, SimpleNamespace(eos_token_id=own)))
+        return set(_end_token_ids(model, SimpleNamespace(eos_token_id=own)))
 
     assert ends([128001, 128008, 128009], 128009) == {128001, 128008, 128009}
     assert ends(7, 9) == {7, 9}
@@ -456,7 +456,7 @@ def test_a_token_that_the_tokenizer_lacks_says_nothing(bytes_tokenizer: Any) -> 
 
 def _as(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
     monkeypatch.setattr(backend, "_tokenizer", tokenizer)
-    monkeypatch.setattr(backend, "_ends", frozenset({tokenizer.eos_token_id}))
+    monkeypatch.setattr(backend, "_end_ids", frozenset({tokenizer.eos_token_id}))
     return backend._rollout
 
 
