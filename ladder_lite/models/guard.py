@@ -26,7 +26,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 """The KL divergence of engine and trainer, in nats per token, that rounding in each dtype can explain."""
 
 MARGIN = 10
-"""The random adapter must change log-probabilities by this many tolerances, so that ignoring it cannot pass."""
+"""The random adapter moves log-probabilities by at least this many tolerances, so ignoring it exceeds the limit."""
 
 # The effect that the random adapter should have, in tolerances. A larger one amplifies rounding errors; with a smaller
 # one, some later draws would fall below MARGIN.

@@ -53,7 +53,7 @@ class LocalBackend:
         self.max_prompt_length = settings.max_prompt_length
         self._loader, length = loader, settings.max_prompt_length + _longest_reply(recipe)
         self._model, self._tokenizer, self.dtype = load(settings, loader, self._device, recipe.seed, length)
-        self._model.eval()  # in train mode, dropout of the adapter would disturb sampling
+        self._model.eval()  # peft adds its layers, with their dropout, in training mode
         self._end_ids = _end_token_ids(self._model, self._tokenizer)
         self._fast_inference = settings.fast_inference
         self._recipe = recipe
@@ -377,7 +377,7 @@ class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
         self._tokenizer, self._stop, self._start = tokenizer, stop, start
         # For "</answer>", only tokens with a ">" in them can complete the stop text.
         self._may_end = _tokens_with(tokenizer, "".join(word[-1] for word in stop))
-        # A stop text has at most as many tokens as characters. Some tokens decode to nothing, hence a few more.
+        # A stop text has at most one token per ASCII character. Some tokens decode to nothing, hence a few more.
         self._tail_length = max(len(word) for word in stop) + 4
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
