@@ -11,8 +11,7 @@ There are two results for each problem, which must not be confused:
   The vote is independent of the verifier only without that setting.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -24,7 +23,6 @@ from ladder_lite.config import Recipe, TtrlSettings
 from ladder_lite.evaluate import Sampler
 from ladder_lite.evaluate.scores import majority_vote
 from ladder_lite.jsonl import append_jsonl, read_jsonl
-from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import layout
@@ -98,22 +96,16 @@ def learn(
     first. Called again with the same adapter, after that or after a kill, it resumes. The adapter is always restored,
     also after an exception. Raises RuntimeError if it then differs in any bit, which would be a bug.
     """
-    with _rolled_back(writer.backend):
-        return _ProblemRun(writer, problem, recipe, folder, live, watch).run()
-
-
-@contextmanager
-def _rolled_back(backend: Backend) -> Iterator[None]:
-    """Restore the adapter when the block ends, also after an exception."""
     # Imported here because it imports torch, which is slow.
     from ladder_lite.models.adapter import is_same
 
-    before = backend.snapshot()
+    before = writer.backend.snapshot()
     try:
-        yield
+        return _ProblemRun(writer, problem, recipe, folder, live, watch).run()
     finally:
-        backend.restore(before)
-        if not is_same(before, backend.snapshot()):
+        # The next problem must start from the same weights, and results of one problem must not leak into another.
+        writer.backend.restore(before)
+        if not is_same(before, writer.backend.snapshot()):
             raise RuntimeError("TTRL's rollback failed: the adapter is not the one that the backend had at first")
 
 
@@ -145,7 +137,7 @@ class _ProblemRun:
         if self._watch:
             self._watch.tree(tree)
         steps = self._train(tree)
-        # The backend has the trained adapter from here until `_rolled_back` restores the first one.
+        # The backend has the trained adapter from here until `learn` restores the first one.
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
@@ -276,13 +268,12 @@ class _ProblemRun:
 
 
 def _why_stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:
-    # Without a single step, the budget was used up before training.
     if not tree:
         return "no variants"
-    if not steps:
+    if not steps:  # the budget was used up before training began
         return "budget"
     if steps[-1].stop == "plateau":
         return "plateau"
-    # What `after_step` decided, if it ended training.
+    # The reason recorded by the last step, if it ended training.
     stop: Stopped | None = rows[-1]["stop"]
     return stop or "max_steps"

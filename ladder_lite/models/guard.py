@@ -30,8 +30,7 @@ MARGIN = 10
 
 # The effect that the random adapter should have, in tolerances. A larger one amplifies rounding errors; with a smaller
 # one, some later draws would fall below MARGIN.
-_TARGET = 60
-_MAX_DRAWS = 20
+_TARGET, _MAX_DRAWS = 60, 20
 _PROMPT: Messages = [{"role": "user", "content": "solve integrate(x,x)"}]
 _REPLIES, _TOKENS = 8, 16  # a check samples 8 replies of at most 16 tokens
 

@@ -303,7 +303,7 @@ class LocalBackend:
 
     def _check_padding(self) -> None:
         """Raise UserError if padding changes the next token: all batches would be wrong without any error."""
-        # Two prompts of different lengths, generated from as one padded batch and one by one.
+        # Two prompts of different lengths: as one padded batch, and one by one without padding.
         prompts = [self._tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
         together = self._next_logits(prompts)  # (2, vocabulary)
         alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])

@@ -14,10 +14,13 @@ A step has several moments of high memory use, one after another. A prediction i
 in use plus the largest of these moments: for training the loss or the backward pass of one layer, for generation
 reading the prompts or writing the last token.
 
-Not predicted: the reference's log-probabilities (beta > 0), which are computed in the same micro-batches without
-gradients and need less, because `unsloth_grpo_mini_batch` is set (by itself, Unsloth would size these batches to most
-of the free memory); vLLM (`fast_inference`); and Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit), which
-keep some layers in 16 bits and need somewhat more.
+Not predicted:
+
+- the reference's log-probabilities (beta > 0). They need less than training: they are computed without gradients, in
+  the same micro-batches. Unsloth alone would use larger ones, up to most of the free memory; the trainer prevents this
+  with `unsloth_grpo_mini_batch`.
+- vLLM (`fast_inference`).
+- Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit). They keep some layers in 16 bits and need more memory.
 """
 
 import os

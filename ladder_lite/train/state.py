@@ -68,8 +68,8 @@ class Training:
 class TrainingState:
     """The problems of a training run with their pass rates, and its steps so far.
 
-    The reward function adds rollouts to it, the trainer adds steps, and both are written to the folder at once. Created
-    from a folder, it has the state after the last step in that folder.
+    The reward function adds rollouts and the trainer adds steps; both are written to the folder immediately. Created
+    with the folder of an earlier run, it continues from the last step in that folder.
     """
 
     def __init__(

@@ -4,7 +4,8 @@ What happens in one optimizer step, and where:
 
 1. `_RowSampler` draws the rows, and `Trainer.collate` turns them into prompts.
 2. TRL calls `Trainer.roll_out` for one completion per prompt, and `Trainer.reward` for the rewards.
-3. TRL computes advantages within each group: reward minus the group's mean, divided by its standard deviation.
+3. TRL computes the advantages. With `scale_rewards: group`, as in the paper, the advantage of a completion is its
+   reward minus the mean of its group, divided by the group's standard deviation.
 4. For each micro-batch, TRL calls `Trainer.compute_loss` and accumulates the gradient. Then the optimizer steps.
 5. `_StepCallback.on_log` records the step, and decides whether training ends.
 
@@ -42,7 +43,7 @@ from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.train.zero_advantage import (
     depends_on_advantage_only,
     drop_zero_advantage_rows,
-    is_per_row,
+    has_rows,
     positions_are_relative,
 )
 
@@ -55,8 +56,8 @@ class Trainer(trl.GRPOTrainer):
     """A GRPO trainer whose next step is the one after `progress.steps`.
 
     It trains on `micro_batch` completions at a time; the number of completions in a step is always the recipe's. With
-    `probe_first`, a micro-batch of the greatest possible length goes through the model before the first step, so that
-    memory runs out then or never. Raises UserError if the libraries change a setting.
+    `probe_first`, a micro-batch of the greatest possible length goes through the model before the first step, so that a
+    lack of memory shows at once. Raises UserError if the libraries change a setting.
     """
 
     def __init__(self, training: Training, progress: TrainingState, micro_batch: int, probe_first: bool) -> None:
@@ -108,7 +109,7 @@ class Trainer(trl.GRPOTrainer):
         config, backend = self.args, self.training.backend
         if self._probing:
             lengths = backend.max_prompt_length, config.max_completion_length
-            return _longest_rollouts(*lengths, len(prompts), config.num_generations, self.processing_class)
+            return _probe_batch(*lengths, len(prompts), config.num_generations, self.processing_class)
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -158,9 +159,7 @@ class Trainer(trl.GRPOTrainer):
             # TRL needs whole groups: round the micro-batch up to a multiple of the group size, then cut it again.
             n = self.args.num_generations * -(-self._micro_batch // self.args.num_generations)
             batch = self._generate_and_score_completions(self.collate([{"row": 0}] * n))
-            part = {
-                name: value[: self._micro_batch] if is_per_row(value, n) else value for name, value in batch.items()
-            }
+            part = {name: value[: self._micro_batch] if has_rows(value, n) else value for name, value in batch.items()}
             # TRL's loss divides by this attribute, which the training loop sets at each step.
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             self.accelerator.backward(self.compute_loss(self.model_wrapped, part))
@@ -247,8 +246,8 @@ class _StepCallback(TrainerCallback):
         # A checkpoint, if there is one, has been loaded by now, with the learning rate of its time.
         divergence.set_learning_rate(objects["optimizer"], objects["lr_scheduler"], args.learning_rate)
         training.backend.check_rollouts(trainer.score, args.temperature)
-        # Results from other trainers or micro-batches do not hold for this one, nor do those with the random adapter of
-        # `check_rollouts`.
+        # Results from other trainers or micro-batches are not valid for this one, and neither are those with the random
+        # adapter of `check_rollouts`.
         forget_self_checks(trainer.model)
         if self._probe_first:
             trainer.probe()
@@ -353,9 +352,7 @@ def _without_enum(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _longest_rollouts(
-    prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any
-) -> dict[str, Any]:
+def _probe_batch(prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any) -> dict[str, Any]:
     """Return n rollouts of the greatest possible length: one random prompt for each group, and random replies."""
     # Unsloth compares its packed pass with the padded one on the first batch that it sees. If one token were repeated,
     # attention would give the same output with any mask, and a faulty packed pass would go unnoticed.

@@ -74,7 +74,7 @@ def drop_zero_advantage_rows(inputs: Mapping[str, Any], loss_type: str, *, trim_
             return value[has_gradient]
         return value[has_gradient, start:] if name.startswith("prompt_") else value[has_gradient, :reply_length]
 
-    selected = {name: select(name, value) if is_per_row(value, n) else value for name, value in inputs.items()}
+    selected = {name: select(name, value) if has_rows(value, n) else value for name, value in inputs.items()}
     # For example, the mean over k kept rows is sum / k. Times k / n, it is sum / n, the mean over all n rows.
     factor = {"rows": has_gradient.float().mean(), "tokens": mask[has_gradient].sum() / mask.sum(), "the step": 1.0}
     return Reduced(selected, float(factor[_DENOMINATOR[loss_type]]))
@@ -86,6 +86,6 @@ def positions_are_relative(model: Any) -> bool:
     return rotary.get("rope_type") in _RELATIVE_ROPE_TYPES
 
 
-def is_per_row(value: Any, n: int) -> bool:
+def has_rows(value: Any, n: int) -> bool:
     """Return whether this entry of TRL's inputs is a tensor with one row for each of the n completions."""
     return getattr(value, "ndim", 0) > 0 and len(value) == n

@@ -86,8 +86,8 @@ def test_every_setting_of_the_installed_trl_is_recorded_with_its_default() -> No
 def test_only_settings_of_the_loop_overrule_a_recipe(backend: Backend, tmp_path: Path) -> None:
     of_recipe = {name: f"the recipe's {name}" for name in DEFAULTS}
     chosen = settings(**of_recipe | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1})
-    wanted = trainer.settings_of(Training(TASK, backend, chosen, tmp_path, 0), 4)
-    overruled = {name for name in DEFAULTS if wanted[name] != chosen.trl[name]}
+    settled = trainer.settings_of(Training(TASK, backend, chosen, tmp_path, 0), 4)
+    overruled = {name for name in DEFAULTS if settled[name] != chosen.trl[name]}
     loops = {name for name, setting in SETTINGS.items() if setting.owner == "loop"}
     adapted = {
         "per_device_train_batch_size",
@@ -134,13 +134,14 @@ def test_a_setting_that_a_patched_trainer_overrules_stops_the_run(
 def test_a_model_with_a_vllm_engine_has_the_settings_that_unsloth_requires(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held() -> tuple[Any, ...]:
-        wanted = trainer.settings_of(Training(TASK, backend, settings(), tmp_path, 0), 8)
-        return wanted["use_vllm"], wanted["top_k"], wanted["vllm_mode"], wanted["vllm_importance_sampling_correction"]
+    def of_vllm() -> tuple[Any, ...]:
+        settled = trainer.settings_of(Training(TASK, backend, settings(), tmp_path, 0), 8)
+        names = ("use_vllm", "top_k", "vllm_mode", "vllm_importance_sampling_correction")
+        return tuple(settled[name] for name in names)
 
-    assert held() == (False, 0, "colocate", False)
+    assert of_vllm() == (False, 0, "colocate", False)
     monkeypatch.setattr(backend.trainable()[0], "vllm_engine", object(), raising=False)
-    assert held() == (True, -1, "colocate", False)
+    assert of_vllm() == (True, -1, "colocate", False)
 
 
 def test_unsloths_output_is_hidden(
@@ -191,7 +192,7 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
     plain = train(backend, tmp_path / "plain", settings())
     probed: list[int] = []
     checkpointing: list[bool] = []  # gradient checkpointing needs all modules in training mode
-    longest, compute_loss = trainer._longest_rollouts, trl.GRPOTrainer.compute_loss
+    longest, compute_loss = trainer._probe_batch, trl.GRPOTrainer.compute_loss
 
     def record(prompt_length: int, completion_length: int, *more: Any) -> dict[str, Any]:
         probed.append(prompt_length + completion_length)
@@ -201,7 +202,7 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
         checkpointing.append(all(module.training for module in model.modules()))
         return compute_loss(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(trainer, "_longest_rollouts", record)
+    monkeypatch.setattr(trainer, "_probe_batch", record)
     monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", record_mode)
     monkeypatch.setattr(grpo, "_has_to_probe", lambda _backend: True)
     after = train(backend, tmp_path / "probed", settings())
@@ -215,7 +216,7 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
 def test_a_probe_reveals_a_wrong_attention_mask(backend: Backend) -> None:
     """If one token were repeated, the output would be the same with any mask."""
     model, tokenizer = backend.trainable()
-    rows = trainer._longest_rollouts(20, 10, n=8, group_size=4, tokenizer=tokenizer)
+    rows = trainer._probe_batch(20, 10, n=8, group_size=4, tokenizer=tokenizer)
     prompts, replies = ([tuple(ids) for ids in rows[name]] for name in ("prompt_ids", "completion_ids"))
     assert [len(set(prompts[:4])), len(set(prompts[4:])), len(set(prompts))] == [1, 1, 2]
     assert len(set(replies)) == 8
