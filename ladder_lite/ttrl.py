@@ -1,17 +1,17 @@
-"""TTRL: learn one test problem from its own variants, answer it, and put the weights back.
+"""TTRL: train on variants of one test problem, answer the problem, and roll the weights back.
 
-This is the method of the LADDER paper (arXiv 2503.00735), which learns from verified variants of the problem; the
-method of the same name that rewards agreement with a majority vote (arXiv 2504.16084) is another one.
+This is the method of the LADDER paper (arXiv 2503.00735), which trains on verified variants of the problem. Another
+method of the same name rewards agreement with a majority vote (arXiv 2504.16084).
 
-Two results come of it, which are easily mistaken for each other. By the paper's rule a problem is solved when a right
-answer appears at any step: it is the verifier that says so, of the test problem itself. The answer voted for by the
-tuned model's samples is the one that would be given without a verifier for the test problem; it is graded after the
-vote. With `ttrl.stop_when_solved`, the verifier's verdict still says when training ends, and so which model votes; only
-without that setting does the vote owe it nothing.
+There are two results for each problem, which must not be confused:
+
+- `solved`, the paper's rule: a right answer has appeared at any step. This needs a verifier for the test problem.
+- `voted_answer`: the majority answer of the trained model. It needs no verifier for the test problem, and is graded
+  after the vote. But with `ttrl.stop_when_solved`, the verifier decides when training ends, and so which model votes.
+  The vote is independent of the verifier only without that setting.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -23,7 +23,6 @@ from ladder_lite.config import Recipe, TtrlSettings
 from ladder_lite.evaluate import Sampler
 from ladder_lite.evaluate.scores import majority_vote
 from ladder_lite.jsonl import append_jsonl, read_jsonl
-from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import layout
@@ -32,20 +31,20 @@ from ladder_lite.train import grpo
 from ladder_lite.train.state import Step, Training
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
-"""What ended the training of a problem."""
+"""Why training on a problem ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What TTRL made of one problem.
+    """The result of TTRL on one problem.
 
-    `solved`, `steps_to_solve` and `answer` are by the paper's rule: the first right answer at any step. `voted_answer`
-    is what most of the tuned model's answers come to, `voted_share` how many of them, and `voted_right` its grade. See
-    the module's docstring for what either owes to the verifier.
+    `solved`, `steps_to_solve` and `answer` follow the paper's rule: the first right answer at any step. `voted_answer`
+    is the majority answer of the trained model, `voted_share` its share of the votes, and `voted_right` its grade. The
+    module's docstring explains how each depends on the verifier.
 
-    `seconds` are those of everything done for the problem (tree, training, tries, answers), but for what came after
-    the last row of a log before a kill. `n_tokens` are those generated for its variants, rollouts and tries that
-    stand on record: not those that a kill or a rollback undid.
+    `seconds` counts all work on the problem (tree, training, tries, answers), except what a kill cut off after the last
+    row of a log. `n_tokens` counts the tokens generated for variants, rollouts and tries, except those of work that a
+    kill or a rollback undid.
     """
 
     problem_id: str
@@ -62,60 +61,56 @@ class Outcome:
     voted_right: bool
 
     def to_row(self) -> dict[str, Any]:
-        """The outcome as a JSON object."""
+        """Return the outcome as a JSON object."""
         return asdict(self)
 
 
 class Watch(Protocol):
-    """One who looks on while a problem is learned."""
+    """An observer of TTRL on one problem."""
 
     def tree(self, variants: Sequence[Problem]) -> None:
-        """The tree is grown, or read back."""
+        """Called when the tree has been grown, or read back after a kill."""
 
     def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
-        """A step is done: with its answers to the variants, and then to the problem itself."""
+        """Called after each step, with its answers to the variants and the tries at the problem itself."""
 
 
 def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:
-    """The problems that TTRL is tried on, of those left unsolved, in the order in which they are taken."""
-    wanted = len(problems) if settings.problems == "all" else min(settings.problems, len(problems))
-    return list(problems[:wanted]) if settings.order == "listed" else Random(seed).sample(problems, wanted)
+    """Choose the problems for TTRL from those left unsolved, in the order in which they will be tried."""
+    n = len(problems) if settings.problems == "all" else min(settings.problems, len(problems))
+    return list(problems[:n]) if settings.order == "listed" else Random(seed).sample(problems, n)
 
 
 def learn(
     writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, watch: Watch | None = None
 ) -> Outcome:
-    """Tree, GRPO and answers for one problem, starting from the adapter the backend holds and leaving it as it was.
+    """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
 
-    After each step `samples_per_step` answers to the problem itself are sampled; with `stop_when_solved` the first
-    right one ends training. The folder is laid out like a run's: `variants/`, `train/` with a `curve.jsonl`, and
-    `eval/` with `eval.samples` attempts of the model as it is when training ends, and `eval/greedy/` with a greedy one.
-    KL, where `beta` asks for it, is measured against the adapter that the backend held at first.
+    After each step, `samples_per_step` answers to the problem itself are sampled; with `stop_when_solved`, the first
+    right one ends training. With `beta` above 0, KL is measured against the adapter that the backend has at first.
 
-    `ttrl.budget` ends the tree and the training early, not the answers. OutOfTime where the writer's deadline comes
-    first. Called again with the same adapter after that, or after a kill, it goes on where it was. However it ends, the
-    adapter is put back; RuntimeError where it is then not the same bit by bit, which would be a bug.
+    The folder has the layout of a run: `variants/`; `train/`, with a `curve.jsonl` of the tries; `eval/`, with
+    `eval.samples` answers of the trained model; and `eval/greedy/`, with one greedy answer.
+
+    `ttrl.budget` limits the tree and the training, not the answers. Raises OutOfTime if the writer's deadline comes
+    first. Called again with the same adapter, after that or after a kill, it resumes. The adapter is always restored,
+    also after an exception. Raises RuntimeError if it then differs in any bit, which would be a bug.
     """
-    with _rolled_back(writer.backend):
-        return _TestTimeRun(writer, problem, recipe, folder, live, watch).learn()
-
-
-@contextmanager
-def _rolled_back(backend: Backend) -> Iterator[None]:
-    """Put the adapter back when the block ends, however it does: the caller goes on with it."""
+    # Imported here because it imports torch, which is slow.
     from ladder_lite.models.adapter import is_same
 
-    before = backend.snapshot()
+    before = writer.backend.snapshot()
     try:
-        yield
+        return _ProblemRun(writer, problem, recipe, folder, live, watch).run()
     finally:
-        backend.restore(before)
-        if not is_same(before, backend.snapshot()):
-            raise RuntimeError("TTRL's rollback failed: the adapter is not the one that the backend held at first")
+        # The next problem must start from the same weights, and results of one problem must not leak into another.
+        writer.backend.restore(before)
+        if not is_same(before, writer.backend.snapshot()):
+            raise RuntimeError("TTRL's rollback failed: the adapter is not the one that the backend had at first")
 
 
-class _TestTimeRun:
-    """One problem being learned; what is known of it stands in its folder, for the next process as for this one."""
+class _ProblemRun:
+    """TTRL on one problem. All results are in its folder, from which another process can resume."""
 
     def __init__(
         self, writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, watch: Watch | None
@@ -127,24 +122,26 @@ class _TestTimeRun:
         self._live = live
         self._watch = watch
         self._curve = folder / layout.TRAIN / layout.CURVE
-        before_s = self._seconds_on_record()
+        # Earlier processes may have spent time on this problem: count it as if this one had begun earlier.
+        earlier_s = self._recorded_seconds()
         self._deadline = writer.deadline or Deadline.never()
-        self._began_at = self._deadline.now() - before_s
-        # The deadline itself where the problem has no budget, or one that ends later.
+        self._began_at = self._deadline.now() - earlier_s
+        # The problem's own budget, or the deadline itself if there is none or the deadline comes first.
         self._budget = self._deadline
         if text := recipe.ttrl.budget:
-            self._budget = self._deadline.within(read_budget(text) - before_s, text)
+            self._budget = self._deadline.within(read_budget(text) - earlier_s, text)
 
-    def learn(self) -> Outcome:
-        """Do what there is left to do."""
-        tree = self._grow()
+    def run(self) -> Outcome:
+        """Do the work that is not yet done, and return the outcome."""
+        tree = self._grow_tree()
         if self._watch:
             self._watch.tree(tree)
         steps = self._train(tree)
-        vote = majority_vote(self._writer.task, self._problem, self._answer())
-        rows = read_jsonl(self._curve)
+        # The backend has the trained adapter from here until `learn` restores the first one.
+        vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
+        rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        tokens = variants.count(self._folder / layout.VARIANTS)["tokens"]
+        tree_tokens = variants.count(self._folder / layout.VARIANTS)["tokens"]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -152,19 +149,21 @@ class _TestTimeRun:
             steps=len(steps),
             seconds=self._seconds,
             answer=solved["answer"] if solved else None,
-            n_tokens=tokens + sum(step.n_tokens for step in steps) + sum(row["n_tokens"] for row in rows),
+            n_tokens=tree_tokens + sum(step.n_tokens for step in steps) + sum(row["n_tokens"] for row in rows),
             n_variants=len(tree),
-            stopped=_stopped(tree, steps, rows),
+            stopped=_why_stopped(tree, steps, rows),
             voted_answer=vote.answer,
             voted_share=vote.share,
             voted_right=vote.right,
         )
 
-    def _grow(self) -> list[Problem]:
-        """The tree of a single problem is small: it is grown at once, without pauses for growth while training."""
+    def _grow_tree(self) -> list[Problem]:
+        """Grow the tree of the problem, or resume growing it, and return its variants."""
         folder, settings = self._folder / layout.VARIANTS, self._recipe.ttrl
-        if read_jsonl(self._curve):  # trained on already, as it is: the budget may have ended its growth
+        # If training has started, the tree must stay as it is, even if the budget ended its growth early.
+        if read_jsonl(self._curve):
             return variants.load(folder)
+        # The tree of a single problem is small, so all of it is grown before training (`adaptive` is None).
         tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
         writer = self._writer._replace(
             settings=self._recipe.variants.model_copy(update=tree_settings),
@@ -175,27 +174,31 @@ class _TestTimeRun:
             try:
                 return variants.grow(writer, [self._problem], folder, bar)
             except OutOfTime:
+                # If the deadline of the whole run is reached, stop. If only the problem's budget is used up, continue
+                # with the variants that there are.
                 if self._budget is self._deadline:
                     raise
                 return variants.load(folder)
 
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
-        """GRPO on the tree, with tries at the problem itself after each step."""
+        """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
         settings = self._recipe.ttrl.over(self._recipe.grpo)
-        begun = bool(read_jsonl(self._curve))  # then its weights are to be loaded, whatever time is left
-        if not tree or (self._is_budget_used() and not begun):
+        # If training has started, `grpo.train` must load its weights for the answers, even if no time is left.
+        has_started = bool(read_jsonl(self._curve))
+        if not tree or (self._is_budget_used() and not has_started):
             return []
         with self._live.progress("its GRPO", int(settings.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()
 
             def after_step(step: Step, rollouts: list[Attempt]) -> bool:
                 nonlocal step_began_at
+                # The tries only measure: the test problem itself is never trained on.
                 tries = self._sampler(f"tries/{step.step}").sample([self._problem], self._recipe.ttrl.samples_per_step)
                 now = self._deadline.now()
                 self._budget.note("TTRL step", now - step_began_at)
                 step_began_at = now
                 is_last = step.step == int(settings.trl["max_steps"])
-                stop = self._note(step.step, tries, is_last=is_last)
+                stop = self._record_tries(step.step, tries, is_last=is_last)
                 bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
                 if self._watch:
                     self._watch.step(step, rollouts, tries)
@@ -213,15 +216,16 @@ class _TestTimeRun:
             return grpo.train(training, tree, after_step)
 
     def _sampler(self, use: str) -> Sampler:
-        """What answers to the problem are sampled with, each use from a seed of its own."""
+        """Return a sampler of answers to the problem, with its own seed for each use."""
         return Sampler(self._writer.task, self._writer.backend, self._recipe.eval, self._seed(use), self._deadline)
 
-    def _note(self, step: int, tries: Sequence[Attempt], *, is_last: bool) -> Stopped | None:
-        """Note down what a step's tries came to, and say why training ends with them, if it does."""
+    def _record_tries(self, step: int, tries: Sequence[Attempt], *, is_last: bool) -> Stopped | None:
+        """Write a step's row of `curve.jsonl`. Return why training ends with this step, None if it continues."""
         right = [attempt.grade.answer for attempt in tries if attempt.correct]
         stop: Stopped | None = None
         if right and self._recipe.ttrl.stop_when_solved:
             stop = "solved"
+        # Would the next step exceed the budget? After the last step there is none.
         elif not is_last and self._is_budget_used(self._budget.expected_s("TTRL step")):
             stop = "budget"
         row = {
@@ -229,43 +233,47 @@ class _TestTimeRun:
             "pass@1": len(right) / len(tries),
             "answer": right[0] if right else None,
             "n_tokens": sum(attempt.completion.n_tokens for attempt in tries),
-            "seconds": self._seconds,
+            "seconds": self._seconds,  # on the problem in total, which a resumed run continues from
             "stop": stop,
         }
         append_jsonl(self._curve, [row])
         return stop
 
-    def _answer(self) -> list[Attempt]:
-        """The sampled answers of the model as it is when training ends; `eval/greedy` gets its greedy one."""
+    def _sample_answers(self) -> list[Attempt]:
+        """Sample the trained model's answers for the vote; a greedy one is only written to `eval/greedy`."""
         folder = self._folder / layout.EVAL
         with self._live.progress("its answers", 1) as bar:
             self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
             return self._sampler("eval").evaluate([self._problem], folder, bar)
 
     def _seed(self, use: str) -> int:
-        """A seed for each use: small integers of different uses coincide, and the same draws would serve twice."""
+        """Return a seed that differs for each use, such as "rollouts" or "tries/3"."""
+        # Hashing the use into the seed avoids coincidences. With seed + step and the like, two uses could get the same
+        # seed, and with it the same random draws.
         return Random(f"{self._recipe.seed}/ttrl/{self._problem.id}/{use}").getrandbits(32)
 
     def _is_budget_used(self, next_s: float = 0.0) -> bool:
-        """Whether work of so many seconds would not end within the problem's own budget."""
+        """Return whether work of `next_s` seconds would exceed the problem's own budget; False if it has none."""
         return self._budget is not self._deadline and not self._budget.allows(next_s)
 
     @property
     def _seconds(self) -> float:
-        """Time spent on the problem, that of processes before this one included."""
+        """Time spent on the problem, including that of earlier processes."""
         return self._deadline.now() - self._began_at
 
-    def _seconds_on_record(self) -> float:
+    def _recorded_seconds(self) -> float:
+        """Return the time that earlier processes spent on the problem: up to the last step, else on the tree."""
         rows = read_jsonl(self._curve)
         return float(rows[-1]["seconds"] if rows else variants.count(self._folder / layout.VARIANTS)["seconds"])
 
 
-def _stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:
+def _why_stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:
     if not tree:
         return "no variants"
-    if not steps:
+    if not steps:  # the budget was used up before training began
         return "budget"
     if steps[-1].stop == "plateau":
         return "plateau"
+    # The reason recorded by the last step, if it ended training.
     stop: Stopped | None = rows[-1]["stop"]
     return stop or "max_steps"

@@ -1,4 +1,4 @@
-"""TTRL on the embedded model: which problems, what comes of one, and that it leaves no trace in the weights."""
+"""TTRL on the embedded model: the choice of problems, the outcome of one, and the rollback of the weights."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tests.support.fakes import FakeBackend
 from tests.support.lessons import EASY, HARD, Notes, Tuned, learn, same, shaken, small, without_times
 from tests.support.problems import TASK
 
-# --- which problems
+# --- the choice of problems
 
 
 def problems(n: int) -> list[Problem]:
@@ -31,13 +31,13 @@ def problems(n: int) -> list[Problem]:
 
 def test_listed_problems_are_the_first_ones() -> None:
     left = problems(10)
-    for wanted in (0, 3, 10):
-        assert ttrl.choose(left, small(f"ttrl.problems={wanted}", "ttrl.order=listed").ttrl, 0) == left[:wanted]
+    for n in (0, 3, 10):
+        assert ttrl.choose(left, small(f"ttrl.problems={n}", "ttrl.order=listed").ttrl, 0) == left[:n]
     assert ttrl.choose(left, small("ttrl.problems=11", "ttrl.order=listed").ttrl, 0) == left
     assert ttrl.choose(left, small("ttrl.problems=all", "ttrl.order=listed").ttrl, 0) == left
 
 
-def test_shuffled_problems_are_a_sample_by_the_seed() -> None:
+def test_shuffled_problems_are_a_sample_drawn_from_the_seed() -> None:
     left = problems(10)
     chosen = ttrl.choose(left, small("ttrl.problems=4", "ttrl.order=shuffled").ttrl, 3)
     assert chosen == Random(3).sample(left, 4)
@@ -48,10 +48,10 @@ def test_shuffled_problems_are_a_sample_by_the_seed() -> None:
     assert left == problems(10)
 
 
-# --- what comes of it
+# --- the outcome
 
 
-def test_the_outcome_is_what_stands_on_record(backend: Backend, tmp_path: Path) -> None:
+def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> None:
     recipe, notes = small(), Notes()
     outcome = learn(backend, tmp_path, recipe, watch=notes)
     steps, curve = read_jsonl(tmp_path / "train/metrics.jsonl"), read_jsonl(tmp_path / "train/curve.jsonl")
@@ -84,14 +84,14 @@ def test_the_outcome_is_what_stands_on_record(backend: Backend, tmp_path: Path) 
 
     assert notes.trees == [tree]
     assert without_times([asdict(step) for step, _, _ in notes.steps]) == without_times(steps)
-    assert [(step.step, a.to_row()) for step, told, _ in notes.steps for a in told] == [
+    assert [(step.step, a.to_row()) for step, seen, _ in notes.steps for a in seen] == [
         (row.pop("step"), row) for row in rollouts
     ]
     assert [[a.problem_id for a in tries] for _, _, tries in notes.steps] == [[HARD.id] * 2] * 3
 
 
 @pytest.mark.parametrize("stop_when_solved", [True, False])
-def test_the_first_right_answer_solves_it_and_ends_training_where_that_is_asked_for(
+def test_the_first_right_answer_solves_the_problem_and_may_end_training(
     backend: Backend, tmp_path: Path, stop_when_solved: bool
 ) -> None:
     recipe = small(f"ttrl.stop_when_solved={json.dumps(stop_when_solved)}", "ttrl.samples_per_step=8")
@@ -106,16 +106,16 @@ def test_the_first_right_answer_solves_it_and_ends_training_where_that_is_asked_
     assert outcome.stopped == ("solved" if stop_when_solved else "max_steps")
 
 
-def test_the_vote_is_that_of_the_last_answers_and_not_the_verifiers_pick(
+def test_the_vote_is_independent_of_right_tries(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tries hold a right answer, most of the answers that follow are wrong."""
+    """One of the tries is right, but most of the final answers are wrong."""
     replies = {2: ["sin(2*x)/2", "x"], 4: ["x", "x", "sin(2*x)/2", "x"]}
-    own = backend.sample
+    sample = backend.sample
 
     def scripted(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         if n == 1:  # a variant, or the greedy answer
-            return own(prompts, n, sampling)
+            return sample(prompts, n, sampling)
         return [[Completion(f"<answer>{answer}</answer>", 3, truncated=False) for answer in replies[n]]]
 
     monkeypatch.setattr(backend, "sample", scripted)
@@ -125,7 +125,7 @@ def test_the_vote_is_that_of_the_last_answers_and_not_the_verifiers_pick(
 
 
 class WithTensors(FakeBackend):
-    """A scripted model that has weights to compare, and that nobody can train."""
+    """A scripted model with weights that can be compared but not trained."""
 
     def __init__(self) -> None:
         import torch
@@ -147,27 +147,27 @@ def test_a_problem_without_variants_is_answered_untrained(tmp_path: Path) -> Non
     assert (notes.trees, notes.steps) == ([[]], [])
 
 
-def test_each_use_has_draws_of_its_own(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_use_has_its_own_seed(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal seeds would give variants, rollouts, tries and answers the same random numbers."""
     seeds: list[int] = []
     sample, roll_out = backend.sample, backend.roll_out
 
-    def note_sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> Any:
+    def record_sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> Any:
         if prompts:
             seeds.append(sampling.seed)
-        with monkeypatch.context() as patch:  # which it calls itself
+        with monkeypatch.context() as patch:  # `sample` calls it, which must not count twice
             patch.setattr(backend, "roll_out", roll_out)
             return sample(prompts, n, sampling)
 
-    def note_roll_out(prompts: Sequence[Messages], sampling: Sampling) -> Any:
+    def record_roll_out(prompts: Sequence[Messages], sampling: Sampling) -> Any:
         seeds.append(sampling.seed)
         return roll_out(prompts, sampling)
 
-    monkeypatch.setattr(backend, "sample", note_sample)
-    monkeypatch.setattr(backend, "roll_out", note_roll_out)
+    monkeypatch.setattr(backend, "sample", record_sample)
+    monkeypatch.setattr(backend, "roll_out", record_roll_out)
     for problem in (HARD, EASY):
         learn(backend, tmp_path / problem.id, small("ttrl.max_steps=2"), problem)
-    assert len(seeds) >= 2 * (1 + 2 + 2 + 2)  # a tree's rounds, rollouts, tries, both kinds of answers
+    assert len(seeds) >= 2 * (1 + 2 + 2 + 2)  # rounds of the tree, rollouts, tries, sampled and greedy answers
     assert len(set(seeds)) == len(seeds)
 
 
@@ -175,10 +175,10 @@ def test_each_use_has_draws_of_its_own(backend: Backend, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_tree_of_few_variants_trains_for_real(
+def test_a_tree_of_few_variants_is_trained_on(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
-    """TRL's own sampler drops the batch where there are fewer prompts than a generation wants, and trains nothing."""
+    """TRL's own sampler drops a batch with fewer prompts than a generation has groups, and would train nothing."""
     few = [TASK.read(text) for text in ("4*cos(8*x)", "8*x**2", "exp(4*x)")[:n]]
     monkeypatch.setattr(variants, "grow", lambda *_: few)
     start, tuned = backend.snapshot(), Tuned(backend, monkeypatch)
@@ -197,9 +197,7 @@ def test_a_tree_of_few_variants_trains_for_real(
 # --- the rollback
 
 
-def test_the_backend_gets_its_own_adapter_back(
-    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_adapter_is_restored(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = shaken(backend)
     tuned = Tuned(backend, monkeypatch)
     learn(backend, tmp_path, small())
@@ -208,7 +206,7 @@ def test_the_backend_gets_its_own_adapter_back(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, OutOfTime])
-def test_it_gets_it_back_from_what_passes_through_too(
+def test_the_adapter_is_restored_after_an_exception(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     start = shaken(backend)
@@ -229,7 +227,7 @@ def test_it_gets_it_back_from_what_passes_through_too(
 def test_a_rollback_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = WithTensors()
     monkeypatch.setattr(fake, "restore", lambda adapter: fake.weights["lora"].add_(1e-7))
-    with pytest.raises(RuntimeError, match="TTRL's rollback failed: the adapter is not the one"):
+    with pytest.raises(RuntimeError, match="rollback failed"):
         learn(fake, tmp_path, small())
 
 
@@ -245,4 +243,4 @@ def test_adapters_are_compared_bit_by_bit() -> None:
     assert not is_same(one, {"a": one["a"]})
     assert not is_same({"a": one["a"]}, one)
     half = {"b": torch.tensor([0.1, -3.0], dtype=torch.bfloat16)}
-    assert is_same(half, {"b": half["b"].float()})  # what a training that wants float32 leaves
+    assert is_same(half, {"b": half["b"].float()})  # as after training, which widens the adapter to float32

@@ -1,6 +1,6 @@
-"""Models: the `Backend` that the loop needs, and `load_backend`, which makes one of a recipe.
+"""Models: the `Backend` protocol that the training loop needs, and `load_backend`, which creates one from a recipe.
 
-`local.py` holds the one backend there is, a model on this machine; `loading.py` says who loads it.
+`local.py` implements the only backend, a model on this machine; `loading.py` decides which library loads it.
 """
 
 import gc
@@ -14,31 +14,34 @@ from ladder_lite.models.backend import Adapter, Backend, Rollout, Sampling
 __all__ = ["Adapter", "Backend", "Rollout", "Sampling", "load_backend", "prepare_environment", "release_memory"]
 
 _ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "0",  # transformers' trainer would spread itself over all cards
-    "DO_NOT_TRACK": "1",  # what several libraries agree on, vLLM among them
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # the hub's, and that of the libraries that call it
-    "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is new
-    "UNSLOTH_COMPILE_LOCATION": str(cache_folder() / "unsloth"),  # else in the current folder
+    "CUDA_VISIBLE_DEVICES": "0",  # with several GPUs visible, transformers' Trainer wraps the model in DataParallel
+    "DO_NOT_TRACK": "1",  # honoured by several libraries, vLLM among them
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # covers the hub client and the libraries that call it
+    "TRL_EXPERIMENTAL_SILENCE": "1",  # TRL warns that `rollout_func` is experimental
+    "UNSLOTH_COMPILE_LOCATION": str(cache_folder() / "unsloth"),  # otherwise it writes into the current folder
     "UNSLOTH_DISABLE_STATISTICS": "1",
-    # Its FlexAttention kernel wants 128 KiB of shared memory a block, an RTX 3090 has 99 and a T4 64, and Unsloth's own
-    # check runs no backward pass. Off until it has been measured on each kind of card.
+    # The FlexAttention kernel behind the prefix grouper needs 128 KiB of shared memory per block. An RTX 3090 has 99
+    # and a T4 has 64, and Unsloth's own check runs no backward pass. Off until it has been measured on each kind of
+    # card.
     "UNSLOTH_GRPO_PREFIX_GROUPER": "0",
-    "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",  # logits once more in the backward pass, and no gigabytes of them between
+    # Recompute the logits in the backward pass instead of keeping gigabytes of them after the forward pass.
+    "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rollouts of many lengths would leave gaps in the memory
-    "TOKENIZERS_PARALLELISM": "false",  # or it warns of every process that is forked
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # rollouts of varying length would fragment the memory
+    "TOKENIZERS_PARALLELISM": "false",  # otherwise tokenizers warns whenever the process is forked
 }
 
 
 def load_backend(recipe: Recipe) -> Backend:
     """Load the model that a recipe names, with a fresh adapter initialised from the recipe's seed."""
     prepare_environment()
-    # When it is imported, bitsandbytes warns of a kernel that only hurry would want.
+    # On import, bitsandbytes warns about a missing kernel that would only make it faster.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ladder_lite.models.loading import choose_loader, import_unsloth
 
     loader = choose_loader(recipe.model)
-    if loader == "unsloth":  # before transformers, peft and TRL, which it patches
+    # Unsloth patches transformers, peft and TRL when it is imported, so it must come before them.
+    if loader == "unsloth":
         import_unsloth()
     from ladder_lite.models.local import LocalBackend
 
@@ -46,14 +49,14 @@ def load_backend(recipe: Recipe) -> Backend:
 
 
 def release_memory() -> None:
-    """Give back what was just deleted, for the next model or trainer to have room: they hold themselves in circles."""
+    """Free the memory of models and trainers that were just deleted, so that the next ones have room."""
     import torch
 
-    gc.collect()
+    gc.collect()  # models and trainers contain reference cycles, so `del` alone frees nothing
     torch.cuda.empty_cache()
 
 
 def prepare_environment() -> None:
-    """Tell the libraries, before they are imported, what they read from the environment; a user's own settings stay."""
+    """Set the environment variables that the libraries read on import; values that the user has set are kept."""
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)

@@ -1,9 +1,9 @@
-"""The LoRA adapter in training and sampling: is it sound, which frozen copy is KL measured against, and folding it.
+"""The LoRA adapter: its trainable weights, the frozen copy that KL is measured against, and merging it for sampling.
 
-With `beta` above 0, GRPO adds the KL divergence from a reference model. TRL and Unsloth take the adapter called "ref"
-for it where there is one, else the base model; who makes that adapter has changed with their versions, and none removes
-it again. Here it is always the adapter as it is when training begins: a fresh one, which equals the base model, or
-LADDER's for TTRL.
+With `beta` above 0, GRPO adds the KL divergence from a reference model. TRL and Unsloth use the adapter named "ref" as
+the reference if there is one, else the base model. Which of them creates that adapter depends on their versions, and
+none removes it afterwards. So this package creates and removes it itself. The reference is always the adapter as it is
+when training begins: a fresh one, which equals the base model, or for TTRL the adapter that LADDER trained.
 """
 
 from collections import Counter
@@ -16,53 +16,63 @@ import torch
 
 from ladder_lite.models.backend import Adapter
 
-TRAINED, REFERENCE = "default", "ref"
+TRAINED, REFERENCE = "default", "ref"  # "default" is peft's name for the first adapter; TRL looks for "ref"
 
-_SPARE = 0.125
-"""The share of the memory that copies of weights may take: of all there is, for what is free differs from one moment to
-the next, and a folded model's replies differ from those of the same weights apart, by rounding errors."""
+_MAX_COPY_SHARE = 0.125
+"""Share of the machine's memory that copies of weights may take when the adapter is folded in.
+
+It is a share of all memory, not of the free memory. What is free changes from moment to moment, and a folded model's
+replies differ from those of the unfolded model by rounding errors, so a resumed run might sample other replies.
+"""
 
 
 def trained(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The weights that are trained, by name: those of the adapter."""
+    """Return the trainable weights, which are those of the adapter, by parameter name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def in_full_precision(model: Any) -> None:
-    """Make the weights that are trained float32: in 16 bits, small steps of training would be rounded away."""
+    """Cast the trainable weights to float32: in 16 bits, small optimizer steps would be rounded away."""
+    # Assigning `.data` keeps the Parameter objects, to which the optimizer and peft hold references.
     for weight in trained(model).values():
         weight.data = weight.data.float()
 
 
 def is_finite(model: Any) -> bool:
-    """Whether every weight that is trained is a number."""
+    """Return whether all trainable weights are finite."""
+    # Stacking first means one transfer from the GPU instead of one per weight.
     return bool(torch.stack([weight.detach().isfinite().all() for weight in trained(model).values()]).all())
 
 
 def set_reference(model: Any) -> None:
-    """Freeze a copy of the adapter as it is now, in its own type: another one would leave a KL of rounding errors."""
+    """Freeze a copy of the current adapter as the adapter "ref"."""
     if REFERENCE not in model.peft_config:
         model.add_adapter(REFERENCE, model.peft_config[TRAINED])
     weights = dict(model.named_parameters())
     for name, weight in weights.items():
         if f".{REFERENCE}." in name:
+            # "...q_proj.lora_A.ref.weight" -> "...q_proj.lora_A.default.weight". The copy keeps the dtype of the
+            # original: with another one, KL would start at a rounding error instead of 0.
             weight.data = weights[name.replace(f".{REFERENCE}.", f".{TRAINED}.")].data.clone()
-    model.set_adapter(TRAINED)
+    model.set_adapter(TRAINED)  # also freezes the other adapter
 
 
 @contextmanager
 def without_reference_after(model: Any) -> Iterator[None]:
-    """Remove the frozen copy when the block ends, however it does: it would be saved, and it takes memory."""
+    """Remove the frozen copy when the block ends, also after an exception."""
     try:
         yield
     finally:
+        # Left in place, it would take memory and be saved along with the trained adapter.
         if REFERENCE in model.peft_config:
             model.delete_adapter(REFERENCE)
             model.set_adapter(TRAINED)
 
 
 def is_same(one: Adapter, other: Adapter) -> bool:
-    """Whether two snapshots hold the same weights bit by bit; a type that training made wider is no difference."""
+    """Return whether two snapshots have the same weights bit by bit, after conversion to float32."""
+    # Training may widen a 16-bit weight to float32, which changes no value. Comparing the bits as integers makes NaN
+    # equal to itself and tells 0.0 from -0.0.
     return one.keys() == other.keys() and all(
         torch.equal(weight.float().view(torch.int32), other[name].float().view(torch.int32))
         for name, weight in one.items()
@@ -71,35 +81,39 @@ def is_same(one: Adapter, other: Adapter) -> bool:
 
 @contextmanager
 def folded(model: Any) -> Iterator[None]:
-    """On a CPU, the adapter as a part of the weights while the block runs: one product of matrices in place of three.
+    """Merge the adapter into the base weights on a CPU while the block runs, then put the original tensors back.
 
-    Only float32 weights are replaced: in 16 bits, the sum would lose the small steps of training. Afterwards each has
-    the very tensor that it had.
+    A folded layer computes one matrix product, (W + s B A) x, instead of three, W x + s B (A x).
     """
     layers = _foldable(model)
-    kept = [(weight, weight.data) for layer in layers for weight in layer.get_base_layer().parameters()]
+    # Keep references to the original tensors. Subtracting the adapter again would leave rounding errors in them.
+    originals = [(weight, weight.data) for layer in layers for weight in layer.get_base_layer().parameters()]
     try:
         with torch.no_grad():
             for layer in layers:
-                layer.merge(safe_merge=True)  # into a copy
+                layer.merge(safe_merge=True)  # merges into a copy; without it, peft changes the tensor in place
         yield
     finally:
-        for weight, data in kept:
+        for weight, data in originals:
             weight.data = data
         for layer in layers:
-            layer.merged_adapters.clear()
+            layer.merged_adapters.clear()  # tells peft that the layer is not merged, without its own subtraction
 
 
 def _foldable(model: Any) -> list[Any]:
-    """Linear layers with a plain adapter, whose weights are no other layer's too and fit in memory a second time."""
+    """Return the LoRA layers that can be folded; none if copies of all their weights would take too much memory."""
     from peft.tuners import lora
 
+    # How many modules use each weight. A head tied to the embedding shares its weight, and merging the adapter of one
+    # would change the other.
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     layers = []
     for layer in model.modules():
+        # Variants such as DoRA rescale the product, so a merge is not a plain sum. 4-bit layers are another class.
         if isinstance(layer, lora.Linear) and not layer.lora_variant:
             weight = layer.get_base_layer().weight
+            # Only float32: in 16 bits, the sum W + s B A would round away small changes in the adapter.
             if weight.device.type == "cpu" and weight.dtype == torch.float32 and users[id(weight)] == 1:
                 layers.append(layer)
     n_bytes = sum(layer.get_base_layer().weight.nbytes for layer in layers)
-    return layers if n_bytes <= _SPARE * psutil.virtual_memory().total else []
+    return layers if n_bytes <= _MAX_COPY_SHARE * psutil.virtual_memory().total else []

@@ -1,4 +1,4 @@
-"""What the loop needs of a model: sampling, training weights, and taking those weights back."""
+"""The interface between the training loop and a model: sample, expose weights for training, save and restore them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-if TYPE_CHECKING:  # importing this package must not import torch; and `--help` needs no verifier
+# Importing this package must not import torch, and `--help` must not load the verifier: both are slow.
+if TYPE_CHECKING:
     import torch
 
     from ladder_lite.config import GrpoSettings
@@ -15,20 +16,23 @@ if TYPE_CHECKING:  # importing this package must not import torch; and `--help` 
     from ladder_lite.tasks.task import Messages
 
 Adapter = dict[str, "torch.Tensor"]
-"""The trained weights of an adapter by parameter name, on the CPU."""
+"""The trainable weights of an adapter by parameter name, on the CPU."""
 
 Score = Callable[["torch.Tensor", "torch.Tensor", int], "torch.Tensor"]
-"""Token ids and attention mask (replies, length), and n -> log-probabilities of the last n tokens (replies, n)."""
+"""(token ids, attention mask, n) -> log-probabilities of the last n tokens.
+
+The ids and the mask have shape (replies, length), the result (replies, n).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample: temperature 0 is greedy; the same seed, prompts and weights give the same replies on a CPU.
+    """How to sample. On a CPU, the same seed, prompts and weights give the same replies.
 
-    `temperature` is one for all prompts or a positive one for each, so that different ones share a batch. A reply ends
-    at the model's end of turn, with one of the `stop` texts or at `max_new_tokens`. At most `batch_size` replies are
-    generated at once, fewer where memory is short. With `logprobs`, rollouts carry the engine's log-probabilities; the
-    temperature must be positive then.
+    `temperature` is one value for all prompts (0 is greedy), or a positive value for each, so that prompts with
+    different temperatures can share a batch. A reply ends at the model's end of turn, at one of the `stop` texts or
+    after `max_new_tokens`. At most `batch_size` replies are generated at once, fewer if memory is short. With
+    `logprobs`, rollouts have the engine's log-probabilities; the temperature must then be positive.
     """
 
     temperature: float | tuple[float, ...]
@@ -41,10 +45,11 @@ class Sampling:
 
 
 class Rollout(NamedTuple):
-    """A reply with the token ids of its prompt and of itself, as training wants them; a cut one has no end token.
+    """A reply with its token ids and those of its prompt, as training needs them.
 
-    There is at least one token. A reply that begins with padding consists of an end token, which the model did not
-    sample; its `completion.n_tokens` is 0. `logprobs` are the engine's, after the temperature.
+    `completion_ids` has at least one token. It ends with an end token unless the reply was truncated or ended by a stop
+    text. A reply that begins with padding gets a single end token, which the model did not sample; its
+    `completion.n_tokens` is 0. `logprobs` are the engine's, after division of the logits by the temperature.
     """
 
     prompt_ids: list[int]
@@ -54,7 +59,7 @@ class Rollout(NamedTuple):
 
 
 class Backend(Protocol):
-    """One model, computed in `dtype`, with one adapter; training prompts have `max_prompt_length` tokens at most."""
+    """One model with one adapter. It computes in `dtype`; training prompts have at most `max_prompt_length` tokens."""
 
     dtype: torch.dtype
     max_prompt_length: int
@@ -63,37 +68,41 @@ class Backend(Protocol):
         """Sample `n` replies to each prompt, in the order of the prompts."""
 
     def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
-        """Sample one reply to each prompt, in the order of the prompts, with the tokens of both."""
+        """Sample one reply to each prompt, in the order of the prompts, with the token ids of both."""
 
     def check(self, prompts: Sequence[Messages]) -> None:
-        """UserError for a prompt that is too long, or has a word that the model's vocabulary lacks."""
+        """Raise UserError if a prompt is too long, or has a word that is not in the model's vocabulary."""
 
     def fits(self, prompt: Messages) -> bool:
-        """Whether the prompt is short enough to be trained on."""
+        """Return whether the prompt is short enough for training."""
 
     def micro_batch(self, settings: GrpoSettings) -> int:
-        """How many completions to train on at a time, at most the recipe's; UserError where none would fit."""
+        """Return how many completions to train on at once, at most the recipe's number.
+
+        Raises UserError if not even one fits in memory.
+        """
 
     def check_rollouts(self, score: Score | None = None, temperature: float = 1.0) -> None:
-        """UserError where sampling does not use the weights that `score`, or else a forward pass, computes with.
+        """Raise UserError if sampling uses other weights than `score`, or than a forward pass if `score` is None.
 
-        `temperature` is that of the log-probabilities of `score`.
+        `score` returns log-probabilities at `temperature`.
         """
 
     def trainable(self) -> tuple[Any, Any]:
-        """The model with its adapter and its tokenizer, as TRL's trainers take them."""
+        """Return the model with its adapter, and its tokenizer, as TRL's trainers take them."""
 
     def snapshot(self) -> Adapter:
-        """A copy of the adapter's weights."""
+        """Return a copy of the adapter's weights."""
 
     def restore(self, adapter: Adapter) -> None:
-        """Put an adapter's weights back, bit by bit."""
+        """Set the adapter's weights to those of a snapshot, bit by bit."""
 
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format."""
 
     def load(self, folder: Path, check: bool = True) -> None:
-        """Read an adapter that `save` wrote; UserError where the files are missing or of another shape.
+        """Read an adapter that `save` wrote.
 
-        `check` rollouts with it, unless nothing will be sampled.
+        With `check`, also check rollouts with it; pass False if nothing will be sampled. Raises UserError if files are
+        missing or do not match the model.
         """

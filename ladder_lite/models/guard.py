@@ -1,13 +1,17 @@
-"""Does the engine that samples hold the weights that are trained? Its log-probabilities against the trainer's.
+"""The rollout guard: checks that the engine that samples uses the weights that are trained.
 
 An engine that ignores the adapter, or keeps an old copy of it, samples fluent text from other weights, and nothing
-fails: losses stay finite (unslothai/unsloth#8701, huggingface/trl#5312, huggingface/transformers#45323). A fresh
-adapter cannot reveal this, because its B is zero. So for a check the adapter gets random values, different ones each
-time, that move log-probabilities by at least `MARGIN` tolerances. The engine samples a few short replies, the trainer
-scores the same tokens, and the adapter is restored bit by bit.
+fails: losses stay finite (unslothai/unsloth#8701, huggingface/trl#5312, huggingface/transformers#45323). The guard
+compares the engine's log-probabilities with the trainer's:
 
-A check costs one short rollout and one forward pass, which Unsloth may cut into several. The first check of a model
-also finds the scale of the random values: a second forward pass, and another draw as long as they move too little.
+1. Set the adapter to random values that move log-probabilities by at least `MARGIN` tolerances. A fresh adapter could
+   not reveal an error, because its B matrices are zero.
+2. Let the engine sample a few short replies, with its log-probabilities.
+3. Let the trainer score the same tokens. The KL divergence between the two must be within the tolerance.
+4. Restore the adapter bit by bit.
+
+A check costs one short rollout and one forward pass, which Unsloth may split into several. The first check of a model
+also finds the scale of the random values: it needs a second forward pass, and more draws while the effect is too small.
 """
 
 import math
@@ -19,13 +23,16 @@ from ladder_lite.models.backend import Adapter, Backend, Rollout, Sampling, Scor
 from ladder_lite.tasks.task import Messages
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 2e-2}
-"""The KL divergence of the engine from the trainer, in nats a token, that rounding in each type explains."""
+"""The KL divergence of engine and trainer, in nats per token, that rounding in each dtype can explain."""
 
 MARGIN = 10
-_AIM, _DRAWS = 60, 20
-"""The effect aimed at, in tolerances: more makes rounding errors grow, less leaves other draws below the margin."""
+"""The random adapter moves log-probabilities by at least this many tolerances, so ignoring it exceeds the limit."""
+
+# The effect that the random adapter should have, in tolerances. A larger one amplifies rounding errors; with a smaller
+# one, some later draws would fall below MARGIN.
+_TARGET, _MAX_DRAWS = 60, 20
 _PROMPT: Messages = [{"role": "user", "content": "solve integrate(x,x)"}]
-_REPLIES, _TOKENS = 8, 16
+_REPLIES, _TOKENS = 8, 16  # a check samples 8 replies of at most 16 tokens
 
 _REMEDIES = {
     "vllm": "set model.fast_inference=false",
@@ -35,7 +42,10 @@ _REMEDIES = {
 
 
 class RolloutGuard:
-    """Checks one backend, whose engine is "vllm", "unsloth" or "transformers"; `gap` is what the last check found."""
+    """Checks one backend, whose engine is "vllm", "unsloth" or "transformers".
+
+    `gap` is the KL divergence that the last check measured, NaN before the first one.
+    """
 
     def __init__(self, backend: Backend, engine: str) -> None:
         self._backend, self._engine, self._remedy = backend, engine, _REMEDIES[engine]
@@ -43,72 +53,85 @@ class RolloutGuard:
         self.gap = math.nan
 
     def check(self, score: Score, temperature: float) -> None:
-        """UserError where the engine's log-probabilities are not those of `score`; the adapter is as it was."""
+        """Raise UserError if the engine's log-probabilities are not those of `score`; the adapter is left unchanged."""
         tolerance, start = TOLERANCE[self._backend.dtype], self._backend.snapshot()
         self.gap = math.nan
         try:
-            for _ in range(2):  # rounding may exceed the tolerance once; other weights exceed the margin
+            # Rounding may exceed the tolerance by chance, so a gap just above it is measured once more. A gap beyond
+            # the margin can only come from other weights and is not.
+            for _ in range(2):
                 self.gap = self._compare(start, score, temperature)
                 if not tolerance < self.gap < MARGIN * tolerance:
                     break
         finally:
             self._backend.restore(start)
-        if not self.gap <= tolerance:  # NaN included
+        if not self.gap <= tolerance:  # written so that NaN fails, too
             raise UserError(
                 f"rollouts: {self._engine} samples from other weights than those that are trained: the KL divergence "
                 f"between the two is {self.gap:.2g}, the limit is {tolerance:g}; {self._remedy}"
             )
 
     def _compare(self, start: Adapter, score: Score, temperature: float) -> float:
-        """The KL divergence of the engine from `score`, with random values in the adapter."""
-        nothing = {name: torch.zeros_like(weight) for name, weight in start.items()}
-        aim = max(_AIM * TOLERANCE[self._backend.dtype], 0.01)  # 32 bits have room for more
-        for _ in range(_DRAWS):
-            self._backend.restore(self._draw(start))
+        """Return the KL divergence of the engine from `score`, measured with random values in the adapter."""
+        zero = {name: torch.zeros_like(weight) for name, weight in start.items()}
+        # In float32, 60 tolerances are only 6e-4; rounding errors leave room for a larger effect.
+        target = max(_TARGET * TOLERANCE[self._backend.dtype], 0.01)
+        for _ in range(_MAX_DRAWS):
+            self._backend.restore(self._random_adapter(start))
             sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True)
+            # Replies without a sampled token began with padding: the engine has no log-probability for their end token.
             rollouts = [r for r in self._backend.roll_out([_PROMPT] * _REPLIES, sampling) if r.completion.n_tokens]
-            if not rollouts:  # all began with padding
+            if not rollouts:
                 continue
-            scored = self._score(rollouts, score)
+            scored = self._score(rollouts, score)  # (tokens of all replies,)
             if not self._scale_is_known:
-                self._backend.restore(nothing)
+                # The effect of the random adapter: how far its log-probabilities are from those of the base model,
+                # which a zero adapter leaves unchanged. Half the target is still 3 margins.
+                self._backend.restore(zero)
                 effect = _divergence(scored, self._score(rollouts, score))
-                self._scale_is_known = effect >= aim / 2
+                self._scale_is_known = effect >= target / 2
             if self._scale_is_known:
                 sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs or ()])
                 return _divergence(sampled, scored)
-            # A divergence is quadratic in a small change, which is the product of two of these matrices.
-            self._scale *= min(max((aim / max(effect, 1e-9)) ** 0.25, 1.1), 1.5)
+            # The adapter's change is the product B A, so it is quadratic in the scale, and the divergence is quadratic
+            # in a small change: effect ~ scale**4. Steps are limited, as that fails for large changes.
+            self._scale *= min(max((target / max(effect, 1e-9)) ** 0.25, 1.1), 1.5)
         raise UserError(f"rollouts: what {self._engine} samples does not depend on the adapter; {self._remedy}")
 
-    def _draw(self, start: Adapter) -> Adapter:
-        """Other values each time: an engine that keeps those of an earlier check is found out."""
+    def _random_adapter(self, start: Adapter) -> Adapter:
+        """Return random weights, different ones each time: an engine that kept earlier ones must be noticed."""
         self._n_draws += 1
-        draw = torch.Generator().manual_seed(self._n_draws)
+        generator = torch.Generator().manual_seed(self._n_draws)  # its own, so the run's random state is untouched
+        # A is (r, inputs) and B is (outputs, r). Dividing by the root of the last dimension makes the effect of one
+        # scale about the same for layers of any width.
         return {
-            name: self._scale * torch.randn(weight.shape, generator=draw) / weight.shape[-1] ** 0.5
+            name: self._scale * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
             for name, weight in start.items()
         }
 
     def _score(self, rollouts: list[Rollout], score: Score) -> torch.Tensor:
-        """Log-probabilities of all replies' tokens, one reply after the other, on the CPU; one forward pass."""
+        """Return the log-probabilities of all replies' tokens, reply after reply, on the CPU; one forward pass."""
         model, tokenizer = self._backend.trainable()
         lengths = torch.tensor([len(rollout.completion_ids) for rollout in rollouts])
         longest = int(lengths.max())
+        # All prompts are the same, so only the replies need padding, on the right:
+        #   ids   P P P R R R .      mask  1 1 1 1 1 1 0
+        #         P P P R . . .            1 1 1 1 0 0 0
         padding = [[tokenizer.pad_token_id] * (longest - length) for length in lengths.tolist()]
         rows = [[*r.prompt_ids, *r.completion_ids, *pad] for r, pad in zip(rollouts, padding, strict=True)]
-        replies = torch.arange(longest) < lengths[:, None]
+        replies = torch.arange(longest) < lengths[:, None]  # (replies, longest), True at real tokens
         prompts = torch.ones(len(rows), len(rows[0]) - longest, dtype=torch.bool)
         mask = torch.cat([prompts, replies], dim=1).long()
         with torch.no_grad():
-            found = score(torch.tensor(rows).to(model.device), mask.to(model.device), longest)
-        return found.float().cpu()[replies]
+            logprobs = score(torch.tensor(rows).to(model.device), mask.to(model.device), longest)
+        return logprobs.float().cpu()[replies]  # boolean indexing flattens row by row
 
 
 def _divergence(sampled: torch.Tensor, other: torch.Tensor) -> float:
-    """KL divergence from log-probabilities of tokens sampled by the first, by GRPO's estimator (arXiv 2402.03300).
+    """Estimate the KL divergence from log-probabilities of tokens that the first distribution sampled.
 
-    Each token's part is at least 0, and quadratic in a small difference: rounding errors hardly count.
+    This is GRPO's estimator, the mean of exp(d) - 1 - d for d = other - sampled (arXiv 2402.03300).
     """
-    ratio = other - sampled
-    return float((ratio.exp() - 1 - ratio).mean())
+    # Each term is at least 0 and quadratic in a small d, so rounding errors hardly count.
+    log_ratio = other - sampled
+    return float((log_ratio.exp() - 1 - log_ratio).mean())

@@ -1,7 +1,7 @@
-"""Which loader a model gets, and loading it: base weights, a LoRA adapter on them, the tokenizer.
+"""Choosing a loader and loading a model: base weights, a LoRA adapter on top of them, and the tokenizer.
 
-Unsloth where it is installed and a GPU carries it, else transformers, peft and bitsandbytes, on any machine. Both end
-in the same thing: a peft model whose base is frozen in one dtype (or in 4-bit NF4) and whose adapter is float32.
+The loader is Unsloth if it is installed and the GPU supports it, else transformers with peft and bitsandbytes, which
+run on any machine. Both give a peft model with a frozen base in one dtype (or in 4-bit NF4) and a float32 adapter.
 """
 
 import importlib.metadata
@@ -22,23 +22,23 @@ from ladder_lite.models.gguf import as_folder
 from ladder_lite.models.memory import Loader
 
 _UNSLOTH_CAPABILITY = (7, 0)
-"""The oldest GPUs that Unsloth supports: Volta, the V100's architecture; a T4 has 7.5."""
+"""The lowest compute capability that Unsloth supports: Volta, the architecture of the V100. A T4 has 7.5."""
 
 _VLLM_LAST_BEFORE_AMPERE = (0, 11, 2)
-"""The last vLLM that ran on GPUs older than Ampere, such as the T4."""
+"""The last version of vLLM that runs on GPUs older than Ampere, such as the T4."""
 
 _VLLM_FIRST_WITH_PLUGIN = (0, 28)
-"""From here on, vLLM reads 4-bit weights through the package vllm-bnb-plugin (vllm-project/vllm#43529)."""
+"""From this version on, vLLM needs the package vllm-bnb-plugin for 4-bit weights (vllm-project/vllm#43529)."""
 
 _PEFT_DEFAULTS = {"r": 8, "lora_alpha": 8}
-"""What a recipe that leaves them out gets from peft; Unsloth's own default of both is 16."""
+"""peft's values for settings that a recipe leaves out. Unsloth's own default is 16 for both."""
 
 _PADDING = ("<|finetune_right_pad_id|>", "<|vision_pad|>", "<|pad|>", "<pad>", "<|endoftext|>", "<unk>")
-"""Tokens that say nothing, in order of preference: the first three stand for padding in Llama 3 and Qwen 2."""
+"""Tokens that can serve as padding, in order of preference. The first three are those of Llama 3 and Qwen 2."""
 
 
 class Loaded(NamedTuple):
-    """A peft model with one adapter named "default", its tokenizer, and the type it computes in."""
+    """A peft model with one adapter named "default", its tokenizer, and the dtype that it computes in."""
 
     model: Any
     tokenizer: Any
@@ -46,11 +46,15 @@ class Loaded(NamedTuple):
 
 
 def choose_loader(settings: ModelSettings) -> Loader:
-    """What `model.backend` comes to on this machine; UserError where it names Unsloth and Unsloth cannot run."""
+    """Resolve `model.backend` on this machine.
+
+    Raises UserError if the recipe requires Unsloth, or vLLM inside it, and that cannot run here.
+    """
     if settings.backend == "transformers":
         if settings.fast_inference:
             raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
         return "transformers"
+    # backend is "auto" or "unsloth" from here on. vLLM (`fast_inference`) is available through Unsloth only.
     if (obstacle := unsloth_obstacle(settings)) is None:
         if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.fast_inference: {reason}, or set it to false")
@@ -63,33 +67,36 @@ def choose_loader(settings: ModelSettings) -> Loader:
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
-    """The device that `model.device` comes to on this machine; `preflight` refuses a "cuda" that is not there."""
+    """Resolve `model.device` on this machine; the preflight checks refuse "cuda" if there is no GPU."""
     return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def unsloth_obstacle(settings: ModelSettings | None = None) -> str | None:
-    """Why Unsloth cannot run here, or not with these settings; None where it can."""
+    """Return why Unsloth cannot run on this machine or with these settings, None if it can."""
     if settings and settings.device == "cpu":
         return "it needs a GPU, and model.device is cpu"
     if not torch.cuda.is_available():
         return "it needs a GPU, and PyTorch sees none"
-    capability = torch.cuda.get_device_capability()
+    capability = torch.cuda.get_device_capability()  # (7, 5) for a T4
     if capability < _UNSLOTH_CAPABILITY:
         have = ".".join(map(str, capability))
         return f"it needs compute capability 7.0, and this {torch.cuda.get_device_name()} has {have}"
     if importlib.util.find_spec("unsloth") is None:
         return "it is not installed (pip install 'ladder_lite[gpu]')"
-    if settings and settings.dtype == "float32":  # whatever it is told, it trains in bfloat16 where the card has it
+    # Unsloth ignores a float32 dtype: it trains in bfloat16 if the card supports it.
+    if settings and settings.dtype == "float32":
         return "it trains in 16 bits, and model.dtype is float32"
     return None
 
 
 def _vllm_obstacle(in_4bit: bool) -> str | None:
-    """Why vLLM cannot sample here, with the remedy; None where it can."""
+    """Return why vLLM cannot sample here, with the remedy; None if it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed; install it"
     version = importlib.metadata.version("vllm")
-    release = Version(version).release  # a local version, such as 0.11.2+cu128, sorts above its release
+    # "0.11.2+cu128" -> (0, 11, 2). As a Version, it would compare greater than 0.11.2.
+    release = Version(version).release
+    # Compute capability 8.0 is Ampere.
     if torch.cuda.get_device_capability() < (8, 0) and release > _VLLM_LAST_BEFORE_AMPERE:
         last = ".".join(map(str, _VLLM_LAST_BEFORE_AMPERE))
         return f"vLLM {version} does not run on this {torch.cuda.get_device_name()}; install vllm=={last}"
@@ -99,8 +106,8 @@ def _vllm_obstacle(in_4bit: bool) -> str | None:
 
 
 def import_unsloth() -> None:
-    """Import Unsloth, silently; UserError where it is broken on this machine."""
-    with redirect_stdout(StringIO()):  # a banner, and what it patched
+    """Import Unsloth without its output. Raises UserError if the import fails."""
+    with redirect_stdout(StringIO()):  # it prints a banner and a list of its patches
         try:
             import unsloth  # noqa: F401
         except (ImportError, NotImplementedError, OSError, RuntimeError) as error:
@@ -111,45 +118,49 @@ def import_unsloth() -> None:
 
 
 def load(settings: ModelSettings, loader: Loader, device: torch.device, seed: int, max_length: int) -> Loaded:
-    """Load the model with a fresh adapter whose random half follows from the seed.
+    """Load the model with a fresh adapter, whose A matrices are drawn from the seed and whose B matrices are zero.
 
-    `max_length` is the most tokens of a problem's prompt and its reply together. Unsloth wants to know beforehand what
-    it would cut off, and is told twice that, for what asks for variants is longer than what asks for solutions.
-    UserError names the way out where the model cannot be had: a wrong id, no network, a licence to accept.
+    `max_length` is the largest number of tokens of a problem's prompt and its reply together. Raises UserError with the
+    remedy if the model cannot be loaded: a wrong id, no network, a licence that must be accepted.
     """
     import transformers
 
     dtype = choose_dtype(settings, device)
-    transformers.utils.logging.set_verbosity_error()  # Unsloth's logger, too
+    transformers.utils.logging.set_verbosity_error()  # covers Unsloth's logger, too
     transformers.utils.logging.disable_progress_bar()
-    with _explained(settings):
-        # Unsloth would put what the hub says into an error of its own, and stretch the model's positions unasked.
-        reach = _reach(settings, transformers.AutoConfig.from_pretrained(_source(settings)), max_length)
+    with _explain_load_errors(settings):
+        # Read the config here, before Unsloth does: it would wrap the hub's errors in its own, and silently scale the
+        # positional embeddings of a model that is too short.
+        config = transformers.AutoConfig.from_pretrained(_model_path(settings))
+        context_length = _context_length(settings, config, max_length)
         if loader == "unsloth":
-            model, tokenizer = _with_unsloth(settings, dtype, seed, min(2 * max_length, reach))
+            # Unsloth truncates beyond a length that it must know in advance. Twice `max_length`, because prompts that
+            # ask for variants are longer than those that ask for solutions.
+            model, tokenizer = _with_unsloth(settings, dtype, seed, min(2 * max_length, context_length))
         else:
             model, tokenizer = _with_transformers(settings, dtype, device, seed)
-    _set_padding(tokenizer)
+    _set_padding_token(tokenizer)
     adapter.in_full_precision(model)
     return Loaded(model, tokenizer, dtype)
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """Load the tokenizer alone, set up as that of `load`."""
+    """Load only the tokenizer, set up as in `load`."""
     import transformers
 
-    with _explained(settings):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_source(settings))
-    _set_padding(tokenizer)
+    with _explain_load_errors(settings):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_model_path(settings))
+    _set_padding_token(tokenizer)
     return tokenizer
 
 
 def choose_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
-    """The one type that weights are computed with: bfloat16 where the GPU has it, float16 on older ones, float32."""
+    """Return the dtype for all computations: bfloat16 or, on older GPUs, float16; float32 on a CPU."""
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
     if device.type == "cpu":
         return torch.float32
+    # A T4 only emulates bfloat16, which is slow.
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -158,81 +169,92 @@ def _with_transformers(settings: ModelSettings, dtype: torch.dtype, device: torc
     from bitsandbytes.nn.modules import Linear4bit
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    # The empty key of `device_map` stands for the whole model.
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "device_map": {"": device}}
     if settings.load_in_4bit:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
+            bnb_4bit_use_double_quant=True,  # quantizes the scales of the blocks of 64 weights, too
             bnb_4bit_compute_dtype=dtype,
         )
     tokenizer = load_tokenizer(settings)
-    model = transformers.AutoModelForCausalLM.from_pretrained(_source(settings), **options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(_model_path(settings), **options)
     if settings.load_in_4bit:
-        # Freezes the base and computes its norms in float32. Checkpointing is TRL's to switch on.
+        # Freezes the base model and casts its 16-bit weights (embeddings, head, norms) to float32. Gradient
+        # checkpointing is left to TRL.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         for module in model.modules():
-            # On some CPUs, bitsandbytes packs the weights when it first generates, and gradients no longer pass them.
+            # On CPUs with AVX512-BF16, bitsandbytes repacks the weights at the first forward pass in eval mode, and
+            # cannot compute gradients through the packed form.
             if isinstance(module, Linear4bit):
                 module.support_avx512bf16_for_cpu = False
-    transformers.set_seed(seed)  # the adapter's first matrices are random
-    with _adapter_explained():
+    transformers.set_seed(seed)  # peft draws the A matrices from the global generator
+    with _explain_adapter_errors():
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings.lora)), tokenizer
 
 
 def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_length: int) -> tuple[Any, Any]:
     lora = _PEFT_DEFAULTS | settings.lora
-    with redirect_stdout(StringIO()):  # a banner of twelve lines
+    with redirect_stdout(StringIO()):  # it prints a banner of twelve lines
         from unsloth import FastLanguageModel
 
         model, tokenizer = FastLanguageModel.from_pretrained(
-            _source(settings),
+            _model_path(settings),
             max_seq_length=max_length,
             dtype=dtype,
             load_in_4bit=settings.load_in_4bit,
-            use_exact_model_name=True,  # else a copy of its own, with other layers in 16 bits
-            offload_embedding=False,  # else it decides by free memory, and the model seems to be on the CPU
+            # Otherwise it loads its own copy of the model, in which it keeps some layers in 16 bits.
+            use_exact_model_name=True,
+            # Otherwise it moves the embedding to the CPU when memory is short, and `model.device` is then the CPU.
+            offload_embedding=False,
             fast_inference=settings.fast_inference,
             max_lora_rank=int(lora["r"]),
         )
-        with _adapter_explained():
+        with _explain_adapter_errors():
             model = FastLanguageModel.get_peft_model(
                 model, use_gradient_checkpointing="unsloth", random_state=seed, **lora
             )
     return model, tokenizer
 
 
-def _reach(settings: ModelSettings, config: Any, max_length: int) -> int:
-    """How many tokens the model's positions reach; UserError where prompt and reply are longer."""
-    reach: int = getattr(config.get_text_config(), "max_position_embeddings", None) or max_length
-    if max_length > reach:
+def _context_length(settings: ModelSettings, config: Any, max_length: int) -> int:
+    """Return the model's context length in tokens. Raises UserError if prompt and reply can be longer."""
+    length: int = getattr(config.get_text_config(), "max_position_embeddings", None) or max_length
+    if max_length > length:
         raise UserError(
-            f"model.id {settings.id}: it reads {reach} tokens, and a prompt and its reply may have {max_length}; lower "
-            "model.max_prompt_length, or the longest of grpo.trl.max_completion_length, eval.max_new_tokens and "
-            "variants.max_new_tokens"
+            f"model.id {settings.id}: its context has {length} tokens, but a prompt and its reply may have "
+            f"{max_length}; lower model.max_prompt_length, or the longest of grpo.trl.max_completion_length, "
+            "eval.max_new_tokens and variants.max_new_tokens"
         )
-    return reach
+    return length
 
 
-def _set_padding(tokenizer: Any) -> None:
-    """A padding token that is no end of turn: Unsloth's trainer takes every one for padding, and never trains on it."""
+def _set_padding_token(tokenizer: Any) -> None:
+    """Set a padding token that is not the end of turn, if the vocabulary has one.
+
+    Unsloth's trainer treats every occurrence of the padding token as padding. If it were also the end of turn, the
+    model would never be trained to end its replies.
+    """
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
         return
+    # No padding token, or one that is also the end of turn: look for another.
     vocabulary = tokenizer.get_vocab()
-    spare = [token for token in _PADDING if token in vocabulary and token != tokenizer.eos_token]
-    tokenizer.pad_token = spare[0] if spare else tokenizer.eos_token
+    candidates = [token for token in _PADDING if token in vocabulary and token != tokenizer.eos_token]
+    tokenizer.pad_token = candidates[0] if candidates else tokenizer.eos_token
 
 
-def _source(settings: ModelSettings) -> str:
+def _model_path(settings: ModelSettings) -> str:
+    """Return what `from_pretrained` takes: a folder, or an id on the Hugging Face hub."""
     if settings.id == EMBEDDED:
         return str(Path(__file__).parents[1] / "tiny")
     return str(as_folder(Path(settings.id))) if settings.id.endswith(".gguf") else settings.id
 
 
 @contextmanager
-def _explained(settings: ModelSettings) -> Iterator[None]:
-    """What hub, files and memory can refuse, as one line with the remedy."""
+def _explain_load_errors(settings: ModelSettings) -> Iterator[None]:
+    """Turn errors of the hub, of files and of memory into a UserError: one line with the remedy."""
     from huggingface_hub.errors import GatedRepoError
     from safetensors import SafetensorError
 
@@ -243,8 +265,9 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
         raise UserError(
             f"model.id {settings.id}: this model does not fit on the GPU ({first_line(error)}); {remedy}"
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:  # ValueError: no model, or one of an unknown kind
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: not a model, or an unknown architecture
         copy = f", or take an ungated copy: model.id={settings.mirror}" if settings.mirror else ""
+        # transformers wraps the hub's GatedRepoError in an OSError, sometimes more than once.
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
             causes.append(cause)
@@ -260,8 +283,8 @@ def _explained(settings: ModelSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _adapter_explained() -> Iterator[None]:
-    """What peft and Unsloth refuse of an adapter's settings, as one line."""
+def _explain_adapter_errors() -> Iterator[None]:
+    """Turn errors of peft and Unsloth about the adapter's settings into a UserError."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError) as error:

@@ -1,19 +1,26 @@
-"""GPU memory: what generation and training will take, and the batches that fit, before anything is loaded.
+"""Prediction of GPU memory: what generation and training need, and which batches fit, before a model is loaded.
 
     setup = Setup.of(read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, loader="unsloth", dtype="bfloat16")
-    train_parts(setup, micro_batch=4)  # {"weights_4bit": ..., "logits": ..., ...}, in bytes; their sum is the peak
-    plan(setup, free_bytes)            # the largest micro-batch and generation chunk that fit, None where none does
+    train_parts(setup, micro_batch=4)  # {"weights_4bit": ..., "logits": ..., ...} in bytes; their sum is the peak
+    plan(setup, free_bytes)            # the largest micro-batch and generation batch that fit, None if none does
 
-Every part is a formula over the model's shape. The formulas were read from the sources named beside them (Unsloth
-2026.10.7, TRL 1.14.2, transformers 5.17, bitsandbytes 0.50); those of the transformers loader are checked against what
-a small model allocates on a CPU. A figure marked 'assumed' has not been compared with a GPU yet. T is tokens of a
-micro-batch, H the hidden size, I the intermediate size, Q and K the widths of queries and of keys, V the vocabulary.
+Each part is a formula over the model's shape. The formulas were derived from the sources named beside them (Unsloth
+2026.10.7, TRL 1.14.2, transformers 5.17, bitsandbytes 0.50). Those of the transformers loader are tested against what
+a small model allocates on a CPU. A figure marked 'assumed' has not been compared with a GPU yet. In comments, T is the
+number of tokens in a micro-batch, H the hidden size, I the intermediate size, Q and K the widths of queries and keys,
+and V the vocabulary size.
 
-Peaks come one after the other, so a prediction is what stays plus the largest moment: for training the loss or one
-layer's backward pass, for generation reading the prompts or writing the last token. The reference's scores (beta > 0)
-are computed in the same micro-batches without gradients and need less. Unsloth would size the reference's batches by
-itself, to most of what is free, unless `unsloth_grpo_mini_batch` is set. Its vLLM (`fast_inference`) is not predicted.
-Its "dynamic" 4-bit copies of models (unsloth-bnb-4bit) keep some layers in 16 bits and take somewhat more.
+A step has several moments of high memory use, one after another. A prediction is therefore the memory that is always
+in use plus the largest of these moments: for training the loss or the backward pass of one layer, for generation
+reading the prompts or writing the last token.
+
+Not predicted:
+
+- the reference's log-probabilities (beta > 0). They need less than training: they are computed without gradients, in
+  the same micro-batches. Unsloth alone would use larger ones, up to most of the free memory; the trainer prevents this
+  with `unsloth_grpo_mini_batch`.
+- vLLM (`fast_inference`).
+- Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit). They keep some layers in 16 bits and need more memory.
 """
 
 import os
@@ -33,38 +40,41 @@ GIB = 2**30
 MIB = 2**20
 
 CARDS = {8: 7.3, 12: 11.0, 16: 14.5, 24: 22.5}
-"""GiB that a card of so many GB really leaves to one process, its CUDA context included."""
+"""Nominal size of a card in GB -> GiB that one process can use, including its CUDA context."""
 
 CUDA_CONTEXT_BYTES = int(0.45 * GIB)
-"""Kernels and tables of CUDA, cuBLAS and Triton on a card of 8 to 24 GB; assumed. PyTorch's counters leave it out."""
+"""Kernels and tables of CUDA, cuBLAS and Triton on a card of 8 to 24 GB; assumed. PyTorch does not count them."""
 
 FRAGMENTATION = 0.05
-"""Of what comes and goes: gaps and rounding of PyTorch's caching allocator with expandable segments; assumed."""
+"""Gaps and rounding in PyTorch's caching allocator with expandable segments, a share of temporary memory; assumed."""
 
 USABLE = 0.95
-"""Of the memory that is free, the share that batches are chosen for, until predictions were compared with GPUs."""
+"""Share of the free memory that batches may fill: a margin until the predictions have been compared with GPUs."""
 
 Loader = Literal["unsloth", "transformers"]
 Parts = dict[str, int]
 
-_CUBLAS_WORKSPACE_BYTES = 32 * MIB  # PyTorch's largest, that of Hopper (docs: CUBLAS_WORKSPACE_CONFIG); 8 MiB elsewhere
-_NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # 4 bits; an 8-bit scale for 64 weights; a 32-bit scale for 256 scales
+# PyTorch's largest workspace, on Hopper GPUs (see its documentation of CUBLAS_WORKSPACE_CONFIG); 8 MiB on others.
+_CUBLAS_WORKSPACE_BYTES = 32 * MIB
+# Per weight: 4 bits, an 8-bit scale for each 64 weights, and a 32-bit scale for each 256 of these scales. About 0.516.
+_NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
-_DTYPE_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}  # auto is 16 bits on every GPU
-_OPTIMIZER_BYTES = {  # a weight, beside the weight itself; other optimizers count as AdamW in 32 bits
+_DTYPE_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}  # "auto" means 16 bits on every GPU
+# Optimizer state per weight. Optimizers that are not listed count as AdamW with two 32-bit states, 8 bytes.
+_OPTIMIZER_BYTES = {
     "sgd": 0,
-    # bitsandbytes: two 8-bit states, a 32-bit scale for 256 of each
+    # bitsandbytes: two 8-bit states, and for each of them a 32-bit scale per 256 weights.
     **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2 + 2 * 4 / 256),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A model and how it is loaded and trained, as far as memory depends on it.
+    """A model and everything about its loading and training that memory depends on.
 
-    `recompute_logits` is Unsloth's UNSLOTH_GRPO_LOGPROB_RECOMPUTE=1: the backward pass computes the logits again, chunk
-    by chunk, instead of keeping them all. `prefix_grouper` is its UNSLOTH_GRPO_PREFIX_GROUPER=1: a group's prompt goes
-    through the model once. `context_bytes` is 0 where memory is counted after CUDA was started.
+    `recompute_logits` stands for Unsloth's UNSLOTH_GRPO_LOGPROB_RECOMPUTE=1: the backward pass recomputes the logits
+    chunk by chunk instead of keeping all of them. `prefix_grouper` stands for UNSLOTH_GRPO_PREFIX_GROUPER=1: the prompt
+    of a group goes through the model once. `context_bytes` is 0 if free memory is measured after CUDA has started.
     """
 
     shape: Shape
@@ -94,9 +104,10 @@ class Setup:
         dtype: str = "auto",
         context_bytes: int = CUDA_CONTEXT_BYTES,
     ) -> "Setup":
-        """The setup of a recipe's `model` and `grpo.trl` sections; `dtype` is the one that the backend chose.
+        """Create the setup from a recipe's `model` and `grpo.trl` sections.
 
-        Settings that the recipe leaves out have the values that TRL gives them.
+        `dtype` is the one that the backend chose, or "auto" for the recipe's. Settings that the recipe leaves out get
+        the defaults of TRL or peft.
         """
         batch = int(trl.get("per_device_train_batch_size") or 8)
         return Setup(
@@ -114,6 +125,7 @@ class Setup:
             completions_per_step=batch * int(trl.get("gradient_accumulation_steps") or 1),
             largest_micro_batch=batch,
             group_size=int(trl.get("num_generations") or 8),
+            # The prefix grouper is part of Unsloth's packed pass, so switching packing off disables it.
             prefix_grouper=loader == "unsloth"
             and not model.fast_inference
             and _is_on("UNSLOTH_GRPO_PREFIX_GROUPER", "0")
@@ -123,17 +135,15 @@ class Setup:
 
     @property
     def residual_bytes(self) -> int:
-        """Bytes of a value that passes from layer to layer, and of the weights that are not quantised.
-
-        peft's prepare_model_for_kbit_training turns these weights to 32 bits, and what the embeddings give out with
-        them; Unsloth leaves them as they are.
-        """
+        """Bytes per value of the hidden states between layers, and per weight that is not quantized."""
+        # peft's prepare_model_for_kbit_training casts these weights to 32 bits, embeddings included, so the hidden
+        # states have 32 bits, too. Unsloth does not.
         return 4 if self.loader == "transformers" and self.load_in_4bit else self.dtype_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Batches that fit. `generation_batch` is for rollouts; `train` and `generate` are the parts of the peaks."""
+    """Batch sizes that fit, with the predicted parts of the peaks in training and in generation of rollouts."""
 
     micro_batch: int
     accumulation: int
@@ -143,33 +153,35 @@ class Plan:
 
 
 def plan(setup: Setup, free_bytes: int) -> Plan | None:
-    """The largest micro-batch and generation chunk that fit in USABLE of `free_bytes`, None where nothing fits.
+    """Return the largest micro-batch and generation batch that fit in USABLE of `free_bytes`, None if none does.
 
-    The micro-batch divides the completions of a step and is at most the recipe's; lengths and group size stay.
+    The micro-batch divides the completions of a step and is at most the recipe's. Lengths and group size never change,
+    as they would change what is learned.
     """
     usable_bytes = int(USABLE * free_bytes)
     sizes = micro_batches(setup.completions_per_step, setup.largest_micro_batch)
     micro_batch = next((size for size in sizes if total(train_parts(setup, size)) <= usable_bytes), None)
     lengths = setup.max_prompt_length, setup.max_completion_length
-    chunk = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
-    if micro_batch is None or chunk == 0:
+    sequences = generation_batch(setup, free_bytes, *lengths, setup.completions_per_step, setup.top_p)
+    if micro_batch is None or sequences == 0:
         return None
-    train, generate = train_parts(setup, micro_batch), generate_parts(setup, chunk, *lengths, setup.top_p)
-    return Plan(micro_batch, setup.completions_per_step // micro_batch, chunk, train, generate)
+    train, generate = train_parts(setup, micro_batch), generate_parts(setup, sequences, *lengths, setup.top_p)
+    return Plan(micro_batch, setup.completions_per_step // micro_batch, sequences, train, generate)
 
 
 def micro_batches(completions_per_step: int, largest: int) -> list[int]:
-    """The micro-batches that a step can be cut into, the largest first."""
+    """Return the sizes of equal micro-batches that a step can be split into, largest first."""
+    # (24, 12) -> [12, 8, 6, 4, 3, 2, 1]
     return [size for size in range(largest, 0, -1) if completions_per_step % size == 0]
 
 
 def smaller_micro_batch(completions_per_step: int, micro_batch: int) -> int | None:
-    """The largest micro-batch of at most half the size, for when memory runs out; None where there is none."""
+    """Return the largest micro-batch of at most half the size, for when memory runs out; None if there is none."""
     return next(iter(micro_batches(completions_per_step, micro_batch // 2)), None)
 
 
 def smallest_parts(setup: Setup) -> tuple[Parts, Parts]:
-    """The parts of training on one completion and of generating one: no batches take less."""
+    """Return the parts for training on one completion and for generating one: the least that any batch needs."""
     lengths = setup.max_prompt_length, setup.max_completion_length
     return train_parts(setup, 1), generate_parts(setup, 1, *lengths, setup.top_p)
 
@@ -177,57 +189,58 @@ def smallest_parts(setup: Setup) -> tuple[Parts, Parts]:
 def generation_batch(
     setup: Setup, free_bytes: int, prompt_length: int, new_tokens: int, at_most: int, top_p: float = 1.0
 ) -> int:
-    """The most sequences, up to `at_most`, whose generation fits in USABLE of `free_bytes`; 0 where not one does."""
+    """Return how many sequences, up to `at_most`, can be generated at once in USABLE of `free_bytes`; 0 if none."""
 
     def needed_bytes(sequences: int) -> int:
         return total(generate_parts(setup, sequences, prompt_length, new_tokens, top_p))
 
+    # Memory grows with the number of sequences, so bisection finds the first number that needs at least one byte more
+    # than there is. Its index in range(1, ...) is the last number that fits.
     return bisect_left(range(1, at_most + 1), int(USABLE * free_bytes) + 1, key=needed_bytes)
 
 
 def total(parts: Parts) -> int:
-    """The peak that the parts add up to, in bytes."""
+    """Return the peak in bytes: the sum of the parts."""
     return sum(parts.values())
 
 
 def train_parts(setup: Setup, micro_batch: int) -> Parts:
-    """Peak of training on `micro_batch` completions of full length with full prompts, in bytes by part."""
-    stays = _weights(setup) | _adapter(setup) | {"lora_gradients": 4 * setup.lora_weights}
+    """Predict the peak of training on `micro_batch` completions of full length with full prompts, in bytes by part."""
+    permanent = _weights(setup) | _adapter(setup) | {"lora_gradients": 4 * setup.lora_weights}  # 32-bit gradients
     moments = [_loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)]
+    # If the prefix grouper saves tokens, Unsloth also compares its pass with the packed one.
     if _tokens(setup, micro_batch) < _tokens(replace(setup, prefix_grouper=False), micro_batch):
-        moments.append(_comparing_moment(setup, micro_batch))
-    return _with_overheads(setup, stays, max(moments, key=total))
+        moments.append(_grouper_check_moment(setup, micro_batch))
+    return _with_overheads(setup, permanent, max(moments, key=total))
 
 
 def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float = 1.0) -> Parts:
-    """Peak of generating `sequences` replies at once between two steps of training, in bytes by part.
-
-    Gradients are gone by then; the optimizer's state is not.
-    """
-    stays = _weights(setup) | _adapter(setup)
-    if setup.loader == "unsloth":  # fast_linear_forward keeps the adapter in the model's type while it generates
-        stays["lora_16bit_copy"] = setup.dtype_bytes * setup.lora_weights
+    """Predict the peak of generating `sequences` replies at once between two training steps, in bytes by part."""
+    # Between steps there are no gradients, but the optimizer's state stays (it is part of `_adapter`).
+    permanent = _weights(setup) | _adapter(setup)
+    if setup.loader == "unsloth":  # fast_linear_forward keeps a copy of the adapter in the model's dtype
+        permanent["lora_16bit_copy"] = setup.dtype_bytes * setup.lora_weights
     moments = (
         _prefill_moment(setup, sequences, prompt_length),
         _decode_moment(setup, sequences, prompt_length, new_tokens, top_p),
     )
-    return _with_overheads(setup, stays, max(moments, key=total))
+    return _with_overheads(setup, permanent, max(moments, key=total))
 
 
-def _with_overheads(setup: Setup, stays: Parts, moment: Parts) -> Parts:
+def _with_overheads(setup: Setup, permanent: Parts, moment: Parts) -> Parts:
+    # Permanent tensors are allocated once and leave no gaps.
     fragmentation = int(FRAGMENTATION * total(moment))
-    return stays | moment | {"fragmentation": fragmentation, "cuda_context": setup.context_bytes}
+    return permanent | moment | {"fragmentation": fragmentation, "cuda_context": setup.context_bytes}
 
 
 def _weights(setup: Setup) -> Parts:
-    """NF4 for the linear layers; 16 or 32 bits for embeddings, head, norms and biases; room for one matrix unpacked.
-
-    Unsloth keeps a buffer of the largest matrix (kernels/utils.py, WEIGHT_BUFFERS) and takes a second in the backward
-    pass (fast_lora.py, LoRA_MLP.backward); bitsandbytes unpacks one matrix at a time (MatMul4Bit).
-    """
+    """The base model's weights, and the workspaces for computing with them."""
     shape = setup.shape
     if not setup.load_in_4bit:
         return {"weights": setup.dtype_bytes * shape.parameters, "workspaces": _CUBLAS_WORKSPACE_BYTES}
+    # A 4-bit matrix is unpacked to the compute dtype before each product. bitsandbytes unpacks one matrix at a time
+    # (MatMul4Bit). Unsloth keeps a buffer for the largest one (kernels/utils.py, WEIGHT_BUFFERS) and takes a second in
+    # the backward pass (fast_lora.py, LoRA_MLP.backward).
     matrix_bytes = setup.dtype_bytes * max(inputs * outputs for inputs, outputs in shape.linears.values())
     return {
         "weights_4bit": int(_NF4_BYTES * shape.linear_weights),
@@ -237,124 +250,125 @@ def _weights(setup: Setup) -> Parts:
 
 
 def _adapter(setup: Setup) -> Parts:
-    """LoRA in 32 bits, TRL's frozen copy of it named "ref" where beta > 0, and the optimizer's state."""
+    """The 32-bit adapter, its frozen copy "ref" if beta > 0, and the optimizer's state."""
     parts = {"lora": 4 * setup.lora_weights, "optimizer": int(setup.optimizer_bytes * setup.lora_weights)}
     return parts | ({"lora_reference": 4 * setup.lora_weights} if setup.reference else {})
 
 
 def _loss_moment(setup: Setup, micro_batch: int) -> Parts:
-    """The loss and the first part of its backward pass: kept activations of all layers, and logits."""
+    """The loss and the start of its backward pass: activations of all layers, and logits."""
     activations = _kept_activations(setup, micro_batch)
     return activations | {"last_hidden": _last_hidden(setup, micro_batch), "logits": _logits(setup, micro_batch)}
 
 
 def _layer_moment(setup: Setup, micro_batch: int) -> Parts:
-    """The backward pass of one layer, computed again before it where activations are checkpointed."""
+    """The backward pass of one layer. With gradient checkpointing, its forward pass is recomputed first."""
     tokens, layer = _tokens(setup, micro_batch), _layer_backward(setup)
-    if setup.gradient_checkpointing:  # whose input is among the checkpoints
+    if setup.gradient_checkpointing:
+        # The recomputed activations except the layer's input, which is a checkpoint and counted there.
         layer += _layer_forward(setup) - setup.residual_bytes * setup.shape.hidden_size
     return _kept_activations(setup, micro_batch) | {"one_layer": tokens * layer + _mask(setup, micro_batch)}
 
 
-def _comparing_moment(setup: Setup, micro_batch: int) -> Parts:
-    """Unsloth's check of its prefix grouper: a pass without gradients, beside all that the packed one keeps."""
+def _grouper_check_moment(setup: Setup, micro_batch: int) -> Parts:
+    """Unsloth's check of its prefix grouper: a grouped pass without gradients while the packed pass is in memory."""
     kept = _loss_moment(replace(setup, prefix_grouper=False), micro_batch)
+    # Without gradients, nothing is kept from layer to layer: only the widest layer of the grouped pass counts.
     widest = setup.dtype_bytes * 3 * (setup.shape.hidden_size + setup.shape.intermediate_size)
     return kept | {"one_layer": _tokens(setup, micro_batch) * widest}
 
 
 def _tokens(setup: Setup, micro_batch: int) -> int:
-    """Tokens that go through the layers.
-
-    The prefix grouper reads a prompt once for all replies of its group, where groups are whole and it saves enough
-    (unsloth/utils/prefix_grouper.py).
-    """
+    """The number of tokens of a micro-batch that go through the layers (T in the formulas)."""
     replies = micro_batch * setup.max_completion_length
-    each, shared = (n * setup.max_prompt_length + replies for n in (micro_batch, micro_batch // setup.group_size))
-    is_grouped = setup.prefix_grouper and micro_batch % setup.group_size == 0 and each >= 1.3 * shared
-    return shared if is_grouped else each
+    # With a prompt for each reply, and with one for each group.
+    repeated, grouped = (n * setup.max_prompt_length + replies for n in (micro_batch, micro_batch // setup.group_size))
+    # Unsloth groups only whole groups, and only if it saves enough (unsloth/utils/prefix_grouper.py).
+    is_grouped = setup.prefix_grouper and micro_batch % setup.group_size == 0 and repeated >= 1.3 * grouped
+    return grouped if is_grouped else repeated
 
 
 def _kept_activations(setup: Setup, micro_batch: int) -> Parts:
-    """What the forward pass leaves on the GPU for the backward pass, without the loss.
-
-    Checkpointing keeps each layer's input, T * H. Unsloth moves them to the CPU: on the GPU are two buffers for the way
-    back and the last layer's, which stays (unsloth_zoo/gradient_checkpointing.py, UnslothCheckpointFunction).
-    """
+    """What the forward pass leaves on the GPU for the backward pass, without the loss."""
     shape, tokens = setup.shape, _tokens(setup, micro_batch)
     if not setup.gradient_checkpointing:
         return {"activations": tokens * shape.num_hidden_layers * _layer_forward(setup) + _mask(setup, micro_batch)}
+    # Gradient checkpointing keeps the input of each layer, T * H values. Unsloth moves them to CPU memory. On the GPU
+    # remain the last layer's input and two buffers for copying the others back (unsloth_zoo/gradient_checkpointing.py,
+    # UnslothCheckpointFunction).
     inputs = 3 if setup.loader == "unsloth" else shape.num_hidden_layers
     return {"checkpoints": tokens * inputs * setup.residual_bytes * shape.hidden_size}
 
 
 def _layer_forward(setup: Setup) -> int:
-    """Bytes a token that one layer's forward pass saves, its input included.
-
-    Unsloth (fast_lora.py): input, two norms' outputs and the sum between; Q, K, V, the attention's output, and K and V
-    repeated for all heads where the card's attention kernel needs it; gate and up. transformers: what
-    torch.autograd.graph.saved_tensors_hooks sees of a peft layer, autocast's copies included.
-    """
+    """Bytes per token that one layer's forward pass saves for its backward pass, including the layer's input."""
     shape, narrow, wide = setup.shape, setup.dtype_bytes, setup.residual_bytes
     hidden, inner, q_width, kv_width = shape.hidden_size, shape.intermediate_size, shape.q_width, shape.kv_width
     if setup.loader == "unsloth":
+        # fast_lora.py. 4 H: the input, the outputs of both norms, and the sum between them. 4 Q + 2 K: queries, keys
+        # and values, the attention's output, and keys and values repeated for all heads, if the card's attention
+        # kernel needs that. 2 I: gate and up.
         return narrow * (4 * hidden + 4 * q_width + 2 * kv_width + 2 * inner)
+    # transformers: what torch.autograd.graph.saved_tensors_hooks records for a peft layer, first in float32 throughout,
+    # then with autocast, whose 16-bit copies are included.
     if narrow == 4:
         return 4 * (4 * hidden + 4 * q_width + 4 * inner)
     return 2 * 4 * hidden + 5 * narrow * hidden + 5 * narrow * q_width + 3 * wide * inner + narrow * inner
 
 
 def _layer_backward(setup: Setup) -> int:
-    """Bytes a token that one layer's backward pass holds besides: the gradients under way.
-
-    Unsloth: those of the layer's output, its recomputed output, and of gate times up; the others go in place.
-    transformers: fitted to the peaks of a small model on a CPU.
-    """
+    """Bytes per token that one layer's backward pass needs in addition, mostly for gradients."""
     shape = setup.shape
     if setup.loader == "unsloth":
+        # The gradient of the layer's output, the recomputed output, and the gradient of gate * up. Unsloth computes the
+        # other gradients in place.
         return setup.dtype_bytes * (2 * shape.hidden_size + shape.intermediate_size)
+    # transformers: fitted to the measured peaks of a small model on a CPU.
     if setup.dtype_bytes == 4:
         return 4 * (shape.hidden_size + 2 * shape.intermediate_size)
     return 14 * shape.hidden_size + 10 * shape.intermediate_size
 
 
 def _mask(setup: Setup, micro_batch: int) -> int:
-    """transformers' attention mask of a padded batch, T * length; Unsloth packs the sequences and needs none."""
-    if setup.loader == "unsloth":
+    """Bytes of the attention mask of a padded batch, (micro-batch, 1, length, length), which transformers creates."""
+    if setup.loader == "unsloth":  # packs the sequences and needs no mask
         return 0
     length = setup.max_prompt_length + setup.max_completion_length
     return setup.dtype_bytes * micro_batch * length * length
 
 
 def _last_hidden(setup: Setup, micro_batch: int) -> int:
-    """The last layer's output and its norm, for all tokens; that of the completions once more with its gradient."""
+    """The hidden states after the last layer."""
+    # The layer's output and its norm for all tokens; those of the completions again, with their gradient.
     tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
     return setup.residual_bytes * tokens * setup.shape.hidden_size
 
 
 def _logits(setup: Setup, micro_batch: int) -> int:
-    """Logits of the completions and their gradients.
-
-    Unsloth (unsloth_zoo/rl_replacements.py, grpo_accumulated_loss) goes through max(4, length // 4096) chunks a
-    sequence. Its compiled loss keeps all of them in 16 bits, or none with `recompute_logits`, and 4 bytes a logit of
-    one chunk besides, 8 where the temperature is not 1 (measured with the compiled function on a CPU; we count 8).
-    TRL (grpo_trainer.py, _full_logits_logps) has accelerate turn all of them to 32 bits; with them or a copy without
-    the last position lives a gradient of that size. Autocast keeps a 16-bit copy of a 32-bit head.
-    """
+    """Bytes of the logits of the completions and of their gradients."""
     vocabulary, new_tokens = setup.shape.vocab_size, setup.max_completion_length
     if setup.loader == "transformers":
+        # TRL (grpo_trainer.py, _full_logits_logps) computes all logits of the micro-batch, one position more than
+        # needed, and accelerate casts them to 32 bits. Beside them is a gradient of the same size. If the head has 32
+        # bits, autocast also keeps a 16-bit copy of it.
         cast_bytes = setup.dtype_bytes if setup.residual_bytes > setup.dtype_bytes else 0
         return 2 * 4 * micro_batch * (new_tokens + 1) * vocabulary + cast_bytes * vocabulary * setup.shape.hidden_size
+    # Unsloth (unsloth_zoo/rl_replacements.py, grpo_accumulated_loss) splits each sequence into max(4, length // 4096)
+    # chunks. Its compiled loss keeps the logits of all chunks in 16 bits, or none with `recompute_logits`. For the
+    # current chunk it needs 4 more bytes per logit, or 8 if the temperature is not 1, as measured with the compiled
+    # function on a CPU; 8 are counted here. `-(-a // b)` rounds the quotient up.
     chunk_tokens = -(-new_tokens // max(4, (setup.max_prompt_length + new_tokens) // 4096))
     kept_tokens = 0 if setup.recompute_logits else micro_batch * new_tokens
     return vocabulary * (setup.dtype_bytes * kept_tokens + 8 * chunk_tokens)
 
 
 def _prefill_moment(setup: Setup, sequences: int, prompt_length: int) -> Parts:
-    """Reading the prompts: their cache, and one layer's widest moment, T * (3 H + 3 I) or T * (3 H + 4 Q + 2 K)."""
+    """Reading the prompts: their key-value cache, and the widest moment of one layer."""
+    # The widest moment is in the MLP, T * (3 H + 3 I), or in the attention, T * (3 H + 4 Q + 2 K).
     shape, tokens = setup.shape, sequences * prompt_length
     attention = 4 * shape.q_width + 2 * shape.kv_width
     one_layer = setup.residual_bytes * (3 * shape.hidden_size + max(3 * shape.intermediate_size, attention))
+    # Two attention masks of shape (sequences, 1, prompt, prompt): a boolean one and one in the model's dtype.
     mask_bytes = (1 + setup.dtype_bytes) * tokens * prompt_length
     return {
         "kv_cache": sequences * prompt_length * shape.num_hidden_layers * _kv_bytes(setup),
@@ -363,19 +377,18 @@ def _prefill_moment(setup: Setup, sequences: int, prompt_length: int) -> Parts:
 
 
 def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float) -> Parts:
-    """Writing the last token: the whole cache, one layer's attention over it, and the logits that are sampled from.
-
-    Unsloth's cache grows by 512 tokens at a time and comes with a row of attention weights a head; its attention over
-    padded prompts may be PyTorch's plain one, with keys and values for all heads in 32 bits (assumed: cards with
-    cuDNN's attention need less). transformers rebuilds one layer's cache for each token and repeats its keys
-    and values for all heads.
-    """
+    """Writing the last token: the whole key-value cache, one layer's attention over it, and the logits."""
     shape, length = setup.shape, prompt_length + new_tokens
     if setup.loader == "unsloth":
+        # Unsloth's cache grows by 512 tokens at a time and has a row of attention weights for each head. Its attention
+        # over padded prompts may be PyTorch's plain implementation, with keys and values for all heads in 32 bits
+        # (assumed: cards with cuDNN's attention need less).
         length = prompt_length + 1 + _KV_INCREMENT_TOKENS * -(-new_tokens // _KV_INCREMENT_TOKENS)
         cache = length * shape.num_hidden_layers * (_kv_bytes(setup) + setup.dtype_bytes * shape.num_attention_heads)
         attention = 4 * (3 * shape.q_width + 2 * shape.kv_width)
     else:
+        # transformers concatenates one layer's cache with each new token, and repeats its keys and values for all
+        # heads.
         cache = length * shape.num_hidden_layers * _kv_bytes(setup)
         attention = _kv_bytes(setup) + 2 * setup.residual_bytes * shape.q_width
     return {
@@ -386,31 +399,29 @@ def _decode_moment(setup: Setup, sequences: int, prompt_length: int, new_tokens:
 
 
 def _kv_bytes(setup: Setup) -> int:
-    """Keys and values of one token in one layer."""
+    """Bytes of the keys and values of one token in one layer."""
     return 2 * setup.residual_bytes * setup.shape.kv_width
 
 
 def _sampling_bytes(setup: Setup, top_p: float) -> int:
-    """Bytes of one logit while a token is drawn (transformers' GenerationMixin._sample).
-
-    As it comes, in 32 bits, divided by the temperature, as a probability, and torch.multinomial's copy; with top_p also
-    sorted, its 64-bit place, softmax and sum over it, and two masks.
-    """
+    """Bytes per logit while a token is drawn (GenerationMixin._sample in transformers)."""
+    # The logit itself, its 32-bit copy, that divided by the temperature, the probability, and torch.multinomial's copy.
+    # With top_p also the sorted logit, its 64-bit index, softmax and cumulative sum, and two boolean masks.
     return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if top_p < 1 else 0)
 
 
 def _is_on(variable: str, default: str) -> bool:
-    """A switch in the environment, as Unsloth reads it."""
+    """Read a switch from the environment as Unsloth does."""
     return os.environ.get(variable, default).lower() not in ("0", "false", "no", "off")
 
 
 def gib(n_bytes: int) -> str:
-    """The bytes in GiB, to one decimal, without the unit."""
+    """Format bytes as GiB with one decimal, without the unit."""
     return f"{n_bytes / GIB:.1f}"
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: the GPU's where one is in use, else the process's own (RSS)."""
+    """Return this process's peak memory: that of the GPU if it is in use, else its resident set size."""
     torch = sys.modules.get("torch")  # a process that never imported torch has used no GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_reserved())
@@ -419,4 +430,4 @@ def peak_memory_bytes() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS reports bytes, Linux KiB

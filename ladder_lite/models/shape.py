@@ -1,10 +1,10 @@
-"""The shape of a language model: what its memory depends on, read from its config without its weights.
+"""The shape of a language model: the sizes that its memory depends on, read from its config without its weights.
 
     shape = read_shape("meta-llama/Llama-3.2-3B-Instruct")
     print(shape.parameters)  # 3212749824
 
-Models of the Llama and the Qwen2 family are known. For those of the shipped recipes the numbers lie in models.json, so
-that neither torch nor a network is needed.
+Supports models of the Llama and the Qwen2 families. known.json has the sizes of the models in the shipped recipes, so
+for those neither torch nor a network is needed.
 """
 
 import json
@@ -19,7 +19,7 @@ from ladder_lite.config import EMBEDDED
 from ladder_lite.errors import UserError, first_line
 
 _FAMILIES = ("llama", "qwen2")
-_KEYS = (
+_KEYS = (  # required in every config; `head_dim` and the biases have defaults
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     "vocab_size",
 )
@@ -27,9 +27,9 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a causal language model of the Llama or Qwen2 family, under the names that its config gives them.
+    """Sizes of a causal language model of the Llama or Qwen2 family, named as in its transformers config.
 
-    `qkv_bias` and `o_bias` say which of the attention's linear layers have biases; those of the MLP have none.
+    `qkv_bias` and `o_bias` tell which linear layers of the attention have biases; those of the MLP have none.
     """
 
     hidden_size: int
@@ -45,16 +45,17 @@ class Shape:
 
     @staticmethod
     def from_config(config: Mapping[str, Any], source: str = "config.json") -> "Shape":
-        """Read a transformers config; UserError names the source and what it lacks or why it is not understood."""
+        """Read a transformers config. Raises UserError, with the source, if keys are missing or not supported."""
         family = config.get("model_type")
         if family not in _FAMILIES:
             raise UserError(
-                f"{source}: memory is known for models of type {' and '.join(_FAMILIES)} only, this one is {family}"
+                f"{source}: memory is predicted for models of type {' and '.join(_FAMILIES)} only; this one is {family}"
             )
         if missing := [key for key in _KEYS if not isinstance(config.get(key), int) or config[key] <= 0]:
-            raise UserError(f"{source}: {', '.join(missing)} must be a positive whole number; is it a model's config?")
+            raise UserError(f"{source}: {', '.join(missing)} must be a positive integer; give the config of a model")
         if config.get("mlp_bias"):
-            raise UserError(f"{source}: models with mlp_bias are not known; choose one without")
+            raise UserError(f"{source}: models with mlp_bias are not supported; choose one without")
+        # Qwen2 always has biases on q, k and v, and never on o. Llama has them on all four or on none.
         bias = family == "qwen2" or bool(config.get("attention_bias"))
         return Shape(
             **{key: config[key] for key in _KEYS},
@@ -66,17 +67,20 @@ class Shape:
 
     @property
     def q_width(self) -> int:
-        """Values of one token's queries, all heads together."""
+        """Width of one token's queries: all heads together."""
         return self.num_attention_heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Values of one token's keys in one layer; its values are as many."""
+        """Width of one token's keys in one layer, which is also that of its values.
+
+        It is smaller than `q_width` in models with grouped-query attention, where several query heads share a key head.
+        """
         return self.num_key_value_heads * self.head_dim
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of each decoder layer, by the name of the module in that layer."""
+        """(inputs, outputs) of the linear layers in each decoder layer, by module name within the layer."""
         hidden, inner = self.hidden_size, self.intermediate_size
         return {
             "self_attn.q_proj": (hidden, self.q_width),
@@ -90,34 +94,36 @@ class Shape:
 
     @property
     def linear_weights(self) -> int:
-        """Weights of the linear layers of all decoder layers: those that 4-bit loading quantises."""
+        """Number of weights in the linear layers of all decoder layers: those that 4-bit loading quantizes."""
         return self.num_hidden_layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
 
     @property
     def other_weights(self) -> int:
-        """Weights that are never quantised: embeddings, the head where it is not tied to them, norms and biases."""
+        """Number of weights that are never quantized: embeddings, an untied head, norms and biases."""
         vocabulary = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         biases = self.qkv_bias * (self.q_width + 2 * self.kv_width) + self.o_bias * self.hidden_size
+        # Each layer has two norms, and there is one more before the head.
         return vocabulary + self.num_hidden_layers * (2 * self.hidden_size + biases) + self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All weights of the model, without an adapter."""
+        """Number of all weights of the model, without an adapter."""
         return self.linear_weights + self.other_weights
 
     def lora_weights(self, rank: int, target_modules: object) -> int:
-        """Weights of a LoRA adapter, with `target_modules` as peft.LoraConfig takes it.
+        """Number of weights of a LoRA adapter, with `target_modules` as peft.LoraConfig takes it.
 
-        rank * (inputs + outputs) for each linear layer that is meant; embeddings and the head are not looked at.
+        An adapter on the embeddings or the head is not counted.
         """
-        meant = [size for name, size in self.linears.items() if _is_target(f"model.layers.0.{name}", target_modules)]
-        return self.num_hidden_layers * rank * sum(inputs + outputs for inputs, outputs in meant)
+        targets = [size for name, size in self.linears.items() if _is_target(f"model.layers.0.{name}", target_modules)]
+        # For a layer of shape (outputs, inputs), A is (rank, inputs) and B is (outputs, rank).
+        return self.num_hidden_layers * rank * sum(inputs + outputs for inputs, outputs in targets)
 
 
 def read_shape(model_id: str) -> Shape:
-    """The shape of a model that a recipe names: "embedded", a local folder, a GGUF file or an id of the hub.
+    """Return the shape of a model that a recipe names: "embedded", a local folder, a GGUF file or a hub id.
 
-    Asks the hub, or its cache, only for models that no shipped recipe has. UserError where there is no such model.
+    Raises UserError if the model's config cannot be read.
     """
     path = Path(__file__).parents[1] / "tiny" if model_id == EMBEDDED else Path(model_id)
     if path.is_dir():
@@ -128,13 +134,19 @@ def read_shape(model_id: str) -> Shape:
     for entry in known:
         if model_id in entry["ids"]:
             return Shape.from_config(entry["config"], model_id)
+    # Only models that no shipped recipe uses need the hub, or its cache.
     return _from_hub(model_id)
 
 
 def _is_target(name: str, target_modules: object) -> bool:
-    """Whether peft would give this module an adapter (peft.tuners.tuners_utils.check_target_module_exists)."""
-    if target_modules is None or target_modules == "all-linear":  # None is peft's table; we count all, an upper bound
+    """Return whether peft adds an adapter to this module, as its `check_target_module_exists` decides.
+
+    `name` is a full module name, such as "model.layers.0.self_attn.q_proj".
+    """
+    # For None, peft looks the modules up in a table by architecture. Counting all of them gives an upper bound.
+    if target_modules is None or target_modules == "all-linear":
         return True
+    # A string is a regular expression for the full name, a list has the last parts of names, such as "q_proj".
     if isinstance(target_modules, str):
         return re.fullmatch(target_modules, name) is not None
     return isinstance(target_modules, list) and any(name.endswith(f".{target}") for target in target_modules)
@@ -146,7 +158,7 @@ def _from_file(path: Path) -> Shape:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot read this model's config ({error}); name a folder with a model") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path}: a model's config is a mapping, this file has none")
+        raise UserError(f"{path}: this file has no mapping of settings; name a folder with a model")
     return Shape.from_config(config, str(path))
 
 
@@ -154,7 +166,7 @@ def _from_hub(model_id: str) -> Shape:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # five retries, each with its reason
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its five retries
     try:
         path = hf_hub_download(model_id, "config.json")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -176,8 +188,9 @@ def _from_gguf(path: Path) -> Shape:
         raise UserError(f"{path}: cannot read this GGUF file ({error}); name another one") from error
 
     def field(name: str) -> Any:
-        return None if (found := reader.get_field(name)) is None else found.contents()
+        return None if (value := reader.get_field(name)) is None else value.contents()
 
+    # GGUF prefixes its fields with the architecture: "llama.embedding_length".
     family = field("general.architecture")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     embedding = tensors.get("token_embd.weight")
@@ -190,8 +203,9 @@ def _from_gguf(path: Path) -> Shape:
             "num_attention_heads": field(f"{family}.attention.head_count"),
             "num_key_value_heads": field(f"{family}.attention.head_count_kv"),
             "head_dim": field(f"{family}.attention.key_length"),
+            # GGUF stores shapes with the dimensions reversed: the embedding is (hidden size, vocabulary).
             "vocab_size": None if embedding is None else int(embedding.shape[1]),
-            "tie_word_embeddings": "output.weight" not in tensors,
+            "tie_word_embeddings": "output.weight" not in tensors,  # a tied head is not stored
             "attention_bias": "blk.0.attn_q.bias" in tensors,
         },
         str(path),

@@ -1,8 +1,9 @@
-"""Sampling by vLLM inside the process that trains, as `model.fast_inference` gets it from Unsloth. NEVER RUN YET.
+"""Sampling with vLLM inside the training process, which `model.fast_inference` gets from Unsloth. NEVER RUN YET.
 
-Written from the sources of Unsloth 2026.10.7: its engine shares the base weights with the model that is trained, and
-each call hands it the adapter as it is then, as files. It makes batches by itself, and half of the GPU's memory is its
-own, which `ladder_lite.models.memory` does not predict. TRL's correction for what vLLM rounds otherwise is off.
+Written from the sources of Unsloth 2026.10.7. Its engine shares the base weights with the model that is trained; each
+call passes it the current adapter as files. The engine forms batches by itself. It reserves half of the GPU's memory,
+which `ladder_lite.models.memory` does not predict. TRL's importance-sampling correction, for rounding differences
+between vLLM and the trainer, is switched off.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,15 @@ from ladder_lite.models.backend import Sampling
 def generate(
     model: Any, prompts: Sequence[list[int]], sampling: Sampling
 ) -> list[tuple[list[int], list[float] | None]]:
-    """The tokens of one reply to each prompt, in their order, with their log-probabilities where they are asked for.
+    """Return the token ids of one reply to each prompt, in order, and their log-probabilities if requested.
 
-    A reply that was not cut ends in what ended it.
+    A reply that was not truncated ends with its end token or stop text.
     """
     from vllm import SamplingParams
 
-    own = sampling.temperature
-    temperatures = own if isinstance(own, tuple) else (own,) * len(prompts)
+    temperature = sampling.temperature
+    temperatures = temperature if isinstance(temperature, tuple) else (temperature,) * len(prompts)
+    # vLLM takes a seed for each request. With a common one, copies of a prompt would all get the same reply.
     seeds = Random(sampling.seed)
     parameters = [
         SamplingParams(
@@ -34,10 +36,11 @@ def generate(
             max_tokens=sampling.max_new_tokens,
             stop=list(sampling.stop),
             seed=seeds.getrandbits(31),
-            logprobs=0 if sampling.logprobs else None,  # 0: of the sampled token alone
+            logprobs=0 if sampling.logprobs else None,  # 0: those of the sampled tokens only, no alternatives
         )
         for temperature in temperatures
     ]
+    # A new folder for each call, with the weights as they are now.
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder, selected_adapters=[adapter.TRAINED])
         outputs = model.fast_generate(
@@ -46,10 +49,10 @@ def generate(
             lora_request=model.load_lora(folder),
             use_tqdm=False,
         )
-    replies = [output.outputs[0] for output in outputs]
+    replies = [output.outputs[0] for output in outputs]  # one output for each request
     return [(list(reply.token_ids), _logprobs(reply) if sampling.logprobs else None) for reply in replies]
 
 
 def _logprobs(reply: Any) -> list[float]:
-    """Those of the sampled tokens; vLLM gives a mapping from tokens for each position."""
-    return [at[token].logprob for token, at in zip(reply.token_ids, reply.logprobs, strict=True)]
+    # vLLM gives a mapping from token id to log-probability for each position.
+    return [by_token[token].logprob for token, by_token in zip(reply.token_ids, reply.logprobs, strict=True)]

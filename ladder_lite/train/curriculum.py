@@ -1,9 +1,11 @@
-"""Measured difficulty: what share of the answers to each problem is right, and which problems a step trains on.
+"""The curriculum: the pass rate of each problem, and which problems a step trains on.
 
-Every rollout of training tells something about its problem, for nothing. A group whose rewards are all equal teaches
-nothing, so rows are drawn where p (1 - p) is likely to be large, p being the problem's pass rate; problems the model
-always solves are retired; those it never solves are named, so that the tree can grow easier ones below them
-(`ladder_lite.variants`). The paper draws rows uniformly and leaves the rest as future work.
+A group whose rewards are all equal has zero advantages and teaches nothing. Its rewards differ most if the pass rate p
+is near one half. So rows are drawn where p (1 - p) is expected to be large. Problems that the model always solves are
+retired. Problems that it never solves are reported, so that the tree can grow easier ones below them
+(`ladder_lite.variants`). The estimates cost nothing: every rollout of training is also a measurement of its problem.
+
+The paper draws rows uniformly and leaves such a choice to future work.
 """
 
 import re
@@ -22,77 +24,91 @@ from ladder_lite.problems import Problem
 
 Floats = NDArray[np.float64]
 
+# Names, whole numbers, and any other single character: "2*sin(x)" -> 2 * sin ( x )
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|\S")
 
 
 class _Beliefs(NamedTuple):
-    """Parameters of each row's Beta distribution, and how many rollouts of its own it rests on."""
+    """The pass rate of each row as a Beta distribution. All arrays have shape (rows,)."""
 
-    right: Floats
-    wrong: Floats
-    tries: Floats
+    right: Floats  # first parameter: weighted right rollouts plus the prior's
+    wrong: Floats  # second parameter
+    tries: Floats  # weighted rollouts of the row itself, without the prior
 
     @property
     def mean(self) -> Floats:
-        return self.right / (self.right + self.wrong)
+        return self.right / (self.right + self.wrong)  # of Beta(a, b): a / (a + b)
 
     @property
     def signal(self) -> Floats:
-        """The mean of p (1 - p), largest where the model is as often right as wrong."""
+        """The expectation of p (1 - p), which is the variance of a 0/1 reward."""
+        # For Beta(a, b): a b / ((a + b) (a + b + 1)).
         total = self.right + self.wrong
         return self.right * self.wrong / (total * (total + 1))
 
     @property
     def retired(self) -> NDArray[np.bool_]:
+        # The prior alone retires no row: it needs rollouts of its own.
         return (self.mean > PassRates.RETIRED) & (self.tries >= PassRates.ENOUGH_TRIES)
 
 
 class PassRates:
-    """Pass rates of problems that may grow in number, and the rows drawn by them.
+    """Estimates the pass rates of problems, which may grow in number, and draws rows by them.
 
-    A problem's pass rate has a Beta distribution. The model changes from step to step, so rollouts count fully when new
-    and half after `HALF_LIFE` steps, and a logistic regression of all of them on counts of tokens and on time says how
-    much better the model has become since. It also gives the prior: a problem never tried is judged by what it is made
-    of, as the model is now.
+    A row is the index of a problem, in the order in which they were added. The pass rate of a row is a Beta
+    distribution. It is computed from the row's own rollouts and from a prior:
+
+    - The model changes from step to step, so old rollouts count less, half after `HALF_LIFE` steps.
+    - A logistic regression of all rollouts on token counts and time estimates how much the model has improved since.
+    - The same regression gives the prior. A problem that was never tried is judged by its tokens.
+
+    All methods take a step and use only what was known after it. This is what lets a resumed run draw the same rows.
     """
 
     HALF_LIFE = 10
+    """Steps after which a rollout counts half."""
+
     PRIOR_WEIGHT = 4.0
-    """How many rollouts the prior is worth."""
+    """The prior counts as much as this number of rollouts."""
 
     SHARPNESS = 3
     """Rows are drawn in proportion to this power of their expected signal."""
 
     EXPLORATION = 0.05
-    """Share of the mean weight that every row gets besides."""
+    """Share of the mean weight that is added to the weight of every row, so that none is forgotten."""
 
     RETIRED = 0.95
+    """Pass rate above which a problem is retired."""
+
     STUCK = 0.05
+    """Pass rate below which a problem is stuck."""
+
     FRONTIER = 0.15
-    """Expected p (1 - p) from which a problem is at the frontier; 0.25 is the most there can be."""
+    """Expected p (1 - p) above which a problem is at the frontier; the maximum is 0.25."""
 
     ENOUGH_TRIES = 4.0
-    """Rollouts of its own without which no problem is retired."""
+    """Weighted rollouts of its own that a problem needs before its state is "retired" or "stuck"."""
 
     def __init__(self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int) -> None:
         self._uniform = rows == "uniform"
         self._seed = seed
         self._tokens: list[Counter[str]] = []
         self._added_at: list[int] = []
-        self._seen: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])  # by (step, row): right and tries
-        self._unverifiable: dict[int, int] = {}  # the step at which a row turned out to be so
+        self._seen: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])  # (step, row) -> [right, tries]
+        self._unverifiable: dict[int, int] = {}  # row -> the step in which it turned out that it cannot be verified
         self.add(problems, step=0)
 
     def add(self, problems: Sequence[Problem], step: int) -> None:
-        """Take in problems that the tree gained after a step; their rows follow those there are."""
+        """Add problems that the tree gained after a step; their rows follow the existing ones."""
         for problem in problems:
+            # All whole numbers count as the token "0": "2*x**3" and "5*x**7" are the same kind of problem.
             text = " ".join(str(value) for value in problem.data.values() if value is not None)
             self._tokens.append(Counter("0" if token.isdigit() else token for token in _TOKEN.findall(text)))
             self._added_at.append(step)
 
     def observe(self, step: int, row: int, correct: bool | None) -> None:
-        """Take in one rollout of a step, None where the problem itself cannot be verified: it is not drawn again."""
-        if correct is None:
+        """Record one rollout of a step; `correct` is None if the problem itself cannot be verified."""
+        if correct is None:  # the row is not drawn again
             self._unverifiable.setdefault(row, step)
             return
         counts = self._seen[step, row]
@@ -100,38 +116,39 @@ class PassRates:
         counts[1] += 1
 
     def estimate(self, step: int) -> Floats:
-        """Mean pass rates of the rows there are after a step, by the rollouts up to it."""
+        """Return the mean pass rates after a step, one for each row that existed then."""
         return self._beliefs(step).mean
 
     def stuck(self, step: int) -> list[int]:
-        """The rows that the model is not expected to solve after a step, by their own rollouts or by their kind."""
+        """Return the rows that the model is not expected to solve after a step, even if they were never tried."""
         return np.flatnonzero((self.estimate(step) < self.STUCK) & ~self._is_unverifiable(step)).tolist()
 
     def frontier(self, step: int) -> list[int]:
-        """The rows that the model sometimes solves: those that teach most after a step."""
+        """Return the rows that the model sometimes solves after a step: those that teach most."""
         at_frontier = self._beliefs(step).signal > self.FRONTIER
         return np.flatnonzero(at_frontier & ~self._is_unverifiable(step)).tolist()
 
     def draw(self, step: int, count: int) -> list[int]:
-        """The rows that step number `step` trains on.
-
-        They depend on what was known two steps before only: the data loader asks for the rows of a step while the one
-        before it is still to run, and a resumed training must draw the same.
-        """
+        """Draw the rows that a step trains on, at random but determined by the seed and the step."""
         rng = np.random.default_rng([self._seed, step])
+        # Use only what was known two steps before. accelerate's data loader reads one batch ahead: it asks for the rows
+        # of step 5 before step 4 has run, when step 3 is the last complete one. A resumed run must draw the same rows.
         known = max(0, step - 2)
         weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known)
         rows: list[int] = []
-        while len(rows) < count:  # each row once before any comes twice
-            once = min(count - len(rows), int(np.count_nonzero(weights)))
-            rows += rng.choice(len(weights), once, replace=False, p=weights / weights.sum()).tolist()
+        # Draw without replacement, so that each row comes once before any comes twice. With fewer rows than `count`,
+        # start over.
+        while len(rows) < count:
+            size = min(count - len(rows), int(np.count_nonzero(weights)))
+            rows += rng.choice(len(weights), size, replace=False, p=weights / weights.sum()).tolist()
         return rows
 
     def table(self, step: int) -> list[dict[str, Any]]:
-        """Per row, after a step: its tries and how many were right, its pass rate with a 95 % interval, its state.
+        """Return for each row after a step: tries, right ones, pass rate with a 95 % interval, and state.
 
         The state is "drawn", "retired" (always solved), "stuck" (tried and never solved) or "unverifiable".
         """
+        # Plain counts of rollouts; the beliefs weight them by age.
         tries, solved = Counter[int](), Counter[int]()
         for (when, row), (right, n) in self._seen.items():
             if when <= step:
@@ -141,6 +158,7 @@ class PassRates:
         stuck = (beliefs.mean < self.STUCK) & (beliefs.tries >= self.ENOUGH_TRIES)
         states = np.where(beliefs.retired, "retired", np.where(stuck, "stuck", "drawn"))
         states = np.where(self._is_unverifiable(step), "unverifiable", states)
+        # The central 95 % of each Beta distribution.
         low, high = (np.asarray(beta.ppf(q, beliefs.right, beliefs.wrong)) for q in (0.025, 0.975))
         return [
             {
@@ -156,31 +174,38 @@ class PassRates:
         ]
 
     def _n_rows(self, step: int) -> int:
-        """The rows there are after a step: a training that goes on after a kill must not see later ones either."""
+        """Return how many rows existed after a step."""
+        # `_added_at` is sorted. A resumed run has all problems from the start, and must not see later ones too early.
         return bisect_right(self._added_at, step)
 
     def _weights(self, step: int) -> Floats:
+        """Return the sampling weights of the rows after a step; those of retired and unverifiable rows are 0."""
         beliefs = self._beliefs(step)
         weights = beliefs.signal**self.SHARPNESS
         weights = weights + self.EXPLORATION * weights.mean()
         idle = beliefs.retired | self._is_unverifiable(step)
+        # If all rows are idle, there is nothing else to train on, so draw from all of them.
         return weights if idle.all() else np.where(idle, 0.0, weights)
 
     def _is_unverifiable(self, step: int) -> NDArray[np.bool_]:
-        found = np.zeros(self._n_rows(step), dtype=bool)
-        found[[row for row, when in self._unverifiable.items() if when <= step]] = True
-        return found
+        mask = np.zeros(self._n_rows(step), dtype=bool)
+        mask[[row for row, when in self._unverifiable.items() if when <= step]] = True
+        return mask
 
     def _beliefs(self, step: int) -> _Beliefs:
         n_rows = self._n_rows(step)
+        # An observation is the rollouts of one row in one step: arrays of shape (observations,).
         seen = [(when, row, *counts) for (when, row), counts in self._seen.items() if when <= step]
-        when, rows, right, tries = np.array(seen, dtype=float).reshape(-1, 4).T
+        when, rows, right, tries = np.array(seen, dtype=float).reshape(-1, 4).T  # reshape: `seen` may be empty
         rows = rows.astype(int)
         age = step - when
         weight = tries * 0.5 ** (age / self.HALF_LIFE)
         share = right / tries
         prior, gain = self._regress(self._tokens[:n_rows], rows, age, weight, share)
-        now = expit(logit(np.clip(share, 0.02, 0.98)) + gain * age)  # what these rollouts would come to by now
+        # The share that the same rollouts would have today: old ones are moved up by what the model has gained since.
+        # Clipped, because the logit of 0 or 1 is infinite.
+        now = expit(logit(np.clip(share, 0.02, 0.98)) + gain * age)
+        # Sum up by row, then add the prior as PRIOR_WEIGHT further rollouts.
         own = np.bincount(rows, weight, n_rows).astype(float)
         own_right = np.bincount(rows, weight * now, n_rows)
         return _Beliefs(own_right + self.PRIOR_WEIGHT * prior, own - own_right + self.PRIOR_WEIGHT * (1 - prior), own)
@@ -188,22 +213,30 @@ class PassRates:
     def _regress(
         self, problems: Sequence[Counter[str]], rows: NDArray[np.intp], age: Floats, weight: Floats, share: Floats
     ) -> tuple[Floats, float]:
-        """Pass rates of the problems now (0.5 while nothing was seen), and the logits gained per step."""
+        """Fit a logistic regression; return the current pass rate of each problem, and the logits gained per step.
+
+        `problems` has the token counts of each row; `rows`, `age`, `weight` and `share` have one entry for each
+        observation. Without observations, all pass rates are 0.5.
+        """
+        # One column for each token, with its count in each problem, and one for the length: (problems, tokens + 1).
         words = sorted(set().union(*problems))
         counts = np.array([[tokens[word] for word in words] for tokens in problems], dtype=float)
         counts = np.column_stack([counts, counts.sum(axis=1)])
-        counts /= np.sqrt((counts**2).mean(axis=0))
-        # Time is counted from the middle of what was seen, in half-lives: where all is of one age the ridge then finds
-        # no change, instead of explaining the level by it.
+        counts /= np.sqrt((counts**2).mean(axis=0))  # to the same scale, as the ridge penalises all columns alike
+        # Two more columns: a constant, and time. Time is measured in half-lives from the mean age of the observations.
+        # If all of them are of the same age, it is 0 for each, and the ridge finds no change over time. Measured from
+        # elsewhere, it would be a second constant, and the fit would read a change into the level.
         middle = float(np.average(age, weights=weight)) if len(age) else 0.0
         features = np.column_stack([counts, np.ones(len(counts)), np.full(len(counts), middle / self.HALF_LIFE)])
-        x = features[rows]
+        x = features[rows]  # (observations, features); `features` itself has the time of today, age 0
         x[:, -1] = (middle - age) / self.HALF_LIFE
 
         def loss(parameters: Floats) -> tuple[float, Floats]:
+            # Cross entropy of the shares, weighted, plus a ridge of |parameters|^2 / 2; and its gradient.
             logits = x @ parameters
             value = np.sum(weight * (np.logaddexp(0, logits) - share * logits)) + parameters @ parameters / 2
             return float(value), x.T @ (weight * (expit(logits) - share)) + parameters
 
         fitted = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B").x
+        # Clipped, so that the prior never excludes anything. The gain per half-life becomes a gain per step.
         return np.clip(expit(features @ fitted), 0.01, 0.99), float(fitted[-1]) / self.HALF_LIFE

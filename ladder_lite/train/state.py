@@ -1,4 +1,4 @@
-"""A training run and its state: rollouts, pass rates and steps, in memory and in the files of its folder."""
+"""A training run and its state: rollouts, pass rates and steps, in memory and in the files of the run's folder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,18 +21,19 @@ from ladder_lite.verify import Grade, Reason
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step, counted from 1: a row of `metrics.jsonl`. Rewards are means over the step's rollouts.
+    """One optimizer step, counted from 1: a row of `metrics.jsonl`.
 
-    `grad_norm` is that before clipping, None in the file where the gradient scaler skipped the step; `kl` is None
-    without a KL term. `stop` is set on the last step of a training that ended before `max_steps`: "plateau" or "asked".
-    `training_pass` is Unsloth's: packed, or padded and why.
+    `reward` is the mean over the step's rollouts, format reward included. `grad_norm` is the norm before clipping; it
+    is None in the file if the gradient scaler skipped the step. `kl` is None without a KL term. `stop` is set on the
+    last step of a run that ended before `max_steps`: "plateau", or "asked" if `after_step` ended it. `training_pass`
+    tells how Unsloth batched the step: packed, or padded and why.
     """
 
     step: int
     reward: float
-    groups_without_signal: float
+    groups_without_signal: float  # share of zero-variance groups
     n_tokens: int
-    seconds: float
+    seconds: float  # rollouts, verification and update
     verify_seconds: float
     loss: float
     learning_rate: float
@@ -44,14 +45,15 @@ class Step:
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
-"""Called with each step and its rollouts; training ends where it returns True."""
+"""Called with each step and its rollouts; training ends if it returns True."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """One training run: task and model, settings, folder, seed and deadline.
 
-    `say` gets a line when the run rolls back after a divergence, or goes on with less memory.
+    `say` prints a line: when the run rolls back after a divergence or continues with a smaller micro-batch, and about
+    Unsloth's training pass.
     """
 
     task: Task
@@ -64,10 +66,10 @@ class Training:
 
 
 class TrainingState:
-    """What a training run knows: its problems with their pass rates, and its steps so far, in memory and in its folder.
+    """The problems of a training run with their pass rates, and its steps so far.
 
-    The reward function adds rollouts to it, the trainer steps. Made from a folder, it is what it was after the last
-    step that the folder has.
+    The reward function adds rollouts and the trainer adds steps; both are written to the folder immediately. Created
+    with the folder of an earlier run, it continues from the last step in that folder.
     """
 
     def __init__(
@@ -80,19 +82,21 @@ class TrainingState:
         self._task, self._settings, self._folder = training.task, training.settings, training.folder
         self._after_step = after_step
         self._growth = growth
-        # Of the step under way:
+        # The current step:
         self._started = time.monotonic()
         self._rollouts: list[Attempt] = []
         self._rewards: list[float | None] = []
         self._verify_seconds = 0.0
+        # Restore the problems that the tree gained while training ran; those of later steps are dropped.
         for step, problem in growth.rewind(len(self.steps)) if growth else ():
             self._add([problem], step)
+        # Replay the rollouts in order. A row is a problem's index in `self.problems`.
         row_of = {problem.id: row for row, problem in enumerate(self.problems)}
         for row in read_jsonl(self._folder / layout.ATTEMPTS):
             self._observe(row["step"], row_of[row["problem_id"]], Attempt.from_row(row))
 
     def ended(self, max_steps: int) -> bool:
-        """Whether the logged steps are all there will be."""
+        """Return whether training has ended: by reaching `max_steps`, on a plateau, or as `after_step` asked."""
         return bool(self.steps) and (len(self.steps) >= max_steps or self.steps[-1].stop is not None)
 
     def begin_step(self) -> None:
@@ -101,55 +105,64 @@ class TrainingState:
         self._rollouts, self._rewards, self._verify_seconds = [], [], 0.0
 
     def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
-        """Rewards of the completions (None where the problem itself cannot be verified), after noting them down."""
+        """Grade completions of the problems in `rows`, record the attempts, and return the rewards.
+
+        A reward is None if the problem itself cannot be verified.
+        """
         started = time.monotonic()
         grades = [self._task.grade(self.problems[row], c.text) for row, c in zip(rows, completions, strict=True)]
         self._verify_seconds += time.monotonic() - started
-        step = len(self.steps) + 1
+        step = len(self.steps) + 1  # the current step is appended to `self.steps` when it ends
         attempts = []
         for index, (row, completion, grade) in enumerate(zip(rows, completions, grades, strict=True)):
             attempts.append(Attempt(self.problems[row].id, index, completion, grade))
             self._observe(step, row, attempts[-1])
+        # Written before the step is complete. After a kill, the rows of an incomplete step are cut off.
         append_jsonl(self._folder / layout.ATTEMPTS, [{"step": step, **attempt.to_row()} for attempt in attempts])
         self._rollouts += attempts
         rewards = [self._reward(grade) for grade in grades]
         self._rewards += rewards
         return rewards
 
-    def check_step(self, logs: dict[str, float], *, clipped_at: float, skipped: bool, finite: bool) -> None:
-        """Raise Diverged where the step that ends went wrong; nothing of it has been noted down but its rollouts."""
+    def check_step(self, logs: dict[str, float], *, max_grad_norm: float, skipped: bool, finite: bool) -> None:
+        """Raise Diverged if the current step went wrong; see `divergence.check_step`."""
+        # Called before `end_step`: of a step that diverged, only its rollouts have been recorded.
         recent = [(step.loss, step.grad_norm) for step in self.steps]
         loss, norm = logs["loss"], logs["grad_norm"]
         divergence.check_step(
-            len(self.steps) + 1, loss, norm, recent, clipped_at=clipped_at, skipped=skipped, finite=finite
+            len(self.steps) + 1, loss, norm, recent, max_grad_norm=max_grad_norm, skipped=skipped, finite=finite
         )
 
     def end_step(self, logs: dict[str, float]) -> bool:
-        """Note the step down and say whether training ends with it."""
+        """Record the current step, grow the tree if it is due, and return whether training ends."""
+        # Rewards come group by group, `num_generations` of each problem in a row.
         size = int(self._settings.trl["num_generations"])
         groups = [self._rewards[start : start + size] for start in range(0, len(self._rewards), size)]
+        # Rewards of None are ignored, as TRL does: such rows get an advantage of 0.
         verified = [reward for reward in self._rewards if reward is not None]
         step = Step(
             step=len(self.steps) + 1,
             reward=sum(verified) / max(1, len(verified)),
+            # If all rewards of a group are equal, all its advantages are 0.
             groups_without_signal=sum(len(set(group) - {None}) <= 1 for group in groups) / len(groups),
             n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
             seconds=time.monotonic() - self._started,
             verify_seconds=self._verify_seconds,
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
-            entropy=logs.get("entropy"),  # Unsloth does not compute it
+            entropy=logs.get("entropy"),  # missing with Unsloth, and in a step in which no row has a gradient
             stop=None,
             grad_norm=logs.get("grad_norm"),
             kl=logs.get("kl"),
             training_pass=self.training_pass,
         )
+        # Before the step is written to metrics.jsonl: after a kill in between, the step is repeated, and this call too.
         if self._after_step(step, self._rollouts):
             step = replace(step, stop="asked")
         elif self._on_plateau([*self.steps, step]):
             step = replace(step, stop="plateau")
         self.steps.append(step)
-        # What grows now is drawn two steps later at the earliest.
+        # A problem that grows now is drawn two steps later at the earliest (see `PassRates.draw`).
         in_time = step.stop is None and step.step <= int(self._settings.trl["max_steps"]) - 2
         if self._growth and in_time and step.step % self._growth.every == 0:
             stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
@@ -159,7 +172,7 @@ class TrainingState:
         return step.stop is not None
 
     def write_pass_rates(self) -> None:
-        """Write what is known of each problem."""
+        """Write `pass_rates.jsonl`: the tries, pass rate and state of each problem."""
         rows = zip(self.problems, self.rates.table(len(self.steps)), strict=True)
         rewrite_jsonl(self._folder / layout.PASS_RATES, [{"problem_id": problem.id, **row} for problem, row in rows])
 
@@ -168,15 +181,17 @@ class TrainingState:
         self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
+        # The format reward plays no part here: a pass rate counts verified answers.
         self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
 
     def _reward(self, grade: Grade) -> float | None:
         if grade.reward is None:
             return None
+        # The format reward is for any reply that states an answer, even one that cannot be parsed.
         return grade.reward + self._settings.format_reward * (grade.reason is not Reason.NO_ANSWER)
 
     def _on_plateau(self, steps: Sequence[Step]) -> bool:
-        """Whether the last `patience` steps had hardly a group whose rewards differ: nothing to learn from is left."""
+        """Return whether too few groups of the last `patience` steps had rewards that differ."""
         plateau = self._settings.plateau
         if plateau is None or len(steps) < plateau.patience:
             return False

@@ -1,10 +1,19 @@
-"""TRL's GRPOTrainer as `grpo` uses it: our rows, our sampling, our rewards, and settings that are checked.
+"""TRL's GRPOTrainer with this package's rows, sampling and rewards, and with settings that are checked.
 
-TRL's defaults change between versions and Unsloth rewrites some of them, given values included. So every setting of
-GRPOConfig is given a value (`config.trl_settings.settle`), and what the trainer holds when both libraries are done with
-it is compared with that.
+What happens in one optimizer step, and where:
 
-Importing this module imports TRL, so it comes after the model is loaded: Unsloth must patch TRL first.
+1. `_RowSampler` draws the rows, and `Trainer.collate` turns them into prompts.
+2. TRL calls `Trainer.roll_out` for one completion per prompt, and `Trainer.reward` for the rewards.
+3. TRL computes the advantages. With `scale_rewards: group`, as in the paper, the advantage of a completion is its
+   reward minus the mean of its group, divided by the group's standard deviation.
+4. For each micro-batch, TRL calls `Trainer.compute_loss` and accumulates the gradient. Then the optimizer steps.
+5. `_StepCallback.on_log` records the step, and decides whether training ends.
+
+TRL's defaults change between versions, and Unsloth rewrites settings, even those that were passed explicitly. So every
+setting of GRPOConfig is given a value (`config.trl_settings.settle`). After both libraries have built the trainer, its
+values are compared with these.
+
+Importing this module imports TRL. It must be imported after the model is loaded, as Unsloth has to patch TRL first.
 """
 
 import dataclasses
@@ -33,20 +42,22 @@ from ladder_lite.train import divergence
 from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.train.zero_advantage import (
     depends_on_advantage_only,
-    is_column,
+    drop_zero_advantage_rows,
+    has_rows,
     positions_are_relative,
-    teaching_part,
 )
 
 _MAX_ROWS = 1_000_000
-"""More than any tree has: TRL wants a data set of fixed length, and rows that are never drawn cost nothing."""
+"""Length of the data set, which TRL requires to be fixed. It is more than any tree has, so that the tree can grow while
+training runs; rows that are never drawn cost nothing."""
 
 
 class Trainer(trl.GRPOTrainer):
-    """A trainer whose next step is the one after `progress.steps`; UserError where it would not train as asked.
+    """A GRPO trainer whose next step is the one after `progress.steps`.
 
-    `micro_batch` completions are trained on at a time; how many a step has, in all, is the recipe's alone. With
-    `probe_first`, the longest micro-batch there can be goes through the model before the first step.
+    It trains on `micro_batch` completions at a time; the number of completions in a step is always the recipe's. With
+    `probe_first`, a micro-batch of the greatest possible length goes through the model before the first step, so that a
+    lack of memory shows at once. Raises UserError if the libraries change a setting.
     """
 
     def __init__(self, training: Training, progress: TrainingState, micro_batch: int, probe_first: bool) -> None:
@@ -55,40 +66,50 @@ class Trainer(trl.GRPOTrainer):
         self._probing = False
         task, backend = training.task, training.backend
         model, tokenizer = backend.trainable()
-        wanted = settings_of(training, micro_batch)
-        config = _config(wanted, training.settings.trl)
+        settings = settings_of(training, micro_batch)
+        config = _make_config(settings, training.settings.trl)
         backend.check([task.prompt(problem) for problem in progress.problems])
         before = backend.snapshot()
-        with redirect_stdout(StringIO()):  # Unsloth prints
+        with redirect_stdout(StringIO()):  # Unsloth prints advice
             super().__init__(
                 model=model,
                 reward_funcs=self.reward,
                 args=config,
+                # The data set has only row numbers; `collate` adds the prompts.
                 train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
                 processing_class=tokenizer,
-                callbacks=[_Steps(self, probe_first)],
+                callbacks=[_StepCallback(self, probe_first)],
                 rollout_func=self.roll_out,
             )
-        adapter.in_full_precision(model)  # TRL rounds adapters on 4-bit weights to 16 bits, where small steps get lost
+        # TRL casts the adapter on a 4-bit model to bfloat16, in which small optimizer steps are lost. Widen it again,
+        # and put back the values from before the rounding.
+        adapter.in_full_precision(model)
         backend.restore(before)
-        self.data_collator = self.ask
-        self.remove_callback(PrinterCallback)
-        _require(self, wanted)
+        self.data_collator = self.collate
+        self.remove_callback(PrinterCallback)  # it would print each step's logs as a dict
+        _check_settings(self, settings)
 
     def step_seed(self, step: int) -> int:
-        """The seed of everything random in a step, which no other step of the training has."""
+        """Return the seed of everything random in a step, which differs from that of any other step of the run."""
+        # Runs with different seeds share none of these in fewer than a million steps.
         return (self.training.seed * 1_000_003 + step) % 2**32
 
-    def ask(self, rows: list[dict[str, int]]) -> list[dict[str, Any]]:
-        """The rows with their prompts, made when a row is drawn, for the tree may have grown since."""
+    def collate(self, rows: list[dict[str, int]]) -> list[dict[str, Any]]:
+        """Add the prompts to rows: [{"row": 3}] -> [{"prompt": [...], "row": 3}]."""
+        # Done when rows are drawn and not in advance, because the tree may have grown since training began. TRL passes
+        # the other keys of a row, here "row", to the reward function.
         return [{"prompt": self.training.task.prompt(self.progress.problems[row["row"]]), **row} for row in rows]
 
     def roll_out(self, prompts: list[Any], _: object) -> dict[str, Any]:
-        """Generation as evaluation has it: sorted by length, as many at once as fit, each ended by a stop text."""
+        """Sample one completion for each prompt, as evaluation does, in the form that TRL expects of a `rollout_func`.
+
+        TRL's own generation would not stop at stop texts, sort prompts by length, or adapt batches to the memory.
+        """
+        # TRL passes each prompt `num_generations` times in a row: the completions of a group are adjacent.
         config, backend = self.args, self.training.backend
         if self._probing:
             lengths = backend.max_prompt_length, config.max_completion_length
-            return _longest(*lengths, len(prompts), config.num_generations, self.processing_class)
+            return _probe_batch(*lengths, len(prompts), config.num_generations, self.processing_class)
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -98,83 +119,95 @@ class Trainer(trl.GRPOTrainer):
             stop=self.training.task.stop,
         )
         rollouts = backend.roll_out(prompts, sampling)
-        # TRL's own way takes for truncated what a stop text ended.
+        # Whether to exclude truncated replies is decided here. TRL would look for an end token, and would take replies
+        # that end with a stop text for truncated.
         masks_truncated = bool(self.training.settings.trl.get("mask_truncated_completions"))
-        # A reply of padding alone holds a token that the model did not sample.
-        cut = [(masks_truncated and r.completion.truncated) or not r.completion.n_tokens for r in rollouts]
+        # A reply without sampled tokens has one end token that the model did not sample, and must not be trained on.
+        excluded = [(masks_truncated and r.completion.truncated) or not r.completion.n_tokens for r in rollouts]
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
-            "logprobs": None,
-            "env_mask": [[int(not c)] * len(r.completion_ids) for c, r in zip(cut, rollouts, strict=True)],
-            "reply": [rollout.completion for rollout in rollouts],
+            "logprobs": None,  # only needed to correct for an engine that rounds differently from the trainer
+            # TRL's mask for tokens that the model did not write: 1 for tokens to train on. TRL multiplies the loss of
+            # each token by it (it is named "tool_mask" in the inputs of `compute_loss`).
+            "env_mask": [[int(not e)] * len(r.completion_ids) for e, r in zip(excluded, rollouts, strict=True)],
+            "reply": [rollout.completion for rollout in rollouts],  # an extra key, passed to the reward function
         }
 
     def reward(self, row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
-        """The rewards of replies to the problems of some rows."""
+        """Return the rewards of replies to the problems in `row`; None for a problem that cannot be verified."""
+        # TRL calls this once per step, with the columns of the rows and the extra keys of `roll_out` by name.
         return [0.0] * len(row) if self._probing else self.progress.grade(row, reply)
 
     def score(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
-        """Log-probabilities as those of the reference are computed, without dropout."""
+        """Return log-probabilities (replies, n) of the last n tokens, computed as TRL computes the reference's."""
         was_training = self.model.training
-        self.model.eval()
+        self.model.eval()  # without dropout
         logprobs: torch.Tensor = self._get_per_token_logps_and_entropies(self.model, ids, mask, n)[0]
         self.model.train(was_training)
         return logprobs
 
     def probe(self) -> None:
-        """A forward and a backward pass of a micro-batch as long as can be: what does not fit fails now, not later."""
+        """Run a forward and a backward pass on a micro-batch of the greatest possible length, and discard the result.
+
+        If memory is not enough, this fails before the first step instead of hours later, at the first long replies.
+        """
         was_training = self.model.training
-        self.model.train()  # without that, activations are not checkpointed
-        self._probing = True
+        self.model.train()  # gradient checkpointing is active in training mode only
+        self._probing = True  # `roll_out` then returns random tokens, and `reward` returns zeros
         try:
+            # TRL needs whole groups: round the micro-batch up to a multiple of the group size, then cut it again.
             n = self.args.num_generations * -(-self._micro_batch // self.args.num_generations)
-            batch = self._generate_and_score_completions(self.ask([{"row": 0}] * n))
-            part = {name: value[: self._micro_batch] if is_column(value, n) else value for name, value in batch.items()}
-            self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps  # as each step does
+            batch = self._generate_and_score_completions(self.collate([{"row": 0}] * n))
+            part = {name: value[: self._micro_batch] if has_rows(value, n) else value for name, value in batch.items()}
+            # TRL's loss divides by this attribute, which the training loop sets at each step.
+            self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             self.accelerator.backward(self.compute_loss(self.model_wrapped, part))
         finally:
+            # Leave no trace: neither gradients nor metrics in the log of the first step.
             self._probing = False
             self.model_wrapped.zero_grad(set_to_none=True)
             self._metrics["train"].clear()
             self.model.train(was_training)
 
-    # Overrides of TRL's and transformers' methods.
+    # Overrides of methods of TRL and transformers.
 
     def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
-        return _Rows(self.args, self.progress)
+        return _RowSampler(self.args, self.progress)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the adapter alone.
-
-        The tokenizer and the arguments are known when training is resumed, and are megabytes. A frozen copy of the
-        adapter beside it would even keep the adapter from being loaded: transformers then reads subfolders only.
-        """
+        """Save only the trained adapter."""
+        # The tokenizer and the arguments, several megabytes, are not needed: a resumed run has them from the recipe.
+        # The frozen copy "ref" must not be saved. It would go into a subfolder, and transformers, when it finds
+        # adapters in subfolders of a checkpoint, does not load the one beside them.
         self.model.save_pretrained(output_dir or self.args.output_dir, selected_adapters=[adapter.TRAINED])
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], **more: Any) -> Any:
-        """TRL's loss of all rows, from those that teach.
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+        """Compute TRL's loss of a micro-batch from the rows with a nonzero advantage.
 
-        So the entropies and clip ratios that TRL logs here are means over such rows, and over the micro-batches that
-        have any; a step without one logs none.
+        The entropies and clip ratios that TRL logs are therefore means over these rows, and over micro-batches that
+        have any. In a step without one, they are not logged.
         """
-        # Unsloth's loss is its own. What a probe runs is to be as much as there can be, and its rewards are equal.
+        # Unsloth computes the loss in its own way. A probe must run all rows, and its rewards, being equal, would leave
+        # none.
         if "unsloth" in sys.modules or self._probing or not depends_on_advantage_only(self):
-            return super().compute_loss(model, inputs, **more)
-        part = teaching_part(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
-        if part is None:  # gradients of zero and not none: the optimizer's momentum moves the weights all the same
+            return super().compute_loss(model, inputs, **options)
+        reduced = drop_zero_advantage_rows(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
+        if reduced is None:
+            # A loss of 0 whose gradients are zeros. If they were None, the optimizer would skip the weights; with
+            # zeros, its momentum still moves them, as TRL's own loss would let it.
             return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
-        return part.factor * super().compute_loss(model, part.inputs, **more)
+        return reduced.factor * super().compute_loss(model, reduced.inputs, **options)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: checkpoints are for resuming."""
+        """Do nothing: checkpoints are for resuming only."""
 
 
-class _Rows(Sampler[int]):
-    """Endless rows; each generation is asked for once per micro-batch that reuses it, as TRL's own sampler does.
+class _RowSampler(Sampler[int]):
+    """The rows of all steps that are left, in the order in which TRL expects them.
 
-    That one drops what does not fill a generation: on a tree of few variants it would train nothing, and not say so.
-    Here rows come again.
+    It replaces TRL's RepeatSampler, which drops rows that do not fill a whole generation. On a tree of few variants,
+    that one would silently train nothing; here rows are drawn again.
     """
 
     def __init__(self, config: trl.GRPOConfig, progress: TrainingState) -> None:
@@ -182,65 +215,80 @@ class _Rows(Sampler[int]):
         self._first_step = len(progress.steps) + 1
 
     def __len__(self) -> int:
+        # Of all steps, also when resuming: transformers derives the number of steps in an epoch from it.
         config = self._config
         n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
         return n_rows
 
     def __iter__(self) -> Iterator[int]:
         config = self._config
+        # One generation per optimizer step: `generation_batch_size` completions, in groups of `num_generations`.
         n_prompts = config.generation_batch_size // config.num_generations
         for step in range(self._first_step, config.max_steps + 1):
             drawn = self._progress.rates.draw(step, n_prompts)
+            # With groups of 2: rows 7, 4 -> 7, 7, 4, 4
             rows = [row for row in drawn for _ in range(config.num_generations)]
+            # TRL loads the whole generation batch for each micro-batch. It generates completions for the first copy and
+            # ignores the others.
             for _ in range(config.steps_per_generation):
                 yield from rows
 
 
-class _Steps(TrainerCallback):
-    """What happens around each step: its seed, its row in the logs, and whether there is time for another."""
+class _StepCallback(TrainerCallback):
+    """Work around each step: set its seed, record it, and stop training if it has ended or time is up."""
 
     def __init__(self, trainer: Trainer, probe_first: bool) -> None:
         self._trainer, self._probe_first = trainer, probe_first
         self._began_at = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **at_hand: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
         trainer, training = self._trainer, self._trainer.training
-        divergence.set_learning_rate(at_hand["optimizer"], at_hand["lr_scheduler"], args.learning_rate)
+        # A checkpoint, if there is one, has been loaded by now, with the learning rate of its time.
+        divergence.set_learning_rate(objects["optimizer"], objects["lr_scheduler"], args.learning_rate)
         training.backend.check_rollouts(trainer.score, args.temperature)
-        forget_self_checks(trainer.model)  # those of other trainers and micro-batches, and of the guard's adapter
+        # Results from other trainers or micro-batches are not valid for this one, and neither are those with the random
+        # adapter of `check_rollouts`.
+        forget_self_checks(trainer.model)
         if self._probe_first:
             trainer.probe()
         self._began_at = training.deadline.now()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        # Resets the global generators, so that a resumed run draws the same dropout as one that never stopped.
         set_seed(self._trainer.step_seed(state.global_step))
         self._trainer.progress.begin_step()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **at_hand: Any) -> None:  # noqa: ARG002
-        """Comes before the step's checkpoint is saved, and only a step that went well gets one."""
-        if "loss" not in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **objects: Any) -> None:  # noqa: ARG002
+        """Check and record a step. transformers calls this after the update, before it saves the step's checkpoint."""
+        if "loss" not in logs:  # the summary at the end of training
             return
         training, progress, model = self._trainer.training, self._trainer.progress, self._trainer.model
         if "unsloth" in sys.modules and (current := training_pass(model)) != progress.training_pass:
             progress.training_pass = current
             training.say(f"Unsloth's training pass: {current}")
-        skipped = at_hand["optimizer"].step_was_skipped
-        progress.check_step(logs, clipped_at=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
+        # Raises Diverged after a bad step, which then gets no checkpoint and no row in metrics.jsonl.
+        skipped = objects["optimizer"].step_was_skipped  # by the gradient scaler in float16
+        progress.check_step(logs, max_grad_norm=args.max_grad_norm, skipped=skipped, finite=adapter.is_finite(model))
         has_ended = progress.end_step(logs)
         deadline = training.deadline
+        # The time since the last step was recorded: all of a step, and what `after_step` and the tree's growth took.
         now = deadline.now()
         deadline.note("step", now - self._began_at)
         self._began_at = now
+        # Would the next step, as slow as the slowest recent one, exceed the budget?
         is_late = not deadline.allows(deadline.expected_s("step")) and not progress.ended(args.max_steps)
+        # `should_save` writes a checkpoint of this step, whatever `save_steps` is.
         if has_ended or is_late:
             control.should_save = control.should_training_stop = True
 
 
 def settings_of(training: Training, micro_batch: int) -> dict[str, Any]:
-    """The value of every setting of GRPOConfig for a training."""
+    """Return the value of every setting of GRPOConfig for a training run."""
     settings, backend = training.settings, training.backend
     model, _ = backend.trainable()
-    has_engine = hasattr(model, "vllm_engine")  # Unsloth's trainer then says that it generates with vLLM
+    # Unsloth's trainer sets `use_vllm` for a model with a vLLM engine, so the config must, too.
+    has_engine = hasattr(model, "vllm_engine")
+    # A step of 64 completions in micro-batches of 8 takes 8 accumulation steps.
     accumulation = settings.completions_per_step // micro_batch
     per_run = {
         "output_dir": str(training.folder / layout.CHECKPOINTS),
@@ -250,64 +298,70 @@ def settings_of(training: Training, micro_batch: int) -> dict[str, Any]:
         "fp16": backend.dtype == torch.float16,
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        # Into how many portions Unsloth cuts what the reference scores; by itself it would fill the memory. Where it
-        # cannot pack sequences, it cuts micro-batches by this too.
+        # The number of parts in which Unsloth computes the reference's log-probabilities; by default, it fills the
+        # memory. If it cannot pack sequences, it also splits micro-batches by this.
         "unsloth_grpo_mini_batch": accumulation,
-        "mask_truncated_completions": False,  # done with the rollouts
-        "top_k": -1 if has_engine else 0,  # either means all tokens
+        "mask_truncated_completions": False,  # `roll_out` does it
+        "top_k": -1 if has_engine else 0,  # all tokens, in vLLM's and in transformers' notation
         "use_vllm": has_engine,
     }
     return settle(settings.trl, per_run)
 
 
-def _config(wanted: dict[str, Any], recipes: Iterable[str]) -> trl.GRPOConfig:
+def _make_config(settings: dict[str, Any], recipe_keys: Iterable[str]) -> trl.GRPOConfig:
+    """Create TRL's config.
+
+    Settings that the installed TRL lacks are left out. Raises UserError if the recipe has one of them.
+    """
     known = {field.name for field in dataclasses.fields(trl.GRPOConfig) if field.init}
-    if missing := sorted(set(recipes) - known):
+    if missing := sorted(set(recipe_keys) - known):
         raise UserError(f"grpo.trl.{missing[0]}: the installed TRL has no such setting; leave it out, or update TRL")
     try:
-        with redirect_stdout(StringIO()):  # Unsloth prints what it overrules, and that does not last
-            config = trl.GRPOConfig(**{name: value for name, value in wanted.items() if name in known})
+        with redirect_stdout(StringIO()):  # Unsloth reports the settings that it overrides; they are set back below
+            config = trl.GRPOConfig(**{name: value for name, value in settings.items() if name in known})
     except ValueError as error:
-        raise UserError(f"grpo.trl: TRL takes no such settings ({first_line(error)}); change them") from error
-    for name in filter(_is_compared, known & wanted.keys()):
-        if _plain(getattr(config, name)) != wanted[name]:  # Unsloth's constructor overrules what it disagrees with
-            setattr(config, name, wanted[name])
+        raise UserError(f"grpo.trl: TRL refuses these settings ({first_line(error)}); change them") from error
+    # Unsloth's constructor overrides some settings, such as `scale_rewards` with loss_type dr_grpo.
+    for name in filter(_is_compared, known & settings.keys()):
+        if _without_enum(getattr(config, name)) != settings[name]:
+            setattr(config, name, settings[name])
     return config
 
 
-def _require(trainer: Trainer, wanted: dict[str, Any]) -> None:
-    """UserError where the trainer, after all patches, holds another value than the recipe or the loop gave it."""
-    held = [(name, trainer, setting.copy) for name, setting in SETTINGS.items() if setting.copy]
-    held += [(name, trainer.args, name) for name in wanted if hasattr(trainer.args, name) and _is_compared(name)]
-    for name, holder, own in held:
-        value = _plain(getattr(holder, own))
-        if value != wanted[name]:
+def _check_settings(trainer: Trainer, settings: dict[str, Any]) -> None:
+    """Raise UserError if the trainer, after all patches, has another value than the recipe or the loop gave it."""
+    # Some settings exist twice: in `trainer.args`, and as an attribute of the trainer, which is the one that it uses.
+    places = [(name, trainer, setting.copy) for name, setting in SETTINGS.items() if setting.copy]
+    places += [(name, trainer.args, name) for name in settings if hasattr(trainer.args, name) and _is_compared(name)]
+    for name, owner, attribute in places:
+        value = _without_enum(getattr(owner, attribute))
+        if value != settings[name]:
             raise UserError(
-                f"grpo.trl.{name} is {json.dumps(wanted[name])}, and the trainer holds {value!r}: the installed TRL or "
+                f"grpo.trl.{name} is {json.dumps(settings[name])}, but the trainer has {value!r}: the installed TRL or "
                 f"Unsloth changes it; set it to that in the recipe, or use model.backend=transformers"
             )
 
 
 def _is_compared(name: str) -> bool:
+    # GRPOConfig stores some settings in another form than it takes them; those cannot be compared.
     return name not in SETTINGS or SETTINGS[name].compared
 
 
-def _plain(value: Any) -> Any:
+def _without_enum(value: Any) -> Any:
+    # GRPOConfig turns names such as "adamw_torch" into members of an enum.
     return value.value if isinstance(value, Enum) else value
 
 
-def _longest(prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any) -> dict[str, Any]:
-    """Rollouts of the greatest length there can be: each group has one prompt, and replies that differ.
-
-    The tokens are random: among repeated ones every attention mask gives the same output, and Unsloth, which compares
-    its packed pass with the padded one on the first batch it sees, would find nothing wrong with any.
-    """
+def _probe_batch(prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any) -> dict[str, Any]:
+    """Return n rollouts of the greatest possible length: one random prompt for each group, and random replies."""
+    # Unsloth compares its packed pass with the padded one on the first batch that it sees. If one token were repeated,
+    # attention would give the same output with any mask, and a faulty packed pass would go unnoticed.
     tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    draw = Random(0)  # its own generator: a probe must not move the run's
-    prompts = [draw.choices(tokens, k=prompt_length) for _ in range(n // group_size)]
+    rng = Random(0)  # its own generator: a probe must not advance the run's
+    prompts = [rng.choices(tokens, k=prompt_length) for _ in range(n // group_size)]
     return {
         "prompt_ids": [prompt for prompt in prompts for _ in range(group_size)],
-        "completion_ids": [draw.choices(tokens, k=completion_length) for _ in range(n)],
+        "completion_ids": [rng.choices(tokens, k=completion_length) for _ in range(n)],
         "logprobs": None,
         "env_mask": [[1] * completion_length] * n,
         "reply": [None] * n,

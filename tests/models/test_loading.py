@@ -1,4 +1,4 @@
-"""Loading a model: who does it, what it is asked for, and what a user is told when it cannot be done."""
+"""Loading a model: the choice of the loader, its arguments, and the errors when a model cannot be loaded."""
 
 import functools
 import importlib.machinery
@@ -43,7 +43,7 @@ def load(chosen: ModelSettings, max_length: int = 300) -> loading.Loaded:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets what the machine seems to have: a GPU's compute capability (None for no GPU), and packages."""
+    """Set what the machine seems to have: a GPU of a compute capability (None for no GPU), and packages."""
 
     def have(capability: tuple[int, int] | None, *packages: str) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
@@ -54,7 +54,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return have
 
 
-# --- who loads
+# --- the choice of the loader
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ((12, 0), ("unsloth",), None),
     ],
 )
-def test_what_keeps_unsloth_from_running(
+def test_obstacles_to_unsloth(
     machine: Callable[..., None], capability: tuple[int, int] | None, packages: tuple[str, ...], obstacle: str | None
 ) -> None:
     machine(capability, *packages)
@@ -83,7 +83,7 @@ def test_what_keeps_unsloth_from_running(
         assert loading.choose_loader(settings("backend=unsloth")) == "unsloth"
 
 
-def test_a_cpu_that_is_asked_for_is_taken(machine: Callable[..., None]) -> None:
+def test_the_device_cpu_is_respected(machine: Callable[..., None]) -> None:
     machine((8, 0), "unsloth")
     assert loading.choose_device(settings()) == GPU
     assert loading.choose_loader(settings("backend=auto")) == "unsloth"
@@ -94,7 +94,7 @@ def test_a_cpu_that_is_asked_for_is_taken(machine: Callable[..., None]) -> None:
     assert loading.choose_device(settings()) == CPU
 
 
-def test_unsloth_is_not_asked_for_32_bits(machine: Callable[..., None]) -> None:
+def test_unsloth_is_not_chosen_for_float32(machine: Callable[..., None]) -> None:
     machine((8, 0), "unsloth")
     assert loading.choose_loader(settings("backend=auto", "dtype=float32")) == "transformers"
     with pytest.raises(UserError, match=r"trains in 16 bits, and model\.dtype is float32; model\.backend=transformers"):
@@ -114,7 +114,7 @@ def test_unsloth_is_not_asked_for_32_bits(machine: Callable[..., None]) -> None:
         (["device=cpu"], (8, 0), ("unsloth", "vllm"), r"needs Unsloth: .* model\.device is cpu"),
     ],
 )
-def test_vllm_comes_with_unsloth_alone(
+def test_vllm_needs_unsloth(
     machine: Callable[..., None],
     overrides: list[str],
     capability: tuple[int, int] | None,
@@ -139,7 +139,7 @@ def test_vllm_comes_with_unsloth_alone(
         ((8, 0), "0.28.0", ("vllm_bnb_plugin",), "true", None),
     ],
 )
-def test_a_vllm_that_cannot_sample_here_is_refused(
+def test_a_vllm_that_cannot_sample_here_is_an_error(
     machine: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capability: tuple[int, int],
@@ -160,9 +160,9 @@ def test_a_vllm_that_cannot_sample_here_is_refused(
         assert str(caught.value).endswith(", or set it to false")
 
 
-def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
-    arguments = ("tiny", "model.device=auto", "model.backend=unsloth", "--run-dir", tmp_path / "run")
-    done = run_command("recipe", *arguments, CUDA_VISIBLE_DEVICES="")
+def test_the_command_line_reports_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
+    words = ("tiny", "model.device=auto", "model.backend=unsloth", "--run-dir", tmp_path / "run")
+    done = run_command("recipe", *words, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "it needs a GPU, and PyTorch sees none" in line
@@ -170,7 +170,7 @@ def test_the_command_line_says_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "reason"), [(NotImplementedError(), "NotImplementedError"), (OSError("a\nb"), "a")])
-def test_a_broken_unsloth_is_named(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+def test_a_broken_unsloth_gives_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
     class Broken:
         def find_spec(self, name: str, *_: Any) -> None:
             if name == "unsloth":
@@ -182,19 +182,19 @@ def test_a_broken_unsloth_is_named(monkeypatch: pytest.MonkeyPatch, error: Excep
         loading.import_unsloth()
 
 
-# --- what Unsloth is asked for
+# --- the arguments for Unsloth
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """Puts a stand-in for Unsloth in place that loads with transformers and peft, and notes down what it is asked."""
-    noted: dict[str, dict[str, Any]] = {}
+def arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Install a stand-in for Unsloth that loads with transformers and peft; return the arguments that it records."""
+    recorded: dict[str, dict[str, Any]] = {}
 
     class FastLanguageModel:
         @staticmethod
         def from_pretrained(model_name: str, **named: Any) -> tuple[Any, Any]:
             print("==((====))==  a banner")
-            noted["load"] = {"model_name": model_name, **named}
+            recorded["load"] = {"model_name": model_name, **named}
             model = transformers.AutoModelForCausalLM.from_pretrained(model_name, dtype=named["dtype"])
             return model, transformers.AutoTokenizer.from_pretrained(model_name)
 
@@ -203,7 +203,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
             from peft import LoraConfig, get_peft_model
 
             checkpointing = {"use_gradient_checkpointing": use_gradient_checkpointing}
-            noted["adapt"] = {**lora, **checkpointing, "random_state": random_state}
+            recorded["adapt"] = {**lora, **checkpointing, "random_state": random_state}
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora), autocast_adapter_dtype=False)
 
         @staticmethod
@@ -219,17 +219,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     fake.__spec__ = importlib.machinery.ModuleSpec("unsloth", None)
     monkeypatch.setitem(sys.modules, "unsloth", fake)
     monkeypatch.setattr(loading, "unsloth_obstacle", lambda _device: None)
-    return noted
+    return recorded
 
 
-def test_unsloth_is_asked_for_what_the_recipe_says(
-    asked: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+def test_unsloth_gets_the_settings_of_the_recipe(
+    arguments: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe("tiny", ["model.backend=auto", "model.dtype=bfloat16", "model.load_in_4bit=true", "seed=11"])
     backend = load_backend(recipe)
-    assert asked["load"] == {
+    assert arguments["load"] == {
         "model_name": str(TINY),
-        "max_seq_length": 512,  # twice a prompt and its reply, and no more than the model reads
+        "max_seq_length": 512,  # twice a prompt and its reply, at most the context length
         "dtype": torch.bfloat16,
         "load_in_4bit": True,
         "use_exact_model_name": True,
@@ -238,9 +238,9 @@ def test_unsloth_is_asked_for_what_the_recipe_says(
         "max_lora_rank": 32,
     }
     lora = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
-    assert asked["adapt"] == lora | {"use_gradient_checkpointing": "unsloth", "random_state": 11}
-    assert asked["load"].keys() <= LOAD_MODEL
-    assert asked["adapt"].keys() <= GET_PEFT_MODEL
+    assert arguments["adapt"] == lora | {"use_gradient_checkpointing": "unsloth", "random_state": 11}
+    assert arguments["load"].keys() <= LOAD_MODEL
+    assert arguments["adapt"].keys() <= GET_PEFT_MODEL
     assert backend.dtype == torch.bfloat16
     model, tokenizer = backend.trainable()
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
@@ -248,19 +248,19 @@ def test_unsloth_is_asked_for_what_the_recipe_says(
     assert capsys.readouterr().out == ""
 
 
-def test_an_adapter_of_unnamed_rank_is_pefts_with_either_loader(asked: dict[str, dict[str, Any]]) -> None:
+def test_without_a_rank_both_loaders_use_the_default_of_peft(arguments: dict[str, dict[str, Any]]) -> None:
     chosen = settings().model_copy(update={"lora": {"target_modules": "all-linear"}})
     by_peft = load(chosen).model.peft_config["default"]
     loading.load(chosen, "unsloth", CPU, 0, 300)
-    assert (asked["adapt"]["r"], asked["adapt"]["lora_alpha"]) == (by_peft.r, by_peft.lora_alpha)
+    assert (arguments["adapt"]["r"], arguments["adapt"]["lora_alpha"]) == (by_peft.r, by_peft.lora_alpha)
 
 
-def test_memory_that_runs_out_in_generation_leaves_unsloth_in_order(
-    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_unsloth_is_back_in_training_mode_after_generation_ran_out_of_memory(
+    arguments: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = load_backend(load_recipe("tiny", ["model.backend=auto"]))
     model, _ = backend.trainable()
-    monkeypatch.setenv("UNSLOTH_RETURN_HIDDEN_STATES", "1")  # as its trainer leaves it behind when memory runs out
+    monkeypatch.setenv("UNSLOTH_RETURN_HIDDEN_STATES", "1")  # which its trainer does not reset when memory runs out
     monkeypatch.setattr(type(model), "generate", _out_of_memory)
     model.train()
     sampling = backends.Sampling(1.0, 1.0, 4, 1, 0)
@@ -268,28 +268,28 @@ def test_memory_that_runs_out_in_generation_leaves_unsloth_in_order(
         backend.sample([[{"role": "user", "content": "solve integrate(x,x)"}]], 1, sampling)
     assert model.training
     assert backends.os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] == "0"
-    assert asked["load"]["model_name"] == str(TINY)
+    assert arguments["load"]["model_name"] == str(TINY)
 
 
 def _out_of_memory(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-# --- what cannot be loaded
+# --- models that cannot be loaded
 
 
-def _refuse(monkeypatch: pytest.MonkeyPatch, cause: Exception | None, said: str) -> None:
-    """Transformers fails as it does when the hub answers with `cause`."""
+def _refuse(monkeypatch: pytest.MonkeyPatch, cause: Exception | None, message: str) -> None:
+    """Let transformers fail as it does when the hub answers with `cause`."""
 
     def fail(*_: Any, **__: Any) -> Any:
-        raise OSError(said) from cause
+        raise OSError(message) from cause
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
 
 
 @pytest.mark.parametrize("loader", ["transformers", "unsloth"])
-def test_a_gated_model_says_where_its_licence_is(
-    asked: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, loader: Loader
+def test_a_gated_model_gives_the_address_of_its_licence(
+    arguments: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, loader: Loader
 ) -> None:
     import httpx
     from huggingface_hub.errors import GatedRepoError
@@ -307,10 +307,10 @@ def test_a_gated_model_says_where_its_licence_is(
         "https://huggingface.co/meta-llama/Llama-3.2-3B-Instruct, then log in with `hf auth login` or set HF_TOKEN, "
         f"or take an ungated copy: model.id={chosen.mirror}"
     )
-    assert asked == {}
+    assert arguments == {}
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     _refuse(monkeypatch, None, "We couldn't connect to 'https://huggingface.co'\nCheck your internet connection")
     with pytest.raises(UserError) as refused:
         load(load_recipe("llama3b").model)
@@ -329,7 +329,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         ({"config.json": "{"}, "not a valid JSON file"),
     ],
 )
-def test_a_folder_without_a_model_is_named(tmp_path: Path, files: dict[str, str] | None, reason: str) -> None:
+def test_the_error_names_a_folder_without_a_model(tmp_path: Path, files: dict[str, str] | None, reason: str) -> None:
     folder = tmp_path / "model"
     if files is not None:
         folder.mkdir()
@@ -342,38 +342,38 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, files: dict[str, str]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the embedded model, to be spoilt."""
+    """A copy of the embedded model that a test may damage."""
     ignore = shutil.ignore_patterns("*.py", "__pycache__")
     return Path(shutil.copytree(TINY, tmp_path / "copy", ignore=ignore))
 
 
-def test_damaged_weights_are_named(copy: Path) -> None:
+def test_damaged_weights_give_one_line(copy: Path) -> None:
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot load this model"):
         load(settings(f"id={copy}"))
 
 
-def test_positions_that_do_not_reach_are_refused() -> None:
+def test_a_context_that_is_too_short_is_an_error() -> None:
     load(settings(), 512)
-    with pytest.raises(UserError, match=r"it reads 512 tokens, .* may have 513; lower model\.max_prompt_length"):
+    with pytest.raises(UserError, match=r"context has 512 tokens, .* 513; lower model\.max_prompt_length"):
         load(settings(), 513)
 
 
-def test_an_adapter_that_the_model_cannot_have_is_refused() -> None:
+def test_an_adapter_that_does_not_fit_the_model_is_an_error() -> None:
     chosen = settings().model_copy(update={"lora": {"target_modules": ["c_attn"]}})
     with pytest.raises(UserError, match=r"model\.lora: .*c_attn.* not found"):
         load(chosen)
 
 
 @pytest.mark.parametrize(("four_bit", "remedy"), [("false", "load_in_4bit=true"), ("true", "a smaller model")])
-def test_a_model_larger_than_the_card_is_refused(monkeypatch: pytest.MonkeyPatch, four_bit: str, remedy: str) -> None:
+def test_a_model_larger_than_the_card_is_an_error(monkeypatch: pytest.MonkeyPatch, four_bit: str, remedy: str) -> None:
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", _out_of_memory)
     with pytest.raises(UserError, match=rf"does not fit on the GPU \(CUDA out of memory\); .*{remedy}"):
         load(settings(f"load_in_4bit={four_bit}"))
 
 
-# --- what is loaded
+# --- the loaded model
 
 
 @pytest.mark.parametrize(
@@ -387,11 +387,11 @@ def test_a_model_larger_than_the_card_is_refused(monkeypatch: pytest.MonkeyPatch
         ("bfloat16", CPU, False, torch.bfloat16),
     ],
 )
-def test_the_type_is_chosen_once(
+def test_the_dtype_depends_on_recipe_and_device(
     monkeypatch: pytest.MonkeyPatch, named: str, device: torch.device, has_bfloat16: bool, dtype: torch.dtype
 ) -> None:
     def supported(including_emulation: bool) -> bool:
-        return has_bfloat16 or including_emulation  # a T4 emulates it, slowly
+        return has_bfloat16 or including_emulation  # a T4 only emulates it, slowly
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert loading.choose_dtype(settings(f"dtype={named}"), device) == dtype
@@ -406,26 +406,26 @@ def test_the_type_is_chosen_once(
         ("<pad>", "<pad>", "<unk>"),
     ],
 )
-def test_padding_is_no_end_of_turn(pad: str | None, eos: str, expected: str) -> None:
+def test_padding_is_not_the_end_of_turn(pad: str | None, eos: str, expected: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(TINY)
     tokenizer.eos_token, tokenizer.pad_token = eos, pad
-    loading._set_padding(tokenizer)
+    loading._set_padding_token(tokenizer)
     assert tokenizer.pad_token == expected
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_padding_is_the_end_of_turn_where_there_is_nothing_else() -> None:
+def test_padding_is_the_end_of_turn_if_there_is_no_other_token() -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
     words = Tokenizer(WordLevel({"x": 0, "<end>": 1}, unk_token="x"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-    loading._set_padding(tokenizer)
+    loading._set_padding_token(tokenizer)
     assert tokenizer.pad_token == "<end>"
 
 
 @pytest.mark.parametrize("four_bit", ["false", "true"])
-def test_the_adapter_is_float32_and_follows_from_the_seed(four_bit: str) -> None:
+def test_the_adapter_is_float32_and_depends_only_on_the_seed(four_bit: str) -> None:
     chosen = settings(f"load_in_4bit={four_bit}", "dtype=bfloat16")
     models = [loading.load(chosen, "transformers", CPU, seed, 300).model for seed in (1, 1, 2)]
     adapters = [{n: w for n, w in model.named_parameters() if w.requires_grad} for model in models]
@@ -439,25 +439,25 @@ def test_the_adapter_is_float32_and_follows_from_the_seed(four_bit: str) -> None
 # --- the environment
 
 
-def test_the_environment_is_set_and_a_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_set_but_keeps_the_users_values(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in backends._ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("UNSLOTH_COMPILE_LOCATION", "/elsewhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     prepare_environment()
-    own = {"UNSLOTH_COMPILE_LOCATION": "/elsewhere", "CUDA_VISIBLE_DEVICES": "1"}
+    of_user = {"UNSLOTH_COMPILE_LOCATION": "/elsewhere", "CUDA_VISIBLE_DEVICES": "1"}
     assert {
         variable: backends.os.environ[variable] for variable in backends._ENVIRONMENT
-    } == backends._ENVIRONMENT | own
+    } == backends._ENVIRONMENT | of_user
 
 
-@pytest.mark.parametrize(("own", "expected"), [(None, "0"), ("1", "1")])
-def test_the_prefix_grouper_is_off_unless_a_user_wants_it(
-    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+@pytest.mark.parametrize(("of_user", "expected"), [(None, "0"), ("1", "1")])
+def test_the_prefix_grouper_is_off_unless_the_user_sets_it(
+    monkeypatch: pytest.MonkeyPatch, of_user: str | None, expected: str
 ) -> None:
     monkeypatch.delenv("UNSLOTH_GRPO_PREFIX_GROUPER", raising=False)
-    if own is not None:
-        monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", own)
+    if of_user is not None:
+        monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", of_user)
     prepare_environment()
     assert backends.os.environ["UNSLOTH_GRPO_PREFIX_GROUPER"] == expected
 

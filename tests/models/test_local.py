@@ -1,4 +1,4 @@
-"""The model on this machine: the embedded one, in full precision and in 4 bits."""
+"""`LocalBackend` with the embedded model, in full precision and in 4 bits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ def _ask(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"solve integrate({text},x)"}]
 
 
-def test_it_loads_as_any_model_of_the_hub_does() -> None:
+def test_the_embedded_model_loads_like_any_model_of_the_hub() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import ladder_lite.tiny
@@ -46,7 +46,7 @@ def test_replies_come_in_the_order_of_the_prompts(backend: Backend) -> None:
     assert all(len(long.text) > len(short.text) for long, short in zip(*replies, strict=True))
 
 
-def test_the_seed_decides_and_leaves_the_global_generator_alone(backend: Backend) -> None:
+def test_replies_depend_on_the_seed_and_leave_the_global_generator_unchanged(backend: Backend) -> None:
     import torch
 
     prompts = [_ask("x**2+sin(3*x)")]
@@ -60,27 +60,27 @@ def test_the_seed_decides_and_leaves_the_global_generator_alone(backend: Backend
     assert backend.sample(prompts, 4, other) != first
 
 
-def test_each_prompt_has_its_own_temperature_in_one_batch(backend: Backend) -> None:
+def test_prompts_of_one_batch_can_have_different_temperatures(backend: Backend) -> None:
     prompts = [[{"role": "user", "content": f"solve integrate({n}*x**{n}+sin({n}*x),x)"}] for n in range(2, 8)]
 
     def texts(*temperatures: float) -> list[str]:
-        own = temperatures if len(temperatures) > 1 else temperatures[0]
-        sampling = replace(SAMPLING, temperature=own)
+        temperature = temperatures if len(temperatures) > 1 else temperatures[0]
+        sampling = replace(SAMPLING, temperature=temperature)
         return [completion.text for (completion,) in backend.sample(prompts, 1, sampling)]
 
     greedy = texts(0.0)
-    assert texts(*[1e-4] * 6) == greedy  # as good as greedy
+    assert texts(*[1e-4] * 6) == greedy  # so low that it equals greedy
     mixed = texts(1e-4, 5.0, 1e-4, 5.0, 1e-4, 5.0)
     assert mixed[::2] == greedy[::2]
-    assert all(wild != best for wild, best in zip(mixed[1::2], greedy[1::2], strict=True))
+    assert all(hot != best for hot, best in zip(mixed[1::2], greedy[1::2], strict=True))
 
 
-def test_a_cut_reply_says_so(backend: Backend) -> None:
+def test_a_truncated_reply_is_marked(backend: Backend) -> None:
     (completion,) = backend.sample([_ask("x**2+sin(3*x)")], 1, Sampling(0.0, 1.0, 3, 8, 0))[0]
     assert (completion.truncated, completion.n_tokens) == (True, 3)
 
 
-def test_a_word_the_model_does_not_know_is_named(backend: Backend) -> None:
+def test_the_error_names_a_word_that_is_not_in_the_vocabulary(backend: Backend) -> None:
     with pytest.raises(UserError, match="no word for 'q'"):
         backend.sample([_ask("q*x")], 1, SAMPLING)
 
@@ -96,23 +96,23 @@ def _disturb(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("way", ["snapshot", "file"])
-def test_an_adapter_comes_back_bit_by_bit(backend: Backend, way: str, tmp_path: Path) -> None:
+def test_an_adapter_is_restored_bit_by_bit(backend: Backend, way: str, tmp_path: Path) -> None:
     _disturb(backend)
     model, _ = backend.trainable()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     if way == "snapshot":
         adapter = backend.snapshot()
-        back: Callable[[], None] = lambda: backend.restore(adapter)  # noqa: E731
+        restore: Callable[[], None] = lambda: backend.restore(adapter)  # noqa: E731
     else:
         backend.save(tmp_path)
-        back = lambda: backend.load(tmp_path)  # noqa: E731
+        restore = lambda: backend.load(tmp_path)  # noqa: E731
     _disturb(backend)
     assert any(not weight.equal(before[name]) for name, weight in model.named_parameters())
-    back()
+    restore()
     assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
 
 
-def test_a_damaged_adapter_is_named(backend: Backend, tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_adapter(backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
         backend.load(tmp_path)
     backend.save(tmp_path)
@@ -122,7 +122,7 @@ def test_a_damaged_adapter_is_named(backend: Backend, tmp_path: Path) -> None:
         backend.load(tmp_path)
 
 
-def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) -> None:
+def test_ttrl_changes_no_weight(backend: Backend, tmp_path: Path) -> None:
     from ladder_lite import ttrl
 
     recipe = load_recipe("tiny", ["ttrl.per_root=6", "ttrl.depth=1", "ttrl.max_steps=2", "eval.samples=2", "eval.k=2"])
@@ -146,7 +146,7 @@ def test_ttrl_leaves_every_weight_as_it_was(backend: Backend, tmp_path: Path) ->
         ("ablations.longer={grpo.trl.max_completion_length: 300}", 300),
         ("ablations.longer={variants.max_new_tokens: 301}", 301),
         ("ttrl.trl={max_completion_length: 302}", 302),
-        ("ttrl.trl={max_completion_length: 20}", 120),  # then grpo's are longer
+        ("ttrl.trl={max_completion_length: 20}", 120),  # shorter than those of grpo
         ("eval.max_new_tokens=303", 303),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_model_is_loaded_for_the_longest_reply_of_any_condition(change: str, t
     assert _longest_reply(load_recipe("tiny", [change])) == tokens
 
 
-# --- the adapter folded into the weights
+# --- folding the adapter into the weights
 
 
 def _first_layer(backend: Backend) -> Any:
@@ -164,35 +164,33 @@ def _first_layer(backend: Backend) -> Any:
     return model.base_model.model.model.layers[0].self_attn.q_proj
 
 
-def _in_sampling(backend: Backend, monkeypatch: pytest.MonkeyPatch, look: Callable[[], None]) -> None:
-    """Call `look` whenever the model generates."""
+def _when_generating(backend: Backend, monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) -> None:
+    """Call `hook` whenever the model generates."""
     model, _ = backend.trainable()
     generate = type(model).generate
 
-    def generate_and_look(self: Any, **named: Any) -> Any:
-        look()
+    def generate_after_hook(self: Any, **named: Any) -> Any:
+        hook()
         return generate(self, **named)
 
-    monkeypatch.setattr(type(model), "generate", generate_and_look)
+    monkeypatch.setattr(type(model), "generate", generate_after_hook)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_folding_leaves_the_very_tensors_that_were(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
+def test_folding_puts_the_original_tensors_back(backend: Backend, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     _disturb(backend)
     model, _ = backend.trainable()
     before = {name: (weight.data_ptr(), weight.detach().clone()) for name, weight in model.named_parameters()}
     base = _first_layer(backend).get_base_layer().weight
     folded = []
 
-    def look() -> None:
+    def record() -> None:
         folded.append(not base.detach().equal(before[name][1]))
         if fails:
             raise KeyboardInterrupt
 
     (name,) = (name for name, weight in model.named_parameters() if weight is base)
-    _in_sampling(backend, monkeypatch, look)
+    _when_generating(backend, monkeypatch, record)
     if fails:
         with pytest.raises(KeyboardInterrupt):
             backend.sample([_ask("x")], 1, SAMPLING)
@@ -205,7 +203,7 @@ def test_folding_leaves_the_very_tensors_that_were(
     assert not _first_layer(backend).merged
 
 
-def test_a_folded_model_says_the_same(backend: Backend) -> None:
+def test_a_folded_model_has_the_same_output(backend: Backend) -> None:
     import torch
 
     from ladder_lite.models.adapter import folded
@@ -216,10 +214,10 @@ def test_a_folded_model_says_the_same(backend: Backend) -> None:
     with torch.no_grad():
         plain = model(input_ids=ids).logits
         with folded(model):
-            found = model(input_ids=ids).logits
+            merged = model(input_ids=ids).logits
         with model.disable_adapter():
             base = model(input_ids=ids).logits
-    assert torch.allclose(found, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    assert torch.allclose(merged, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
     assert not torch.allclose(base, plain, rtol=1e-1, atol=1e-1 * float(plain.abs().max()))
 
 
@@ -227,23 +225,23 @@ def test_a_folded_model_says_the_same(backend: Backend) -> None:
 def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(load_recipe("tiny", [change]))
     merged = []
-    _in_sampling(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
+    _when_generating(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
     backend.sample([_ask("x")], 1, SAMPLING)
     assert merged == [False]
 
 
-def test_weights_that_have_another_use_or_do_not_fit_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_shared_or_do_not_fit_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     from ladder_lite.models.adapter import _foldable
 
     backend = load_backend(load_recipe("tiny", ['model.lora.target_modules=["lm_head","q_proj"]']))
-    model, _ = backend.trainable()  # whose head is its embedding, too
+    model, _ = backend.trainable()  # its head shares the weight of the embedding
     n_layers = model.config.num_hidden_layers
     assert len(_foldable(model)) == n_layers
     size = 4 * model.config.hidden_size**2 * n_layers
-    for share, folds in ((8.1, True), (7.9, False)):
-        memory = SimpleNamespace(total=int(share * size), available=0)
+    for times, folds in ((8.1, True), (7.9, False)):  # copies may take an eighth of the memory
+        memory = SimpleNamespace(total=int(times * size), available=0)
         monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
         assert bool(_foldable(model)) == folds
 
@@ -264,20 +262,20 @@ def test_four_bit_weights_train(tmp_path: Path) -> None:
     before = backend.snapshot()
     steps = grpo.train(Training(task, backend, recipe.grpo, tmp_path, 0), task.problems("train"), lambda *_: False)
     assert [step.step for step in steps] == [1, 2]
-    assert steps[0].kl == 0  # the frozen copy has the adapter's own type
+    assert steps[0].kl == 0  # the frozen copy has the same dtype as the adapter
     assert {str(weight.dtype) for weight in backend.snapshot().values()} == {"torch.float32"}
     assert backend.snapshot().keys() == before.keys()
 
 
-def test_gradients_pass_four_bit_weights_after_sampling_too() -> None:
-    """Bitsandbytes packs the weights for generation on some CPUs, and what it packs it cannot differentiate."""
+def test_four_bit_weights_have_gradients_after_sampling() -> None:
+    """On some CPUs, bitsandbytes packs the weights for generation, in a form without gradients."""
     import torch
 
     model = load_backend(load_recipe("tiny", ["model.load_in_4bit=true"]))
     trained, tokenizer = model.trainable()
     ids = tokenizer("<answer>x**2+sin(3*x)</answer>", return_tensors="pt").input_ids
     for weight in trained.parameters():
-        if weight.requires_grad:  # the second matrices begin at 0, and hide the first ones' gradients
+        if weight.requires_grad:  # B begins at 0, and so does the gradient of A
             torch.nn.init.normal_(weight, std=0.02)
 
     def gradient() -> torch.Tensor:
@@ -291,7 +289,9 @@ def test_gradients_pass_four_bit_weights_after_sampling_too() -> None:
     assert torch.equal(gradient(), before)
 
 
-def test_memory_that_the_process_may_not_take_is_not_counted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_beyond_the_limit_of_the_process_is_not_counted(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     monkeypatch.setattr(backend, "_device", torch.device("cuda"))
@@ -301,15 +301,15 @@ def test_memory_that_the_process_may_not_take_is_not_counted(backend: Backend, m
     settings = load_recipe("tiny").grpo
     assert backend.micro_batch(settings) == settings.trl["per_device_train_batch_size"]
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 0.001)
-    with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory do not suffice"):
+    with pytest.raises(UserError, match=r"the 0\.0 GiB of free GPU memory"):
         backend.micro_batch(settings)
 
 
 # --- padding
 
 
-def _let_padding_count(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention then looks at the padding too, as in models that ignore the mask."""
+def _ignore_attention_mask(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model attend to padding, as models do that ignore the mask."""
     import torch
 
     pad = backend._pad
@@ -322,23 +322,23 @@ def _let_padding_count(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(backend, "_pad", pad_without_mask)
 
 
-def test_padding_that_counts_stops_the_run(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_attends_to_padding_is_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend._check_padding()
-    _let_padding_count(backend, monkeypatch)
+    _ignore_attention_mask(backend, monkeypatch)
     with pytest.raises(UserError, match=r"next token depends on padding \(logits move by \d+\.\d%\)"):
         backend._check_padding()
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])
-def test_numbers_that_overflow_stop_the_run(backend: Backend, monkeypatch: pytest.MonkeyPatch, number: float) -> None:
+def test_logits_that_overflow_are_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch, number: float) -> None:
     import torch
 
     monkeypatch.setattr(backend, "_next_logits", lambda prompts: torch.full((len(prompts), 94), number))
-    with pytest.raises(UserError, match=r"numbers overflow in float32; set model\.dtype=bfloat16"):
+    with pytest.raises(UserError, match=r"overflow in float32; set model\.dtype=bfloat16"):
         backend._check_padding()
 
 
-def test_trainers_may_set_the_side_of_padding(backend: Backend) -> None:
+def test_the_padding_side_of_the_tokenizer_does_not_matter(backend: Backend) -> None:
     prompts = [_ask("5*sin(2*x)+x**3-exp(4*x)"), _ask("x**2")]
     _, tokenizer = backend.trainable()
     before = backend.sample(prompts, 2, SAMPLING)
@@ -349,10 +349,10 @@ def test_trainers_may_set_the_side_of_padding(backend: Backend) -> None:
         tokenizer.padding_side = "left"
 
 
-# --- what ends a reply
+# --- the end of a reply
 
 
-def test_a_models_own_settings_of_generation_stay_out(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generation_config_of_the_model_is_ignored(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [_ask("x**2+sin(3*x)")]
     plain = backend.sample(prompts, 4, SAMPLING)
     model, _ = backend.trainable()
@@ -361,26 +361,26 @@ def test_a_models_own_settings_of_generation_stay_out(backend: Backend, monkeypa
     assert backend.sample(prompts, 4, SAMPLING) == plain
 
 
-def test_padding_is_given_where_unsloth_heeds_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `generate` pads with the config's first end token, whatever the settings say, unless a keyword says it."""
+def test_the_padding_token_is_passed_as_a_keyword(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth's `generate` pads with the config's first end token unless a keyword tells otherwise."""
     model, tokenizer = backend.trainable()
     generate, seen = type(model).generate, []
 
-    def note(self: Any, *args: Any, **named: Any) -> Any:
+    def record(self: Any, *args: Any, **named: Any) -> Any:
         seen.append(named["pad_token_id"])
         return generate(self, *args, **named)
 
-    monkeypatch.setattr(type(model), "generate", note)
+    monkeypatch.setattr(type(model), "generate", record)
     backend.sample([_ask("x**2")], 1, SAMPLING)
     assert seen == [tokenizer.pad_token_id]
 
 
-def test_each_end_that_a_model_names_ends_a_turn() -> None:
-    from ladder_lite.models.local import _end_tokens
+def test_every_end_token_of_the_model_ends_a_turn() -> None:
+    from ladder_lite.models.local import _end_token_ids
 
-    def ends(named: int | list[int] | None, own: int | None) -> set[int]:
-        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
-        return set(_end_tokens(model, SimpleNamespace(eos_token_id=own)))
+    def ends(of_model: int | list[int] | None, of_tokenizer: int | None) -> set[int]:
+        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=of_model))
+        return set(_end_token_ids(model, SimpleNamespace(eos_token_id=of_tokenizer)))
 
     assert ends([128001, 128008, 128009], 128009) == {128001, 128008, 128009}
     assert ends(7, 9) == {7, 9}
@@ -389,7 +389,7 @@ def test_each_end_that_a_model_names_ends_a_turn() -> None:
 
 @pytest.fixture(scope="module")
 def bytes_tokenizer() -> Any:
-    """Byte-level BPE like that of Llama 3 and Qwen 2: a stop text is several tokens, and tokens go beyond it."""
+    """Byte-level BPE like that of Llama 3 and Qwen 2: a stop text has several tokens, and one may extend beyond it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -404,15 +404,15 @@ def bytes_tokenizer() -> Any:
 
 
 def _stops_after(tokenizer: Any, prompt: str, ids: list[int], stop: tuple[str, ...]) -> int | None:
-    """After how many tokens of a reply generation would end, None if never."""
+    """Return after how many tokens of a reply generation would end, None if never."""
     import torch
 
     from ladder_lite.models.local import _StopTexts
 
-    asked = tokenizer.encode(prompt, add_special_tokens=False)
-    stopping = _StopTexts(tokenizer, stop, len(asked))
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    stopping = _StopTexts(tokenizer, stop, len(prompt_ids))
     for n in range(1, len(ids) + 1):
-        (ended,) = stopping(torch.tensor([asked + ids[:n]]), torch.empty(0)).tolist()
+        (ended,) = stopping(torch.tensor([prompt_ids + ids[:n]]), torch.empty(0)).tolist()
         if ended:
             return n
     return None
@@ -432,12 +432,12 @@ def test_a_stop_text_of_several_tokens_ends_a_reply(
 ) -> None:
     assert len(bytes_tokenizer.encode("</answer>")) > 1
     ids = bytes_tokenizer.encode(reply, add_special_tokens=False)
-    prompt = "end with </answer>"  # which holds the stop text itself
+    prompt = "end with </answer>"  # contains the stop text itself
     n = _stops_after(bytes_tokenizer, prompt, ids, stop)
     assert (None if n is None else bytes_tokenizer.decode(ids[:n])) == kept
 
 
-def test_a_token_that_goes_beyond_a_stop_text_ends_a_reply(bytes_tokenizer: Any) -> None:
+def test_a_token_that_extends_beyond_a_stop_text_ends_a_reply(bytes_tokenizer: Any) -> None:
     import copy
 
     from tokenizers import AddedToken
@@ -449,21 +449,21 @@ def test_a_token_that_goes_beyond_a_stop_text_ends_a_reply(bytes_tokenizer: Any)
     assert tokenizer.decode(ids[:n]) == "x</answer>\n\n"
 
 
-def test_a_token_that_the_tokenizer_lacks_says_nothing(bytes_tokenizer: Any) -> None:
-    """Models have rows for more tokens than their tokenizers know: Qwen 2's for 399."""
+def test_a_token_id_that_the_tokenizer_lacks_does_not_end_a_reply(bytes_tokenizer: Any) -> None:
+    """Models may have more token ids than their tokenizers; Qwen 2 has 399 more."""
     assert _stops_after(bytes_tokenizer, "p", [len(bytes_tokenizer) + 100], ("</answer>",)) is None
 
 
-def _as(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
+def _with_tokenizer(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
     monkeypatch.setattr(backend, "_tokenizer", tokenizer)
-    monkeypatch.setattr(backend, "_ends", frozenset({tokenizer.eos_token_id}))
+    monkeypatch.setattr(backend, "_end_ids", frozenset({tokenizer.eos_token_id}))
     return backend._rollout
 
 
 def test_tokens_of_a_reply_exclude_its_padding(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
 ) -> None:
-    rollout = _as(backend, monkeypatch, bytes_tokenizer)
+    rollout = _with_tokenizer(backend, monkeypatch, bytes_tokenizer)
     pad, end = bytes_tokenizer.pad_token_id, bytes_tokenizer.eos_token_id
     ids = bytes_tokenizer.encode("x</answer>", add_special_tokens=False)
     stopped = Completion("x</answer>", len(ids), truncated=False)
@@ -476,43 +476,45 @@ def test_tokens_of_a_reply_exclude_its_padding(
     assert rollout([5], ids, ()) == Rollout([5], ids, cut)
 
 
-def test_a_reply_that_begins_with_padding_holds_an_end_token(
+def test_a_reply_that_begins_with_padding_gets_an_end_token(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
 ) -> None:
-    rollout = _as(backend, monkeypatch, bytes_tokenizer)
+    rollout = _with_tokenizer(backend, monkeypatch, bytes_tokenizer)
     pad, end = bytes_tokenizer.pad_token_id, bytes_tokenizer.eos_token_id
     assert rollout([5], [pad, 7, 8], ()) == Rollout([5], [end], Completion("", 0, truncated=True))
     assert rollout([5], [end, pad, pad], ()) == Rollout([5], [end], Completion("", 1, truncated=False))
 
 
-def test_padding_that_is_the_end_of_turn_is_told_apart(
+def test_padding_with_the_end_of_turn_is_distinguished_from_an_end_of_turn(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, bytes_tokenizer: Any
 ) -> None:
     import copy
 
     tokenizer = copy.deepcopy(bytes_tokenizer)
     tokenizer.pad_token = "<end>"
-    rollout = _as(backend, monkeypatch, tokenizer)
+    rollout = _with_tokenizer(backend, monkeypatch, tokenizer)
     end = tokenizer.eos_token_id
     ids = tokenizer.encode("x</answer>", add_special_tokens=False)
-    assert rollout([5], [*ids, end, end], ("</answer>",)).completion_ids == ids  # ended by its text: padding follows
-    assert rollout([5], [*ids, end, end], ()).completion_ids == [*ids, end]  # ended by its first end of turn
+    assert (
+        rollout([5], [*ids, end, end], ("</answer>",)).completion_ids == ids
+    )  # ended by the stop text: padding follows
+    assert rollout([5], [*ids, end, end], ()).completion_ids == [*ids, end]  # ended by the first end of turn
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, (0.5, 1.5)])
-def test_log_probabilities_are_those_of_a_forward_pass(backend: Backend, temperature: Any) -> None:
+def test_log_probabilities_equal_those_of_a_forward_pass(backend: Backend, temperature: Any) -> None:
     import torch
 
     model, _ = backend.trainable()
     prompts = [_ask("x**2+sin(3*x)"), _ask("x")]
     each = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-    for rollout, own in zip(
+    for rollout, value in zip(
         backend.roll_out(prompts, replace(SAMPLING, temperature=temperature, logprobs=True)), each, strict=True
     ):
         with torch.no_grad():
             logits = model(torch.tensor([[*rollout.prompt_ids, *rollout.completion_ids]])).logits[0]
         start, ids = len(rollout.prompt_ids), torch.tensor(rollout.completion_ids)
-        expected = (logits[start - 1 : -1] / own).log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+        expected = (logits[start - 1 : -1] / value).log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
         assert rollout.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     assert all(rollout.logprobs is None for rollout in backend.roll_out(prompts, SAMPLING))
 
@@ -529,11 +531,11 @@ def test_a_stop_text_ends_a_reply_of_the_model(backend: Backend) -> None:
         assert tokenizer.decode(rollout.completion_ids) == rollout.completion.text
 
 
-# --- memory that does not suffice
+# --- out of memory
 
 
 def _fail_above(largest: int, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> list[int]:
-    """Generation fails for more than `largest` replies at a time; returns a list that gets the sizes tried."""
+    """Let generation fail for more than `largest` replies at once; return a list that records the sizes tried."""
     import torch
 
     model, _ = backend.trainable()
@@ -549,7 +551,9 @@ def _fail_above(largest: int, monkeypatch: pytest.MonkeyPatch, backend: Backend)
     return tried
 
 
-def test_replies_that_do_not_fit_come_in_smaller_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replies_that_do_not_fit_are_generated_in_smaller_batches(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = ["x**2+sin(3*x)", "x", "exp(2*x)", "x**2", "5*sin(2*x)+x**3-exp(4*x)", "cos(x)", "x+1"]
     greedy = replace(SAMPLING, temperature=0.0)
     whole = backend.sample([_ask(text) for text in texts], 1, greedy)
@@ -558,14 +562,14 @@ def test_replies_that_do_not_fit_come_in_smaller_batches(backend: Backend, monke
     assert tried == [7, 3, 3, 1]
 
 
-def test_a_single_reply_that_does_not_fit_is_refused(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_reply_that_does_not_fit_is_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = _fail_above(0, monkeypatch, backend)
     with pytest.raises(UserError, match=r"not even one reply of 60 tokens .* lower grpo\.trl\.max_completion_length"):
         backend.sample([_ask("x"), _ask("x**2")], 2, SAMPLING)
     assert tried == [4, 2, 1]
 
 
-# --- copies that others keep
+# --- copies that Unsloth keeps
 
 
 @pytest.mark.parametrize("way", ["restore", "load"])
@@ -583,22 +587,22 @@ def test_copies_that_unsloth_generates_with_are_dropped(backend: Backend, way: s
 # --- vLLM
 
 
-def test_vllm_is_asked_for_the_same_replies(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the engine: it notes what it is asked, and finds the adapter in the folder while it generates."""
+def test_the_requests_to_vllm(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in for the engine records its requests, and reads the adapter from the folder while it generates."""
     import sys
     from types import ModuleType
 
     from safetensors.torch import load_file
 
     model, tokenizer = backend.trainable()
-    asked: dict[str, Any] = {}
+    requests: dict[str, Any] = {}
     reply = [*tokenizer.encode("x</answer>", add_special_tokens=False), tokenizer.eos_token_id]
 
     def fast_generate(prompts: list[Any], parameters: list[Any], lora_request: str, use_tqdm: bool) -> list[Any]:
-        asked.update(prompts=prompts, parameters=parameters, use_tqdm=use_tqdm)
-        asked["adapter"] = load_file(Path(lora_request) / "adapter_model.safetensors")
-        own = [{token: SimpleNamespace(logprob=-float(token))} for token in reply]
-        given = own if parameters[0].logprobs is not None else None
+        requests.update(prompts=prompts, parameters=parameters, use_tqdm=use_tqdm)
+        requests["adapter"] = load_file(Path(lora_request) / "adapter_model.safetensors")
+        logprobs = [{token: SimpleNamespace(logprob=-float(token))} for token in reply]
+        given = logprobs if parameters[0].logprobs is not None else None
         return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(reply), logprobs=given)]) for _ in prompts]
 
     fake = ModuleType("vllm")
@@ -613,16 +617,16 @@ def test_vllm_is_asked_for_the_same_replies(backend: Backend, monkeypatch: pytes
     replies = backend.sample(prompts, 2, sampling)
     text = tokenizer.decode(reply, skip_special_tokens=True)
     assert replies == [[Completion(text, len(reply), truncated=False)] * 2] * 2
-    assert asked["prompts"] == [{"prompt_token_ids": backend._encode(p)} for p in prompts for _ in range(2)]
-    assert [each.temperature for each in asked["parameters"]] == [0.5, 0.5, 1.5, 1.5]
-    assert len({each.seed for each in asked["parameters"]}) == 4
-    assert {(each.max_tokens, each.top_p, *each.stop) for each in asked["parameters"]} == {(60, 1.0, "</b>")}
-    assert {each.logprobs for each in asked["parameters"]} == {None}
+    assert requests["prompts"] == [{"prompt_token_ids": backend._encode(p)} for p in prompts for _ in range(2)]
+    assert [each.temperature for each in requests["parameters"]] == [0.5, 0.5, 1.5, 1.5]
+    assert len({each.seed for each in requests["parameters"]}) == 4
+    assert {(each.max_tokens, each.top_p, *each.stop) for each in requests["parameters"]} == {(60, 1.0, "</b>")}
+    assert {each.logprobs for each in requests["parameters"]} == {None}
     (rollout,) = backend.roll_out([_ask("x")], replace(sampling, temperature=1.0, logprobs=True))
     assert rollout.logprobs == [-float(token) for token in reply]
-    assert {name.removeprefix("base_model.model.") for name in asked["adapter"]} == {
+    assert {name.removeprefix("base_model.model.") for name in requests["adapter"]} == {
         name.replace(".default", "").removeprefix("base_model.model.") for name in backend.snapshot()
     }
-    assert sorted(float(w.sum()) for w in asked["adapter"].values()) == pytest.approx(
+    assert sorted(float(w.sum()) for w in requests["adapter"].values()) == pytest.approx(
         sorted(float(w.sum()) for w in backend.snapshot().values())
     )

@@ -1,4 +1,4 @@
-"""Predicted memory: against models that are really built, against peaks measured on a CPU, and pinned as a table."""
+"""Predicted memory, compared with real models, with peaks measured on a CPU, and with a table of recorded values."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ SMALL = Shape(
 
 
 def _setup(model: str, new_tokens: int, loader: Loader = "unsloth", *more: str) -> Setup:
-    """The paper's two experiments as far as memory goes: NF4, LoRA of rank 16, groups of 8, 64 completions a step."""
+    """The paper's two experiments with regard to memory: NF4, LoRA of rank 16, groups of 8, 64 completions per step."""
     recipe = load_recipe(
         "smollm",
         [
@@ -92,7 +92,9 @@ def test_shapes_have_the_published_number_of_weights(model: str, parameters: int
         ({"mlp_bias": True}, ["mlp_bias"]),
     ],
 )
-def test_a_config_that_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+def test_the_error_names_what_is_not_supported_in_a_config(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
     config = json.loads((Path(__file__).parents[2] / "ladder_lite/tiny/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UserError) as error:
@@ -101,14 +103,14 @@ def test_a_config_that_is_not_understood_is_named(tmp_path: Path, changes: dict[
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
-def test_a_folder_without_a_readable_config_is_named(tmp_path: Path, text: str | None) -> None:
+def test_the_error_names_a_config_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         read_shape(str(tmp_path))
 
 
-def test_a_model_of_the_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_hub_model_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def fail(*_: object) -> None:
@@ -140,7 +142,7 @@ def test_a_gguf_file_has_the_shape_of_its_model(tmp_path: Path) -> None:
         read_shape(str(tmp_path / "absent.gguf"))
 
 
-# Against models that are really built, without memory for their weights.
+# Compared with real models on the meta device, which allocates no memory for weights.
 
 
 def _built(shape: Shape) -> Any:
@@ -154,7 +156,7 @@ def _built(shape: Shape) -> Any:
 
 @pytest.mark.parametrize("model", [LLAMA, QWEN, SMOLLM])
 @pytest.mark.parametrize("target_modules", ["all-linear", ["q_proj", "down_proj"], r".*self_attn\.[kv]_proj"])
-def test_groups_of_weights_are_those_of_the_real_model(model: str, target_modules: Any) -> None:
+def test_numbers_of_weights_equal_those_of_the_real_model(model: str, target_modules: Any) -> None:
     from peft import LoraConfig, get_peft_model
 
     shape = read_shape(model)
@@ -172,7 +174,7 @@ def test_groups_of_weights_are_those_of_the_real_model(model: str, target_module
     assert trained == shape.lora_weights(16, target_modules)
 
 
-def test_the_cache_is_that_of_a_real_model() -> None:
+def test_the_key_value_cache_has_the_size_of_a_real_one() -> None:
     setup = replace(_setup("embedded", 24, "transformers"), load_in_4bit=False, dtype_bytes=4, shape=SMALL)
     sequences, length = 3, 40
     with torch.no_grad():
@@ -181,7 +183,7 @@ def test_the_cache_is_that_of_a_real_model() -> None:
     assert generate_parts(setup, sequences, 16, 24)["kv_cache"] == size
 
 
-def test_nf4_takes_what_bitsandbytes_takes() -> None:
+def test_nf4_weights_have_the_size_of_those_of_bitsandbytes() -> None:
     from bitsandbytes.functional import quantize_4bit
 
     shape = read_shape(SMOLLM)
@@ -193,8 +195,8 @@ def test_nf4_takes_what_bitsandbytes_takes() -> None:
     assert predicted == pytest.approx(shape.num_hidden_layers * size, rel=0.001)
 
 
-# Against what a step of training really allocates, on a CPU. The vocabulary is small there, for TRL's kernel for the
-# loss runs on GPUs only: the loss is measured apart, with a stand-in that allocates what the kernel allocates.
+# Compared with what a training step allocates on a CPU. The vocabulary is small, because TRL's kernel for the loss runs
+# on GPUs only. The loss is measured separately, with a stand-in that allocates what the kernel allocates.
 
 
 def _small_peft(load_in_4bit: bool, folder: Path) -> Any:
@@ -231,7 +233,7 @@ def _step_peak(model: Any, micro_batch: int, length: int, autocast: bool) -> int
 
 
 def _measured_peak(step: Callable[[], None]) -> int:
-    """The most bytes that a second step holds beyond what the first one left, by the allocator's own records."""
+    """Return the peak of a second step, in bytes beyond what the first one left, from the allocator's records."""
     from torch.profiler import ProfilerActivity, profile
 
     step()
@@ -248,7 +250,7 @@ def _measured_peak(step: Callable[[], None]) -> int:
 @pytest.mark.parametrize(
     ("load_in_4bit", "gradient_checkpointing"), [(False, True), (False, False), (True, True), (True, False)]
 )
-def test_activations_are_those_measured(tmp_path: Path, load_in_4bit: bool, gradient_checkpointing: bool) -> None:
+def test_activations_equal_the_measured_ones(tmp_path: Path, load_in_4bit: bool, gradient_checkpointing: bool) -> None:
     model = _small_peft(load_in_4bit, tmp_path)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -267,7 +269,7 @@ def test_activations_are_those_measured(tmp_path: Path, load_in_4bit: bool, grad
 
 
 class _Kernel(torch.autograd.Function):
-    """Keeps the logits and makes their gradient, as trl.kernels.selective_log_softmax_and_entropy does."""
+    """Keeps the logits and allocates their gradient, as trl.kernels.selective_log_softmax_and_entropy does."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -280,7 +282,7 @@ class _Kernel(torch.autograd.Function):
         return torch.zeros_like(logits, memory_format=torch.contiguous_format)
 
 
-def test_logits_of_trl_are_those_measured() -> None:
+def test_logits_of_trl_equal_the_measured_ones() -> None:
     from accelerate.utils import convert_outputs_to_fp32
 
     setup = replace(_setup("embedded", 128, "transformers"), shape=replace(SMALL, vocab_size=20_000))
@@ -299,7 +301,7 @@ def test_logits_of_trl_are_those_measured() -> None:
     assert train_parts(setup, 4)["logits"] == pytest.approx(_measured_peak(step), rel=0.05)
 
 
-# The predictions themselves.
+# Recorded predictions.
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_what_fits_on_a_card(model: str, new_tokens: int, card_gb: int, micro_ba
         assert total(chosen.generate) <= CARDS[card_gb] * GIB
 
 
-def test_weights_lie_within_bounds_derived_by_hand() -> None:
+def test_weights_equal_values_derived_by_hand() -> None:
     parts = train_parts(_setup(LLAMA, 1024), 1)
     # 2.82e9 linear weights at 4.13 bits, 128,256 x 3,072 embeddings at 16 bits.
     assert parts["weights_4bit"] == pytest.approx(2.818572288e9 * 4.127 / 8, rel=0.001)
@@ -352,7 +354,7 @@ def test_weights_lie_within_bounds_derived_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loader", ["unsloth", "transformers"])
-def test_more_of_anything_never_takes_less(loader: Loader) -> None:
+def test_more_of_anything_takes_more_memory(loader: Loader) -> None:
     setup = _setup(QWEN, 1024, loader)
     peak = total(train_parts(setup, 2))
     assert total(train_parts(setup, 3)) > peak
@@ -368,7 +370,7 @@ def test_more_of_anything_never_takes_less(loader: Loader) -> None:
     assert total(generate_parts(setup, 8, 512, 1024, top_p=0.9)) > peak
 
 
-def test_recomputed_logits_take_one_chunk_for_any_micro_batch() -> None:
+def test_recomputed_logits_need_one_chunk_for_any_micro_batch() -> None:
     setup = replace(_setup(LLAMA, 1024), recompute_logits=True, max_prompt_length=1)  # so that the loss is the peak
     kept = train_parts(replace(setup, recompute_logits=False), 2)["logits"]
     assert kept - 128256 * 2 * 2 * 1024 == 128256 * 8 * 256
@@ -379,7 +381,7 @@ def test_recomputed_logits_take_one_chunk_for_any_micro_batch() -> None:
     ("loader", "value", "on"),
     [("unsloth", "1", True), ("unsloth", "0", False), ("unsloth", None, False), ("transformers", "1", False)],
 )
-def test_the_prefix_grouper_counts_where_a_user_turns_it_on(
+def test_the_prefix_grouper_is_counted_if_the_user_turns_it_on(
     monkeypatch: pytest.MonkeyPatch, loader: Loader, value: str | None, on: bool
 ) -> None:
     for variable in ("UNSLOTH_GRPO_PREFIX_GROUPER", "UNSLOTH_GRPO_SEQ_PACKING"):
@@ -387,7 +389,7 @@ def test_the_prefix_grouper_counts_where_a_user_turns_it_on(
     if value is not None:
         monkeypatch.setenv("UNSLOTH_GRPO_PREFIX_GROUPER", value)
     assert _setup(LLAMA, 1024, loader).prefix_grouper == on
-    monkeypatch.setenv("UNSLOTH_GRPO_SEQ_PACKING", "0")  # without which there is none
+    monkeypatch.setenv("UNSLOTH_GRPO_SEQ_PACKING", "0")  # without packing, there is no grouper
     assert not _setup(LLAMA, 1024, loader).prefix_grouper
 
 
@@ -397,10 +399,10 @@ def test_a_grouped_prompt_is_read_once_and_compared_with_the_packed_pass() -> No
     assert _tokens(packed, 8) == 8 * (512 + 1024)
     assert _tokens(grouped, 8) == 512 + 8 * 1024
     assert _tokens(grouped, 16) == 2 * (512 + 8 * 1024)
-    assert _tokens(grouped, 4) == 4 * (512 + 1024)  # no whole group
+    assert _tokens(grouped, 4) == 4 * (512 + 1024)  # not a whole group
     assert _tokens(replace(grouped, max_completion_length=4096), 8) == 8 * (512 + 4096)  # saves too little
     parts = train_parts(grouped, 8)
-    # Both passes are there at once: what the packed one keeps, and the widest layer of the other.
+    # Both passes are in memory at once: all that the packed one keeps, and the widest layer of the other.
     assert parts["checkpoints"] == train_parts(packed, 8)["checkpoints"]
     assert parts["one_layer"] == (512 + 8 * 1024) * 2 * 3 * (3072 + 8192)
     assert train_parts(grouped, 4) == train_parts(packed, 4)
@@ -415,7 +417,7 @@ def test_the_generation_batch_is_the_largest_that_fits() -> None:
     assert generation_batch(setup, total(generate_parts(setup, 1, 512, 1024)), 512, 1024, 64) == 0
 
 
-def test_a_plan_generates_in_batches_as_large_as_the_backend_does() -> None:
+def test_the_generation_batch_of_a_plan_is_that_of_the_backend() -> None:
     setup = _setup(QWEN, 4096)
     chosen = plan(setup, 12 * GIB)
     assert chosen is not None
@@ -423,7 +425,7 @@ def test_a_plan_generates_in_batches_as_large_as_the_backend_does() -> None:
     assert chosen.generation_batch < setup.completions_per_step
 
 
-def test_a_step_is_cut_into_equal_micro_batches_only() -> None:
+def test_a_step_is_split_into_equal_micro_batches() -> None:
     assert micro_batches(24, 12) == [12, 8, 6, 4, 3, 2, 1]
 
 
@@ -431,11 +433,13 @@ def test_a_step_is_cut_into_equal_micro_batches_only() -> None:
     ("completions", "micro_batch", "smaller"),
     [(64, 8, 4), (24, 12, 6), (9, 9, 3), (10, 10, 5), (64, 3, 1), (64, 1, None)],
 )
-def test_the_next_smaller_micro_batch_cuts_a_step_too(completions: int, micro_batch: int, smaller: int | None) -> None:
+def test_the_next_smaller_micro_batch_also_divides_a_step(
+    completions: int, micro_batch: int, smaller: int | None
+) -> None:
     assert smaller_micro_batch(completions, micro_batch) == smaller
 
 
-def test_memory_counted_after_cuda_was_started_leaves_its_context_out() -> None:
+def test_the_cuda_context_is_not_counted_after_cuda_has_started() -> None:
     setup = _setup(LLAMA, 1024)
     started = replace(setup, context_bytes=0)
     assert total(train_parts(setup, 1)) - total(train_parts(started, 1)) == setup.context_bytes > 0

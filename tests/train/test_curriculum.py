@@ -1,4 +1,4 @@
-"""Measured difficulty: what is believed of each problem, and which ones a step trains on."""
+"""The curriculum: estimated pass rates, and the rows that a step trains on."""
 
 import numpy as np
 import pytest
@@ -10,39 +10,39 @@ from tests.support.problems import problem
 SHORT = [problem(f"{n}*x") for n in range(2, 6)]
 LONG = [problem(f"{n}*x+sin({n}*x)*exp({n}*x)*cos({n}*x)") for n in range(2, 6)]
 KINDS = [*SHORT, *LONG]
-ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # of the same tokens
+ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # all with the same tokens
 
 
 def rates(problems: list[Problem], rows: str = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
-    """Pass rates after rollouts (row, correct) of the steps `s1`, `s2`, ..."""
-    found = PassRates(problems, "uniform" if rows == "uniform" else "pass_rate", seed)
+    """Create pass rates and record rollouts (row, correct) of the steps `s1`, `s2`, ..."""
+    result = PassRates(problems, "uniform" if rows == "uniform" else "pass_rate", seed)
     for step, rollouts in seen.items():
         for row, correct in rollouts:
-            found.observe(int(step[1:]), row, correct)
-    return found
+            result.observe(int(step[1:]), row, correct)
+    return result
 
 
-# --- beliefs
+# --- estimates
 
 
-def test_nothing_seen_is_even_odds() -> None:
+def test_without_rollouts_every_pass_rate_is_one_half() -> None:
     for problems in (KINDS, ALIKE, SHORT[:1]):
-        found = rates(problems)
-        assert found.estimate(0) == pytest.approx([0.5] * len(problems))
-        assert found.stuck(0) == []
-        assert found.frontier(0) == list(range(len(problems)))
+        estimated = rates(problems)
+        assert estimated.estimate(0) == pytest.approx([0.5] * len(problems))
+        assert estimated.stuck(0) == []
+        assert estimated.frontier(0) == list(range(len(problems)))
 
 
-def test_a_problem_never_tried_is_judged_by_what_it_is_made_of() -> None:
-    found = rates(KINDS, s1=[(0, True)] * 16 + [(1, True)] * 16 + [(4, False)] * 16 + [(5, False)] * 16)
-    estimate = found.estimate(1)
+def test_a_problem_that_was_never_tried_is_judged_by_its_tokens() -> None:
+    estimated = rates(KINDS, s1=[(0, True)] * 16 + [(1, True)] * 16 + [(4, False)] * 16 + [(5, False)] * 16)
+    estimate = estimated.estimate(1)
     assert min(estimate[2:4]) > 0.8 > 0.2 > max(estimate[6:8])
     with_sine = problem("7*x+sin(7*x)")
-    found = rates([*KINDS, with_sine, problem("7*x+7*x")], s1=[(0, True)] * 8 + [(4, False)] * 8)
-    assert found.estimate(1)[8] < found.estimate(1)[9]  # as long, but with what has failed
+    estimated = rates([*KINDS, with_sine, problem("7*x+7*x")], s1=[(0, True)] * 8 + [(4, False)] * 8)
+    assert estimated.estimate(1)[8] < estimated.estimate(1)[9]  # as long, but with a function that has failed
 
 
-def test_own_rollouts_outweigh_the_kind() -> None:
+def test_own_rollouts_outweigh_those_of_similar_problems() -> None:
     failing_kind = [(row, False) for row in range(1, 80)] * 4
     estimate = rates(ALIKE, s1=[*failing_kind, *[(0, True)] * 32]).estimate(1)
     assert estimate[0] > 0.75
@@ -57,8 +57,8 @@ def test_old_rollouts_count_less() -> None:
     assert (tries[0], sum(tries[1:])) == (16, 0)
 
 
-def test_a_model_that_learns_is_believed_to_have_gone_on_learning() -> None:
-    """What was right half the time six steps ago, while everything rises, is right more often now."""
+def test_old_rollouts_are_corrected_for_what_the_model_has_learned_since() -> None:
+    """A problem that was solved half the time six steps ago is solved more often now if all pass rates rise."""
     rising = {f"s{step}": [(row, turn < step) for row in range(10, 20) for turn in range(10)] for step in range(1, 9)}
     early = [(0, turn < 4) for turn in range(8)]
     steady = {f"s{step}": [(row, turn < 5) for row in range(10, 20) for turn in range(10)] for step in range(1, 9)}
@@ -68,11 +68,11 @@ def test_a_model_that_learns_is_believed_to_have_gone_on_learning() -> None:
 
 def test_states() -> None:
     seen = [(row, row < 20) for row in range(40) for _ in range(32)] + [(40, turn % 2 == 0) for turn in range(64)]
-    found = rates([problem(f"{n}*x") if n % 2 else problem(f"{n}*x**3") for n in range(10, 90)], s1=seen)
-    states = [row["state"] for row in found.table(1)]
+    estimated = rates([problem(f"{n}*x") if n % 2 else problem(f"{n}*x**3") for n in range(10, 90)], s1=seen)
+    states = [row["state"] for row in estimated.table(1)]
     unseen_kind = rates(KINDS, s1=[(row, row < 4) for row in (0, 1, 2, 3, 4, 5, 6) for _ in range(100)])
-    assert 7 in unseen_kind.stuck(1)  # expected to be: it may get children
-    assert unseen_kind.table(1)[7]["state"] == "drawn"  # and was never tried
+    assert 7 in unseen_kind.stuck(1)  # expected to be stuck, so it may get children
+    assert unseen_kind.table(1)[7]["state"] == "drawn"  # its state needs tries of its own
     assert states[40] == "drawn"
     assert set(states[41:]) == {"drawn"}  # never tried: neither retired nor stuck
     assert set(states[:20]) <= {"retired", "drawn"}
@@ -82,7 +82,7 @@ def test_states() -> None:
     assert sure.frontier(1) == []
 
 
-def test_intervals_hold_the_rate_and_narrow_with_tries() -> None:
+def test_intervals_contain_the_rate_and_narrow_with_tries() -> None:
     table = rates(ALIKE, s1=[(row, turn % 2 == 0) for row, n in ((0, 4), (1, 100)) for turn in range(n)]).table(1)
     for row in table:
         assert 0 <= row["low"] < row["pass_rate"] < row["high"] <= 1
@@ -104,13 +104,13 @@ def test_every_row_is_drawn_once_before_any_is_drawn_twice(rows: str, count: int
         assert len(set(drawn[start : start + 80])) == len(drawn[start : start + 80])
 
 
-def test_rows_follow_from_seed_and_step() -> None:
+def test_rows_are_determined_by_seed_and_step() -> None:
     draws = [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
     assert draws == [rates(ALIKE, seed=seed).draw(step, 8) for seed in range(3) for step in range(1, 4)]
     assert len({tuple(drawn) for drawn in draws}) == 9
 
 
-def test_a_step_knows_only_what_was_there_when_its_rows_were_asked_for() -> None:
+def test_a_draw_uses_only_what_was_known_two_steps_before() -> None:
     early = {f"s{step}": [(row, True) for row in range(80)] for step in range(1, 5)}
     late = {"s5": [(row, turn < 8) for row in range(20) for turn in range(16)], "s6": [(79, False)] * 9}
     for step in range(1, 9):
@@ -120,7 +120,7 @@ def test_a_step_knows_only_what_was_there_when_its_rows_were_asked_for() -> None
 
 
 @pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
-def test_problems_that_came_later_are_drawn_two_steps_later(rows: str) -> None:
+def test_added_problems_are_drawn_two_steps_later(rows: str) -> None:
     before, grown = rates(ALIKE[:40], rows), rates(ALIKE[:40], rows)
     grown.add(ALIKE[40:], step=5)
     for step in range(1, 7):
@@ -129,8 +129,8 @@ def test_problems_that_came_later_are_drawn_two_steps_later(rows: str) -> None:
 
 
 @pytest.mark.parametrize("rows", ["pass_rate", "uniform"])
-def test_what_came_later_changes_no_earlier_draw(rows: str) -> None:
-    """A training that goes on after a kill has later problems at hand when it draws."""
+def test_later_problems_and_rollouts_change_no_earlier_draw(rows: str) -> None:
+    """A run that resumes after a kill has all problems from the start."""
     seen = {"s1": [(row, row % 3 == 0) for row in range(40) for _ in range(4)], "s4": [(3, True)] * 8}
     for seed in range(20):
         before, after = rates(ALIKE[:40], rows, seed, **seen), rates(ALIKE[:40], rows, seed, **seen)
@@ -150,24 +150,24 @@ def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
         drawn = [row for seed in range(200) for row in rates(ALIKE, rows, seed, s1=rollouts).draw(3, 8)]
         share[rows] = sum(40 <= row < 60 for row in drawn) / len(drawn)
     assert share["uniform"] == pytest.approx(0.25, abs=0.04)
-    assert 0.85 < share["pass_rate"] < 1  # those never solved are not forgotten
+    assert 0.85 < share["pass_rate"] < 1  # rows that were never solved are still drawn sometimes
 
 
-def test_what_is_always_solved_is_retired_until_it_is_all_there_is() -> None:
+def test_solved_problems_are_retired_unless_all_are_solved() -> None:
     solved = [(row, True) for row in range(80) for _ in range(100)]
     some = rates(ALIKE, s1=[*solved, *[(79, turn % 2 == 0) for turn in range(200)]])
     assert np.unique([row for step in range(3, 30) for row in some.draw(step, 1)]).tolist() == [79]
     assert len(set(rates(ALIKE, s1=solved).draw(3, 8))) == 8
 
 
-def test_what_cannot_be_verified_is_not_drawn_again() -> None:
-    found = rates(ALIKE[:10], s1=[(0, True), (0, False)] * 8)
-    found.observe(1, 1, None)
-    assert 1 in found.draw(2, 10)  # asked for before that was known
-    assert sorted(found.draw(3, 9)) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert 1 not in found.frontier(1)
-    assert [row["state"] for row in found.table(1)][:3] == ["drawn", "unverifiable", "drawn"]
+def test_unverifiable_problems_are_not_drawn_again() -> None:
+    estimated = rates(ALIKE[:10], s1=[(0, True), (0, False)] * 8)
+    estimated.observe(1, 1, None)
+    assert 1 in estimated.draw(2, 10)  # drawn before that was known
+    assert sorted(estimated.draw(3, 9)) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert 1 not in estimated.frontier(1)
+    assert [row["state"] for row in estimated.table(1)][:3] == ["drawn", "unverifiable", "drawn"]
     nothing = rates(ALIKE[:2])
     nothing.observe(1, 0, None)
     nothing.observe(1, 1, None)
-    assert sorted(nothing.draw(3, 2)) == [0, 1]  # there is nothing else
+    assert sorted(nothing.draw(3, 2)) == [0, 1]  # there are no others

@@ -1,4 +1,4 @@
-"""Which rows a step trains on, what a step is worth, when training ends, and where it goes on."""
+"""The state of a training run: steps, rewards, when training ends, and the checkpoint to resume from."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def settings(plateau: str = "null", format_reward: float = 0.0) -> GrpoSettings:
     return load_recipe("tiny", overrides).grpo
 
 
-def open_log(
+def open_state(
     folder: Path,
     chosen: GrpoSettings | None = None,
     after_step: Callable[[Step, list[Attempt]], bool] = never,
@@ -48,13 +48,13 @@ def open_log(
     return TrainingState(training, PROBLEMS, None, after_step)
 
 
-def do_step(log: TrainingState, *groups: tuple[int, str, str]) -> bool:
-    """One step of groups (row, reply, reply), graded in one go."""
-    log.begin_step()
+def do_step(state: TrainingState, *groups: tuple[int, str, str]) -> bool:
+    """Do a step of groups (row, reply, reply), graded in one call."""
+    state.begin_step()
     rows = [row for row, *_ in groups for _ in range(2)]
     replies = [Completion(text, len(text), truncated=False) for _, *texts in groups for text in texts]
-    log.grade(rows, replies)
-    return log.end_step(LOGS)
+    state.grade(rows, replies)
+    return state.end_step(LOGS)
 
 
 SIGNAL, NO_SIGNAL = (0, RIGHT, WRONG), (0, WRONG, WRONG)
@@ -65,7 +65,7 @@ STEPS = [
     ("one group of two", [SIGNAL, NO_SIGNAL], 0.25, 0.5),
     ("rewards are not compared across groups", [(0, RIGHT, RIGHT), (1, WRONG, WRONG)], 0.5, 1.0),
     ("an unverifiable problem is left out of the mean", [SIGNAL, (UNVERIFIABLE, RIGHT, WRONG)], 0.5, 0.5),
-    ("nothing but unverifiable problems", [(UNVERIFIABLE, RIGHT, WRONG)], 0.0, 1.0),
+    ("only unverifiable problems", [(UNVERIFIABLE, RIGHT, WRONG)], 0.0, 1.0),
 ]
 
 
@@ -74,11 +74,11 @@ def test_a_step_sums_up_its_rollouts(
     tmp_path: Path, groups: list[tuple[int, str, str]], reward: float, without_signal: float
 ) -> None:
     seen: list[tuple[Step, list[Attempt]]] = []
-    log = open_log(tmp_path, after_step=lambda step, rollouts: bool(seen.append((step, rollouts))))
+    state = open_state(tmp_path, after_step=lambda step, rollouts: bool(seen.append((step, rollouts))))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a user would see them between the bars
-        assert do_step(log, *groups) is False
-    (step,) = log.steps
+        warnings.simplefilter("error")  # a user would see them between the progress bars
+        assert do_step(state, *groups) is False
+    (step,) = state.steps
     assert (step.step, step.stop) == (1, None)
     assert (step.reward, step.groups_without_signal) == pytest.approx((reward, without_signal))
     assert (step.loss, step.learning_rate, step.entropy) == (0.25, 0.125, 1.5)
@@ -93,27 +93,30 @@ def test_a_step_sums_up_its_rollouts(
 
 @pytest.mark.parametrize(("format_reward", "expected"), [(0.0, [1, 0, 0, 0, None]), (0.1, [1.1, 0.1, 0.1, 0, None])])
 def test_rewards(tmp_path: Path, format_reward: float, expected: list[float | None]) -> None:
-    log = open_log(tmp_path, settings(format_reward=format_reward))
-    log.begin_step()
+    state = open_state(tmp_path, settings(format_reward=format_reward))
+    state.begin_step()
     texts = [RIGHT, WRONG, "<answer>x**</answer>", NONE, RIGHT]
     completions = [Completion(text, 1, truncated=False) for text in texts]
-    assert log.grade([0, 0, 1, 1, UNVERIFIABLE], completions) == pytest.approx(expected)
+    assert state.grade([0, 0, 1, 1, UNVERIFIABLE], completions) == pytest.approx(expected)
     rows = read_jsonl(tmp_path / "attempts.jsonl")
-    assert [row["reward"] for row in rows] == [1, 0, 0, 0, None]  # the verdicts, without the format reward
+    assert [row["reward"] for row in rows] == [1, 0, 0, 0, None]  # without the format reward
     reasons = [Reason.CORRECT, Reason.WRONG, Reason.UNPARSEABLE, Reason.NO_ANSWER, Reason.UNVERIFIABLE]
     assert [row["reason"] for row in rows] == reasons
     assert [row["problem_id"] for row in rows] == [PROBLEMS[row].id for row in (0, 0, 1, 1, UNVERIFIABLE)]
 
 
 def test_a_step_graded_in_parts_is_one_step(tmp_path: Path) -> None:
-    log = open_log(tmp_path)
-    do_step(log, SIGNAL)
-    log.begin_step()
+    state = open_state(tmp_path)
+    do_step(state, SIGNAL)
+    state.begin_step()
     for texts in ((RIGHT, RIGHT), (RIGHT, WRONG)):
-        log.grade([1, 1], [Completion(text, 7, truncated=False) for text in texts])
-    log.end_step(LOGS)
-    assert [(step.step, step.reward, step.groups_without_signal) for step in log.steps] == [(1, 0.5, 0), (2, 0.75, 0.5)]
-    assert log.steps[1].n_tokens == 28
+        state.grade([1, 1], [Completion(text, 7, truncated=False) for text in texts])
+    state.end_step(LOGS)
+    assert [(step.step, step.reward, step.groups_without_signal) for step in state.steps] == [
+        (1, 0.5, 0),
+        (2, 0.75, 0.5),
+    ]
+    assert state.steps[1].n_tokens == 28
     assert [row["step"] for row in read_jsonl(tmp_path / "attempts.jsonl")] == [1, 1, 2, 2, 2, 2]
 
 
@@ -124,53 +127,53 @@ def test_a_step_graded_in_parts_is_one_step(tmp_path: Path) -> None:
         ("{patience: 3, min_signal: 0.2}", "000", 3),
         ("{patience: 3, min_signal: 0.2}", "00", None),
         ("{patience: 3, min_signal: 0.2}", "100000", 4),
-        ("{patience: 3, min_signal: 0.2}", "001001001", None),  # a third of the groups is above 0.2
-        ("{patience: 3, min_signal: 0.4}", "101001", 4),  # two of three steps, then one of three
+        ("{patience: 3, min_signal: 0.2}", "001001001", None),  # a third of the groups has signal, which is above 0.2
+        ("{patience: 3, min_signal: 0.4}", "101001", 4),  # two of three steps have signal, then one of three
         ("{patience: 3, min_signal: 0.0}", "000000", None),
     ],
 )
-def test_training_ends_where_no_group_teaches(tmp_path: Path, plateau: str, signals: str, stops_at: int | None) -> None:
-    log = open_log(tmp_path, settings(plateau))
+def test_training_ends_on_a_plateau(tmp_path: Path, plateau: str, signals: str, stops_at: int | None) -> None:
+    state = open_state(tmp_path, settings(plateau))
     for number, signal in enumerate(signals, start=1):
-        log = open_log(tmp_path, settings(plateau))  # after a kill, the steps before count too
-        stopped = do_step(log, SIGNAL if signal == "1" else NO_SIGNAL)
+        state = open_state(tmp_path, settings(plateau))  # as after a kill: earlier steps count too
+        stopped = do_step(state, SIGNAL if signal == "1" else NO_SIGNAL)
         assert stopped is (number == stops_at), number
-        assert log.steps[-1].stop == ("plateau" if stopped else None)
-        assert log.ended(max_steps=100) is stopped
+        assert state.steps[-1].stop == ("plateau" if stopped else None)
+        assert state.ended(max_steps=100) is stopped
         if stopped:
             break
-    assert len(log.steps) == (stops_at or len(signals))
+    assert len(state.steps) == (stops_at or len(signals))
 
 
-def test_the_caller_ends_training(tmp_path: Path) -> None:
-    log = open_log(tmp_path, settings("{patience: 2, min_signal: 0.5}"), lambda step, rollouts: step.step == 2)
-    assert [do_step(log, NO_SIGNAL), do_step(log, NO_SIGNAL)] == [False, True]
-    assert [step.stop for step in log.steps] == [None, "asked"]
+def test_after_step_ends_training(tmp_path: Path) -> None:
+    state = open_state(tmp_path, settings("{patience: 2, min_signal: 0.5}"), lambda step, rollouts: step.step == 2)
+    assert [do_step(state, NO_SIGNAL), do_step(state, NO_SIGNAL)] == [False, True]
+    assert [step.stop for step in state.steps] == [None, "asked"]
     assert [row["stop"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [None, "asked"]
 
 
 def test_the_last_step_ends_training(tmp_path: Path) -> None:
-    log = open_log(tmp_path)
-    assert log.ended(max_steps=2) is False
-    do_step(log, SIGNAL)
-    assert (log.ended(max_steps=2), log.ended(max_steps=1)) == (False, True)
+    state = open_state(tmp_path)
+    assert state.ended(max_steps=2) is False
+    do_step(state, SIGNAL)
+    assert (state.ended(max_steps=2), state.ended(max_steps=1)) == (False, True)
 
 
-def test_a_log_opened_again_knows_what_the_first_one_knew(tmp_path: Path) -> None:
-    log = open_log(tmp_path)
-    do_step(log, SIGNAL, (1, RIGHT, RIGHT))
-    do_step(log, (1, WRONG, NONE), (UNVERIFIABLE, RIGHT, WRONG))
-    do_step(log, NO_SIGNAL)
-    again = open_log(tmp_path)
-    assert again.steps == log.steps
+def test_a_state_read_from_its_folder_equals_the_one_that_wrote_it(tmp_path: Path) -> None:
+    state = open_state(tmp_path)
+    do_step(state, SIGNAL, (1, RIGHT, RIGHT))
+    do_step(state, (1, WRONG, NONE), (UNVERIFIABLE, RIGHT, WRONG))
+    do_step(state, NO_SIGNAL)
+    again = open_state(tmp_path)
+    assert again.steps == state.steps
     for step in range(1, 7):
-        assert again.rates.estimate(step) == pytest.approx(log.rates.estimate(step)), step
-        assert again.rates.draw(step, 5) == log.rates.draw(step, 5)
+        assert again.rates.estimate(step) == pytest.approx(state.rates.estimate(step)), step
+        assert again.rates.draw(step, 5) == state.rates.draw(step, 5)
 
-    for name in ("metrics.jsonl", "attempts.jsonl"):  # back to a checkpoint after step 1
+    for name in ("metrics.jsonl", "attempts.jsonl"):  # as when resuming from the checkpoint of step 1
         truncate_jsonl(tmp_path / name, lambda row: row["step"] <= 1)
-    earlier = open_log(tmp_path)
-    assert earlier.steps == log.steps[:1]
+    earlier = open_state(tmp_path)
+    assert earlier.steps == state.steps[:1]
     fresh = PassRates(PROBLEMS, "pass_rate", 0)
     for row, correct in ((0, True), (0, False), (1, True), (1, True)):
         fresh.observe(1, row, correct)
@@ -178,12 +181,12 @@ def test_a_log_opened_again_knows_what_the_first_one_knew(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_does_not_break_the_log(tmp_path: Path, loss: float) -> None:
-    log = open_log(tmp_path)
-    log.begin_step()
-    log.grade([0, 0], [Completion(RIGHT, 1, truncated=False)] * 2)
-    log.end_step(LOGS | {"loss": loss})
-    assert [step.step for step in open_log(tmp_path).steps] == [1]
+def test_a_loss_that_is_not_finite_does_not_break_the_log(tmp_path: Path, loss: float) -> None:
+    state = open_state(tmp_path)
+    state.begin_step()
+    state.grade([0, 0], [Completion(RIGHT, 1, truncated=False)] * 2)
+    state.end_step(LOGS | {"loss": loss})
+    assert [step.step for step in open_state(tmp_path).steps] == [1]
     assert read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"] is None
 
 
@@ -193,7 +196,7 @@ STATE = json.dumps({"global_step": 3, "log_history": [{"loss": 0.5}]}, indent=2)
 CHECKPOINTS: list[tuple[str, dict[int, str | None], int | None]] = [
     ("no checkpoint", {}, None),
     ("one", {1: STATE}, 1),
-    ("numbers, not texts, are compared", {9: STATE, 10: STATE, 2: STATE}, 10),
+    ("steps are compared as numbers, not as text", {9: STATE, 10: STATE, 2: STATE}, 10),
     ("the newest is torn", {3: STATE, 4: STATE[: len(STATE) // 2]}, 3),
     ("the newest lost its last byte", {3: STATE, 4: STATE[:-1]}, 3),
     ("the newest is empty", {3: STATE, 4: ""}, 3),
@@ -216,7 +219,7 @@ def test_the_last_complete_checkpoint(tmp_path: Path, states: dict[int, str | No
     assert _complete_checkpoints(tmp_path)[-1:] == last
 
 
-def test_state_that_is_not_even_text_is_torn(tmp_path: Path) -> None:
+def test_a_checkpoint_whose_state_is_not_text_is_incomplete(tmp_path: Path) -> None:
     assert _complete_checkpoints(tmp_path / "absent") == []
     (tmp_path / "checkpoints/checkpoint-1").mkdir(parents=True)
     (tmp_path / "checkpoints/checkpoint-1/trainer_state.json").write_bytes(b'{"a": "\xff')

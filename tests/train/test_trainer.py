@@ -1,4 +1,4 @@
-"""The trainer: that it holds what the recipe says whatever the libraries think, and trains the same in any portions."""
+"""The trainer: it has the recipe's settings whatever the libraries change, and micro-batches do not affect a step."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ DEFAULTS = {name: field["default"] for name, field in recorded()["GRPOConfig"].i
 
 
 class ByLetters(IntegrationTask):
-    """Groups have signal: a reply is right by its letters, whatever it says."""
+    """Grades a reply by the sum of its bytes, so that the rewards of a group differ."""
 
     def grade(self, _problem: Problem, text: str) -> Grade:
         even = sum(text.encode()) % 2 == 0
@@ -60,7 +60,7 @@ def settings(**trl_settings: Any) -> GrpoSettings:
 
 
 def train(backend: Backend, folder: Path, chosen: GrpoSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train from the weights that the backend has, put them back, and return the trained ones."""
+    """Train from the backend's weights, restore them, and return the trained ones."""
     before = backend.snapshot()
     grpo.train(Training(ByLetters(RECIPE.task), backend, chosen, folder, 0, say=say), PROBLEMS, lambda *_: False)
     after = backend.snapshot()
@@ -77,30 +77,33 @@ def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrai
 # --- settings
 
 
-def test_every_setting_of_the_installed_trl_has_its_defaultrecorded() -> None:
+def test_every_setting_of_the_installed_trl_is_recorded_with_its_default() -> None:
     fields = {field.name for field in dataclasses.fields(trl.GRPOConfig) if field.init}
     assert fields - DEFAULTS.keys() == {"parallelism_config"}  # an object, for several GPUs
     assert DEFAULTS.keys() <= fields
 
 
-def test_what_the_loop_sets_a_recipe_may_not(backend: Backend, tmp_path: Path) -> None:
-    asked = {name: f"the recipe's {name}" for name in DEFAULTS}
-    chosen = settings(**asked | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1})
-    wanted = trainer.settings_of(Training(TASK, backend, chosen, tmp_path, 0), 4)
-    overruled = {name for name in DEFAULTS if wanted[name] != chosen.trl[name]}
+def test_only_settings_of_the_loop_overrule_a_recipe(backend: Backend, tmp_path: Path) -> None:
+    of_recipe = {name: f"the recipe's {name}" for name in DEFAULTS}
+    chosen = settings(**of_recipe | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1})
+    settled = trainer.settings_of(Training(TASK, backend, chosen, tmp_path, 0), 4)
+    overruled = {name for name in DEFAULTS if settled[name] != chosen.trl[name]}
     loops = {name for name, setting in SETTINGS.items() if setting.owner == "loop"}
-    adapted = {"per_device_train_batch_size", "gradient_accumulation_steps"}  # to memory, their product stays
-    assert overruled - adapted - {"mask_truncated_completions"} <= loops  # the last is done with the rollouts
+    adapted = {
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+    }  # to the memory; their product stays the same
+    assert overruled - adapted - {"mask_truncated_completions"} <= loops  # `roll_out` does the masking
 
 
-def test_the_settings_that_trl_rewrites_are_the_ones_known(tmp_path: Path) -> None:
+def test_settings_that_trl_rewrites_are_not_compared(tmp_path: Path) -> None:
     given = DEFAULTS | {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
     config = trl.GRPOConfig(**given)
-    rewritten = {name for name, value in given.items() if trainer._plain(getattr(config, name)) != value}
+    rewritten = {name for name, value in given.items() if trainer._without_enum(getattr(config, name)) != value}
     assert all(not SETTINGS[name].compared for name in rewritten)
 
 
-def test_what_a_patched_config_overrules_is_set_back(
+def test_settings_that_a_patched_config_overrules_are_set_back(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Patched(trl.GRPOConfig):
@@ -114,7 +117,7 @@ def test_what_a_patched_config_overrules_is_set_back(
 
 
 @pytest.mark.parametrize(("name", "attribute"), [("beta", "beta"), ("epsilon", "epsilon_low")])
-def test_what_a_patched_trainer_overrules_stops_the_run(
+def test_a_setting_that_a_patched_trainer_overrules_stops_the_run(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, attribute: str
 ) -> None:
     begin = trl.GRPOTrainer.__init__
@@ -124,23 +127,24 @@ def test_what_a_patched_trainer_overrules_stops_the_run(
         setattr(self, attribute, 0.125)
 
     monkeypatch.setattr(trl.GRPOTrainer, "__init__", overrule)
-    with pytest.raises(UserError, match=rf"grpo\.trl\.{name} is 0\.\d, and the trainer holds 0\.125"):
+    with pytest.raises(UserError, match=rf"grpo\.trl\.{name} is 0\.\d, .* 0\.125"):
         build(backend, tmp_path, settings())
 
 
-def test_a_model_with_an_engine_of_vllm_is_trained_as_unsloth_insists(
+def test_a_model_with_a_vllm_engine_has_the_settings_that_unsloth_requires(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held() -> tuple[Any, ...]:
-        wanted = trainer.settings_of(Training(TASK, backend, settings(), tmp_path, 0), 8)
-        return wanted["use_vllm"], wanted["top_k"], wanted["vllm_mode"], wanted["vllm_importance_sampling_correction"]
+    def of_vllm() -> tuple[Any, ...]:
+        settled = trainer.settings_of(Training(TASK, backend, settings(), tmp_path, 0), 8)
+        names = ("use_vllm", "top_k", "vllm_mode", "vllm_importance_sampling_correction")
+        return tuple(settled[name] for name in names)
 
-    assert held() == (False, 0, "colocate", False)
+    assert of_vllm() == (False, 0, "colocate", False)
     monkeypatch.setattr(backend.trainable()[0], "vllm_engine", object(), raising=False)
-    assert held() == (True, -1, "colocate", False)
+    assert of_vllm() == (True, -1, "colocate", False)
 
 
-def test_what_unsloth_prints_is_not_shown(
+def test_unsloths_output_is_hidden(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Config(trl.GRPOConfig):
@@ -150,22 +154,22 @@ def test_what_unsloth_prints_is_not_shown(
 
     begin = trl.GRPOTrainer.__init__
 
-    def begin_with_a_word(self: Any, *args: Any, **kwargs: Any) -> None:
+    def begin_with_output(self: Any, *args: Any, **kwargs: Any) -> None:
         print("Unsloth: We now expect `per_device_train_batch_size` to be a multiple of `num_generations`")
         begin(self, *args, **kwargs)
 
     monkeypatch.setattr(trl, "GRPOConfig", Config)
-    monkeypatch.setattr(trl.GRPOTrainer, "__init__", begin_with_a_word)
+    monkeypatch.setattr(trl.GRPOTrainer, "__init__", begin_with_output)
     build(backend, tmp_path, settings())
     assert capsys.readouterr().out == ""
 
 
-def test_what_trl_refuses_is_one_line(backend: Backend, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"grpo\.trl: TRL takes no such settings \(nope is not a valid OptimizerNames"):
+def test_settings_that_trl_refuses_give_one_line(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"grpo\.trl: .*\(nope is not a valid OptimizerNames"):
         build(backend, tmp_path, settings(optim="nope"))
 
 
-def test_a_setting_that_the_installed_trl_lacks_is_not_dropped(backend: Backend, tmp_path: Path) -> None:
+def test_a_recipe_setting_that_the_installed_trl_lacks_is_an_error(backend: Backend, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"grpo\.trl\.from_tomorrow: the installed TRL has no such setting"):
         build(backend, tmp_path, settings(from_tomorrow=1))
 
@@ -173,10 +177,10 @@ def test_a_setting_that_the_installed_trl_lacks_is_not_dropped(backend: Backend,
 # --- steps
 
 
-def test_a_step_is_the_same_in_smaller_portions(backend: Backend, tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_a_step(backend: Backend, tmp_path: Path) -> None:
     whole = train(backend, tmp_path / "whole", settings())
-    portions = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
-    parts = train(backend, tmp_path / "parts", portions)
+    small = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    parts = train(backend, tmp_path / "parts", small)
     before = backend.snapshot()
     moved = max(float((whole[name] - before[name]).abs().max()) for name in before)
     apart = max(float((whole[name] - parts[name]).abs().max()) for name in before)
@@ -187,32 +191,32 @@ def test_a_step_is_the_same_in_smaller_portions(backend: Backend, tmp_path: Path
 def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train(backend, tmp_path / "plain", settings())
     probed: list[int] = []
-    checkpoints: list[bool] = []  # activations are, in layers that train
-    longest, compute_loss = trainer._longest, trl.GRPOTrainer.compute_loss
+    checkpointing: list[bool] = []  # gradient checkpointing needs all modules in training mode
+    longest, compute_loss = trainer._probe_batch, trl.GRPOTrainer.compute_loss
 
-    def note(prompt_length: int, completion_length: int, *more: Any) -> dict[str, Any]:
+    def record(prompt_length: int, completion_length: int, *more: Any) -> dict[str, Any]:
         probed.append(prompt_length + completion_length)
         return longest(prompt_length, completion_length, *more)
 
-    def look(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        checkpoints.append(all(module.training for module in model.modules()))
+    def record_mode(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        checkpointing.append(all(module.training for module in model.modules()))
         return compute_loss(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(trainer, "_longest", note)
-    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", look)
+    monkeypatch.setattr(trainer, "_probe_batch", record)
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", record_mode)
     monkeypatch.setattr(grpo, "_has_to_probe", lambda _backend: True)
     after = train(backend, tmp_path / "probed", settings())
     assert probed == [RECIPE.model.max_prompt_length + 40]
-    assert checkpoints == [True, True]  # in the probe as in the step
+    assert checkpointing == [True, True]  # in the probe as in the step
     assert all(weight.equal(plain[name]) for name, weight in after.items())
     logs = [(tmp_path / folder / "attempts.jsonl").read_text() for folder in ("plain", "probed")]
     assert logs[0] == logs[1]
 
 
-def test_a_probe_shows_a_mask_that_is_wrong(backend: Backend) -> None:
-    """With one token repeated, rows would say the same whatever each attends to."""
+def test_a_probe_reveals_a_wrong_attention_mask(backend: Backend) -> None:
+    """If one token were repeated, the output would be the same with any mask."""
     model, tokenizer = backend.trainable()
-    rows = trainer._longest(20, 10, n=8, group_size=4, tokenizer=tokenizer)
+    rows = trainer._probe_batch(20, 10, n=8, group_size=4, tokenizer=tokenizer)
     prompts, replies = ([tuple(ids) for ids in rows[name]] for name in ("prompt_ids", "completion_ids"))
     assert [len(set(prompts[:4])), len(set(prompts[4:])), len(set(prompts))] == [1, 1, 2]
     assert len(set(replies)) == 8
@@ -222,10 +226,10 @@ def test_a_probe_shows_a_mask_that_is_wrong(backend: Backend) -> None:
     first, second = (torch.tensor([*prompts[at], *replies[at]]) for at in (0, 4))
     packed, alone = model(torch.cat([first, second])[None]).logits[0, 30:], model(second[None]).logits[0]
     gap = (packed.log_softmax(-1) - alone.log_softmax(-1)).abs().max()
-    assert gap.item() > 1.5  # Unsloth gives its packed pass up above 0.7
+    assert gap.item() > 1.5  # above 0.7, Unsloth stops packing
 
 
-def test_a_reply_of_padding_alone_trains_nothing(
+def test_a_reply_of_padding_only_is_not_trained_on(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roll_out, tokenizer = backend.roll_out, backend.trainable()[1]
@@ -248,27 +252,27 @@ def test_a_reply_of_padding_alone_trains_nothing(
     assert (first["text"], first["n_tokens"], first["truncated"]) == ("", 0, True)
 
 
-def test_truncated_replies_teach_nothing_where_they_are_masked(backend: Backend, tmp_path: Path) -> None:
+def test_masked_truncated_replies_are_not_trained_on(backend: Backend, tmp_path: Path) -> None:
     before = backend.snapshot()
-    short = {"max_completion_length": 3}  # no answer ends so soon
+    short = {"max_completion_length": 3}  # every reply is truncated
     taught = train(backend, tmp_path / "taught", settings(**short))
     masked = train(backend, tmp_path / "masked", settings(**short, mask_truncated_completions=True))
     assert any(not weight.equal(before[name]) for name, weight in taught.items())
     assert all(weight.equal(before[name]) for name, weight in masked.items())
 
 
-def test_what_a_stop_text_ended_is_not_masked(backend: Backend, tmp_path: Path) -> None:
+def test_a_reply_that_ends_with_a_stop_text_is_not_masked(backend: Backend, tmp_path: Path) -> None:
     plain = train(backend, tmp_path / "plain", settings(max_completion_length=120))
     masked = train(backend, tmp_path / "masked", settings(max_completion_length=120, mask_truncated_completions=True))
     assert '"truncated": true' not in (tmp_path / "plain" / "attempts.jsonl").read_text()
     assert all(weight.equal(plain[name]) for name, weight in masked.items())
 
 
-# --- memory that does not suffice
+# --- out of memory
 
 
 def out_of_memory_above(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRL's trainer fails on micro-batches of more than `largest`, as on a GPU that is full."""
+    """Let TRL's trainer fail on micro-batches of more than `largest` completions, as on a full GPU."""
     import torch
 
     compute_loss = trl.GRPOTrainer.compute_loss
@@ -284,28 +288,28 @@ def out_of_memory_above(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_out_of_memory_halves_the_micro_batch(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    portions = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
-    expected = train(backend, tmp_path / "parts", portions)
+    small = settings(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    expected = train(backend, tmp_path / "parts", small)
     out_of_memory_above(2, monkeypatch)
-    said: list[str] = []
-    found = train(backend, tmp_path / "found", settings(), said.append)
-    assert all(weight.equal(expected[name]) for name, weight in found.items())
-    assert said == [
+    lines: list[str] = []
+    actual = train(backend, tmp_path / "actual", settings(), lines.append)
+    assert all(weight.equal(expected[name]) for name, weight in actual.items())
+    assert lines == [
         "out of memory: going on with a micro-batch of 4 instead of 8",
         "out of memory: going on with a micro-batch of 2 instead of 4",
     ]
-    assert len((tmp_path / "found" / "attempts.jsonl").read_text().splitlines()) == 8
+    assert len((tmp_path / "actual" / "attempts.jsonl").read_text().splitlines()) == 8
 
 
-def test_a_smaller_micro_batch_has_unsloth_check_its_packed_pass_again(
+def test_unsloth_checks_its_packed_pass_again_with_a_smaller_micro_batch(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Unsloth does: it gives its packed pass up when that runs out of memory, and the padded one runs out too."""
+    """The stand-in for Unsloth stops packing when memory runs out, in the padded pass as in the packed one."""
     model, _ = backend.trainable()
     compute_loss = trl.GRPOTrainer.compute_loss
     packed: list[int] = []
 
-    def loss_of_unsloth(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+    def unsloth_loss(self: Any, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
         if len(inputs["completion_ids"]) > 2:
             model._unsloth_seq_packing_grad_unsafe_T = 300
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -315,18 +319,18 @@ def test_a_smaller_micro_batch_has_unsloth_check_its_packed_pass_again(
         return compute_loss(self, model, inputs, **kwargs)
 
     monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
-    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", loss_of_unsloth)
-    said: list[str] = []
-    train(backend, tmp_path, settings(max_steps=2), said.append)
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", unsloth_loss)
+    lines: list[str] = []
+    train(backend, tmp_path, settings(max_steps=2), lines.append)
     assert packed == [2] * 8
-    assert [words for words in said if "pass" in words] == ["Unsloth's training pass: packed"]
+    assert [line for line in lines if "pass" in line] == ["Unsloth's training pass: packed"]
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [step["training_pass"] for step in steps] == ["packed", "packed"]
     forget_self_checks(model)
 
 
 @pytest.mark.parametrize(
-    ("concluded", "expected"),
+    ("results", "expected"),
     [
         ({}, "padded"),
         ({"grad_ok": True}, "packed"),
@@ -337,9 +341,9 @@ def test_a_smaller_micro_batch_has_unsloth_check_its_packed_pass_again(
         ({"grad_ok": True, "grouper": {"shape": (900, 90)}}, "packed, with one prompt for each group"),
     ],
 )
-def test_the_pass_that_unsloth_trains_with(concluded: dict[str, Any], expected: str) -> None:
+def test_the_pass_that_unsloth_trains_with(results: dict[str, Any], expected: str) -> None:
     model = torch.nn.Linear(1, 1)
-    for name, value in concluded.items():
+    for name, value in results.items():
         kind = "prefix_grouper_grad_verified" if name == "grouper" else f"seq_packing_{name}"
         setattr(model, f"_unsloth_{kind}", value)
     model._unsloth_prefix_grouper_grad_unsafe = set()
@@ -349,7 +353,7 @@ def test_the_pass_that_unsloth_trains_with(concluded: dict[str, Any], expected: 
     assert [name for name in vars(model) if name.startswith("_unsloth")] == ["_unsloth_gradient_checkpointing"]
 
 
-def test_a_single_completion_that_does_not_fit_is_refused(
+def test_a_single_completion_that_does_not_fit_is_an_error(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out_of_memory_above(0, monkeypatch)

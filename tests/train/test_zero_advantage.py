@@ -1,4 +1,4 @@
-"""Rows that teach nothing: left out, they change neither the gradient nor what the optimizer does."""
+"""Leaving out rows with zero advantage changes neither the gradient nor the optimizer's update."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.config.trl_settings import LOSS_TYPES
 from ladder_lite.models import Backend, load_backend
 from ladder_lite.tasks import load_task
-from ladder_lite.train import trainer
-from ladder_lite.train import zero_advantage as micro_batch
+from ladder_lite.train import trainer, zero_advantage
 from ladder_lite.train.state import Training, TrainingState
 from tests.support.problems import problem
 
@@ -30,14 +29,14 @@ RECIPE = load_recipe(
 )
 PROBLEMS = [problem(text) for text in ("cos(2*x)", "5*sin(2*x)+x**3-exp(4*x)", "x**2+sin(3*x)", "x")]
 ADVANTAGES = [0.5, -0.5, 0, 1.5, 0, 0, 0, 0, -1.0, 0.25, 0, 0.75, 0, 0, 0, 0]
-"""Of four groups, the rewards of the second, whose prompt is the longest, and of the last are equal."""
+"""Four groups of four. The second, which has the longest prompt, and the last have equal rewards."""
 
 Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
 def backend() -> Backend:
-    """The embedded model with an adapter that does something."""
+    """The embedded model with an adapter that changes its output."""
     backend = load_backend(RECIPE)
     generator = torch.Generator().manual_seed(0)
     backend.restore(
@@ -74,36 +73,36 @@ def gradients(built: "trl.GRPOTrainer", parts: list[dict[str, Any]]) -> Weights:
     return {name: weight.grad.clone() for name, weight in weights.items()}
 
 
-def with_all_rows(monkeypatch: pytest.MonkeyPatch, find: Callable[[], Weights]) -> Weights:
+def with_all_rows(monkeypatch: pytest.MonkeyPatch, compute: Callable[[], Weights]) -> Weights:
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "depends_on_advantage_only", lambda _trainer: False)
-        return find()
+        return compute()
 
 
-def assert_close(found: Weights, expected: Weights) -> None:
+def assert_close(actual: Weights, expected: Weights) -> None:
     largest = max(float(weight.abs().max()) for weight in expected.values())
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     assert largest > 0
-    assert all(torch.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5 * largest) for name in expected)
+    assert all(torch.allclose(actual[name], expected[name], rtol=1e-4, atol=1e-5 * largest) for name in expected)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The shapes of what goes through the model in training."""
+    """The shapes of all inputs that go through the model in training."""
     shapes: list[tuple[int, int]] = []
     score = trl.GRPOTrainer._get_per_token_logps_and_entropies
 
-    def note(self: Any, model: Any, input_ids: torch.Tensor, *args: Any, **named: Any) -> Any:
+    def record(self: Any, model: Any, input_ids: torch.Tensor, *args: Any, **named: Any) -> Any:
         shapes.append(tuple(input_ids.shape))
         return score(self, model, input_ids, *args, **named)
 
-    monkeypatch.setattr(trl.GRPOTrainer, "_get_per_token_logps_and_entropies", note)
+    monkeypatch.setattr(trl.GRPOTrainer, "_get_per_token_logps_and_entropies", record)
     return shapes
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_the_gradient_is_that_of_all_rows(
+def test_the_gradient_equals_that_of_all_rows(
     backend: Backend,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +114,9 @@ def test_the_gradient_is_that_of_all_rows(
     sizes = {"per_device_train_batch_size": 16 // accumulation, "gradient_accumulation_steps": accumulation}
     built = build(backend, tmp_path, loss_type=loss_type, importance_sampling_level=level, **sizes)
     batch = roll_out(built, ADVANTAGES)
-    parts = trl.trainer.utils.split_tensor_dict(batch, accumulation)  # of four, the second and the last teach nothing
+    parts = trl.trainer.utils.split_tensor_dict(
+        batch, accumulation
+    )  # of four, the second and the last have no gradient
     expected = with_all_rows(monkeypatch, lambda: gradients(built, parts))
     whole = seen.copy()
     seen.clear()
@@ -125,8 +126,8 @@ def test_the_gradient_is_that_of_all_rows(
     assert max(length for _, length in seen) < max(length for _, length in whole)
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])  # one for each way to divide
-def test_masked_replies_teach_nothing_either(
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])  # one for each kind of denominator
+def test_masked_replies_are_left_out_too(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, int]], loss_type: str
 ) -> None:
     built = build(backend, tmp_path, loss_type=loss_type)
@@ -138,7 +139,9 @@ def test_masked_replies_teach_nothing_either(
     assert [rows for rows, _ in seen] == [16, sum(advantage != 0 for advantage in ADVANTAGES) - 1]
 
 
-def test_without_any_signal_gradients_are_zero_and_momentum_goes_on(backend: Backend, tmp_path: Path) -> None:
+def test_without_any_advantage_gradients_are_zero_and_momentum_still_moves_the_weights(
+    backend: Backend, tmp_path: Path
+) -> None:
     built = build(backend, tmp_path)
     before = backend.snapshot()
     batch = roll_out(built, ADVANTAGES)
@@ -146,34 +149,34 @@ def test_without_any_signal_gradients_are_zero_and_momentum_goes_on(backend: Bac
     gradients(built, [batch])
     optimizer.step()
     first = backend.snapshot()
-    found = gradients(built, [batch | {"advantages": torch.zeros(16)}])
-    assert all(not weight.any() for weight in found.values())
+    zeros = gradients(built, [batch | {"advantages": torch.zeros(16)}])
+    assert all(not weight.any() for weight in zeros.values())
     optimizer.step()
     moved = [name for name, weight in backend.snapshot().items() if not weight.equal(first[name])]
     backend.restore(before)
     assert moved
 
 
-def test_prompts_are_not_moved_where_positions_count(
+def test_prompts_keep_their_padding_if_absolute_positions_matter(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = build(backend, tmp_path)
-    assert micro_batch.positions_are_relative(built.model)
+    assert zero_advantage.positions_are_relative(built.model)
     batch = roll_out(built, ADVANTAGES)
     lengths = {
-        trim: micro_batch.teaching_part(batch, "grpo", trim_prompts=trim).inputs["prompt_ids"].shape[1]  # type: ignore[union-attr]
+        trim: zero_advantage.drop_zero_advantage_rows(batch, "grpo", trim_prompts=trim).inputs["prompt_ids"].shape[1]  # type: ignore[union-attr]
         for trim in (False, True)
     }
     assert lengths[False] == batch["prompt_ids"].shape[1]
     assert lengths[True] < lengths[False]
     monkeypatch.setattr(built.model.config, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 10000.0})
-    assert not micro_batch.positions_are_relative(built.model)
+    assert not zero_advantage.positions_are_relative(built.model)
 
 
 @pytest.mark.parametrize(
     "all_rows",
     [{"beta": 0.05}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.01}],
 )
-def test_what_is_of_all_rows_keeps_them(backend: Backend, tmp_path: Path, all_rows: dict[str, float]) -> None:
-    assert micro_batch.depends_on_advantage_only(build(backend, tmp_path / "plain"))
-    assert not micro_batch.depends_on_advantage_only(build(backend, tmp_path, **all_rows))
+def test_losses_with_other_parts_keep_all_rows(backend: Backend, tmp_path: Path, all_rows: dict[str, float]) -> None:
+    assert zero_advantage.depends_on_advantage_only(build(backend, tmp_path / "plain"))
+    assert not zero_advantage.depends_on_advantage_only(build(backend, tmp_path, **all_rows))
