@@ -168,7 +168,7 @@ def _versions(baseline: str | None) -> Iterator[dict[str, Path]]:
 
 @contextmanager
 def _workers(versions: dict[str, Path]) -> Iterator[Run]:
-    """Start a new process for each version, so that no integrand is cached; yield a function that runs jobs in both.
+    """Start a new process for each version, so that no integrand is cached; yield a function that runs jobs in each.
 
     Blocks of jobs alternate between the processes.
     """
