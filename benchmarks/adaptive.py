@@ -101,9 +101,7 @@ def _summarize(runs: list[dict[str, Any]], budget: int) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "pass@1": mean(run["pass@1"] for run in runs),
         "pass@1_at_equal_tokens": mean(_last_within(run, budget)["pass@1"] for run in runs),
-        "groups_without_signal": mean(
-            mean(share for tokens, share in run["signal"] if tokens <= budget) for run in runs
-        ),
+        "groups_without_signal": mean(mean(share for used, share in run["signal"] if used <= budget) for run in runs),
     }
     for goal in GOALS:
         # None for a seed that never reaches the goal.
@@ -147,9 +145,10 @@ def _draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def _print(figures: dict[str, Any]) -> None:
     for arm, summary in figures["arms"].items():
-        print(f"{arm}: pass@1 {summary['pass@1']:.1%} at the end")
-        print(f"  after {figures['tokens_compared']} tokens: pass@1 {summary['pass@1_at_equal_tokens']:.1%}")
-        print(f"  until then: zero-variance groups {summary['groups_without_signal']:.1%}")
+        print(f"{arm}: pass@1 {summary['pass@1']:.1%} at the end, {summary['pass@1_at_equal_tokens']:.1%} after")
+        print(
+            f"  {figures['tokens_compared']} tokens, with {summary['groups_without_signal']:.1%} zero-variance groups"
+        )
         for goal in GOALS:
             print(f"  tokens to {goal:.0%}, by seed: {summary[f'tokens_to_{goal:.0%}']}")
     static, adaptive = figures["arms"].get("static"), figures["arms"].get("adaptive")

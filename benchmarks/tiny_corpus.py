@@ -133,8 +133,7 @@ def _join(parts: Iterator[tuple[Term, str]]) -> str:
 
 
 def _keep(terms: Terms, rng: Random, count: int) -> Terms:
-    kept = sorted(rng.sample(range(len(terms)), max(1, min(count, len(terms)))))
-    return tuple(terms[index] for index in kept)
+    return tuple(terms[index] for index in sorted(rng.sample(range(len(terms)), max(1, min(count, len(terms))))))
 
 
 def _swap_function(terms: Terms, rng: Random, preferred: Sequence[str]) -> Terms:

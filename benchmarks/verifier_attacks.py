@@ -375,8 +375,7 @@ def _polynomial(right: str, rng: Random) -> str:
     values = [function_of(right)(x) for x in points]
     if not all(mpmath.isfinite(value) and not mpmath.im(value) for value in values):
         return "x"
-    powers = mpmath.matrix([[x**k for k in range(len(points))] for x in points])
-    coefficients = mpmath.lu_solve(powers, mpmath.matrix(values))
+    coefficients = mpmath.lu_solve([[x**k for k in range(len(points))] for x in points], values)
     return "+".join(f"({mpmath.nstr(c, 17)})*x**{k}".replace("e", "*10**") for k, c in enumerate(coefficients))
 
 
@@ -567,7 +566,7 @@ def _gaps(integrand: str, edges: tuple[float, ...]) -> list[Any]:
     found = []
     grid = [mpmath.mpf(low + (high - low) * k / 4) for low, high in pairwise(edges) for k in range(4)]
     for q in map(function_of, {text for text in vanish if "x" in text}):
-        for low, high in pairwise(grid):
+        for low, high in pairwise(grid):  # a change of sign is a zero, or a pole of q
             if mpmath.sign(mpmath.re(q(low))) * mpmath.sign(mpmath.re(q(high))) < 0:
                 for _ in range(60):  # bisection
                     middle = (low + high) / 2

@@ -17,7 +17,7 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import divergence, grpo
 from tests.support.fakes import Clock
-from tests.support.lessons import EASY, Notes, Tuned, learn, poisoned, same, shaken, small, what_counts, without_times
+from tests.support.lessons import EASY, Notes, Tuned, learn, poisoned, result_rows, same, shaken, small, without_times
 
 # --- resuming
 
@@ -56,7 +56,7 @@ def test_a_run_killed_at_every_third_write_gives_the_same_result(
             assert same(backend.snapshot(), start)
     assert write > 12  # it was killed several times
     assert without_times([asdict(outcome)]) == without_times([asdict(whole)])
-    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+    assert result_rows(tmp_path / "cut") == result_rows(tmp_path / "whole")
     assert same(tuned.adapters[-1], adapter)
 
 
@@ -66,13 +66,13 @@ def test_finished_training_is_not_rerun(backend: Backend, tmp_path: Path, monkey
     tuned = Tuned(backend, monkeypatch)
     whole = learn(backend, tmp_path, recipe, EASY)
     assert (whole.stopped, whole.steps < 3) == ("solved", True)
-    adapter, rows = tuned.adapters[-1], what_counts(tmp_path)
+    adapter, rows = tuned.adapters[-1], result_rows(tmp_path)
     (tmp_path / "eval/attempts.jsonl").unlink()
     notes = Notes()
     again = learn(backend, tmp_path, recipe, EASY, watch=notes)
     assert without_times([asdict(again)]) == without_times([asdict(whole)])
     assert again.seconds > read_jsonl(tmp_path / "train/curve.jsonl")[-1]["seconds"]
-    assert what_counts(tmp_path) == rows
+    assert result_rows(tmp_path) == rows
     assert same(tuned.adapters[-1], adapter)
     assert notes.steps == []
 
@@ -172,7 +172,7 @@ def test_the_deadline_of_the_run_interrupts_ttrl_and_it_can_resume(
     outcome = learn(backend, tmp_path / "cut", recipe, deadline=Deadline(inf, "", clock))
     assert (outcome.stopped, outcome.steps, outcome.seconds) == ("max_steps", 3, 90)
     learn(backend, tmp_path / "whole", recipe)
-    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+    assert result_rows(tmp_path / "cut") == result_rows(tmp_path / "whole")
 
 
 def test_the_plateau_rule_stops_training(backend: Backend, tmp_path: Path) -> None:

@@ -61,10 +61,9 @@ class Plain:
         changes |= {"bf16": self.gpu, "use_cpu": not self.gpu}
         with tempfile.TemporaryDirectory() as run:
             config = GRPOConfig(**self.recipe.grpo.trl | changes | {"output_dir": run})
-            options = {"args": config, "train_dataset": rows, "processing_class": self.tokenizer}
-            options["callbacks"] = [StepTimes()]
+            options = {"train_dataset": rows, "processing_class": self.tokenizer, "callbacks": [StepTimes()]}
             lora = LoraConfig(task_type="CAUSAL_LM", **self.recipe.model.lora)
-            trainer = GRPOTrainer(self.model, reward, peft_config=lora, **options)
+            trainer = GRPOTrainer(self.model, reward, args=config, peft_config=lora, **options)
             take_peaks()  # resets them
             trainer.train()
         summary = clock.summary(self.recipe, config.per_device_train_batch_size)

@@ -53,7 +53,7 @@ def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 
-def what_counts(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def result_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return all rows that TTRL on a problem writes, without times."""
     names = ("variants/problems", *(f"train/{name}" for name in ("metrics", "attempts", "curve", "pass_rates")))
     names = (*names, "eval/attempts", "eval/greedy/attempts")
