@@ -1,16 +1,16 @@
-"""What `solve --ttrl` adds to sampling: ten integrals that LADDER's model fails at, and mere sampling at equal tokens.
+"""Compare `solve --ttrl` with plain sampling at equal tokens, on ten integrals that LADDER's model does not solve.
 
     python -m ladder_lite.recipe tiny              # makes runs/tiny-s0
     python benchmarks/solve.py                     # about half an hour on 2 cores
 
-No integral is picked by hand: sums of 5 to 8 terms are drawn with a fixed seed, as those of the benchmark are, and the
-first ten are taken that `solve` without `--ttrl` finds no answer to in all its samples. Luck alone would solve some of
-them on another day, so there is a control: answers sampled from the same model, with other seeds, until as many tokens
-are generated as TTRL took for the same integral (first samples, variants, rollouts and tries).
+No integral is picked by hand. Sums of 5 to 8 terms are drawn with a fixed seed, in the same way as the test problems of
+the tiny recipe. The benchmark takes the first ten that `solve` without `--ttrl` does not solve with all its samples.
+With other seeds, sampling alone would solve some of them. The control therefore samples from the same model, with other
+seeds, until it has generated as many tokens as TTRL did for the same integral (first samples, variants, rollouts and
+tries).
 
-Writes benchmarks/results/solve.json, again after each integral. `--processor-time` counts the budget in seconds of the
-processor instead of the clock, on a machine that is busy with other things; with OMP_NUM_THREADS=1 that is about the
-time on an idle core.
+Rewrites benchmarks/results/solve.json after each integral. With `--processor-time`, the budget is counted in processor
+seconds instead of wall-clock time, for a busy machine; with OMP_NUM_THREADS=1 that is about the time on an idle core.
 """
 
 import json
@@ -36,11 +36,10 @@ from ladder_lite.verify import verify
 HERE = Path(__file__).parent
 SEED = 6
 N_TERMS = (5, 8)
-CONTROL_SEED = 1_000
-"""Far from the seeds that `solve` samples with."""
+CONTROL_SEED = 1_000  # not used by `solve`
 
 
-class Metered:
+class CountingBackend:
     """A backend that counts the tokens it generates."""
 
     def __init__(self, backend: Any) -> None:
@@ -51,13 +50,13 @@ class Metered:
         return getattr(self._backend, name)
 
     def sample(self, *arguments: Any) -> Any:
-        """As the backend's."""
+        """Sample with the wrapped backend."""
         replies = self._backend.sample(*arguments)
         self.n_tokens += sum(completion.n_tokens for completions in replies for completion in completions)
         return replies
 
     def roll_out(self, *arguments: Any) -> Any:
-        """As the backend's."""
+        """Roll out with the wrapped backend."""
         rollouts = self._backend.roll_out(*arguments)
         self.n_tokens += sum(rollout.completion.n_tokens for rollout in rollouts)
         return rollouts
@@ -65,22 +64,23 @@ class Metered:
 
 def main(
     run: Annotated[Path, typer.Option(help="A finished run of the tiny recipe.")] = Path("runs/tiny-s0"),
-    n: Annotated[int, typer.Option("--n", min=1, help="Integrals.")] = 10,
-    budget: Annotated[str, typer.Option(help="Time for each.")] = "3m",
-    steps: Annotated[int, typer.Option(min=1, help="Of GRPO for each, at most.")] = 40,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of integrals.")] = 10,
+    budget: Annotated[str, typer.Option(help="Time budget of TTRL for each integral.")] = "3m",
+    steps: Annotated[int, typer.Option(min=1, help="Maximum number of GRPO steps for each integral.")] = 40,
     processor_time: Annotated[
-        bool, typer.Option("--processor-time", help="Budget in seconds of the processor.")
+        bool, typer.Option("--processor-time", help="Count the budget in processor seconds.")
     ] = False,
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "solve.json",
 ) -> None:
+    """Compare `solve --ttrl` with plain sampling at equal tokens."""
     solver = Solver(str(run))
-    solver.backend = Metered(solver.backend)
+    solver.backend = CountingBackend(solver.backend)
     chosen: list[tuple[int, str]] = []
     n_drawn = 0
     for terms in draw():
         n_drawn += 1
         integrand = corpus.integrand(terms)
-        if not solver.solve(integrand).verified:
+        if not solver.solve(integrand).verified:  # sampling only, without TTRL
             chosen.append((len(terms), integrand))
             print(f"{len(chosen)} of {n_drawn} drawn: {integrand}", flush=True)
         if len(chosen) == n:
@@ -106,27 +106,27 @@ def main(
             "solved_by_sampling_on": sum(problem["control"]["n_right"] > 0 for problem in problems),
         }
         out.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"of {n}, TTRL solved {figures['solved']} and sampling on {figures['solved_by_sampling_on']}")
+    print(f"of {n}, TTRL solved {figures['solved']} and more samples {figures['solved_by_sampling_on']}")
 
 
 def draw() -> Iterator[corpus.Terms]:
-    """Sums of terms without end, none of them one of the benchmark's."""
+    """Yield sums of terms endlessly, none of them a training or test problem of the tiny recipe."""
     rng = Random(SEED)
-    known = {corpus.key(terms) for _, terms in corpus.benchmark()}
+    excluded = {corpus.key(terms) for _, terms in corpus.benchmark()}
     while True:
         terms = corpus.draw_terms(rng, rng.randint(*N_TERMS))
-        if corpus.key(terms) not in known:
+        if corpus.key(terms) not in excluded:
             yield terms
 
 
 def measure(solver: Solver, integrand: str, deadline: Deadline, steps: int) -> dict[str, Any]:
-    """TTRL for one integral, and the control at equal tokens."""
-    before, started = solver.backend.n_tokens, time.process_time()
+    """Run TTRL for one integral, and the control at equal tokens."""
+    tokens_before, started = solver.backend.n_tokens, time.process_time()
     solution = solver.solve(integrand, ttrl=True, deadline=deadline, steps=steps)
     processor_s = time.process_time() - started
-    if solution.verified and not verify(integrand, solution.answer or "").reward:
-        sys.exit(f"{integrand}: the answer {solution.answer} is not verified by the strict rule")
-    n_tokens = solver.backend.n_tokens - before
+    if solution.verified and not verify(integrand, solution.answer or "").reward:  # a bug of the solver
+        sys.exit(f"{integrand}: the verifier rejects the answer {solution.answer}, which `solve` reported as verified")
+    n_tokens = solver.backend.n_tokens - tokens_before
     with TemporaryDirectory() as scratch:
         sampler = Sampler(solver.task, solver.backend, solver.recipe.eval, CONTROL_SEED)
         attempts = sampler.sample_tokens(solver.read(integrand), Path(scratch), 1, n_tokens)
@@ -142,11 +142,10 @@ def measure(solver: Solver, integrand: str, deadline: Deadline, steps: int) -> d
 
 def describe(problem: dict[str, Any]) -> str:
     control, steps = problem["control"], problem["steps"]
-    verdict = f"solved in {steps} steps" if problem["verified"] else f"not in {steps} steps"
+    verdict = f"solved in {steps} steps" if problem["verified"] else f"not solved in {steps} steps"
     return (
-        f"{verdict}, {problem['processor_s']:.0f} s of the processor in {problem['seconds']:.0f}, "
-        f"{problem['n_tokens']} tokens; sampling on: {control['n_right']} of {control['n_samples']} right; "
-        f"{problem['integrand']}"
+        f"{problem['integrand']}: {verdict}, {problem['seconds']:.0f} s ({problem['processor_s']:.0f} s of the "
+        f"processor), {problem['n_tokens']} tokens; control: {control['n_right']} of {control['n_samples']} right"
     )
 
 

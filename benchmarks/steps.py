@@ -1,12 +1,17 @@
-"""What a step of GRPO costs on a CPU, in parts, against the same step without the measures that shorten it.
+"""Measure the parts of a GRPO step on a CPU, with and without the optimizations of this package.
 
     python -m ladder_lite.recipe tiny --only ladder --run-dir runs/tiny-s0    # half an hour, once
     python benchmarks/steps.py runs/tiny-s0                                   # minutes
 
-Each step begins with the adapter at the end of that run, has the problems of one of its last steps, and is taken in
-each arm in turn, on one thread. `baseline` has all rollouts in one batch, through weights and adapter apart, and
-trains on all rows; `one_batch` lacks the smaller batches alone. Times are CPU seconds, which other processes disturb
-less than a clock; training includes grading and the optimizer. Writes benchmarks/results/steps.json.
+Each step starts from the final adapter of that run and trains on the problems of one of its last steps. All arms take
+the same steps in turn, on one thread:
+
+- `baseline` samples all rollouts in one batch, computes weights and adapter separately, and trains on all rows;
+- `one_batch` has all optimizations except the smaller sampling batches;
+- `now` has all of them.
+
+Times are CPU seconds, which other processes disturb less than wall-clock time. Training includes grading and the
+optimizer. Writes benchmarks/results/steps.json.
 """
 
 import json
@@ -43,16 +48,17 @@ ARMS = {
     "one_batch": [(local, *_ONE_BATCH)],
     "now": [],
 }
-"""What is replaced where, by arm."""
+"""The patches of each arm: module, name, replacement."""
 
 Seconds = dict[str, float]
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of tiny whose condition ladder is trained.")],
-    rounds: Annotated[int, typer.Option(help="How many steps each arm takes.")] = 8,
+    run: Annotated[Path, typer.Argument(help="Folder of a run of tiny with a trained condition ladder.")],
+    rounds: Annotated[int, typer.Option(help="Number of steps of each arm.")] = 8,
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "steps.json",
 ) -> None:
+    """Measure the parts of a GRPO step on a CPU, with and without the optimizations of this package."""
     torch.set_num_threads(1)
     recipe = load_recipe("tiny", ["grpo.trl.max_steps=1"])
     task, backend, trained = load_task(recipe.task), load_backend(recipe), run / "conditions" / "ladder" / "train"
@@ -60,7 +66,7 @@ def main(
     without_signal = []
     for seed, problems in enumerate(_last_steps(run, rounds)):
         for arm, seconds in taken.items():
-            backend.load(trained / "adapter")
+            backend.load(trained / "adapter")  # the previous arm's step has changed it
             with _patched(arm), _clock(backend) as step, tempfile.TemporaryDirectory() as folder:
                 (done,) = grpo.train(Training(task, backend, recipe.grpo, Path(folder), seed), problems, step.end)
             without_signal.append(done.groups_without_signal)
@@ -70,9 +76,9 @@ def main(
         "command": "python benchmarks/steps.py RUN",
         "groups_without_signal": mean(without_signal),
         "seconds": {
-            arm: {part: median(each[part] for each in found) for part in found[0]} for arm, found in taken.items()
+            arm: {part: median(step[part] for step in steps) for part in steps[0]} for arm, steps in taken.items()
         },
-        "over_baseline": {arm: _ratios(found, taken["baseline"]) for arm, found in taken.items()},
+        "over_baseline": {arm: _ratios(steps, taken["baseline"]) for arm, steps in taken.items()},
         "steps": taken,
     }
     out.parent.mkdir(exist_ok=True)
@@ -80,19 +86,20 @@ def main(
     for arm, ratios in figures["over_baseline"].items():
         cells = [f"{part} {ratio:.2f} ({figures['seconds'][arm][part]:.2f} s)" for part, ratio in ratios.items()]
         print(f"{arm}: {', '.join(cells)}")
-    print(f"{figures['groups_without_signal']:.0%} of the groups had equal rewards")
+    print(f"zero-variance groups: {figures['groups_without_signal']:.0%}")
 
 
 def _last_steps(run: Path, n: int) -> list[list[Problem]]:
-    """The problems of the last n steps."""
+    """Return the problems of each of the run's last n steps."""
     trained = run / "conditions" / "ladder" / "train"
     fields = set(Problem.__dataclass_fields__)
-    trees = [run / "variants" / "problems.jsonl", trained / "variants" / "problems.jsonl"]  # before training, meanwhile
+    # The tree written before training, and the variants added during training.
+    trees = [run / "variants" / "problems.jsonl", trained / "variants" / "problems.jsonl"]
     rows = [row for tree in trees for row in read_jsonl(tree)]
     variants = [Problem.from_row({name: value for name, value in row.items() if name in fields}) for row in rows]
     roots = load_task(load_recipe("tiny").task).problems("train")
     problems = {problem.id: problem for problem in [*roots, *variants]}
-    drawn: dict[int, dict[str, Problem]] = {}
+    drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem
     for row in read_jsonl(trained / "attempts.jsonl"):
         drawn.setdefault(row["step"], {})[row["problem_id"]] = problems[row["problem_id"]]
     return [list(drawn[step].values()) for step in sorted(drawn)[-n:]]
@@ -106,8 +113,8 @@ def _patched(arm: str) -> Iterator[None]:
         yield
 
 
-class _Step:
-    """The CPU seconds of a step, which begins with its rollouts, and of these."""
+class _StepClock:
+    """Measures the CPU seconds of one step and of its rollouts, with which the step begins."""
 
     seconds: Seconds
 
@@ -128,15 +135,15 @@ class _Step:
 
 
 @contextmanager
-def _clock(backend: Backend) -> Iterator[_Step]:
-    step = _Step(backend.roll_out)
+def _clock(backend: Backend) -> Iterator[_StepClock]:
+    step = _StepClock(backend.roll_out)
     with patch.object(backend, "roll_out", step.roll_out):
         yield step
 
 
-def _ratios(found: list[Seconds], baseline: list[Seconds]) -> Seconds:
-    """The median over the rounds of what each part takes as a share of the same part of the baseline."""
-    return {part: median(a[part] / b[part] for a, b in zip(found, baseline, strict=True)) for part in found[0]}
+def _ratios(steps: list[Seconds], baseline: list[Seconds]) -> Seconds:
+    """Return the median ratio to the baseline, over the rounds, for each part of a step."""
+    return {part: median(a[part] / b[part] for a, b in zip(steps, baseline, strict=True)) for part in steps[0]}
 
 
 if __name__ == "__main__":

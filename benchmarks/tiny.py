@@ -1,10 +1,10 @@
-"""The figures of `tiny --full` over seeds: every condition with intervals, TTRL against more samples, time, memory.
+"""Run `tiny --full` with several seeds: every condition with intervals, TTRL against more samples, time, memory.
 
     python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (about 45 minutes each on 2 cores)
-    python benchmarks/tiny.py --runs FOLDER        # finished or half-finished runs in FOLDER/tiny-s0, ... go on
+    python benchmarks/tiny.py --runs FOLDER        # resumes or reuses the runs in FOLDER/tiny-s0, ...
 
-Writes benchmarks/results/tiny.json; comparison.html and .md go to the folder of the runs. Times are of the machine at
-hand; the ratio of start-up is against importing torch in the same run.
+Writes benchmarks/results/tiny.json, and comparison.html and .md in FOLDER/comparison. Times depend on the machine. The
+start-up time of `--help` is therefore given as a ratio to the time of importing torch.
 """
 
 import json
@@ -29,6 +29,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "tiny.json",
 ) -> None:
+    """Run `tiny --full` with several seeds and summarize the results."""
     folders = [runs / f"tiny-s{seed}" for seed in seeds.split(",")]
     for seed, folder in zip(seeds.split(","), folders, strict=True):
         command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "--full", f"seed={seed}"]
@@ -47,7 +48,7 @@ def main(
 
 
 def _measure(run: Path) -> dict[str, Any]:
-    """What report.json holds, but for the curves, and the share of LADDER's training time that verification took."""
+    """Return report.json without its curves, and the share of LADDER's training time spent on verification."""
     report = json.loads((run / "report.json").read_text())
     lines = (run / "conditions/ladder/train/metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
@@ -57,7 +58,7 @@ def _measure(run: Path) -> dict[str, Any]:
 
 
 def _startup_ratio(repeats: int = 5) -> float:
-    """Median time of `python -m ladder_lite.recipe --help` over that of `python -c "import torch"`."""
+    """Return the median time of `python -m ladder_lite.recipe --help` divided by that of `python -c "import torch"`."""
 
     def seconds(*command: str) -> float:
         started = time.perf_counter()
@@ -65,7 +66,7 @@ def _startup_ratio(repeats: int = 5) -> float:
         return time.perf_counter() - started
 
     pairs = [(seconds("-m", "ladder_lite.recipe", "--help"), seconds("-c", "import torch")) for _ in range(repeats)]
-    return median(ours for ours, _ in pairs) / median(torch for _, torch in pairs)
+    return median(help_s for help_s, _ in pairs) / median(torch_s for _, torch_s in pairs)
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -1,13 +1,14 @@
-"""The text the embedded model is taught on: integrals solved with a student's slips, and easier variants of integrals.
+"""The corpus of the embedded model: integrals solved with a student's mistakes, and easier variants of integrals.
 
-An integrand is a sum of terms, each of one technique. In the text, a term is integrated rightly with probability
-`RIGHT` and otherwise with one of the technique's slips, each term for itself. A sum of seven terms therefore comes out
-right about once in 16,000 times, while a single term does once in four: that distance is what the experiment is about.
+An integrand is a sum of terms, and each term belongs to one technique. In the corpus, each term is integrated correctly
+with probability `RIGHT`, independently of the others. Otherwise it has one of the technique's slips, which are typical
+mistakes. A single term is therefore right once in four times, a sum of seven terms once in about 16,000. The
+experiment has to bridge this gap.
 
-`python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe,
-which the corpus itself holds nowhere.
+`python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe.
+The corpus does not contain them.
 
-The answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model is taught techniques, not arithmetic.
+Answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model learns techniques, not arithmetic.
 """
 
 import csv
@@ -19,15 +20,15 @@ from random import Random
 from typing import NamedTuple
 
 RIGHT = 0.25
-"""Probability that a term of the corpus is integrated rightly."""
+"""Probability that a term of the corpus is integrated correctly."""
 
 MAX_TERMS = 8
-"""Terms of the longest integrand; training integrals have seven or eight, test integrals five to seven."""
+"""Number of terms of the longest integrand. Training integrals have seven or eight, test integrals five to seven."""
 
 
 @dataclass(frozen=True, slots=True)
 class Technique:
-    """A kind of term: its integrand, its antiderivative and the slips, as templates over a, b, n and m = n + 1."""
+    """A kind of term: templates of its integrand, its antiderivative and its slips in a, b, n and m = n + 1."""
 
     name: str
     family: str
@@ -51,7 +52,7 @@ PERSONAS: dict[str, tuple[str, ...]] = {
     "noether": ("fractions", "powers"),
     "kovalevskaya": ("inverse", "logarithms"),
 }
-"""What each persona likes to write when a transformation lets it choose a new term."""
+"""The technique families that each persona prefers when a transformation draws a new term."""
 
 
 SOLVE = "solve integrate({integrand},x)"
@@ -73,30 +74,33 @@ Terms = tuple[Term, ...]
 
 
 def draw_term(rng: Random, techniques: Sequence[str]) -> Term:
-    """A term of one of the techniques, its numbers drawn at random."""
+    """Draw a term of one of the techniques, with random numbers."""
     a = rng.randint(2, 9)
-    b = rng.choice([number for number in range(1, 10) if number != a])
+    b = rng.choice([number for number in range(1, 10) if number != a])  # partial fractions need different numbers
     return Term(rng.choice(techniques), rng.choice("+-"), rng.randint(1, 9), a, b, rng.randint(2, 8))
 
 
 def draw_terms(rng: Random, n_terms: int) -> Terms:
-    """`n_terms` terms of different techniques: no two can be added up, so equal functions have equal sets of terms."""
+    """Draw `n_terms` terms of different techniques.
+
+    Terms of different techniques cannot be added up, so sums that are equal as functions have equal sets of terms.
+    """
     return tuple(draw_term(rng, [name]) for name in rng.sample(tuple(TECHNIQUES), n_terms))
 
 
 def integrand(terms: Sequence[Term]) -> str:
-    """The integrand as text in SymPy syntax."""
+    """Return the integrand as text in SymPy syntax."""
     return _join((term, _scaled(term.c, _fill(TECHNIQUES[term.technique].integrand, term))) for term in terms)
 
 
 def answers(term: Term) -> tuple[str, ...]:
-    """What the corpus may write for the term's antiderivative, the right one first, then the slips."""
+    """Return the answers to a term that the corpus may contain: the right antiderivative, then the slips."""
     technique = TECHNIQUES[term.technique]
     return tuple(_scaled(term.c, _fill(form, term)) for form in (technique.right, *technique.slips))
 
 
 def solve(rng: Random, terms: Sequence[Term]) -> str:
-    """An antiderivative as a student would write it: each term right with probability `RIGHT`, else with a slip."""
+    """Write an antiderivative as a student would: each term is right with probability `RIGHT`, otherwise a slip."""
 
     def attempt(term: Term) -> str:
         right, *slips = answers(term)
@@ -106,7 +110,7 @@ def solve(rng: Random, terms: Sequence[Term]) -> str:
 
 
 def key(terms: Sequence[Term]) -> frozenset[tuple[str, str, int, str]]:
-    """Equal for sums that are equal as functions, in whatever order their terms are written."""
+    """Return a key that is equal for sums that are equal as functions, whatever the order of their terms."""
     return frozenset((t.technique, t.sign, t.c, _fill(TECHNIQUES[t.technique].integrand, t)) for t in terms)
 
 
@@ -117,7 +121,7 @@ def _fill(form: str, term: Term) -> str:
 def _scaled(c: int, text: str) -> str:
     if c == 1:
         return text
-    return f"{c}{text[1:]}" if text.startswith("1/") else f"{c}*{text}"
+    return f"{c}{text[1:]}" if text.startswith("1/") else f"{c}*{text}"  # 5 times "1/x" -> "5/x"
 
 
 def _join(parts: Iterator[tuple[Term, str]]) -> str:
@@ -125,48 +129,48 @@ def _join(parts: Iterator[tuple[Term, str]]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Variants: each transformation rewrites the terms of an integrand, with the techniques that the persona likes at hand.
+# Variants: each transformation rewrites the terms of an integrand; new terms come from the persona's techniques.
 
 
 def _keep(terms: Terms, rng: Random, count: int) -> Terms:
-    return tuple(terms[at] for at in sorted(rng.sample(range(len(terms)), max(1, min(count, len(terms))))))
+    return tuple(terms[index] for index in sorted(rng.sample(range(len(terms)), max(1, min(count, len(terms))))))
 
 
-def _swap_function(terms: Terms, rng: Random, liked: Sequence[str]) -> Terms:
+def _swap_function(terms: Terms, rng: Random, preferred: Sequence[str]) -> Terms:
     present = {term.technique for term in terms}
-    at = rng.randrange(len(terms))
-    choice = [name for name in liked if name not in present]
-    return (*terms[:at], draw_term(rng, choice), *terms[at + 1 :]) if choice else terms
+    index = rng.randrange(len(terms))
+    choice = [name for name in preferred if name not in present]
+    return (*terms[:index], draw_term(rng, choice), *terms[index + 1 :]) if choice else terms
 
 
 TRANSFORMATIONS: dict[str, dict[str, Callable[[Terms, Random, Sequence[str]], Terms]]] = {
     "easier": {
-        "keep-one": lambda terms, rng, liked: _keep(terms, rng, 1),
-        "keep-two": lambda terms, rng, liked: _keep(terms, rng, 2),
-        "halve": lambda terms, rng, liked: _keep(terms, rng, len(terms) // 2),
-        "drop-one": lambda terms, rng, liked: _keep(terms, rng, len(terms) - 1),
-        "drop-two": lambda terms, rng, liked: _keep(terms, rng, len(terms) - 2),
-        "unit-factors": lambda terms, rng, liked: tuple(term._replace(c=1) for term in terms),
-        "low-powers": lambda terms, rng, liked: tuple(term._replace(n=2) for term in terms),
+        "keep-one": lambda terms, rng, preferred: _keep(terms, rng, 1),
+        "keep-two": lambda terms, rng, preferred: _keep(terms, rng, 2),
+        "halve": lambda terms, rng, preferred: _keep(terms, rng, len(terms) // 2),
+        "drop-one": lambda terms, rng, preferred: _keep(terms, rng, len(terms) - 1),
+        "drop-two": lambda terms, rng, preferred: _keep(terms, rng, len(terms) - 2),
+        "unit-factors": lambda terms, rng, preferred: tuple(term._replace(c=1) for term in terms),
+        "low-powers": lambda terms, rng, preferred: tuple(term._replace(n=2) for term in terms),
         "swap-function": _swap_function,
     },
     "equivalent": {
-        "new-numbers": lambda terms, rng, liked: tuple(
+        "new-numbers": lambda terms, rng, preferred: tuple(
             draw_term(rng, [term.technique])._replace(sign=term.sign) for term in terms
         ),
-        "flip-signs": lambda terms, rng, liked: tuple(term._replace(sign=rng.choice("+-")) for term in terms),
-        "new-factors": lambda terms, rng, liked: tuple(term._replace(c=rng.randint(1, 9)) for term in terms),
-        "reorder": lambda terms, rng, liked: tuple(rng.sample(terms, len(terms))),
+        "flip-signs": lambda terms, rng, preferred: tuple(term._replace(sign=rng.choice("+-")) for term in terms),
+        "new-factors": lambda terms, rng, preferred: tuple(term._replace(c=rng.randint(1, 9)) for term in terms),
+        "reorder": lambda terms, rng, preferred: tuple(rng.sample(terms, len(terms))),
         "swap-function": _swap_function,
     },
 }
 
 
 def write_variant(rng: Random, terms: Terms, effect: str, persona: str, suggestions: Sequence[str]) -> Terms:
-    """The variant a persona would write: two of the suggested transformations, one after the other."""
-    liked = [name for name, technique in TECHNIQUES.items() if technique.family in PERSONAS[persona]]
+    """Write a variant as a persona would: apply two of the suggested transformations, one after the other."""
+    preferred = [name for name, technique in TECHNIQUES.items() if technique.family in PERSONAS[persona]]
     for name in rng.sample(tuple(suggestions), 2):
-        terms = TRANSFORMATIONS[effect][name](terms, rng, liked)
+        terms = TRANSFORMATIONS[effect][name](terms, rng, preferred)
     return terms
 
 
@@ -174,7 +178,7 @@ def write_variant(rng: Random, terms: Terms, effect: str, persona: str, suggesti
 
 
 class Example(NamedTuple):
-    """One text of the corpus: what is asked and what is to be written."""
+    """One text of the corpus: a prompt, its reply, and the terms of the integrand in the reply or the prompt."""
 
     prompt: str
     reply: str
@@ -182,7 +186,7 @@ class Example(NamedTuple):
 
 
 def examples(seed: int, held_out: Collection[frozenset[object]], share_of_variants: float = 0.35) -> Iterator[Example]:
-    """An endless stream of texts; an integrand whose `key` is held out is never asked and never written."""
+    """Yield texts endlessly. An integrand whose `key` is held out occurs in no prompt and in no reply."""
     rng = Random(seed)
     while True:
         terms = draw_terms(rng, rng.randint(1, MAX_TERMS))

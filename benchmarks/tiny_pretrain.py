@@ -1,9 +1,9 @@
-"""Rebuild the embedded model from a seed, on a CPU: tokenizer, weights and what they score.
+"""Rebuild the embedded model from a seed, on a CPU: tokenizer, weights and scores.
 
     python benchmarks/tiny_pretrain.py --out FOLDER
 
-Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load like any other. The text comes from
-`tiny_corpus.py`; only replies are learned, prompts are not.
+Writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` can load. The text comes from `tiny_corpus.py`. The loss
+covers the replies only, not the prompts.
 """
 
 import re
@@ -31,7 +31,7 @@ WARM_UP_STEPS = 50
 MUON_RATE = 0.02
 ADAM_RATE = 3e-3
 POOL = 16
-"""Batches drawn at a time and sorted by length, so that little of a batch is padding."""
+"""Number of batches that are drawn together and sorted by length, so that batches contain little padding."""
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<end>", "<system>", "<user>", "<assistant>")
 WORDS = (
@@ -42,7 +42,7 @@ WORDS = (
     *("**", "*", "/", "/(", "+", "-", "(", ")", *"0123456789"),
     *(form.format(digit) for form in ("{}*", "/{}", "**{}") for digit in range(10)),
 )
-"""Operators are joined to their digits: a third fewer tokens, and as much less time to sample and to train."""
+"""Operators are joined to their digits: this saves a third of the tokens, and of the time to sample and train."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -52,14 +52,15 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """A tokenizer of whole words; what it has no word for becomes `<unk>`, which the backend refuses by name."""
+    """Build a tokenizer of whole words. Other text becomes `<unk>`, and the backend raises an error that names it."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = (*SPECIAL, *WORDS)
-    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    # A regular expression takes the first alternative that matches, so longer words come first.
     longest_first = [re.escape(word) for word in sorted(words, key=len, reverse=True)]
-    # Half of a power sign is no product: 3** is 3 and **, never 3* and *.
+    # Half of a power sign is not a product sign: 3** is split into 3 and **, not into 3* and *.
     pattern = "|".join(rf"{word}(?!\*)" if word.endswith(r"\*") and word != r"\*\*" else word for word in longest_first)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(pattern), "isolated")]
@@ -79,7 +80,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCausalLM":
-    """A Llama of 1.8 million weights, untrained."""
+    """Build an untrained Llama with 1.8 million weights."""
     import transformers
 
     transformers.set_seed(seed)
@@ -100,7 +101,7 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCau
 
 
 def pretrain(seed: int, steps: int, bar: Bar) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":
-    """Train model and tokenizer on `steps` batches of the corpus; the same seed gives the same text."""
+    """Build the tokenizer and train the model on `steps` batches of the corpus; the same seed gives the same text."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -109,15 +110,16 @@ def pretrain(seed: int, steps: int, bar: Bar) -> "tuple[LlamaForCausalLM, PreTra
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
     optimizers = {
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0): MUON_RATE,  # learns in half of AdamW's steps here
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0): MUON_RATE,  # needs half of AdamW's steps here
         torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0): ADAM_RATE,
     }
     model.train()
     for step, (tokens, labels) in enumerate(islice(_batches(tokenizer, seed), steps)):
+        # Linear warm-up, constant for the first half of the steps, linear decay to 0 in the second half.
         factor = min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (0.5 * steps))
         for optimizer, rate in optimizers.items():
             optimizer.param_groups[0]["lr"] = rate * factor
-        logits = model(tokens).logits[:, :-1]
+        logits = model(tokens).logits[:, :-1]  # (batch, length - 1, vocabulary): each position predicts the next token
         loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -129,35 +131,35 @@ def pretrain(seed: int, steps: int, bar: Bar) -> "tuple[LlamaForCausalLM, PreTra
 
 
 def held_out() -> set[Any]:
-    """The keys of all training and test integrals of the recipe: the corpus holds none of them."""
+    """Return the keys of all training and test integrals of the recipe, which the corpus must not contain."""
     return {corpus.key(terms) for _, terms in corpus.benchmark()}
 
 
 def _batches(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Batches of token ids and labels, both (BATCH_SIZE, length); the label -100 marks what is not learned."""
+    """Yield batches of token ids and labels, both (BATCH_SIZE, length); the loss ignores labels of -100."""
     from transformers import DataCollatorForSeq2Seq
 
-    right_padded = build_tokenizer()
+    right_padded = build_tokenizer()  # the model's own tokenizer pads on the left, for generation
     right_padded.padding_side = "right"
-    collate = DataCollatorForSeq2Seq(right_padded, pad_to_multiple_of=8)  # few shapes: kernels are cached
+    collate = DataCollatorForSeq2Seq(right_padded, pad_to_multiple_of=8)  # few different shapes: kernels are cached
     stream = corpus.examples(seed, held_out())
     rng = Random(seed)
     while True:
         texts = []
         for example in islice(stream, POOL * BATCH_SIZE):
             prompt = f"<bos><user>{example.prompt}<end><assistant>"
-            asked, told = tokenizer([prompt, f"{example.reply}<end>"], add_special_tokens=False).input_ids
-            texts.append({"input_ids": asked + told, "labels": [-100] * len(asked) + told})
+            prompt_ids, reply_ids = tokenizer([prompt, f"{example.reply}<end>"], add_special_tokens=False).input_ids
+            texts.append({"input_ids": prompt_ids + reply_ids, "labels": [-100] * len(prompt_ids) + reply_ids})
         texts.sort(key=lambda text: len(text["labels"]))
-        pool = [texts[at : at + BATCH_SIZE] for at in range(0, len(texts), BATCH_SIZE)]
-        rng.shuffle(pool)
+        pool = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+        rng.shuffle(pool)  # else the model would see short texts before long ones, again and again
         for batch in pool:
             padded = collate(batch)
             yield padded["input_ids"], padded["labels"]
 
 
 def score(folder: Path, n_problems: int = 200) -> dict[str, Any]:
-    """pass@1 of the model in a folder on fresh integrals of 1 to 7 terms, with 95 % intervals, by number of terms."""
+    """Return pass@1 with 95 % intervals of the model in a folder, on new integrals, by number of terms (1 to 7)."""
     from ladder_lite.config import load_recipe
     from ladder_lite.evaluate import Sampler
     from ladder_lite.evaluate.scores import summarize
@@ -184,8 +186,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the model; it is created.")],
-    seed: Annotated[int, typer.Option(help="Seed of the text and of the first weights.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = STEPS,
+    seed: Annotated[int, typer.Option(help="Seed of the text and of the initial weights.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of batches to train on.")] = STEPS,
 ) -> None:
     """Rebuild the embedded model from a seed, on a CPU."""
     started = time.monotonic()

@@ -1,17 +1,17 @@
-"""Check the undergraduate problem set: form, answers, repetitions, and how it is spread.
+"""Check the undergraduate problem set: format, answers, repetitions, and coverage of techniques and difficulties.
 
-    python benchmarks/undergrad.py                     # the set beside this file, in a second or two
-    python benchmarks/undergrad.py --sympy             # every answer by a second route as well, in ten
-    python benchmarks/undergrad.py changed.jsonl       # a changed copy of it
+    python benchmarks/undergrad.py                     # the set next to this file, in a second or two
+    python benchmarks/undergrad.py --sympy             # also checks every answer with SymPy and mpmath, in ten seconds
+    python benchmarks/undergrad.py changed.jsonl       # another file, such as a changed copy
 
-benchmarks/undergrad.jsonl is a pool of exercises of the kind of the paper's experiment with a 3B model, written for
-this project: {"id", "integrand", "variable", "answer", "technique", "steps"} a line. `technique` is what a textbook's
-chapter would be called, `steps` our estimate of how many moves a solution takes, from 1 to 3. The set has no splits:
-which of these integrals a model cannot solve depends on the model.
+benchmarks/undergrad.jsonl is a pool of exercises written for this project, similar to those of the paper's experiment
+with a 3B model. Each line has the form {"id", "integrand", "variable", "answer", "technique", "steps"}. `technique` is
+the title that a textbook's chapter would have, `steps` our estimate of the number of steps of a solution, from 1 to 3.
+The set has no splits, because which of these integrals a model cannot solve depends on the model.
 
-Prints a table, and one line for each fault; exits with 1 if there is any. The second route shares nothing with the
-verifier but the reader of expressions: SymPy differentiates the answer, and mpmath compares that with the integrand at
-random rational points, in 30 digits, on the whole line wherever the integrand is real.
+Prints a table and one line for each fault. Exits with 1 if there is any fault. The check with SymPy is independent of
+the verifier, except for the parser of expressions: SymPy differentiates the answer, and mpmath compares the derivative
+with the integrand at random rational points, with 30 digits, on the whole line wherever the integrand is real.
 """
 
 from collections import Counter
@@ -37,10 +37,10 @@ HERE = Path(__file__).parent
 MIN_ROWS = 300
 MIN_TECHNIQUES = 15
 MIN_PER_TECHNIQUE = 12
-MIN_SHARE_OF_STEPS = 0.25  # of the rows, for each of 1, 2, 3
-# Where integrands are compared: half of the points where asin and sqrt(1 - x**2) are real.
+MIN_SHARE_OF_STEPS = 0.25  # minimum share of the rows with 1, 2 and 3 steps each
+# The points at which integrands are compared: half of them in [-1, 1], where asin and sqrt(1 - x**2) are real.
 POINTS = (np.random.default_rng(0).uniform(-1, 1, (2, 100)) * [[1], [10]]).ravel().astype(np.complex128)
-MIN_COMMON = 5  # points at which two integrands must be real to be compared
+MIN_COMMON = 5  # two integrands are compared only if both are real at this many of the points
 X = sympy.Symbol("x", real=True)
 
 
@@ -61,6 +61,7 @@ def main(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON lines.")] = HERE / "undergrad.jsonl",
     by_sympy: Annotated[bool, typer.Option("--sympy", help="Check answers with SymPy and mpmath as well.")] = False,
 ) -> None:
+    """Check the undergraduate problem set: format, answers, repetitions, and coverage."""
     rows, faults = check(path, by_sympy=by_sympy)
     _print(rows)
     for fault in faults:
@@ -70,7 +71,7 @@ def main(
 
 
 def check(path: Path, *, by_sympy: bool = False) -> tuple[list[Row], list[str]]:
-    """The rows that can be read, and the set's faults, one line each, those of a row with its line number."""
+    """Return the readable rows, and the faults of the set, one line each; those of a row begin with its line number."""
     rows: dict[int, Row] = {}  # by line number
     faults: list[str] = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -81,17 +82,17 @@ def check(path: Path, *, by_sympy: bool = False) -> tuple[list[Row], list[str]]:
             continue
         if rows[number].id != (expected := f"undergrad-{number:03d}"):
             faults.append(f"line {number}: the id must be {expected}, and is {rows[number].id!r}")
-    sound = {}
+    verified = {}
     for number, row in rows.items():
         grade = verify(row.integrand, row.answer)
         if grade.reward == 1.0:
-            sound[number] = row
+            verified[number] = row
         else:
             faults.append(f"line {number}: the answer is {grade.reason}: {grade.detail or row.answer!r}")
     if by_sympy:
-        faults += [f"line {n}: by SymPy and mpmath, {f}" for n, row in sound.items() if (f := _second_opinion(row))]
-    faults += _repetitions(sound)
-    faults += _spread(list(rows.values()))
+        faults += [f"line {n}: by SymPy and mpmath, {f}" for n, row in verified.items() if (f := _sympy_fault(row))]
+    faults += _repetitions(verified)
+    faults += _coverage_faults(list(rows.values()))
     return list(rows.values()), faults
 
 
@@ -101,7 +102,7 @@ def _one_line(detail: Any) -> str:
 
 
 def _repetitions(rows: dict[int, Row]) -> Iterator[str]:
-    """Pairs of integrands that are equal as functions, up to a constant factor."""
+    """Yield a fault for each pair of integrands that are equal as functions, up to a constant factor."""
     values = {number: _real_values(row.integrand) for number, row in rows.items()}
     for number, f in values.items():
         for earlier, g in values.items():
@@ -113,7 +114,7 @@ def _repetitions(rows: dict[int, Row]) -> Iterator[str]:
 
 
 def _real_values(integrand: str) -> NDArray[np.float64]:
-    """Values at POINTS; nan where there is none that is finite, real and other than zero."""
+    """Return the values at POINTS, nan where a value is not finite, not real, or zero."""
     values = parse(integrand).values(POINTS)
     with np.errstate(all="ignore"):
         usable = np.isfinite(values) & (np.abs(values.imag) <= 1e-9 * np.abs(values)) & (values != 0)
@@ -126,7 +127,7 @@ def _proportional(f: NDArray[np.float64], g: NDArray[np.float64]) -> bool:
         return len(ratio) >= MIN_COMMON and bool(np.ptp(ratio) <= 1e-9 * abs(ratio[0]))
 
 
-def _spread(rows: Sequence[Row]) -> Iterator[str]:
+def _coverage_faults(rows: Sequence[Row]) -> Iterator[str]:
     if len(rows) < MIN_ROWS:
         yield f"{len(rows)} rows; there must be {MIN_ROWS}"
     techniques, steps = Counter(row.technique for row in rows), Counter(row.steps for row in rows)
@@ -140,12 +141,12 @@ def _spread(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{steps[n]} of {len(rows)} rows take {n} steps; it must be {MIN_SHARE_OF_STEPS:.0%} of them"
 
 
-# --- the second route -----------------------------------------------------------------------------------------------
+# --- check with SymPy and mpmath ------------------------------------------------------------------------------------
 
 
-def _second_opinion(row: Row) -> str | None:
-    """What speaks against the answer's derivative at rational points, if anything does."""
-    # Texts that our reader admits are safe to give to SymPy, whose own reader runs them.
+def _sympy_fault(row: Row) -> str | None:
+    """Compare the answer's derivative with the integrand at rational points; return the fault, or None."""
+    # SymPy's parser executes its input. Texts that our parser accepts are safe to give to it.
     f, F = (sympy.sympify(parse(text).text, locals={"x": X}) for text in (row.integrand, row.answer))
     if (f.free_symbols | F.free_symbols) - {X} or f.atoms(AppliedUndef) | F.atoms(AppliedUndef):
         return "the integrand or the answer is not in SymPy's syntax"
@@ -158,12 +159,12 @@ def _second_opinion(row: Row) -> str | None:
                 expected = mpmath.mpmathify(integrand(x))
                 if mpmath.im(expected) != 0 or not mpmath.isfinite(expected):
                     continue
-                found = mpmath.mpmathify(derivative(x))
+                slope = mpmath.mpmathify(derivative(x))
             except (ZeroDivisionError, OverflowError):  # a pole, or exp(exp(9))
                 continue
-            if abs(found - expected) > 1e-15 * abs(expected):
+            if abs(slope - expected) > 1e-15 * abs(expected):
                 return (
-                    f"the derivative at {mpmath.nstr(x, 6)} is {mpmath.nstr(found, 8)}, not {mpmath.nstr(expected, 8)}"
+                    f"the derivative at {mpmath.nstr(x, 6)} is {mpmath.nstr(slope, 8)}, not {mpmath.nstr(expected, 8)}"
                 )
             compared += 1
     return None if compared >= 5 else f"the integrand is real at only {compared} points"

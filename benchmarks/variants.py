@@ -1,12 +1,12 @@
-"""What the paper's ways to diversity are worth, and whether easier variants are easier.
+"""Measure the effect of the paper's methods for diverse variants, and whether easier variants are easier.
 
     python benchmarks/variants.py                                   # the embedded model
-    python benchmarks/variants.py --recipe smollm model.id=FOLDER   # a real one
-    python benchmarks/variants.py --run runs/tiny-s0                # the pass rates of a run's variants, too
+    python benchmarks/variants.py --recipe smollm model.id=FOLDER   # a real model
+    python benchmarks/variants.py --run runs/tiny-s0                # also the pass rates of a run's variants
 
-The first part grows trees of one level with personas, suggestions and the cycle of temperatures on and off, from the
-same roots and seeds, and prints valid and distinct variants per 1,000 generated tokens as ratios to the arm with all
-three (the baseline). The second samples answers to each variant of a run and to its parent with the run's LADDER
+The first part grows trees of one level from the same roots and seeds, with personas, suggestions and the cycle of
+temperatures on or off. It prints valid and distinct variants per 1,000 generated tokens, as ratios to the arm with all
+three (the baseline). The second part samples answers to each variant of a run and to its parent, with the run's LADDER
 adapter. Writes benchmarks/results/variants-RECIPE.json.
 """
 
@@ -46,13 +46,14 @@ ARMS = {
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
     recipe: Annotated[str, typer.Option(help="The recipe whose model writes the variants.")] = "tiny",
-    roots: Annotated[int, typer.Option(help="Training problems to grow trees from.")] = 10,
-    per_root: Annotated[int, typer.Option(help="Variants wanted below each.")] = 40,
+    roots: Annotated[int, typer.Option(help="Number of training problems to grow trees from.")] = 10,
+    per_root: Annotated[int, typer.Option(help="Number of variants of each.")] = 40,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    run: Annotated[Path | None, typer.Option(help="A run whose variants are to be measured.")] = None,
-    tries: Annotated[int, typer.Option(help="Answers to each of its variants.")] = 16,
+    run: Annotated[Path | None, typer.Option(help="A run whose variants are measured.")] = None,
+    tries: Annotated[int, typer.Option(help="Number of answers to each of its variants.")] = 16,
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
+    """Measure the effect of the paper's methods for diverse variants, and whether easier variants are easier."""
     changes = ["variants.adaptive=null", "variants.depth=1", f"variants.per_root={per_root}", "task.select=null"]
     settings = load_recipe(recipe, [*changes, *(overrides or ())])
     task, backend = load_task(settings.task), load_backend(settings)
@@ -83,10 +84,10 @@ def main(
 def _write(
     settings: Recipe, task: Task, backend: Backend, parts: tuple[str, ...], roots: int, seed: int, bar: Bar
 ) -> dict[str, int]:
-    """Counts of a tree of one level that is written with some of the paper's parts."""
+    """Write a tree of one level with some of the paper's methods; return its counts."""
     changed: dict[str, Any] = {}
     if "personas" not in parts:
-        changed["personas"] = settings.variants.personas[:1]
+        changed["personas"] = settings.variants.personas[:1]  # always the same one
     if "suggestions" not in parts:
         changed["suggestions"] = (0, 0)
     if "temperatures" not in parts:
@@ -97,21 +98,22 @@ def _write(
         writer = variants.Writer(task, backend, chosen, open_library(chosen, Path(scratch)), {}, seed)
         variants.grow(writer, task.problems("train")[:roots], Path(scratch), bar)
         counts = variants.count(Path(scratch))
-    n_again = sum(counts["reasons"].get(reason, 0) for reason in ("duplicate", "equal_to_parent", "test_problem"))
+    # Rejected only because they equal another problem: valid, but not distinct.
+    n_repeated = sum(counts["reasons"].get(reason, 0) for reason in ("duplicate", "equal_to_parent", "test_problem"))
     written = counts["kept"] + counts["duplicates"] + counts["rejected"]
     return {
         "written": written,
-        "valid": counts["kept"] + n_again,
+        "valid": counts["kept"] + n_repeated,
         "distinct": counts["kept"],
         "tokens": counts["tokens"],
     }
 
 
 def _measure(run: Path, tries: int) -> dict[str, Any]:
-    """How many variants of a run are solved more often than their parents, by what was asked for.
+    """Count the variants of a run that are solved more often than their parents, by requested effect.
 
-    The answers are those of the run's LADDER adapter, which was trained on these variants: to the base model nearly all
-    of them are alike, namely out of reach.
+    The answers come from the run's LADDER adapter, which was trained on these variants. The base model would not show
+    differences, because it solves hardly any of them.
     """
     recipe = load_recipe(str(run / "recipe.resolved.yaml"))
     task, backend = load_task(recipe.task), load_backend(recipe)
@@ -121,7 +123,8 @@ def _measure(run: Path, tries: int) -> dict[str, Any]:
     attempts = Sampler(task, backend, recipe.eval, recipe.seed).sample(list(problems.values()), tries)
     right = _count_right(attempts)
     verdicts: dict[str, Counter[str]] = {}
-    noise = 2 * sqrt(tries / 2)  # two standard deviations, at most, of the difference of two counts
+    # The difference of two binomial counts has a standard deviation of at most sqrt(tries / 2); noise is twice that.
+    noise = 2 * sqrt(tries / 2)
     for variant in tree:
         difference = right[variant.id] - right[variant.parent_id or ""]
         verdict = "easier" if difference > 0 else "harder" if difference < 0 else "as hard"

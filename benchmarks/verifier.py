@@ -1,28 +1,34 @@
-"""The verifier against others: rate, wrong verdicts, and memory under 10,000 adversarial answers.
+"""Compare the verifier with others: speed, wrong verdicts, and memory under 10,000 adversarial answers.
 
     python benchmarks/verifier.py                                 # sums of the tiny recipe's techniques
     python benchmarks/verifier.py --integrands variants.jsonl     # others, such as integrands a language model wrote
-    python benchmarks/verifier.py --baseline 1176488 --reading variants.jsonl      # and against the package of a commit
+    python benchmarks/verifier.py --baseline 1176488 --reading variants.jsonl      # also against an earlier commit
     python benchmarks/verifier.py --baseline 1176488 --quick --no-judges           # a minute, for development
 
-A line of `--integrands` holds {"question": "integrate(f, x)"} or {"integrand": "f"}. Antiderivatives are SymPy's
-(`integrate`, given 3 s); integrands that it leaves open, or that our functions cannot express, are left out and
-counted.
-`--pairs` names a file that keeps the pairs, so that another run need not find them again.
+Each line of `--integrands` contains {"question": "integrate(f, x)"} or {"integrand": "f"}. SymPy's `integrate` provides
+the antiderivatives, with a limit of 3 s. Integrands that it cannot integrate, or whose antiderivative needs functions
+that the verifier does not know, are left out and counted. `--pairs` names a file for the pairs; if it exists, the pairs
+are read from it.
 
-Compared on the same pairs in the same run: ours strict; ours paper, the published protocol; SymPy symbolic,
-`simplify(diff(F) - f) == 0` after parsing both, given 5 s; and Math-Verify, the expanded antiderivative as gold against
-the answer, both in LaTeX (`pip install math-verify[antlr4_13_2]`; left out where it is not installed). Blocks of pairs
-alternate between them, so that a busy machine slows all. Times are the processor's. SymPy and Math-Verify are shown
-only answers that our reader admits, because they would run or hang on others; those count as rejected by them.
+The following verifiers, called judges, are compared on the same pairs in the same run:
 
-Speed is measured on answers to benchmarks/undergrad.jsonl: in groups, eight different answers to one integrand after
-another, as training grades them, half of them right; singly, one answer to each integrand; and again, a group that was
-graded just before. With `--baseline` the package of that commit grades the same answers in a process of its own, block
-by block in turn; of each answer the fastest of the rounds counts. `--reading` names JSON lines of {"question": text},
-integrals as language models write them, and measures how fast they are read, and what is refused.
+- ours strict: this package;
+- ours paper: this package with the paper's protocol;
+- SymPy symbolic: `simplify(diff(F) - f) == 0` after parsing both, with a limit of 5 s;
+- Math-Verify: compares the answer with the expanded antiderivative, both in LaTeX (`pip install
+  math-verify[antlr4_13_2]`; left out if it is not installed).
 
-Writes benchmarks/results/verifier.json; with `--no-judges` the figures of others stay as they were in it.
+They take turns on blocks of pairs, so that a busy machine slows them all down equally. Times are processor times. SymPy
+and Math-Verify only get answers that our parser accepts, because they would execute others or hang; all others count as
+rejected by them.
+
+Speed is measured on answers to benchmarks/undergrad.jsonl: in groups, as in training (eight different answers to one
+integrand in a row, half of them right); singly (one answer to each integrand); and again (a group that has just been
+graded). With `--baseline`, the package of that commit grades the same answers in another process, and the two processes
+alternate. The fastest round counts for each answer. `--reading` names a JSON lines file of {"question": text} with
+integrals as language models write them. It measures how fast they are read, and which are refused.
+
+Writes benchmarks/results/verifier.json. With `--no-judges`, the figures of the judges in that file are kept.
 """
 
 import ast
@@ -63,14 +69,14 @@ from ladder_lite.verify.expressions.parse import ExpressionError, parse, without
 HERE = Path(__file__).parent
 CASES = HERE.parent / "tests" / "data" / "verifier_cases.jsonl"
 POOL = HERE / "undergrad.jsonl"
-X = sympy.Symbol("x", real=True)  # as ours takes it: SymPy then knows Abs, sign and sqrt(x**2)
+X = sympy.Symbol("x", real=True)  # real, as in our verifier; otherwise SymPy cannot simplify Abs, sign and sqrt(x**2)
 NAMES: dict[str, Any] = {name: getattr(sympy, name) for name in ELEMENTARY.keys() | SPECIAL if hasattr(sympy, name)}
 NAMES |= {alias: NAMES[name] for alias, name in SPELLINGS.items() if name in NAMES}
 NAMES |= {"e": sympy.E, "i": sympy.I, "x": X}
-# The ways in which SymPy fails.
+# The exceptions that SymPy raises when it cannot handle an expression.
 GIVES_UP = (TimeoutError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
 GIVES_UP += (sympy.PolynomialError,)
-BLOCK = 20
+BLOCK = 20  # number of answers before the next judge or process takes its turn
 
 
 class Pair(NamedTuple):
@@ -86,16 +92,17 @@ Judge = Callable[[str, str, str], bool]  # integrand, answer, gold -> verdict
 
 def main(
     integrands: Annotated[Path | None, typer.Option(help="JSON lines; default: generated sums.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="Keeps the pairs, or holds them already.")] = None,
-    n: Annotated[int, typer.Option(help="Pairs at most.")] = 300,
-    adversarial: Annotated[int, typer.Option(help="Adversarial answers in a row.")] = 10_000,
-    baseline: Annotated[str | None, typer.Option(metavar="COMMIT", help="Measure speed against its package.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="File for the pairs; read if it exists.")] = None,
+    n: Annotated[int, typer.Option(help="Maximum number of pairs for the comparison.")] = 300,
+    adversarial: Annotated[int, typer.Option(help="Number of adversarial answers.")] = 10_000,
+    baseline: Annotated[str | None, typer.Option(metavar="COMMIT", help="Also measure this commit's speed.")] = None,
     reading: Annotated[Path | None, typer.Option(help="JSON lines of integrals to read.")] = None,
-    rounds: Annotated[int, typer.Option(help="Of the measurements of speed.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of speed measurements.")] = 3,
     quick: Annotated[bool, typer.Option(help="Few answers, one round.")] = False,
     judges: Annotated[bool, typer.Option(help="Compare with other verifiers.")] = True,
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "verifier.json",
 ) -> None:
+    """Compare the verifier with others: speed, wrong verdicts, and memory under adversarial answers."""
     if quick:
         n, adversarial, rounds = min(n, 40), min(adversarial, 500), 1
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() and not judges else {}
@@ -110,16 +117,16 @@ def main(
         if reading is not None:
             figures["reading"] = _reading(versions, reading, rounds, 500 if quick else None)
     if judges:
-        found, left_out = _pairs(integrands, pairs, 2 * n if quick else None)
-        if not found:
-            raise typer.BadParameter("no integrand with an antiderivative in it", param_hint="--integrands")
+        all_pairs, left_out = _pairs(integrands, pairs, 2 * n if quick else None)
+        if not all_pairs:
+            raise typer.BadParameter("no integrand in it has an antiderivative", param_hint="--integrands")
         verify("sin(x)/x", "Si(x)")  # imports SciPy
         figures |= {
             "source": integrands.name if integrands else "tiny techniques",
             "left_out": left_out,
-            "adversarial": _adversarial(adversarial),  # first: what follows fills the memory with SymPy's caches
-            "all_pairs": _all_pairs(found),
-            "judges": _compare(found[:n]),
+            "adversarial": _adversarial(adversarial),  # first, because the rest fills the memory with SymPy's caches
+            "all_pairs": _all_pairs(all_pairs),
+            "judges": _compare(all_pairs[:n]),
         }
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
@@ -133,19 +140,20 @@ def _version(name: str) -> str | None:
         return None
 
 
-# --- speed, beside a baseline ---------------------------------------------------------------------------------------
+# --- speed, compared with a baseline --------------------------------------------------------------------------------
 
+# Right and wrong answers, made from the integrand f, a right answer F, a number k and another integral's answer.
 RIGHT_FORMS = ("{F}", "{F}+C", "{k}+{F}", "2*({F})/2", "({F})-{k}/7", "-(-({F})+{k})", "({F})*x/x", "3*(({F})/3)+pi")
 WRONG_FORMS = ("2*({F})", "-({F})", "{f}", "({F})+x/{k}", "x*({f})/2", "({F})/{k}", "{other}", "({F})+sin(x)/50")
 WARM_UP = [[case["integrand"], case["answer"]] for case in map(json.loads, CASES.read_text().splitlines())]
 
-Timed = list[tuple[float, Any]]  # milliseconds, and what came of it
-Run = Callable[[str, list[list[str]]], dict[str, Timed]]  # job, arguments -> for each version
+Timed = list[tuple[float, Any]]  # (milliseconds, result) of each job
+Run = Callable[[str, list[list[str]]], dict[str, Timed]]  # (job, arguments) -> results by version
 
 
 @contextmanager
 def _versions(baseline: str | None) -> Iterator[dict[str, Path]]:
-    """The folders of the packages to measure by name: `new`, and `baseline` if there is one."""
+    """Yield the folders of the packages to measure, by name: `new`, and `baseline` if a commit is given."""
     new = Path(ladder_lite.__file__).parent.parent
     if baseline is None:
         yield {"new": new}
@@ -160,7 +168,10 @@ def _versions(baseline: str | None) -> Iterator[dict[str, Path]]:
 
 @contextmanager
 def _workers(versions: dict[str, Path]) -> Iterator[Run]:
-    """Processes that have no integrand in their caches; blocks alternate between them."""
+    """Start a new process for each version, so that no integrand is cached; yield a function that runs jobs in each.
+
+    Blocks of jobs alternate between the processes.
+    """
     command = [sys.executable, str(HERE / "verifier_worker.py")]
     with ExitStack() as stack:
         workers = [
@@ -177,80 +188,80 @@ def _workers(versions: dict[str, Path]) -> Iterator[Run]:
         ]
 
         def run(job: str, arguments: list[list[str]]) -> dict[str, Timed]:
-            found: dict[str, Timed] = {name: [] for name in versions}
+            results: dict[str, Timed] = {name: [] for name in versions}
             turns = list(zip(versions, workers, strict=True))
             for start in range(0, len(arguments), BLOCK):
                 block = json.dumps({"job": job, "arguments": arguments[start : start + BLOCK]})
-                turns.reverse()
+                turns.reverse()  # neither version is always the first
                 for name, worker in turns:
                     assert worker.stdin is not None
                     assert worker.stdout is not None
                     worker.stdin.write(block + "\n")
                     worker.stdin.flush()
-                    found[name] += json.loads(worker.stdout.readline())
-            return found
+                    results[name] += json.loads(worker.stdout.readline())
+            return results
 
         run("verify", WARM_UP)  # imports SciPy and mpmath
         yield run
 
 
-def _speed(versions: dict[str, Path], rounds: int, most: int | None) -> dict[str, Any]:
-    groups = _groups(most)
+def _speed(versions: dict[str, Path], rounds: int, limit: int | None) -> dict[str, Any]:
+    groups = _groups(limit)
     parts = {
         "groups": [answer for group in groups for answer in group],
-        # Of the k-th integrand the k-th answer.
+        # The k-th answer of the k-th integrand.
         "singly": [group[k % len(group)] for k, group in enumerate(groups)],
         "again": [answer for group in groups for answer in [*group, *group]],
     }
     figures: dict[str, Any] = {}
     for part, answers in parts.items():
-        found = _timed(versions, "verify", [[f, text] for f, text, _ in answers], rounds, part)
+        results = _timed(versions, "verify", [[f, text] for f, text, _ in answers], rounds, part)
         size = len(groups[0])
-        counts = [part != "again" or k % (2 * size) >= size for k in range(len(answers))]
+        # In "again", only the second grading of each group counts.
+        counted = [part != "again" or k % (2 * size) >= size for k in range(len(answers))]
         right = [form in RIGHT_FORMS for _, _, form in answers]
-        kinds = {"all": counts, "right": [], "wrong": []}
-        for k, chosen in enumerate(counts):
-            kinds["right"].append(chosen and right[k])
-            kinds["wrong"].append(chosen and not right[k])
-        chosen_of = {
-            kind: {name: list(compress(timed, chosen)) for name, timed in found.items()}
-            for kind, chosen in kinds.items()
+        masks = {"all": counted, "right": [], "wrong": []}
+        for k, counts in enumerate(counted):
+            masks["right"].append(counts and right[k])
+            masks["wrong"].append(counts and not right[k])
+        by_kind = {
+            kind: {name: list(compress(timed, mask)) for name, timed in results.items()} for kind, mask in masks.items()
         }
-        figures[part] = {kind: _rates(timed) for kind, timed in chosen_of.items()}
+        figures[part] = {kind: _rates(timed) for kind, timed in by_kind.items()}
         for key, kind, accepted in (("right_rejected", "right", False), ("wrong_accepted", "wrong", True)):
             figures[part][key] = {
-                name: sum((reward == 1) is accepted for _, reward in timed) for name, timed in chosen_of[kind].items()
+                name: sum((reward == 1) is accepted for _, reward in timed) for name, timed in by_kind[kind].items()
             }
     return figures
 
 
 def _timed(versions: dict[str, Path], job: str, arguments: list[list[str]], rounds: int, what: str) -> dict[str, Timed]:
-    """Of each job the fastest round, each round in new processes."""
-    found: list[dict[str, Timed]] = []
+    """Return the fastest time of each job over the rounds; each round runs in new processes."""
+    results: list[dict[str, Timed]] = []
     for _ in track(range(rounds), what, console=Console(stderr=True)):
         with _workers(versions) as run:
-            found.append(run(job, arguments))
+            results.append(run(job, arguments))
     return {
-        name: [(min(ms for ms, _ in times), times[0][1]) for times in zip(*(of[name] for of in found), strict=True)]
+        name: [(min(ms for ms, _ in times), times[0][1]) for times in zip(*(r[name] for r in results), strict=True)]
         for name in versions
     }
 
 
-def _groups(most: int | None) -> list[list[tuple[str, str, str]]]:
-    """For each integrand of the pool eight answers, four of them right: integrand, answer, its form."""
+def _groups(limit: int | None) -> list[list[tuple[str, str, str]]]:
+    """Return (integrand, answer, form) of eight answers to each integrand of the pool, four of them right."""
     rng = Random(0)
     rows = [json.loads(line) for line in POOL.read_text(encoding="utf-8").splitlines()]
-    found = []
-    for row in rng.sample(rows, most or len(rows)):
+    groups = []
+    for row in rng.sample(rows, limit or len(rows)):
         f, right, other = row["integrand"], row["answer"], rng.choice(rows)["answer"]
         forms = rng.sample(RIGHT_FORMS, 4) + rng.sample(WRONG_FORMS, 4)
         rng.shuffle(forms)
-        found.append([(f, form.format(f=f, F=right, k=rng.randint(2, 99), other=other), form) for form in forms])
-    return found
+        groups.append([(f, form.format(f=f, F=right, k=rng.randint(2, 99), other=other), form) for form in forms])
+    return groups
 
 
-def _rates(found: dict[str, Timed]) -> dict[str, Any]:
-    ms = {name: [ms for ms, _ in timed] for name, timed in found.items()}
+def _rates(results: dict[str, Timed]) -> dict[str, Any]:
+    ms = {name: [ms for ms, _ in timed] for name, timed in results.items()}
     rates = {f"{name}_per_s": len(times) / sum(times) * 1e3 for name, times in ms.items()}
     medians = {f"{name}_median_ms": median(times) for name, times in ms.items()}
     figures: dict[str, Any] = {"n": len(ms["new"]), **rates, **medians}
@@ -260,15 +271,15 @@ def _rates(found: dict[str, Timed]) -> dict[str, Any]:
     return figures
 
 
-def _reading(versions: dict[str, Path], file: Path, rounds: int, most: int | None) -> dict[str, Any]:
+def _reading(versions: dict[str, Path], file: Path, rounds: int, limit: int | None) -> dict[str, Any]:
     texts = list(dict.fromkeys(json.loads(line)["question"] for line in file.read_text(encoding="utf-8").splitlines()))
-    texts = texts[:most]
-    found = _timed(versions, "read", [[text] for text in texts], rounds, "reading")
-    faults = {name: [fault for _, fault in timed] for name, timed in found.items()}
+    texts = texts[:limit]
+    results = _timed(versions, "read", [[text] for text in texts], rounds, "reading")
+    faults = {name: [fault for _, fault in timed] for name, timed in results.items()}
     figures = {
         "source": file.name,
-        **_rates(found),
-        "refused": {name: Counter(fault for fault in of if fault) for name, of in faults.items()},
+        **_rates(results),
+        "refused": {name: Counter(fault for fault in row if fault) for name, row in faults.items()},
     }
     if "baseline" in faults:
         changed = list(zip(texts, faults["new"], faults["baseline"], strict=True))
@@ -282,15 +293,16 @@ def _reading(versions: dict[str, Path], file: Path, rounds: int, most: int | Non
 WRONG = ("{}+x/7", "{}+sin(x)/50", "1.001*({})+x/1000", "({})*(1+x/1000)+x/1000")
 
 
-def _pairs(integrands: Path | None, file: Path | None, most: int | None) -> tuple[list[Pair], dict[str, int]]:
+def _pairs(integrands: Path | None, file: Path | None, limit: int | None) -> tuple[list[Pair], dict[str, int]]:
+    """Return pairs for at most `limit` integrands, and the counts of those left out; read or write them in `file`."""
     if file is not None and file.exists():
-        kept = json.loads(file.read_text())
-        return [Pair(*pair) for pair in kept["pairs"]], kept["left_out"]
+        saved = json.loads(file.read_text())
+        return [Pair(*pair) for pair in saved["pairs"]], saved["left_out"]
     pairs: list[Pair] = []
     left_out = {"no integrand of ours": 0, "open after 3 s": 0, "functions not of ours": 0}
     texts = list(dict.fromkeys(_integrands(integrands)))
     Random(0).shuffle(texts)
-    for text in track(texts[:most], "antiderivatives by SymPy", console=Console(stderr=True)):
+    for text in track(texts[:limit], "antiderivatives by SymPy", console=Console(stderr=True)):
         try:
             integrand = parse(text)
         except ExpressionError:
@@ -330,13 +342,13 @@ def _integrands(file: Path | None) -> Iterator[str]:
 
 
 def _to_sympy(text: str) -> Any:
-    """A text that our reader admits, and that is therefore safe, as SymPy's expression."""
+    """Convert a text to a SymPy expression. It must have passed our parser, because SymPy's parser executes it."""
     return sympy.sympify(text, locals=NAMES)
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError after so many seconds of processor time."""
+    """Raise TimeoutError after `seconds` of processor time."""
 
     def stop(*_: object) -> None:
         raise TimeoutError
@@ -351,7 +363,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _all_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Our errors on all pairs."""
+    """Return the errors of our strict protocol on all pairs."""
     rejected = [(f, right) for f, right, _ in pairs if verify(f, right).reward != 1.0]
     accepted = [(f, wrong) for f, _, wrong in pairs if verify(f, wrong).reward == 1.0]
     return {"n": len(pairs), "right_rejected": rejected, "wrong_accepted": accepted}
@@ -403,6 +415,7 @@ def _compare(pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
                 ms[name].append((time.process_time() - started) * 1e3)
     figures: dict[str, dict[str, Any]] = {}
     labelled = _labelled()
+    # Only the right answers are timed (above); the wrong ones are only judged.
     for name, judge in judges.items():
         accepted = [judge(f, *_notation(name, wrong, gold)) for f, gold, wrong in track(pairs, name, console=progress)]
         verdicts = [(case["accept"], _verdict(name, judge, case)) for case in labelled]
@@ -422,14 +435,17 @@ def _compare(pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
 
 
 def _notation(judge: str, answer: str, gold: str) -> tuple[str, str]:
-    """Answer and gold as a judge wants them."""
+    """Return answer and gold in the notation of a judge: LaTeX for Math-Verify, with the gold expanded."""
     if judge != "Math-Verify":
         return answer, gold
     return sympy.latex(_to_sympy(answer)), sympy.latex(sympy.expand(_to_sympy(gold)))
 
 
 def _labelled() -> list[dict[str, Any]]:
-    """The labelled answers to indefinite integrals; a right one of the same integral is the gold of each."""
+    """Return the labelled answers to indefinite integrals, with the gold of each.
+
+    The gold is an answer to the same integral that is labelled as right or, if there is none, SymPy's antiderivative.
+    """
     cases = [json.loads(line) for line in CASES.read_text().splitlines()]
     cases = [case for case in cases if case.get("lower") is None]
     golds = {case["integrand"]: case["answer"] for case in reversed(cases) if case["accept"]}
@@ -451,7 +467,7 @@ def _verdict(name: str, judge: Judge, case: dict[str, Any]) -> bool:
 
 
 def _without_constant(text: str) -> str:
-    """An answer that our reader admits, in Python's notation and without `+ C`."""
+    """Return an answer that our parser accepts, in Python's notation and without `+ C`."""
     source = parse(text, constant_of_integration=True).source
     return ast.unparse(without_constant(ast.parse(source, mode="eval").body, "x"))
 
@@ -460,7 +476,7 @@ def _without_constant(text: str) -> str:
 
 
 def _hostile(k: int, rng: Random) -> str:
-    """The k-th of a row of answers that cost, or would if they were run; none repeats."""
+    """Return the k-th of an endless sequence of different answers that are expensive or, if executed, dangerous."""
     forms = (
         lambda: f"__import__('os').system('echo {k}')",
         lambda: f"{k}**9**9**9",
@@ -485,7 +501,7 @@ def _hostile(k: int, rng: Random) -> str:
 def _adversarial(n: int) -> dict[str, Any]:
     rng = Random(1)
     process = psutil.Process()
-    for k in range(-500, 0):  # caches fill
+    for k in range(-500, 0):  # fill the caches before memory is measured
         verify("cos(x)", _hostile(abs(k) + n, rng))
     before, accepted, slowest = process.memory_info().rss, 0, (0.0, "")
     for k in track(range(n), "adversarial answers", console=Console(stderr=True)):
@@ -503,7 +519,7 @@ def _print(figures: dict[str, Any]) -> None:
     if reading := figures.get("reading"):
         rows.append(("reading", reading["source"], reading))
     for part, kind, row in rows:
-        rates = (f"{row.get(key, 0):,.0f}" for key in ("new_per_s", "baseline_per_s"))
+        rates = (f"{row.get(key, 0):,.0f}" for key in ("new_per_s", "baseline_per_s"))  # 0 without a baseline
         ratios = (f"{row.get(key, 0):.2f}" for key in ("new_over_baseline", "median_new_over_baseline"))
         table.add_row(part, kind, str(row["n"]), *rates, *ratios, f"{row['new_median_ms']:.3f}")
     Console().print(table)
@@ -511,9 +527,10 @@ def _print(figures: dict[str, Any]) -> None:
         print(f"{part}: right rejected {row['right_rejected']}, wrong accepted {row['wrong_accepted']}")
     if reading:
         changed = {
-            key: dict(Counter(why for _, why in reading.get(key, ()))) for key in ("newly_refused", "newly_read")
+            key: dict(Counter(fault for _, fault in reading.get(key, ()))) for key in ("newly_refused", "newly_read")
         }
-        print(f"reading: refused { ({name: dict(of) for name, of in reading['refused'].items()}) }, {changed}")
+        refused = {name: dict(counts) for name, counts in reading["refused"].items()}
+        print(f"reading: refused {refused}, {changed}")
     if "judges" in figures:
         _print_judges(figures)
 

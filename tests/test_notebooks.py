@@ -1,6 +1,6 @@
-"""The notebooks for Kaggle, run from their first cell to their last, with the embedded model in the place of the large.
+"""The Kaggle notebooks, run from the first cell to the last with the embedded model in place of the large ones.
 
-So the recipes `llama3b` and `qwen7b` go all their way too, in 4 bits, by their profile `rehearsal`.
+The recipes `llama3b` and `qwen7b` run in full, in 4 bits, with their profile `rehearsal`.
 """
 
 import ast
@@ -21,12 +21,12 @@ from ladder_lite.install import shipped
 from tests.support.commands import run_command
 
 FOLDER = shipped("recipes") / "kaggle"
-FEW = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
-ARGUMENTS = {"tiny": f"--smoke {FEW}", "llama3b": "--profile rehearsal", "qwen7b": "--profile rehearsal"}
+FEW_PROBLEMS = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
+ARGUMENTS = {"tiny": f"--smoke {FEW_PROBLEMS}", "llama3b": "--profile rehearsal", "qwen7b": "--profile rehearsal"}
 
 
 def run(name: str, folder: Path, attached: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
-    """Run all of a notebook in a folder, with another one attached to it."""
+    """Run a whole notebook in `folder`, with the folder `attached` as its input."""
     monkeypatch.setenv("LADDER_LITE_NOTEBOOK_ARGS", ARGUMENTS[name])
     monkeypatch.setenv("LADDER_LITE_NOTEBOOK_INPUT", str(attached))
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
@@ -40,8 +40,8 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-def shown(notebook: nbformat.NotebookNode) -> list[str]:
-    """The kinds of what the last cell displays."""
+def displayed(notebook: nbformat.NotebookNode) -> list[str]:
+    """The MIME types that the last cell displays."""
     return [kind for output in notebook.cells[-1].outputs for kind in output.data if kind != "text/plain"]
 
 
@@ -57,17 +57,17 @@ def test_a_notebook_runs_and_shows_the_report(name: str, tmp_path: Path, monkeyp
     assert report["conditions"]["ladder"]["steps"] == 2
     assert report["variants"]["kept"] > 0
     assert "evaluate ladder: 8/8" in printed(notebook)
-    assert shown(notebook) == ["text/markdown", "image/png"]
+    assert displayed(notebook) == ["text/markdown", "image/png"]
 
     second.mkdir()
-    again = run(name, second, first, monkeypatch)  # a new session, with the output of the one before
-    assert f"going on with {first}/runs/{name}" in printed(again)
-    assert "everything is done already" in printed(again)
-    assert shown(again) == ["text/markdown", "image/png"]
+    resumed = run(name, second, first, monkeypatch)  # a new session, with the output of the first one attached
+    assert f"{first}/runs/{name}" in printed(resumed)
+    assert "evaluate ladder" not in printed(resumed)  # no stage is rerun
+    assert displayed(resumed) == ["text/markdown", "image/png"]
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_notebook_is_kept_without_results(name: str) -> None:
+def test_a_notebook_is_stored_without_outputs(name: str) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert notebook.cells[0].cell_type == "markdown"
@@ -76,31 +76,31 @@ def test_a_notebook_is_kept_without_results(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_what_a_notebook_asks_for_is_understood(name: str, tmp_path: Path) -> None:
-    """Its own command line, which runs here only with other arguments, as a dry run."""
+def test_a_notebooks_arguments_are_valid(name: str, tmp_path: Path) -> None:
+    """The other tests replace the notebook's `ARGS`; this one uses them, for a dry run."""
     settings = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[1].source
-    given = {
+    assigned = {
         node.targets[0].id: node.value.value
         for node in ast.parse(settings).body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Constant)
     }
-    assert given["RECIPE"] == name
-    assert given["ARGS"].startswith("" if name == "tiny" else "--profile kaggle --budget 9h")
-    result = run_command("recipe", name, *given["ARGS"].split(), "--dry-run", cwd=tmp_path)
+    assert assigned["RECIPE"] == name
+    assert assigned["ARGS"].startswith("" if name == "tiny" else "--profile kaggle --budget 9h")
+    result = run_command("recipe", name, *assigned["ARGS"].split(), "--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"{name}: " in result.stdout
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
-    """The install cell, in a world that lacks the project."""
+def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None:
+    """Run the install cell with names that pretend that the project is not installed."""
     commands: list[list[str]] = []
     wheel = tmp_path / "input" / "some-dataset" / "ladder_lite-0.1-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)
     wheel.touch()
-    world: dict[str, Any] = {
+    names: dict[str, Any] = {
         "find_spec": lambda module: None if module == "ladder_lite" else importlib.util.find_spec(module),
         "subprocess": SimpleNamespace(run=lambda command, check: commands.append(command)),
         "sys": sys,
@@ -109,7 +109,7 @@ def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
         "SOURCE": None,
     }
     cell = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[2].source
-    exec(compile(cell, name, "exec"), world)
+    exec(compile(cell, name, "exec"), names)
     (command,) = commands
     extra = "" if name == "tiny" else "[gpu]"
     assert command[-1] == f"ladder_lite{extra} @ {wheel.as_uri()}"
@@ -117,12 +117,12 @@ def test_installing_keeps_the_torch_there_is(name: str, tmp_path: Path) -> None:
     assert f"torch=={version('torch')}" in constraints.read_text().splitlines()
 
     commands.clear()
-    exec(compile(cell, name, "exec"), world | {"find_spec": importlib.util.find_spec})
-    assert commands == []  # it is installed: nothing to do
+    exec(compile(cell, name, "exec"), names | {"find_spec": importlib.util.find_spec})
+    assert commands == []  # the project is installed
     with pytest.raises(RuntimeError, match="not attached"):
-        exec(compile(cell, name, "exec"), world | {"INPUT": tmp_path / "absent", "SOURCE": None})
+        exec(compile(cell, name, "exec"), names | {"INPUT": tmp_path / "absent", "SOURCE": None})
 
 
-def test_notebooks_are_no_recipes() -> None:
+def test_notebooks_are_not_listed_as_recipes() -> None:
     listed = run_command("recipe", "--list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == ["llama3b", "qwen7b", "smollm", "tiny"]

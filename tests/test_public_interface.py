@@ -1,6 +1,6 @@
-"""What others build on: names of conditions, files of a run folder, keys of every JSON output.
+"""The public interface: names of conditions, files of a run folder, keys of every JSON output.
 
-A name may be added and none may be missing, so the names stand here as they were first published.
+Names may be added but never removed. They are listed here as they were first published.
 """
 
 import json
@@ -30,34 +30,34 @@ NAMED = {
     *("conditions", "techniques", "methods", "training", "depths", "by_depth", "reasons", "held_out", "written"),
     *("held_out_sets", "rejected", "steps_by_condition", "environment", "recipes", "versions"),
 }
-"""Objects whose keys are names of conditions, sets, libraries and the like; in a path they are a star."""
+"""Objects whose keys are names of conditions, sets, libraries and so on. In a path, a star replaces such a key."""
 
 
 def keys(value: Any, path: str = "") -> set[str]:
-    """The keys of a JSON value with those around them, as in `conditions.*.pass@1`."""
+    """Return the paths of all keys of a JSON value, such as `conditions.*.pass@1`."""
     if isinstance(value, list):
         return set().union(*(keys(item, path) for item in value))
     if not isinstance(value, dict):
         return set()
     if path.rpartition(".")[2] in NAMED:
         return set().union(*(keys(item, f"{path}.*") for item in value.values()))
-    found = {key: f"{path}.{key}" if path else key for key in value}
-    return set(found.values()).union(*(keys(item, found[key]) for key, item in value.items()))
+    paths = {key: f"{path}.{key}" if path else key for key in value}
+    return set(paths.values()).union(*(keys(item, paths[key]) for key, item in value.items()))
 
 
-def words(text: str, under: str = "") -> set[str]:
-    """The words of a text, each below a path."""
-    return {f"{under}.{word}" if under else word for word in text.split()}
+def words(text: str, parent: str = "") -> set[str]:
+    """Split a text into words, and prefix each with the path of its parent."""
+    return {f"{parent}.{word}" if parent else word for word in text.split()}
 
 
-def intervals(text: str, under: str = "") -> set[str]:
-    """Words that each are a number with its interval."""
-    return words(text, under).union(*(words("value low high", word) for word in words(text, under)))
+def intervals(text: str, parent: str = "") -> set[str]:
+    """Return the paths of words that are a number with an interval: the word with `value`, `low` and `high`."""
+    return words(text, parent).union(*(words("value low high", word) for word in words(text, parent)))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all kinds of conditions, with its report."""
+    """A run with all kinds of conditions, and its report."""
     path = tmp_path_factory.mktemp("runs") / "full"
     build_run(path, full=True)
     write_report(path)
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- names
 
 CONDITIONS = {"base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100"}
-ARMS = {"ladder_10", "ladder_25", "ladder_50", "ladder_static"}
+ABLATIONS = {"ladder_10", "ladder_25", "ladder_50", "ladder_static"}
 RECIPES = {"tiny", "smollm", "llama3b", "qwen7b"}
 
 STAGE = words("begun.json done.json")
@@ -106,7 +106,7 @@ FILES = {
 
 def test_conditions_and_recipes_keep_their_names() -> None:
     assert set(load_recipe("tiny", [f"conditions=[{', '.join(CONDITIONS)}]"]).conditions) == CONDITIONS
-    assert set(load_recipe("tiny").ablations) >= ARMS
+    assert set(load_recipe("tiny").ablations) >= ABLATIONS
     assert {line.split()[0] for line in run_command("recipe", "--list").stdout.splitlines()} >= RECIPES
 
 
@@ -245,7 +245,7 @@ def test_report_json_keeps_its_keys(run: Path) -> None:
 
 
 def test_comparison_json_keeps_its_keys(tmp_path: Path) -> None:
-    """Of runs that differ in their seed alone, which are averaged, and of others, which are set side by side."""
+    """Compare runs that differ only in their seed, which are averaged, and then runs with different settings."""
     runs = [tmp_path / str(seed) for seed in (0, 1)]
     for seed, path in enumerate(runs):
         build_run(path, seed)
@@ -285,7 +285,10 @@ DOCTOR = {
 
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Runs a command with --json in this process, where a test has put a scripted model; returns what it prints."""
+    """A function that runs a command with --json in this process, and returns the JSON value that it prints.
+
+    In this process, a test can replace the model by a scripted one.
+    """
 
     def run(room: str, *arguments: object) -> Any:
         monkeypatch.setattr(sys, "argv", [room, *map(str, arguments), "--json"])
@@ -300,13 +303,13 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def test_an_evaluation_keeps_its_keys(run: Path, printed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ladder_lite.models.load_backend", lambda _: model_of_run())
-    found = printed("evaluate", run, "--problems", problem_set())
+    evaluation = printed("evaluate", run, "--problems", problem_set())
     expected = {
         *words("run problems split samples seed conditions"),
         *{f"conditions.*.{key}" for key in SUMMARY | intervals("over_base")},
     }
-    assert expected - keys(found) == set()
-    assert set(found["conditions"]) == {"base", "rl_without_variants", "ladder", "ladder_10", "ladder_static"}
+    assert expected - keys(evaluation) == set()
+    assert set(evaluation["conditions"]) == {"base", "rl_without_variants", "ladder", "ladder_10", "ladder_static"}
 
 
 def test_a_solution_keeps_its_keys(printed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,15 +319,15 @@ def test_a_solution_keeps_its_keys(printed: Callable[..., Any], monkeypatch: pyt
 
 
 def test_a_dry_run_keeps_its_keys(tmp_path: Path) -> None:
-    found = json.loads(run_command("recipe", "tiny", "--dry-run", "--json", cwd=tmp_path).stdout)
-    assert DRY_RUN - keys(found) == set()
-    assert set(found["steps_by_condition"]) == {"rl_without_variants", "ladder", "ladder_ttrl"}
+    dry_run = json.loads(run_command("recipe", "tiny", "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert DRY_RUN - keys(dry_run) == set()
+    assert set(dry_run["steps_by_condition"]) == {"rl_without_variants", "ladder", "ladder_ttrl"}
 
 
 def test_the_doctors_page_keeps_its_keys() -> None:
-    found = json.loads(run_command("doctor", "--json").stdout)
-    assert DOCTOR - keys(found) == set()
-    assert "problem sets" in found["caches"]
+    page = json.loads(run_command("doctor", "--json").stdout)
+    assert DOCTOR - keys(page) == set()
+    assert "problem sets" in page["caches"]
 
 
 def test_cleaned_problems_keep_their_keys(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TTRL that is killed, runs out of time or diverges: what is left of it, what ends it, and how it goes on."""
+"""TTRL that is killed, runs out of time or diverges: what stops it, what it has written, and how it resumes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import divergence, grpo
 from tests.support.fakes import Clock
-from tests.support.lessons import EASY, Notes, Tuned, learn, poisoned, same, shaken, small, what_counts, without_times
+from tests.support.lessons import EASY, Notes, Tuned, learn, poisoned, result_rows, same, shaken, small, without_times
 
-# --- going on
+# --- resuming
 
 
 @contextmanager
 def killed_at(write: int) -> Iterator[None]:
-    """The end of the process in its n-th write to the disk: before a new file has its name, after rows are appended."""
+    """Interrupt the n-th write to the disk: after rows are appended, or before a new file gets its final name."""
     number = count(1)
 
     def fsync(_: int) -> None:
@@ -37,7 +37,7 @@ def killed_at(write: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("overrides", [(), ("grpo.trl.beta=0.05", "grpo.trl.save_steps=2")])
-def test_a_problem_killed_again_and_again_comes_to_the_same(
+def test_a_run_killed_at_every_third_write_gives_the_same_result(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     recipe = small(*overrides)
@@ -54,40 +54,40 @@ def test_a_problem_killed_again_and_again_comes_to_the_same(
             break
         except KeyboardInterrupt:
             assert same(backend.snapshot(), start)
-    assert write > 12
+    assert write > 12  # it was killed several times
     assert without_times([asdict(outcome)]) == without_times([asdict(whole)])
-    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+    assert result_rows(tmp_path / "cut") == result_rows(tmp_path / "whole")
     assert same(tuned.adapters[-1], adapter)
 
 
-def test_a_finished_training_is_not_repeated(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end came while the answers were sampled: the same adapter answers, and no step is done once more."""
+def test_finished_training_is_not_rerun(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the run was killed while answers were sampled, the same adapter answers, and no step is rerun."""
     recipe = small("ttrl.stop_when_solved=true", "ttrl.samples_per_step=8", "grpo.trl.save_steps=100")
     tuned = Tuned(backend, monkeypatch)
     whole = learn(backend, tmp_path, recipe, EASY)
     assert (whole.stopped, whole.steps < 3) == ("solved", True)
-    adapter, rows = tuned.adapters[-1], what_counts(tmp_path)
+    adapter, rows = tuned.adapters[-1], result_rows(tmp_path)
     (tmp_path / "eval/attempts.jsonl").unlink()
     notes = Notes()
     again = learn(backend, tmp_path, recipe, EASY, watch=notes)
     assert without_times([asdict(again)]) == without_times([asdict(whole)])
     assert again.seconds > read_jsonl(tmp_path / "train/curve.jsonl")[-1]["seconds"]
-    assert what_counts(tmp_path) == rows
+    assert result_rows(tmp_path) == rows
     assert same(tuned.adapters[-1], adapter)
     assert notes.steps == []
 
 
-# --- what ends it early
+# --- early stopping
 
 
 def clocked(backend: Backend, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Clock:
-    """A clock by which nothing takes time but sampling: so many seconds for `variants`, `tries` and `answers`."""
-    clock, own = Clock(), backend.sample
-    of = {1: "variants", 2: "tries", 4: "answers"}
+    """Return a clock on which only sampling takes time: `seconds` for `variants`, `tries` and `answers`."""
+    clock, original_sample = Clock(), backend.sample
+    purpose = {1: "variants", 2: "tries", 4: "answers"}  # by the number of replies to each prompt
 
     def sample(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
-        clock.seconds += seconds.get(of[n], 0) if prompts and sampling.temperature != 0 else 0
-        return own(prompts, n, sampling)
+        clock.seconds += seconds.get(purpose[n], 0) if prompts and sampling.temperature != 0 else 0
+        return original_sample(prompts, n, sampling)
 
     monkeypatch.setattr(backend, "sample", sample)
     return clock
@@ -104,7 +104,7 @@ def test_a_budget_ends_training_before_the_step_that_would_exceed_it(
     assert len(read_jsonl(tmp_path / "eval/attempts.jsonl")) == 4
 
 
-def test_a_budget_that_the_last_step_exceeds_ended_nothing(
+def test_a_budget_exceeded_by_the_last_step_is_not_the_reason_for_stopping(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = clocked(backend, monkeypatch, tries=10)
@@ -126,13 +126,13 @@ def test_a_budget_counts_what_earlier_processes_used(
 
     with pytest.raises(KeyboardInterrupt):
         learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock), watch=PulledPlug())
-    clock.seconds = 7_000  # nobody was at work
+    clock.seconds = 7_000  # time between the two processes does not count
     outcome = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
     assert (outcome.stopped, outcome.steps, outcome.seconds) == ("budget", 2, 30)  # the second step was done twice
     assert [row["seconds"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [10, 30]
 
 
-def test_a_budget_cuts_the_tree_and_a_tree_that_was_trained_on_stays_cut(
+def test_a_budget_cuts_the_tree_and_resuming_does_not_grow_it(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = learn(backend, tmp_path / "whole", small("ttrl.per_root=30", "ttrl.max_steps=1"))
@@ -149,7 +149,7 @@ def test_a_budget_cuts_the_tree_and_a_tree_that_was_trained_on_stays_cut(
     assert without_times([asdict(again)]) == without_times([asdict(outcome)])
 
 
-def test_a_budget_that_the_tree_used_up_leaves_the_answers(
+def test_a_budget_used_up_by_the_tree_still_gives_answers(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = clocked(backend, monkeypatch, variants=10)
@@ -159,29 +159,29 @@ def test_a_budget_that_the_tree_used_up_leaves_the_answers(
     assert len(read_jsonl(tmp_path / "eval/attempts.jsonl")) == 4
 
 
-def test_the_deadline_of_the_run_is_another_matter(
+def test_the_deadline_of_the_run_interrupts_ttrl_and_it_can_resume(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small("ttrl.budget=1h")
     start = backend.snapshot()
     clock = clocked(backend, monkeypatch, tries=30)
-    with pytest.raises(OutOfTime, match="budget of 75s used"):
+    with pytest.raises(OutOfTime, match="75s"):
         learn(backend, tmp_path / "cut", recipe, deadline=Deadline.after("75s", clock))
     assert same(backend.snapshot(), start)
     assert [row["step"] for row in read_jsonl(tmp_path / "cut/train/metrics.jsonl")] == [1, 2]
     outcome = learn(backend, tmp_path / "cut", recipe, deadline=Deadline(inf, "", clock))
     assert (outcome.stopped, outcome.steps, outcome.seconds) == ("max_steps", 3, 90)
     learn(backend, tmp_path / "whole", recipe)
-    assert what_counts(tmp_path / "cut") == what_counts(tmp_path / "whole")
+    assert result_rows(tmp_path / "cut") == result_rows(tmp_path / "whole")
 
 
-def test_the_plateau_rule_ends_it(backend: Backend, tmp_path: Path) -> None:
+def test_the_plateau_rule_stops_training(backend: Backend, tmp_path: Path) -> None:
     outcome = learn(backend, tmp_path, small("grpo.plateau={patience: 2, min_signal: 1.0}", "grpo.trl.temperature=9.0"))
     assert (outcome.stopped, outcome.steps) == ("plateau", 2)
     assert [row["stop"] for row in read_jsonl(tmp_path / "train/metrics.jsonl")] == [None, "plateau"]
 
 
-def test_a_step_that_diverges_is_undone(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_diverges_is_rolled_back(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = shaken(backend)
     tuned = Tuned(backend, monkeypatch)
     with poisoned(backend, 3):
@@ -194,7 +194,7 @@ def test_a_step_that_diverges_is_undone(backend: Backend, tmp_path: Path, monkey
     assert same(backend.snapshot(), start)
 
 
-def test_kl_is_measured_against_the_adapter_it_began_with(backend: Backend, tmp_path: Path) -> None:
+def test_kl_is_measured_against_the_initial_adapter(backend: Backend, tmp_path: Path) -> None:
     shaken(backend)
     learn(backend, tmp_path, small("grpo.trl.beta=0.05"))
     steps = read_jsonl(tmp_path / "train/metrics.jsonl")

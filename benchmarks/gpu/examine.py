@@ -1,4 +1,4 @@
-"""Card, bandwidth, 4-bit kernels and Unsloth, a finding for each: python benchmarks/gpu/examine.py"""
+"""Examine card, bandwidth, 4-bit kernels and Unsloth, with a finding for each: python benchmarks/gpu/examine.py"""
 
 import os
 from contextlib import redirect_stdout
@@ -10,18 +10,18 @@ from ladder_lite.models import prepare_environment
 
 
 def card() -> Finding:
-    """The GPU as PyTorch sees it."""
+    """Return the GPU's properties as reported by PyTorch."""
     import torch
 
-    found = {"cores": os.cpu_count(), "cuda": torch.version.cuda, "bandwidth": bandwidth()}
+    finding = {"cores": os.cpu_count(), "cuda": torch.version.cuda, "bandwidth": bandwidth()}
     if torch.cuda.is_available():
-        own, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
-        found |= {"name": own.name, "capability": f"{own.major}.{own.minor}", "total": total, "free": free}
-    return found
+        gpu, (free, total) = torch.cuda.get_device_properties(0), torch.cuda.mem_get_info()
+        finding |= {"name": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "total": total, "free": free}
+    return finding
 
 
 def four_bits() -> Finding:
-    """Errors of NF4 (expected: 0.09) and of products with NF4 weights (bfloat16: below 0.01), against arithmetic."""
+    """Return the relative errors of NF4 (expected: 0.09) and of products with NF4 weights (bfloat16: below 0.01)."""
     import torch
     from bitsandbytes.cextension import lib
     from bitsandbytes.functional import dequantize_4bit
@@ -34,26 +34,26 @@ def four_bits() -> Finding:
     layer = layer.to(device)
     unpacked = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().cpu().view(3072, 1024)
     error = float((unpacked - weight.float()).norm() / weight.float().norm())
-    found: Finding = {"library": str(getattr(getattr(lib, "_lib", lib), "_name", lib)), "quantization_error": error}
-    for rows in (1, 8, 300):  # one row has a kernel of its own
+    finding: Finding = {"library": str(getattr(getattr(lib, "_lib", lib), "_name", lib)), "quantization_error": error}
+    for rows in (1, 8, 300):  # a single row uses a different kernel
         x = torch.randn(rows, 1024, dtype=torch.bfloat16, device=device)
-        expected = x.float().cpu() @ unpacked.T
-        found[f"product_error_{rows}"] = float((layer(x).float().cpu() - expected).norm() / expected.norm())
-    return found
+        expected = x.float().cpu() @ unpacked.T  # in float32, with the weights as dequantized
+        finding[f"product_error_{rows}"] = float((layer(x).float().cpu() - expected).norm() / expected.norm())
+    return finding
 
 
 def unsloth() -> Finding:
-    """Unsloth's version; every stage does without it if it cannot be imported."""
+    """Return Unsloth's version and output. If it cannot be imported, all later stages use transformers instead."""
     prepare_environment()
-    with redirect_stdout(StringIO()) as said:
+    with redirect_stdout(StringIO()) as output:
         import unsloth
-    import trl
+    import trl  # after Unsloth, which patches it
 
-    return {"version": unsloth.__version__, "trainer": trl.GRPOTrainer.__name__, "said": said.getvalue()[-1500:]}
+    return {"version": unsloth.__version__, "trainer": trl.GRPOTrainer.__name__, "said": output.getvalue()[-1500:]}
 
 
 def attention() -> Finding:
-    """The attention that Unsloth takes for packed and for padded batches."""
+    """Return the attention backends that Unsloth selects for packed and for padded batches."""
     from unsloth.utils import attention_dispatch as dispatch
 
     return {f"varlen_{varlen}": dispatch.select_attention_backend(use_varlen=varlen) for varlen in (True, False)}

@@ -1,4 +1,7 @@
-"""Plain TRL, peft and bitsandbytes as their documentation has it: NF4, LoRA, checkpointing, SDPA. See `measure.py`."""
+"""Measure plain TRL, peft and bitsandbytes, used as documented: NF4, LoRA, gradient checkpointing, SDPA.
+
+Started by `measure.py` with the loader `plain`.
+"""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,7 +14,7 @@ from ladder_lite.models import prepare_environment
 
 
 class Plain:
-    """A recipe's model and the timed steps on it."""
+    """The timed steps of a recipe's model with plain TRL."""
 
     def __init__(self, recipe: Callable[..., Recipe], sizes: Sizes, findings: Findings) -> None:
         lengths = sizes.micro_batches[0], sizes.timed_completions, sizes.timed_reply
@@ -34,7 +37,7 @@ class Plain:
         return {"dtype": str(dtype), "peaks": take_peaks()}
 
     def timed(self) -> Finding:
-        """Timed steps with the rewards and lengths of `measure.py`."""
+        """Time steps with the rewards and lengths of `measure.py`."""
         from datasets import Dataset
         from peft import LoraConfig
         from transformers import TrainerCallback
@@ -44,24 +47,24 @@ class Plain:
 
         def reward(completions: Sequence[Any], row: Sequence[int], **_: Any) -> list[float | None]:
             texts = [completion[0]["content"] for completion in completions]
-            return [task.grade(task.problems[at], text).reward for at, text in zip(row, texts, strict=True)]
+            return [task.grade(task.problems[index], text).reward for index, text in zip(row, texts, strict=True)]
 
-        class Laps(TrainerCallback):
+        class StepTimes(TrainerCallback):
             def on_log(self, _args: Any, _state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
                 if "loss" in logs:
                     lengths.append(logs["completions/mean_length"])
                     clock.end_step()
                     control.should_training_stop |= clock.steps[-1]["seconds"] > findings.left()
 
-        rows = Dataset.from_list([{"prompt": prompt, "row": at} for at, prompt in enumerate(task.prompts)])
-        own = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}
-        own |= {"bf16": self.gpu, "use_cpu": not self.gpu}
+        rows = Dataset.from_list([{"prompt": prompt, "row": index} for index, prompt in enumerate(task.prompts)])
+        changes = {"max_steps": 3, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True}
+        changes |= {"bf16": self.gpu, "use_cpu": not self.gpu}
         with tempfile.TemporaryDirectory() as run:
-            config = GRPOConfig(**self.recipe.grpo.trl | own | {"output_dir": run})
-            options = {"args": config, "train_dataset": rows, "processing_class": self.tokenizer, "callbacks": [Laps()]}
+            config = GRPOConfig(**self.recipe.grpo.trl | changes | {"output_dir": run})
+            options = {"train_dataset": rows, "processing_class": self.tokenizer, "callbacks": [StepTimes()]}
             lora = LoraConfig(task_type="CAUSAL_LM", **self.recipe.model.lora)
-            trainer = GRPOTrainer(self.model, reward, peft_config=lora, **options)
-            take_peaks()
+            trainer = GRPOTrainer(self.model, reward, args=config, peft_config=lora, **options)
+            take_peaks()  # resets them
             trainer.train()
-        found = clock.summary(self.recipe, config.per_device_train_batch_size)
-        return found | {"peaks": take_peaks(), "n_tokens": round(lengths[-1] * self.recipe.grpo.completions_per_step)}
+        summary = clock.summary(self.recipe, config.per_device_train_batch_size)
+        return summary | {"peaks": take_peaks(), "n_tokens": round(lengths[-1] * self.recipe.grpo.completions_per_step)}

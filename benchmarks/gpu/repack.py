@@ -1,25 +1,25 @@
-"""Copy wheels without the files that are of no use on the GPU machine: python3 benchmarks/gpu/repack.py RAW WHEELS"""
+"""Copy wheels without the files that the GPU machine does not need: python3 benchmarks/gpu/repack.py RAW WHEELS"""
 
 import sys
 import zipfile
 from pathlib import Path
 
 
-def travels(wheel: str, name: str) -> bool:
-    """Return whether a file of a wheel travels."""
+def is_transferred(wheel: str, name: str) -> bool:
+    """Return whether a file of a wheel is transferred."""
     if name.endswith("entry_points.txt"):
         return False
-    if wheel.startswith("bitsandbytes-") and name.endswith(".so"):  # one library for each version of CUDA
+    if wheel.startswith("bitsandbytes-") and name.endswith(".so"):  # it has one library for each version of CUDA
         return name.endswith(("_cuda130.so", "_cpu.so"))
-    # Unsloth's wheel also has a web interface and a command line.
+    # Unsloth's wheel also contains a web interface and a command line.
     return not wheel.startswith("unsloth-") or name.startswith("unsloth/") or ".dist-info/" in name
 
 
 def repack(source: Path, target: Path) -> None:
-    """Copy a wheel without what does not travel; pip accepts a RECORD that lists more."""
+    """Copy the files of a wheel that are transferred. Its RECORD still lists all files, which pip accepts."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
         for name in old.namelist():
-            if travels(source.name, name):
+            if is_transferred(source.name, name):
                 new.writestr(name, old.read(name))
 
 

@@ -1,4 +1,4 @@
-"""Verdicts on the bars and all findings as text: python benchmarks/gpu/report.py results-first.json"""
+"""Print verdicts on the targets, called bars, and all findings: python benchmarks/gpu/report.py results-first.json"""
 
 import json
 import sys
@@ -14,20 +14,22 @@ OMITTED = {"what", "took", "trace", "parts", "entropy", "learning_rate", "stop",
 
 def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return (bar, figure, "met", "not met" or "not measured") for every bar."""
-    found = {f"{stage}/{row['what']}": row for stage, entry in results["stages"].items() for row in entry["findings"]}
+    findings = {f"{name}/{row['what']}": row for name, entry in results["stages"].items() for row in entry["findings"]}
     rows = []
 
     def judge(bar: str, figure: Callable[..., float], *names: str, low: float = -inf, high: float = inf) -> None:
-        parts = [found.get(name, {"skipped": f"{name} has not run"}) for name in names]
+        """Add a bar: it is met if `figure`, computed from the named findings, is from `low` to `high`."""
+        parts = [findings.get(name, {"skipped": f"{name} has not run"}) for name in names]
         problem = next((part[key] for part in parts for key in ("error", "skipped") if key in part), "")
         if not problem and results["card"] and not isnan(value := figure(*parts)):
             rows.append((bar, f"{value:.3f}", "met" if low <= value <= high else "not met"))
         else:
+            # A model that does not fit has missed its bar; any other error means that nothing was measured.
             out_of_memory = "memory" in problem.lower() and names[0].endswith("fits")
             reason = problem or ("nothing to compare with" if results["card"] else "no GPU")
             rows.append((bar, reason, "not met" if out_of_memory else "not measured"))
 
-    for name in [name for name, row in found.items() if "ratio" in row]:
+    for name in [name for name, row in findings.items() if "ratio" in row]:
         judge(f"{name}: peak / prediction from 0.90 to 1.10", lambda row: row["ratio"], name, low=0.9, high=1.1)
     for recipe, cap in CAP_GIB.items():
         judge(f"{recipe}: peak / {cap} GiB at most 1", _peak_share, f"{recipe}-unsloth/fits", high=1)
@@ -44,6 +46,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _ratio(one: Finding, other: Finding, part: str, key: str) -> float:
+    """Return the ratio of a figure in two findings, nan if their workloads differ."""
     return one[part][key] / other[part][key] if one["workload"] == other["workload"] else nan
 
 
@@ -52,13 +55,16 @@ def _peak_share(row: Finding) -> float:
 
 
 def _difference(agreement: Finding, one: Finding, other: Finding) -> float:
-    """Return the larger of the logits' mean difference, by their spread, and that of the gradients' norms."""
+    """Return the larger one of the logits' mean difference (in standard deviations) and that of the gradient norms.
+
+    It is nan if the loaders have not been compared.
+    """
     norms = [row["steps"][0]["grad_norm"] or nan for row in (one, other)]
     return max(abs(norms[0] / norms[1] - 1), agreement["mean_gap"]) if "mean_gap" in agreement else nan
 
 
 def line(value: Any) -> str:
-    """Return a finding, or a part of one, in one line."""
+    """Return a finding, or a part of it, as one line."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and value > 2**24:
@@ -70,7 +76,7 @@ def line(value: Any) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Return verdicts (of a first call) and findings as text."""
+    """Return the findings as text, and for a first call also the verdicts."""
     lines = [f"{results['command']} on {results['card']}: {results['seconds']} s {results.get('error', '')}"]
     if "examine" in results["stages"]:
         lines += [f"{state:12}  {bar}: {figure[:160]}" for bar, figure, state in verdicts(results)]

@@ -1,4 +1,7 @@
-"""Shared by the measuring programs. Imports none of the libraries that Unsloth patches: Unsloth has to come first."""
+"""Code shared by the measuring programs: recipes with exact lengths, a task, a clock, memory peaks.
+
+Imports none of the libraries that Unsloth patches, because Unsloth must be imported before them.
+"""
 
 import functools
 import json
@@ -21,10 +24,10 @@ from ladder_lite.tasks.integration import IntegrationTask
 from ladder_lite.verify import Grade
 
 Finding = dict[str, Any]
-Measurements = dict[str, tuple[float, Callable[[], Finding]]]  # (least seconds, measurement) by name
-ANY_DEVICE = "model.device=auto"  # a rehearsal takes the CPU
-MARK = "finding "  # begins each line of standard output that holds a finding as JSON
-CAP_GIB = {"llama3b": 7.3, "qwen7b": 11.0}  # what cards of 8 and 12 GB leave to one process
+Measurements = dict[str, tuple[float, Callable[[], Finding]]]  # name -> (minimum seconds, measurement)
+ANY_DEVICE = "model.device=auto"  # a rehearsal uses the CPU
+MARK = "finding "  # prefix of each line of standard output that contains a finding as JSON
+CAP_GIB = {"llama3b": 7.3, "qwen7b": 11.0}  # memory that one process can use on cards of 8 and 12 GB
 
 REAL = Sizes(prompt=512, reply=1024, timed_reply=512, short_reply=128, group=8, timed_completions=32)
 REAL.micro_batches, REAL.generated = (8, 1, 4), (8, 32, 64)  # the first micro-batch is that of all other steps
@@ -33,24 +36,27 @@ REHEARSAL.micro_batches, REHEARSAL.generated = (4, 1, 2), (2, 3, 4)
 
 
 class Findings:
-    """Makes measurements one by one, and prints what each has found, until `ends_at` (in seconds of `time.time`)."""
+    """Makes measurements and prints their findings, until `ends_at` (in seconds of `time.time`)."""
 
     ends_at = float("inf")
 
     def attempt(self, what: str, least: float, measurement: Callable[[], Finding]) -> bool:
-        """Print a finding or its error, and return whether it succeeded; skipped if `least` seconds are not left."""
-        began, found = time.monotonic(), {"skipped": f"{self.left():.0f} s left, {least:.0f} needed"}
+        """Make a measurement unless less than `least` seconds are left, and print its finding or its error.
+
+        Returns whether it succeeded.
+        """
+        began, finding = time.monotonic(), {"skipped": f"{self.left():.0f} s left, {least:.0f} needed"}
         if self.left() >= least:
             try:
-                found = measurement()
+                finding = measurement()
             except BaseException as error:  # an error is a finding, too, and the next measurement may work
-                found = {"error": f"{type(error).__name__}: {error}"[:800], "trace": traceback.format_exc()[-3000:]}
-                traceback.clear_frames(error.__traceback__)  # they hold tensors
-        found = {"what": what, "took": round(time.monotonic() - began, 2)} | found
-        print(f"\n{MARK}{json.dumps(found, default=str)}", flush=True)  # a progress bar may have no line end
+                finding = {"error": f"{type(error).__name__}: {error}"[:800], "trace": traceback.format_exc()[-3000:]}
+                traceback.clear_frames(error.__traceback__)  # their local variables keep tensors alive
+        finding = {"what": what, "took": round(time.monotonic() - began, 2)} | finding
+        print(f"\n{MARK}{json.dumps(finding, default=str)}", flush=True)  # \n, as a progress bar may not end its line
         if "torch" in sys.modules:
             release_memory()
-        return not {"error", "skipped"} & found.keys()
+        return not {"error", "skipped"} & finding.keys()
 
     def left(self) -> float:
         """Return the seconds until `ends_at`."""
@@ -60,7 +66,7 @@ class Findings:
 def recipe_of(
     name: str, model: Path, backend: str, sizes: Sizes, micro_batch: int, completions: int, reply: int, *more: str
 ) -> Recipe:
-    """Return a recipe whose replies are `reply` tokens long, and which trains on each of them."""
+    """Return a recipe whose replies are `reply` tokens long, none of them masked."""
     changes = [f"model.id={model}", f"model.backend={backend}", f"model.max_prompt_length={sizes.prompt}"]
     changes += ["task.stop=[]", "task.thinking=false", "task.select=null", "grpo.plateau=null"]
     changes += [f"eval.max_new_tokens={reply}", f"variants.max_new_tokens={reply}"]
@@ -68,18 +74,21 @@ def recipe_of(
     trl |= {"gradient_accumulation_steps": completions // micro_batch, "save_steps": 100_000}
     changes += [f"grpo.trl.{key}={value}" for key, value in trl.items()]
     changes += ["grpo.trl.mask_truncated_completions=false"]
-    changes += ["grpo.trl.optim=adamw_torch"] if sizes is REHEARSAL else []  # the 8-bit one needs a GPU
+    changes += ["grpo.trl.optim=adamw_torch"] if sizes is REHEARSAL else []  # the recipe's 8-bit AdamW needs a GPU
     return load_recipe(name, [ANY_DEVICE, *changes, *more])
 
 
 class ForcedTask(IntegrationTask):
-    """Prompts of maximum length; for each random reply, a known answer is graded, right for about half of them."""
+    """A task with prompts of maximum length. It grades a known answer instead of each random reply.
+
+    About half of these answers are right.
+    """
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
         super().__init__(recipe.task)
         empty = [{"role": "user", "content": ""}]
-        around = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=False)
-        self._letters = recipe.model.max_prompt_length - len(tokenizer(around, add_special_tokens=False).input_ids)
+        chat = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=False)
+        self._letters = recipe.model.max_prompt_length - len(tokenizer(chat, add_special_tokens=False).input_ids)
         lines = Path(__file__).parents[1].joinpath("undergrad.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [{"lower": None, "upper": None} | json.loads(line) for line in lines]
         keys = ("integrand", "variable", "lower", "upper")
@@ -88,19 +97,19 @@ class ForcedTask(IntegrationTask):
         self._answers = {problem.id: row["answer"] for problem, row in zip(self.problems, rows, strict=True)}
 
     def prompt(self, problem: Problem) -> Messages:
-        """Repeat the integrand up to the length; each letter is a token."""
+        """Repeat the integrand up to the maximum length; each letter is a token."""
         text = f"{problem.data['integrand']} " * self._letters
         return [{"role": "user", "content": text[: self._letters]}]
 
     def grade(self, problem: Problem, text: str) -> Grade:
-        """Grade the problem's answer plus a constant, or plus a line."""
+        """Grade the problem's answer plus a constant (right) or plus a multiple of x (wrong), depending on the text."""
         number = sum(text.encode())
         answer = f"{self._answers[problem.id]} + {number}{'*x/1000' if number % 2 else ''}"
         return super().grade(problem, f"<answer>{answer}</answer>")
 
 
 class Clock:
-    """Seconds of each training step and of its parts, including the kernels that they launch."""
+    """Measures the seconds of each training step and of its parts, including the kernels that they launch."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -125,7 +134,10 @@ class Clock:
         self._began = now()
 
     def summary(self, recipe: Recipe, micro_batch: int) -> Finding:
-        """Return steps, medians without the first step, which compiles kernels, and what comparisons depend on."""
+        """Return the steps, the medians of all but the first step, and the workload that two findings must share.
+
+        The first step compiles kernels.
+        """
         trl, counted = recipe.grpo.trl, self.steps[1:] or self.steps
         workload = {"micro_batch": micro_batch, "completions": recipe.grpo.completions_per_step}
         workload |= {"prompt": recipe.model.max_prompt_length, "reply": trl["max_completion_length"]}
@@ -134,7 +146,7 @@ class Clock:
 
 
 def now() -> float:
-    """Return the time after all queued work of the GPU is done."""
+    """Wait until all queued work of the GPU is done, and return the time."""
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()
@@ -153,13 +165,13 @@ def take_peaks() -> dict[str, int]:
 
 
 def predicted(parts: dict[str, int], peaks: dict[str, int]) -> Finding:
-    """Return a prediction of `ladder_lite.models.memory` beside the peak."""
+    """Return the peaks, the prediction of `ladder_lite.models.memory`, and their ratio."""
     total = sum(parts.values())
     return {"peaks": peaks, "predicted": total, "ratio": peaks["reserved"] / total, "parts": parts}
 
 
 def bandwidth() -> float:
-    """Measure the GPU's memory bandwidth in bytes a second with large copies; 0 without a GPU."""
+    """Measure the GPU's memory bandwidth in bytes per second with large copies; 0 without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The package's commands as a user runs them, each in a process of its own."""
+"""Run the package's commands as a user does, each in a new process."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 def run_command(
     room: str, *arguments: object, cwd: Path | None = None, timeout_s: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m ladder_lite.ROOM` with these arguments to its end, whatever its exit code is."""
+    """Run `python -m ladder_lite.ROOM` with these arguments; return the finished process, whatever its exit code."""
     command = [sys.executable, "-m", f"ladder_lite.{room}", *map(str, arguments)]
     return subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""Stand-ins for a model, for a bar on a terminal and for a clock."""
+"""Fakes of a model, a progress bar and a clock."""
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -21,10 +21,10 @@ class Asked(NamedTuple):
 
 
 class FakeBackend:
-    """A model whose replies a test scripts: texts in turn, or a function of the prompt's last message and a generator.
+    """A model with scripted replies: texts in turn, or a function of the prompt's last message and a random generator.
 
-    The generator follows from the call's seed and the reply's place alone, as a real model's draws do on a CPU. A
-    reply counts one token a character.
+    The generator depends only on the call's seed and the position of the reply, like a real model's random draws on a
+    CPU. Each character of a reply counts as a token.
     """
 
     def __init__(self, script: Script) -> None:
@@ -68,12 +68,12 @@ class FakeBackend:
 
 
 def silent_bar(total: int | None = None) -> Bar:
-    """A bar that is drawn nowhere."""
+    """A progress bar that is not displayed."""
     return Bar("", total, changed=lambda bar: None, clock=lambda: 0.0)
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test sets by hand."""
 
     def __init__(self, seconds: float = 100.0) -> None:
         self.seconds = seconds

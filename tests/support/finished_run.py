@@ -1,7 +1,7 @@
-"""A finished run, made by the package's own stages on a scripted model, whose text is hostile.
+"""A finished run, made by the package's own stages with a scripted model that writes hostile text.
 
-Only the model and the optimizer's steps are stand-ins, so files and their keys are those of a real run. Times and
-memory, which differ from machine to machine, are set afterwards. The run is made once per process and copied.
+Only the model and the optimizer's steps are fakes, so the files and their keys are those of a real run. Times and
+memory depend on the machine, so they are overwritten afterwards. The run is made once per process and then copied.
 """
 
 import atexit
@@ -42,10 +42,10 @@ PASS_1 = {"base": 1 / 80, "rl_without_variants": 0.0, "ladder": 51 / 80, "ladder
 N_TESTS = 20
 GIB = 2**30
 
-# What the scripted model can do. Of four answers to a test problem so many are right, by the problem's number:
+# The scripted model's skill: condition -> {number of a test problem: right answers of four}
 RIGHT = {"base": {0: 1}, "ladder": dict.fromkeys(range(17), 3), "ladder_10": {0: 4}, "ladder_static": {1: 2}}
 SOLVED_AT = {17: 4, 19: 11}
-"""The step of TTRL from LADDER's weights at which a problem's answers begin to be right; of 17 most then are."""
+"""The step of TTRL after LADDER from which on an answer to a problem is right; for problem 17, three answers."""
 
 _LEVELS = ("base", "rl_without_variants", "ladder", "ladder_10", "ladder_static")
 _SETTINGS = (
@@ -66,7 +66,7 @@ def _folder() -> Path:
 
 @lru_cache(maxsize=1)
 def problem_set() -> Path:
-    """The test problems of the finished run as a file: the first ones of tiny, some with a technique."""
+    """Return the file with the test problems of the finished run: the first ones of tiny, three with a technique."""
     rows = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == "test"][:N_TESTS]
     append_jsonl(_folder() / "few.jsonl", [*({**row, "technique": HOSTILE} for row in rows[:3]), *rows[3:]])
@@ -74,44 +74,45 @@ def problem_set() -> Path:
 
 
 def problems_of_run() -> list[Problem]:
-    """The test problems of the finished run, by their numbers."""
+    """Return the test problems of the finished run; the index is the problem's number in RIGHT and SOLVED_AT."""
     return load_problems(str(problem_set()), "test")
 
 
 def build_run(run: Path, seed: int = 3, *, full: bool = False) -> None:
-    """Copy the finished run of the four conditions that every run has, or of `MORE_CONDITIONS` too, to a new folder."""
+    """Copy the finished run with the four default conditions, or also with `MORE_CONDITIONS`, to a new folder."""
     shutil.copytree(_made(full), run)
     revise_recipe(run, f"seed={seed}")
 
 
 def revise_recipe(run: Path, *overrides: str) -> None:
-    """Give settings of the run's recipe other values."""
+    """Change settings of the run's recipe."""
     file = run / "recipe.resolved.yaml"
     file.write_text(dump_recipe(load_recipe(str(file), overrides)), encoding="utf-8")
 
 
 def model_of_run() -> "ScriptedModel":
-    """The model that the run was made with, as it was at first."""
+    """Return the model that made the run, in its initial state."""
     return ScriptedModel(read_jsonl(problem_set()))
 
 
 def revise(file: Path, **changes: Any) -> None:
-    """Give keys that a JSON object of the run has other values."""
+    """Change values of existing keys in a JSON file of the run."""
     values = json.loads(file.read_text(encoding="utf-8"))
     assert changes.keys() <= values.keys(), (file, changes.keys() - values.keys())
     write_json(file, values | changes)
 
 
 def replace(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Put other rows into a file of JSON lines of the run."""
+    """Replace the rows of a JSON lines file of the run."""
     truncate_jsonl(file, lambda _: False)
     append_jsonl(file, rows)
 
 
 class ScriptedModel(FakeBackend):
-    """Answers by number of the problem, condition and step of training, and surrounds all it says by hostile text.
+    """Answers depending on the problem's number, the condition and the training step, and adds hostile text.
 
-    Its adapter holds two numbers: of the condition that it was trained for, and of the training steps since.
+    Its adapter has two numbers: the index in `_LEVELS` of the condition that it was trained for, and the number of
+    training steps since it was loaded.
     """
 
     def __init__(self, tests: Sequence[dict[str, Any]]) -> None:
@@ -150,28 +151,28 @@ class ScriptedModel(FakeBackend):
 
     def _write(self, prompt: str, index: int, n: int, rng: Random) -> str:
         level, step = _LEVELS[int(self.weights["lora"][0])], int(self.weights["lora"][1])
-        asked = prompt[prompt.index("integrate(") :]
+        integral = prompt[prompt.index("integrate(") :]
         if not prompt.startswith("solve "):
             return self._variant(rng)
-        number, row = self._tests.get(asked, (None, None))
+        number, row = self._tests.get(integral, (None, None))
         if number is not None and row is not None:
             if self._solves(number, level, step, index, n):
                 return self._answer(row["answer"], rng)
-            if step:  # TTRL's wrong answers are alike, and outvote a right one
+            if step:  # during TTRL; equal wrong answers outvote a right one
                 return self._answer("x", rng)
             return rng.choice([HOSTILE, f"<answer>{HOSTILE}</answer>"]) if index == 0 else self._answer(None, rng)
-        if power := _POWER.fullmatch(asked):  # a variant: the longer it trains, the more answers are right
+        if power := _POWER.fullmatch(integral):  # a variant: the share of right answers grows with the training steps
             factor, exponent = map(int, power.groups())
             right = rng.random() < min(0.9, 0.3 + step / 60)
             return self._answer(f"{factor}*x**{exponent + 1}/{exponent + 1}" if right else None, rng)
         return self._answer(None, rng)
 
     def _solves(self, number: int, level: str, step: int, index: int, n: int) -> bool:
-        if step and level == "ladder":  # TTRL
+        if step and level == "ladder":  # TTRL after LADDER
             return step >= SOLVED_AT.get(number, 1_000) and index < (3 if number == 17 else 1)
-        if step:
+        if step:  # training from the base model
             return False
-        if n > 4:  # LADDER resampled
+        if n > 4:  # ladder_pass100, which samples more than the evaluation's four answers
             return number == 19 and index == 4
         return index < RIGHT.get(level, {}).get(number, 0)
 
@@ -189,7 +190,7 @@ class ScriptedModel(FakeBackend):
 def train(
     training: Training, problems: Sequence[Problem], after_step: AfterStep, growth: Growth | None = None
 ) -> list[Step]:
-    """What `grpo.train` leaves, without a gradient: rows are drawn, answered, graded and noted down as it does it."""
+    """Replace `grpo.train`: draw, answer, grade and record rows in the same way, but without gradients."""
     state, trl = TrainingState(training, problems, growth, after_step), training.settings.trl
     while not state.ended(int(trl["max_steps"])):
         number = len(state.steps) + 1
@@ -207,7 +208,7 @@ def train(
 
 @lru_cache(maxsize=2)
 def _made(full: bool) -> Path:
-    """The run that is copied; the full one goes on from the other."""
+    """Return the run that is copied; the full run resumes the other one with more conditions."""
     run = _folder() / ("full" if full else "four")
     if full:
         shutil.copytree(_made(full=False), run)
@@ -225,7 +226,7 @@ def _made(full: bool) -> Path:
 
 
 def _set_times(run: Path) -> None:
-    """Times and memory are those of no machine: 5.5 s for an evaluation, 100.25 s for a training, and so on."""
+    """Overwrite times and memory with fixed values: 5.5 s for an evaluation, 100.25 s for a training run, and so on."""
     for name, seconds, memory in (
         ("variants", 61.0, 7 * GIB),
         ("train", 100.25, 3 * GIB),

@@ -1,4 +1,4 @@
-"""Small lessons of TTRL on the embedded model, what is asked of them, and what can go wrong with them."""
+"""Small TTRL runs on the embedded model: their recipe, their results, and faults to inject."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,25 +53,25 @@ def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 
-def what_counts(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every row that a problem leaves, but for times."""
+def result_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows that TTRL on a problem writes, without times."""
     names = ("variants/problems", *(f"train/{name}" for name in ("metrics", "attempts", "curve", "pass_rates")))
     names = (*names, "eval/attempts", "eval/greedy/attempts")
     return {name: without_times(read_jsonl(folder / f"{name}.jsonl")) for name in names}
 
 
 class Tuned:
-    """What the backend held each time weights were put back: last, the adapter that a problem was answered with."""
+    """Records the backend's weights before each restore; the last ones are the adapter that answered the problem."""
 
     def __init__(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         self.adapters: list[Adapter] = []
         restore = backend.restore
 
-        def note(adapter: Adapter) -> None:
+        def record_and_restore(adapter: Adapter) -> None:
             self.adapters.append(backend.snapshot())
             restore(adapter)
 
-        monkeypatch.setattr(backend, "restore", note)
+        monkeypatch.setattr(backend, "restore", record_and_restore)
 
 
 def same(one: Adapter, other: Adapter) -> bool:
@@ -79,7 +79,7 @@ def same(one: Adapter, other: Adapter) -> bool:
 
 
 def shaken(backend: Backend) -> Adapter:
-    """Weights that are not those it was loaded with, as LADDER leaves them; a copy of what the backend then holds."""
+    """Change the backend's adapter slightly, as if LADDER had trained it, and return a copy of the new weights."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -91,7 +91,7 @@ def shaken(backend: Backend) -> Adapter:
 
 
 class Notes:
-    """A watch that keeps what it is told."""
+    """A `Watch` that records its calls."""
 
     def __init__(self) -> None:
         self.trees: list[list[Problem]] = []
@@ -106,7 +106,7 @@ class Notes:
 
 @contextmanager
 def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
-    """Hidden states that are NaN in the n-th steps that are done, but not where replies are sampled."""
+    """Make hidden states NaN in the forward pass of these training steps, counted from 1, but not during sampling."""
     import torch
 
     model, _ = backend.trainable()
@@ -115,7 +115,8 @@ def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
     def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
         return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
 
-    hook = model.get_base_model().model.norm.register_forward_hook(spoil)  # TRL 1.16 does not call the head itself
+    # On the final norm, not on the LM head, because TRL 1.16 does not call the head.
+    hook = model.get_base_model().model.norm.register_forward_hook(spoil)
     try:
         yield
     finally:

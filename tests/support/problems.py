@@ -8,6 +8,6 @@ TASK = load_task(load_recipe("tiny").task)
 
 
 def problem(integrand: str, variable: str = "x", lower: str | None = None, upper: str | None = None) -> Problem:
-    """A root problem of the integration task, in the words that it is given in."""
+    """Return a root problem of the integration task. Its texts are not normalized."""
     data = {"integrand": integrand, "variable": variable, "lower": lower, "upper": upper}
     return Problem.root("integration", data)

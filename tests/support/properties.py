@@ -1,7 +1,7 @@
-"""What must hold of the verifier whatever it is given, and random functions and texts to try it on.
+"""Properties of the verifier that hold for any input, and strategies that generate random functions and texts.
 
-The functions come with their derivatives, written here by the rules of calculus, one string from another, so that
-neither the verifier nor SymPy checks itself.
+The functions come with their derivatives. These are composed here as strings by the rules of calculus, so that neither
+the verifier nor SymPy checks itself.
 """
 
 import time
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from ladder_lite.verify import Reason, verify
 from ladder_lite.verify.expressions.parse import parse
 
-BUDGET_MS = 100  # of the processor's time, for any answer
-LARGE = 1e4  # an integrand that is larger everywhere hides a slip of a thousandth in its billionth parts
+BUDGET_MS = 100  # processor time for grading any answer
+LARGE = 1e4  # if an integrand is larger everywhere, a slip may be below the verifier's relative tolerance
 
 Pair = tuple[str, str]  # F, F'
 
 ATOMS: list[Pair] = [("x", "1"), ("x**2", "2*x"), ("(x+1)", "1"), ("(2*x+3)", "2"), ("3", "0"), ("(1-x/4)", "(-1/4)")]
-# Derivative at u, to be multiplied by u'.
+# Function -> its derivative at u, without the factor u'.
 FUNCTIONS = {
     "sin": "cos({u})",
     "cos": "(-sin({u}))",
@@ -86,12 +86,13 @@ TEXTS = st.one_of(
 
 
 def judges_rightly(pair: Pair, slip: str) -> str:
-    """F is accepted for F', F with a slip is not; returns what came of it, for counting."""
+    """Check that F is accepted as an antiderivative of F', and F with a slip is rejected. Return the outcome."""
     antiderivative, derivative = pair
     grade = verify(derivative, antiderivative)
     if grade.reason in (Reason.UNVERIFIABLE, Reason.TOO_LARGE):
         return grade.reason.value
-    if any(by_rule in grade.detail for by_rule in ("division by zero", "cannot tell", "more places than")):
+    # The documented reasons to refuse a right answer.
+    if any(rule in grade.detail for rule in ("division by zero", "cannot tell", "more places than")):
         return grade.detail.partition(":")[0]
     assert grade.reason == Reason.CORRECT, (derivative, antiderivative, grade)
     sizes = np.abs(parse(derivative).values(np.linspace(-9, 9, 64)))
@@ -103,13 +104,13 @@ def judges_rightly(pair: Pair, slip: str) -> str:
 
 
 def grades_in_time(text: str) -> str:
-    """Any text is graded in time, the same when graded again, and is no antiderivative of x**6*cos(x)."""
-    taken, grades = [], []
-    for _ in range(2):  # the quicker one counts: a busy machine now and then stops for half a second
+    """Check that a text is rejected as an antiderivative of x**6*cos(x), in time and twice with the same grade."""
+    times_ms, grades = [], []
+    for _ in range(2):  # the faster grading counts, because a busy machine may pause the process
         started = time.process_time()
         grades.append(verify("x**6*cos(x)", text))
-        taken.append((time.process_time() - started) * 1e3)
-    assert min(taken) < BUDGET_MS, (taken, text)
+        times_ms.append((time.process_time() - started) * 1e3)
+    assert min(times_ms) < BUDGET_MS, (times_ms, text)
     assert grades[0].reward == 0.0, (grades[0], text)
     assert grades[0] == grades[1], text
     return grades[0].reason.value

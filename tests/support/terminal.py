@@ -1,4 +1,4 @@
-"""A terminal whose bytes can be looked at, and texts that would do something to one."""
+"""A terminal whose output can be inspected, and hostile texts that would manipulate a terminal."""
 
 import io
 
@@ -24,7 +24,7 @@ HOSTILE = {
 
 
 def a_console(*, terminal: bool, encoding: str = "utf-8") -> tuple[Console, io.BytesIO]:
-    """A console of 80 columns, and what it has written."""
+    """Return a console of 80 columns, and the buffer that it writes to."""
     data = io.BytesIO()
     file = io.TextIOWrapper(data, encoding=encoding, write_through=True)
     return Console(

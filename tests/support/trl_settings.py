@@ -1,6 +1,6 @@
-"""The settings that the installed TRL and peft take, with their types, beside the package's list of them.
+"""The settings of the installed TRL and peft with their types, for comparison with the package's list.
 
-python tests/support/trl_settings.py    # after an update of TRL or peft: write the list again
+python tests/support/trl_settings.py    # rewrites the list, after an update of TRL or peft
 """
 
 import dataclasses
@@ -19,7 +19,10 @@ FOR_ALL_VERSIONS = {
 
 
 def installed_settings() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return name -> types, as YAML can write them, of each setting that TRL's and peft's configurations take."""
+    """Return the types (in YAML's terms) and the default of each setting of TRL's and peft's configurations.
+
+    The keys are the class and the name of the setting. Settings that YAML cannot express are left out.
+    """
     import peft
     import trl
 
@@ -55,7 +58,7 @@ def kinds(hint: Any) -> set[str]:
         return {"null"}
     if isinstance(origin or hint, type) and issubclass(origin or hint, Enum):
         return {"str"}
-    return {names[origin or hint]} if (origin or hint) in names else set()  # a class of the library: not for YAML
+    return {names[origin or hint]} if (origin or hint) in names else set()  # YAML cannot express the library's classes
 
 
 if __name__ == "__main__":

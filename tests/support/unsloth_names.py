@@ -1,9 +1,12 @@
-"""What the package names of Unsloth's functions: fakes take these, and the walk looks them up in the installed one."""
+"""Parameters of Unsloth's functions that the package uses.
+
+Fakes of these functions accept them, and tests/walk checks that the installed Unsloth has them.
+"""
 
 import inspect
 from typing import Any
 
-# Of FastLanguageModel.
+# Parameters of FastLanguageModel.from_pretrained and FastLanguageModel.get_peft_model.
 LOAD_MODEL = {
     *("model_name", "max_seq_length", "dtype", "load_in_4bit", "use_exact_model_name", "fast_inference"),
     *("max_lora_rank", "offload_embedding"),
