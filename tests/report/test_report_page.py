@@ -118,11 +118,11 @@ def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[
         "pass@1 on the test problems",
         "Accuracy against number of variants",
         "ladder_10: LADDER with other settings: share=0.1",
-        "TTRL after LADDER is ahead of LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by "
-        "the paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
-        "TTRL after LADDER is ahead of TTRL without LADDER",
-        "They differ on 2: chance could explain that (sign test, p = 0.5).",
-        "1 are answered right. It does have one in which model votes",
+        "is right on 1 of them. The vote itself does not use the verifier. The verifier does influence which",
+        "rule and LADDER resampled solved 1 (at least 100 answers per problem and as many tokens as TTRL; 1 within",
+        "LADDER + TTRL is ahead of TTRL without LADDER",
+        "They differ on 2 (not significant; sign test, p = 0.5).",
+        "is right on 1 of them. The vote itself does not use the verifier. The verifier does influence which model",
         "not solved (budget used up)",
         "51 of 51",
         "right 75 %",
@@ -131,8 +131,8 @@ def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[
     ):
         assert words in text
     titles = [words.strip() for tag, words in page.texts if tag == "h3"]
-    assert "Rewards by reason: LADDER" in titles
-    assert "Solved against generated tokens" in titles
+    assert "Rollouts by outcome: LADDER" in titles
+    assert "Problems solved against generated tokens" in titles
     assert (full_run / "ttrl.png").read_bytes().startswith(b"\x89PNG")
     assert "(ttrl.png)" in (full_run / "report.md").read_text()
 
@@ -146,8 +146,8 @@ def test_ttrl_may_lose(full_run: Path, tests: list[Problem]) -> None:
             revise(full_run / "conditions" / condition / "problems" / problem.id / "done.json", **changes)
     write_report(full_run)
     text = (full_run / "report.md").read_text()
-    assert "**LADDER resampled is ahead of TTRL after LADDER**: of the same 3 test problems" in text
-    assert "**TTRL after LADDER and TTRL without LADDER are level**" in text
+    assert "**LADDER resampled is ahead of LADDER + TTRL**: of the same 3 test problems" in text
+    assert "**LADDER + TTRL and TTRL without LADDER are level**" in text
     assert "Test-time RL then solved 0 of 3" in text
 
 
@@ -156,7 +156,7 @@ def test_a_lead_is_a_win_where_chance_does_not_explain_it(n_problems: int, verdi
     ours = {"tokens_to_solve": [500] * n_problems, "spent": [500] * n_problems, "solved": n_problems}
     theirs = {"tokens_to_solve": [None] * n_problems, "spent": [500] * n_problems, "solved": 0}
     words, *_ = compared({"methods": {"ladder_ttrl": ours, "ttrl": theirs}}, "ttrl")
-    assert words == Mark(f"TTRL after LADDER {verdict} TTRL without LADDER")
+    assert words == Mark(f"LADDER + TTRL {verdict} TTRL without LADDER")
 
 
 def test_problems_that_only_one_method_is_done_with_are_no_race(full_run: Path, tests: list[Problem]) -> None:
