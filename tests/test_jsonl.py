@@ -1,4 +1,4 @@
-"""JSON files and JSON lines: what a kill or damage leaves of them, and the digest of a value."""
+"""JSON files and JSON lines after a kill or damage, and the digest of a value."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ ROWS: list[dict[str, Any]] = [{"id": 1, "text": "∫ \ud800\n\u2028"}, {"id": 2,
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": 3', '{"id": 3}', "x" * 200_000, "\x00"])
-def test_a_torn_last_line_is_forgotten(tmp_path: Path, torn: str) -> None:
+def test_a_torn_last_line_is_ignored_and_then_removed(tmp_path: Path, torn: str) -> None:
     file = tmp_path / "below" / "rows.jsonl"
     append_jsonl(file, ROWS)
     with file.open("a") as stream:
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"a": [1.5, None]}
 
 
-def test_digest_is_of_the_value_not_of_its_order() -> None:
+def test_the_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert len({digest(value) for value in (1, 1.5, "1", None, [], {}, [1, 2], [2, 1])}) == 8

@@ -124,8 +124,8 @@ def _results(report: Report, run: Run) -> Chapter:
         *table("lr", [_result(report, run, name) for name in run.conditions]),
         Paragraph(
             f"pass@1 is the share of right answers among {run.samples} samples per problem, with 95 % Wilson intervals "
-            "over the problems in parentheses. Times (m:ss or h:mm:ss) cover training steps and evaluation, excluding "
-            "variant generation for the training problems and the test evaluations during training."
+            "over the problems in parentheses. Times (m:ss or h:mm:ss) cover training and evaluation, excluding "
+            "variant generation for the training problems before training, and the test evaluations during training."
         ),
         *map(Paragraph, paper.notes),
     ]

@@ -37,7 +37,7 @@ PAPER: Mapping[str, Published] = {
             "ladder_ttrl": Quoted("90 %*", 0.9, 0.9),
         },
         {},
-        "Llama 3.2 3B; the 90 % are a 7B model's on the MIT exam",
+        "Llama 3.2 3B; 90 % is from a 7B model on the MIT exam",
         "paper: arXiv 2503.00735, Llama 3.2 3B (* a 7B model, MIT exam)",
         (
             f"The paper's column is from {TITLE}: Llama 3.2 3B on 100 undergraduate integrals (base: pass@10 2 %; GRPO "

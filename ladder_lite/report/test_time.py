@@ -105,8 +105,7 @@ def _ttrl(
         "accepts an answer at any step. These problems were selected because LADDER failed on them. Answering them "
         "again raises pass@1 a little by chance alone, so the fair comparison is with LADDER resampled."
     )
-    # Two measures, because the paper's rule asks the verifier about the test problem itself, which nobody could do
-    # whose problems come without a verifier.
+    # The paper's rule needs a verifier for the test problem itself. A vote does not, so it is reported, too.
     if "voted_right" in counts:
         words += (
             f" The majority vote among the tuned model's samples is right on {counts['voted_right']} of them. The vote "
@@ -115,8 +114,8 @@ def _ttrl(
         # Recipes of earlier versions lack the setting.
         if run.settings.get("ttrl", {}).get("stop_when_solved", True):
             words += (
-                " The verifier does influence which model votes, because training on a problem ends as soon as an "
-                "answer is verified (ttrl.stop_when_solved, the paper's rule)."
+                " The verifier does influence which model votes: training ends as soon as it accepts an answer to the "
+                "test problem (ttrl.stop_when_solved, the paper's rule)."
             )
     voted = any("voted_answer" in row for row in tried)
     rows: list[Row] = []

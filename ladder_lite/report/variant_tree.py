@@ -106,7 +106,7 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
     # `mit_bee` (18), `tiny` (100)
     names = listed((Code(name), f" ({n:,})") for name, n in sets.items())
     compared = "Every variant was compared, as a function, with the problems of these sets: "
-    end = f". Rejected because they equal one of these problems: {len(equal)}{':' if equal else '.'}"
+    end = f". Variants rejected because they equal one of these problems: {len(equal)}."
     blocks.append(Paragraph((compared, *names, end)))
     items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in equal[:_MAX_LISTED]]
     if len(equal) > _MAX_LISTED:

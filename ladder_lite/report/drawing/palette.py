@@ -33,8 +33,8 @@ PALETTE = {
     **{condition.name: Colour(*condition.colour) for condition in BUILT_IN.values()},
     # Any name that is not built in belongs to an ablation, and all ablations have the same colour.
     "ablation": Colour(*condition_of("ablation").colour),
-    # The outcomes of rollouts, under the values of `Outcome`. Most are one digit away from a condition's colour: they
-    # look the same, but stay different values.
+    # The outcomes of rollouts, by the values of `Outcome`. Each differs from a condition's colour by a single step of
+    # blue: it looks the same, but remains a different value.
     "right": Colour("#007a5b", "#2fc69c"),
     "wrong": Colour("#b84c01", "#ff9d5d"),
     "truncated": Colour("#0072b3", "#5ab5eb"),
