@@ -1,6 +1,6 @@
 """JSON and JSON lines on disk, written so that they survive a kill at any moment.
 
-A row is appended in one write, and a torn last line is cut off; any other file is replaced as a whole or not at all.
+A row is appended in one write, and an incomplete last line is removed; any other file is replaced atomically.
 """
 
 import hashlib
@@ -16,26 +16,28 @@ from ladder_lite.errors import UserError
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append the rows in one write and wait until they are on the disk; a torn last line is cut off first."""
+    """Append the rows in one write and wait until they are on disk. An incomplete last line is removed first."""
     data = "".join(f"{_to_json(row)}\n" for row in rows).encode()
     if not data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered, so that the rows reach the system in one write and a kill tears at most the last line.
     with path.open("a+b", buffering=0) as file:
+        # Otherwise the first new row would continue the torn line, and both would be lost.
         _cut_torn_line(file)
-        while data:  # a disk that fills up takes a part and then raises
+        while data:  # write() may take only a part: the disk is filling up, and the next call raises
             data = data[file.write(data) :]
         os.fsync(file.fileno())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the file, none where there is no file.
+    """Return the rows of the file, or an empty list if the file does not exist.
 
-    What stands behind the last line end was being written when the process was killed: it is not returned, and the
-    next `append_jsonl` cuts it off. Reading changes nothing, for a report may read a run that is still going on.
-    Raises UserError with file:line for damage elsewhere.
+    An incomplete last line is ignored. Raises UserError with file:line for damage elsewhere.
     """
     try:
+        # What follows the last line end was being written when the process was killed. It is left in the file until
+        # the next `append_jsonl`: a report may be reading a run that is still writing.
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
@@ -52,37 +54,41 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite the file with only the rows to keep, all or nothing; a missing file stays missing."""
+    """Keep only the rows for which `keep` is true, atomically; a missing file stays missing."""
     if path.exists():
         rewrite_jsonl(path, [row for row in read_jsonl(path) if keep(row)])
 
 
 def rewrite_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the file by one of these rows, all or nothing."""
+    """Replace the file by one with these rows, atomically."""
     write_atomic(path, "".join(f"{_to_json(row)}\n" for row in rows))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, all or nothing, and wait until it is on the disk; NaN and infinities become null."""
+    """Write a JSON file atomically and wait until it is on disk. NaN and infinities become null."""
     write_atomic(path, _to_json(value, indent=1) + "\n")
 
 
 def digest(value: object) -> str:
-    """Return the SHA-256 of a JSON value, the same for equal values."""
+    """Return the SHA-256 of a JSON value; equal values have equal digests."""
+    # Keys are sorted, because equal dicts can differ in the order of their keys.
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace a text file, all or nothing, and wait until it is on the disk."""
+    """Write a text file atomically: readers see the old text or all of the new. Wait until it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
+        # Contents before the name: otherwise a power cut could leave the new name with an empty file.
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name too is to survive a power cut
+    # The rename is a change of the folder, which has to reach the disk, too.
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -93,20 +99,22 @@ def _cut_torn_line(file: FileIO) -> None:
     end = file.seek(0, os.SEEK_END)
     position = end
     tail = b""
+    # Read backwards until there is a line end: logs are long, and their last line is short.
     while position > 0 and b"\n" not in tail:
         position = max(0, position - 65536)
         file.seek(position)
         tail = file.read(end - position)
+    # Without any line end, rfind returns -1 and position is 0: the whole file is one torn line.
     keep = position + tail.rfind(b"\n") + 1
     if keep < end:
         file.truncate(keep)
 
 
 def _to_json(value: object, indent: int | None = None) -> str:
-    # Escaped to ASCII: model text may hold half characters, which UTF-8 cannot write.
+    # json.dumps escapes everything outside ASCII. Model text can contain lone surrogates, which UTF-8 cannot encode.
     try:
         return json.dumps(value, allow_nan=False, indent=indent)
-    except ValueError:
+    except ValueError:  # NaN or an infinity, which JSON lacks; too rare to search every value beforehand
         return json.dumps(_without_nan(value), allow_nan=False, indent=indent)
 
 

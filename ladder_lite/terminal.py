@@ -4,8 +4,8 @@
         bar.set(step, reward=0.42, zero_variance=0.6, test=0.31)
         live.say(f"[green]right[/]  {show(model_text)}")
 
-What a model wrote is hostile: it can hold escape sequences that move the cursor or retitle the window, marks that
-reverse the reading order, and square brackets that rich reads as markup. `show` makes it one harmless line.
+Model text is untrusted: it can contain escape sequences that move the cursor or retitle the window, bidi marks that
+reverse the reading order, and square brackets that rich reads as markup. `show` turns it into one harmless line.
 """
 
 from __future__ import annotations
@@ -33,59 +33,78 @@ if TYPE_CHECKING:
 
 Field = float | str | None
 
-PLAIN_INTERVAL_S = 10.0  # at most one plain line per stage in this time: a ten-hour log stays readable
-_REFRESH_PER_S = 2  # the bars share the processor with the training on small machines
+# A log gets at most one line per stage in this time, so that the log of a ten-hour run stays readable.
+PLAIN_INTERVAL_S = 10.0
+_REFRESH_PER_S = 2  # low, because on a small machine the bars compete with training for the processor
+# The pace is measured over the last 60 points at least 0.5 s apart: 30 s of quick updates, or 60 slow ones.
 _RATE_SPACING_S = 0.5
 _RATE_POINTS = 60
-_TITLE_WIDTH = 26
+_TITLE_WIDTH = 26  # long enough for "train rl_without_variants"
+# Fields that are shown as a percentage, and under which name.
 _SHARES = {"zero_variance": "zero-variance groups", "test": "test accuracy"}
 
 
 def one_line(text: str, width: int = 72) -> str:
-    """`text` as one printable line of at most `width` terminal columns, without any control or bidi character."""
+    """Return the text as one printable line of at most `width` terminal columns, without control or bidi characters."""
+    # Cutting first bounds the work: a reply can have megabytes, and no line needs more of it than this.
     line = " ".join(_printable(text[: 50 * width]).split())
     if cell_len(line) > width:
+        # Columns, not characters: a CJK character takes two. Three dots, since not every console has an ellipsis.
         line = set_cell_size(line, max(width - 3, 0)).rstrip() + "..."[:width]
     return line
 
 
 def show(text: str, width: int = 72) -> str:
-    """`one_line(text)` with rich's markup escaped, to be put into what `Live.say` prints."""
+    """Return `one_line(text)` with rich's markup escaped, for use in the argument of `Live.say`."""
     return escape(one_line(text, width))
 
 
+def reason_word(reason: str) -> str:
+    """Return a grade's reason as people read it: 'CORRECT' as 'right', 'NO_ANSWER' as 'no answer'."""
+    # The same words as in the figures and tables of reports.
+    words = {"CORRECT": "right", "UNPARSEABLE": "unreadable", "FORBIDDEN": "refused"}
+    # A row of another version can have a reason that this one does not know, hence `one_line`.
+    return words.get(reason, one_line(reason).lower().replace("_", " "))
+
+
 def verdict(attempt: Attempt) -> str:
-    """What became of an attempt, in colour, for `Live.say`."""
-    return "[green]right[/]" if attempt.correct else f"[red]{attempt.grade.reason.value.lower()}[/]"
+    """Return an attempt's grade in colour, for `Live.say`."""
+    return f"[{'green' if attempt.correct else 'red'}]{reason_word(attempt.grade.reason.value)}[/]"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless the number is 1: '1 variant', '1,917 tokens'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """0.004 as '0.4 %', 0.64 as '64 %': one decimal where whole numbers would hide the value."""
+    """Return 0.004 as '0.4 %' and 0.64 as '64 %': one decimal below 10 % and above 99 %, where rounding matters."""
     points = 100 * share
+    # From about 9.95 on, one decimal would round to "10.0".
     return f"{points:.0f} %" if 9.95 <= points <= 99 else f"{points:.1f} %".replace(".0 ", " ")
 
 
 def percent_interval(share: Mapping[str, float]) -> str:
-    """A share with its interval: '64 % (32-82)'."""
+    """Return a share with its interval: '64 % (32-82)'."""
     low, high = (percent(share[end]).removesuffix(" %") for end in ("low", "high"))
     return f"{percent(share['value'])} ({low}-{high})"
 
 
 def points_interval(difference: Mapping[str, float]) -> str:
-    """A difference of shares in percentage points, with its interval: '+12.0 (+3.5 to +20.1)'."""
+    """Return a difference of shares in percentage points, with its interval: '+12.0 (+3.5 to +20.1)'."""
     value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def clock_time(seconds: float) -> str:
-    """Seconds as '4:31' or '2:04:31'."""
+    """Return seconds as '4:31' or '2:04:31'."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Bar:
-    """Progress of one stage; `Live.progress` makes it."""
+    """Progress of one stage, created by `Live.progress`."""
 
     def __init__(self, title: str, total: int | None, changed: Callable[[Bar], None], clock: Callable[[], float]):
         self.title = one_line(title)
@@ -95,21 +114,23 @@ class Bar:
         self._changed = changed
         self._clock = clock
         self._started_at = clock()
+        # Recent updates as (time, units done); the oldest are dropped.
         self._pace: deque[tuple[float, int]] = deque(maxlen=_RATE_POINTS)
 
     def advance(self, n: int = 1, **fields: Field) -> None:
-        """`n` more units are done; `fields` as in `set`."""
+        """Add `n` units; `fields` as in `set`."""
         self.set(self.done + n, **fields)
 
     def set(self, done: int, **fields: Field) -> None:
-        """`done` units are done by now. Fields keep their last value until given again; None is 'not measured'."""
+        """Set the number of finished units. A field keeps its last value until set again; None means not measured."""
         self.done = done
         self._fields.update({name: value for name, value in fields.items() if value is not None})
         now = self._clock()
-        if self._pace and done < self._pace[-1][1]:  # another phase of the stage counts from its own start
+        # A lower count means that the stage's next phase has begun, which has a pace of its own.
+        if self._pace and done < self._pace[-1][1]:
             self._pace.clear()
-        # The last point is moved until it lies far enough from the one before: thousands of quick updates then
-        # still span a useful stretch of time.
+        # Replace the last point until it is far enough from the one before: otherwise thousands of quick updates
+        # would fill the deque with points that span too little time to measure a pace.
         if len(self._pace) >= 2 and self._pace[-1][0] - self._pace[-2][0] < _RATE_SPACING_S:
             self._pace.pop()
         self._pace.append((now, done))
@@ -122,46 +143,47 @@ class Bar:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at the recent pace; None while unknown.
-
-        The pace counts from the first update, since a resumed stage starts with one big step that cost no time.
-        """
+        """Seconds left at the recent pace; None while unknown."""
+        # One point gives no pace. The start of the stage is not a point: a resumed stage begins with one update that
+        # counts all the earlier work, which took no time now.
         if self.total is None or len(self._pace) < 2:
             return None
         (first_at, first), (last_at, last) = self._pace[0], self._pace[-1]
         if last <= first or last_at <= first_at:
             return None
         at_last = (self.total - last) * (last_at - first_at) / (last - first)
+        # Between two updates the time left counts down, but not below 0 if the next one is late.
         return max(0.0, at_last - (self._clock() - last_at))
 
     def count(self) -> str:
-        """'120/300', or '120' where the total is unknown."""
+        """Return '120/300', or '120' if the total is unknown."""
         return f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
 
     def describe_fields(self, separator: str) -> str:
-        """The fields as people read them: 'reward 0.42, zero-variance groups 60 %'."""
+        """Return the fields as people read them: 'reward 0.42, zero-variance groups 60 %'."""
         return separator.join(_describe(name, value) for name, value in self._fields.items())
 
 
 class Live:
-    """Bars, lines and tables of one run on one console; a context manager that leaves the terminal as it was."""
+    """Bars, lines and tables of one run on one console; a context manager that restores the terminal on exit."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        # FORCE_COLOR makes rich believe in a terminal; bars in a log file or a CI page would be a mess all the same.
+        # With FORCE_COLOR, rich treats any output as a terminal. Colours in a log file are what its user asked for;
+        # redrawn bars are not.
         force_interactive = None if sys.stdout.isatty() else False
         self.console = console or Console(highlight=False, force_interactive=force_interactive)
         self._clock = clock
-        self._open: list[Bar] = []
-        self._printed_at: dict[Bar, float] = {}
+        self._open: list[Bar] = []  # from the outermost stage to the innermost
+        self._printed_at: dict[Bar, float] = {}  # when each open bar last wrote a line into a log
         self._panel: RenderableType | None = None
-        self._screen: Screen | None = None
+        self._screen: Screen | None = None  # None in a log
         if self.console.is_interactive:
             self._screen = Screen(
                 console=self.console,
                 get_renderable=self._draw,
                 refresh_per_second=_REFRESH_PER_S,
-                transient=True,
-                vertical_overflow="crop",  # rich's ellipsis is a character that not every terminal has
+                transient=True,  # bars vanish at the end; the lines above them stay
+                vertical_overflow="crop",  # the default draws an ellipsis, which not every terminal can show
             )
 
     def __enter__(self) -> Live:
@@ -175,55 +197,60 @@ class Live:
         try:
             self._screen.stop()
         finally:
-            # A second Ctrl-C may land inside stop(); a terminal without a cursor would outlive the program.
+            # A second Ctrl-C may interrupt stop(), and the shell would be left without a cursor.
             self.console.show_cursor(True)
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Bar]:
-        """A bar for the time of the block, and a line that stays when it ends.
+        """Show a bar during the block, and print a line that stays when the block ends.
 
-        A stage inside another (one problem of many) leaves no line unless an exception ends it.
+        A stage inside another (one problem of many) prints no line unless an exception ends it.
         """
         bar = Bar(title, total, self._changed, self._clock)
         inner = bool(self._open)
         self._open.append(bar)
         self._printed_at[bar] = self._clock()
         self._redraw()
+        # A log has no bar, so a line announces the stage: a long one would otherwise look like a hang.
         if self._screen is None and not inner:
             self._line(f"{bar.title}: {bar.count()}")
         ending = "stopped at "
         try:
             yield bar
-            ending = ""
+            ending = ""  # reached only if the block did not raise
         finally:
             self._open.remove(bar)
             del self._printed_at[bar]
             self._redraw()
             if ending or not inner:
+                # "train ladder: 300/300 after 1:40, reward 0.42"
                 after = f"{bar.title}: {ending}{bar.count()} after {clock_time(bar.elapsed_s)}"
                 self._line(", ".join(filter(None, (after, bar.describe_fields(", ")))))
 
     def say(self, text: str) -> None:
-        """Print one line of rich markup above the bars; put foreign text into it through `show` only."""
+        """Print one line of rich markup above the bars; foreign text in it must have passed through `show`."""
+        # Control characters are removed here too, in case a caller forgot `show`.
         text = self.encodable(_printable(text))
         try:
-            line = Text.from_markup(text, emoji=False)
-        except MarkupError:  # somebody's text was not escaped: print it as it stands
+            line = Text.from_markup(text, emoji=False)  # ":smile:" stays as it is
+        except MarkupError:  # unescaped foreign text, such as "[/x]": print it literally
             line = Text(text)
-        is_log = self._screen is None  # whose lines are neither wrapped nor cut at some assumed width
+        # rich assumes that a log is 80 columns wide; its lines are neither wrapped nor cut there.
+        is_log = self._screen is None
         self.console.print(line, soft_wrap=is_log, no_wrap=True, overflow="ignore" if is_log else "crop")
 
     def print(self, renderable: RenderableType) -> None:
-        """Print a table or another of rich's renderables above the bars."""
+        """Print a table or another rich renderable above the bars."""
         self.console.print(renderable)
 
     @property
     def room(self) -> int | None:
-        """Lines that a panel below the bars can have; None in a log, which shows no panel."""
+        """Lines available to a panel below the bars; None in a log, which shows no panel."""
+        # Each open bar takes two lines, itself and its fields; two more are kept for the lines above.
         return None if self._screen is None else max(3, self.console.height - 2 * len(self._open) - 2)
 
     def show_panel(self, panel: RenderableType | None) -> None:
-        """Draw something below the bars until the next one is given; a log does not show it."""
+        """Draw a renderable below the bars until the next call; None removes it. A log does not show it."""
         self._panel = panel
         self._redraw()
 
@@ -235,11 +262,13 @@ class Live:
             self._screen.refresh()
 
     def encodable(self, text: str) -> str:
-        """The text with a question mark for each character that the console cannot show."""
+        """Return the text with a question mark for each character that the console's encoding lacks."""
+        # Printing such a character would raise UnicodeEncodeError and end the run.
         return text.encode(self.console.encoding, "replace").decode(self.console.encoding)
 
     def _changed(self, bar: Bar) -> None:
         now = self._clock()
+        # On a terminal, rich redraws the bars by itself. A bar that is set after its block has ended prints nothing.
         if self._screen is not None or bar not in self._printed_at or now - self._printed_at[bar] < PLAIN_INTERVAL_S:
             return
         self._printed_at[bar] = now
@@ -249,20 +278,21 @@ class Live:
 
     def _draw(self) -> RenderableType:
         rows: list[RenderableType] = []
-        for bar in list(self._open):  # a copy: this runs in rich's refresh thread
+        for bar in list(self._open):  # a copy, because this runs in rich's refresh thread
             rows.append(self._draw_bar(bar))
             if fields := bar.describe_fields("   "):
                 line = Text(self.encodable(fields), style="dim", no_wrap=True, overflow="crop")
-                rows.append(Padding(line, (0, 0, 0, 2)))
+                rows.append(Padding(line, (0, 0, 0, 2)))  # indented by two columns
         if self._panel is not None:
             rows.append(self._panel)
         return Group(*rows)
 
     def _draw_bar(self, bar: Bar) -> Table:
+        # train ladder   ━━━━━━━━━━━━━━╺━━━━━━━━━━━━━   120/300 4:31 6:47 left
         table = Table.grid(expand=True, padding=(0, 1))
         title_width = min(_TITLE_WIDTH, self.console.width // 3)
         table.add_column(width=title_width, no_wrap=True, overflow="crop")
-        table.add_column(ratio=1)
+        table.add_column(ratio=1)  # the bar takes what the other columns leave
         for _ in range(3):
             table.add_column(justify="right", no_wrap=True, overflow="crop")
         left = bar.left_s
@@ -286,15 +316,16 @@ def _describe(name: str, value: float | str) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` without control, format (bidi marks among them), surrogate and private characters; spaces for breaks."""
+    """Return the text without control, format, surrogate and private-use characters; white space becomes spaces."""
     kept: list[str] = []
-    marks = 0
+    marks = 0  # combining marks in a row
     for character in text:
         category = unicodedata.category(character)
-        # More than two combining marks on one character pile up over the lines above and below.
+        # More than two combining marks on one character would overlap the lines above and below.
         marks = marks + 1 if category[0] == "M" else 0
         if character.isspace():
             kept.append(" ")
+        # The C categories: Cc has escape and other control characters, Cf the bidi marks and zero-width characters.
         elif category[0] != "C" and marks <= 2:
             kept.append(character)
     return "".join(kept)

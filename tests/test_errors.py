@@ -1,4 +1,4 @@
-"""What a person sees when a command fails."""
+"""What a user sees if a command fails."""
 
 import errno
 import os
@@ -48,9 +48,7 @@ def program(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
         ("raise typer.Abort", 130, "interrupted"),
     ],
 )
-def test_what_ends_a_command_is_one_line_and_its_exit_code(
-    tmp_path: Path, action: str, code: int, printed: str
-) -> None:
+def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path, action: str, code: int, printed: str) -> None:
     returned, stdout, stderr = program(tmp_path, "--action", action)
     assert (returned, stdout) == (code, "")
     assert stderr.strip().startswith(printed)
@@ -87,7 +85,7 @@ def test_success_and_help(tmp_path: Path) -> None:
     assert stdout.startswith("Usage: program.py")
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     reader, writer = os.pipe()
     os.close(reader)

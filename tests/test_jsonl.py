@@ -1,4 +1,4 @@
-"""JSON and JSON lines files after a kill or damage, and the digest of a value."""
+"""JSON files and JSON lines after a kill or damage, and the digest of a value."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,19 @@ ROWS: list[dict[str, Any]] = [{"id": 1, "text": "∫ \ud800\n\u2028"}, {"id": 2,
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": 3', '{"id": 3}', "x" * 200_000, "\x00"])
-def test_an_incomplete_last_line_is_ignored(tmp_path: Path, torn: str) -> None:
+def test_a_torn_last_line_is_ignored_and_then_removed(tmp_path: Path, torn: str) -> None:
     file = tmp_path / "below" / "rows.jsonl"
     append_jsonl(file, ROWS)
     with file.open("a") as stream:
         stream.write(torn)
     size = file.stat().st_size
     assert read_jsonl(file) == ROWS
-    assert file.stat().st_size == size  # reading does not change the file: a run may still be writing it
+    assert file.stat().st_size == size  # reading changes nothing: the run may be going on
     append_jsonl(file, [{"id": 4}])
     assert read_jsonl(file) == [*ROWS, {"id": 4}]
 
 
-def test_a_file_with_only_an_incomplete_line(tmp_path: Path) -> None:
+def test_a_file_that_is_one_torn_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"id": 3')
     assert read_jsonl(file) == []
@@ -34,10 +34,10 @@ def test_a_file_with_only_an_incomplete_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "", "[1]", "1", "\x00\x00"])
-def test_damage_before_the_last_line_is_an_error_with_its_line_number(tmp_path: Path, line: str) -> None:
+def test_damage_before_the_last_line_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f'{{"id": 1}}\n{line}\n{{"id": 2}}\n')
-    with pytest.raises(UserError, match=r"rows.jsonl:2: "):
+    with pytest.raises(UserError, match=r"rows.jsonl:2: damaged"):
         read_jsonl(file)
 
 
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"a": [1.5, None]}
 
 
-def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
+def test_the_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert len({digest(value) for value in (1, 1.5, "1", None, [], {}, [1, 2], [2, 1])}) == 8

@@ -6,19 +6,19 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, one_line, percent, show
+from ladder_lite.terminal import PLAIN_INTERVAL_S, Live, clock_time, counted, one_line, percent, reason_word, show
 from tests.support.fakes import Clock
 from tests.support.terminal import HOSTILE, a_console
 
 
 def visible(line: str) -> str:
-    """What rich prints of one line of markup."""
+    """The text that rich prints for one line of markup."""
     return Text.from_markup(line, emoji=False).plain
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("width", [0, 2, 40])
-def test_plain_is_one_harmless_line(text: str, width: int) -> None:
+def test_one_line_is_harmless(text: str, width: int) -> None:
     line = one_line(text, width)
     assert cell_len(line) <= width
     assert not [c for c in line if unicodedata.category(c)[0] == "C" or (c.isspace() and c != " ")]
@@ -26,7 +26,7 @@ def test_plain_is_one_harmless_line(text: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_show_is_read_by_rich_as_the_plain_text(text: str) -> None:
+def test_show_escapes_markup(text: str) -> None:
     assert visible(show(text)) == one_line(text)
     assert visible(f"[green]{show(text)}[/green] end") == f"{one_line(text)} end"
 
@@ -43,7 +43,7 @@ def test_show_is_read_by_rich_as_the_plain_text(text: str) -> None:
         ("e\u0301", 72, "e\u0301"),
     ],
 )
-def test_plain_keeps_what_can_be_read(text: str, width: int, expected: str) -> None:
+def test_one_line_keeps_readable_text(text: str, width: int, expected: str) -> None:
     assert one_line(text, width) == expected
 
 
@@ -55,12 +55,21 @@ def test_percent(share: float, expected: str) -> None:
     assert percent(share) == expected
 
 
+def test_numbers_with_nouns() -> None:
+    assert [counted(n, "token") for n in (0, 1, 1917)] == ["0 tokens", "1 token", "1,917 tokens"]
+
+
+def test_reasons_as_words() -> None:
+    reasons = ("CORRECT", "UNPARSEABLE", "NO_ANSWER", "FROM_ANOTHER_VERSION")
+    assert [reason_word(reason) for reason in reasons] == ["right", "unreadable", "no answer", "from another version"]
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(0.9, "0:00"), (271, "4:31"), (7471.5, "2:04:31")])
 def test_clock_time(seconds: float, expected: str) -> None:
     assert clock_time(seconds) == expected
 
 
-def test_a_log_gets_the_start_the_end_and_few_lines_between() -> None:
+def test_a_log_has_the_start_the_end_and_few_lines_between() -> None:
     clock, (console, data) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.progress("train ladder", 1000) as bar:
         for _ in range(1000):
@@ -75,7 +84,7 @@ def test_a_log_gets_the_start_the_end_and_few_lines_between() -> None:
     ]
 
 
-def test_an_inner_stage_speaks_only_when_it_fails() -> None:
+def test_an_inner_stage_prints_a_line_only_if_it_fails() -> None:
     console, data = a_console(terminal=False)
     with Live(console, Clock()) as live, live.progress("outer"):
         with live.progress("inner", 3) as bar:
@@ -93,10 +102,10 @@ def test_an_inner_stage_speaks_only_when_it_fails() -> None:
     ("updates", "left"),
     [
         ([], None),
-        ([(5, 50)], None),  # a resumed stage: where it goes on says nothing of its pace
+        ([(5, 50)], None),  # a resumed stage: its first update says nothing about the pace
         ([(5, 50), (15, 60)], 40.0),
         ([(5, 50), (15, 60), (25, 80)], 20 / 1.5),
-        ([(5, 50), (15, 60), (16, 2)], None),  # another phase, counted anew
+        ([(5, 50), (15, 60), (16, 2)], None),  # the next phase counts from its own start
         ([(5, 50), (15, 60), (16, 2), (17, 4)], 48.0),
         ([(1, 10), (2, 120)], 0.0),
     ],
@@ -111,10 +120,10 @@ def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None
         assert bar.left_s == (None if left is None else pytest.approx(left))
 
 
-def test_time_left_runs_down_between_updates_and_follows_the_recent_pace() -> None:
+def test_time_left_counts_down_between_updates_and_follows_the_recent_pace() -> None:
     clock, (console, _) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.progress("x", 100_000) as bar:
-        for _ in range(50_000):  # quick at first
+        for _ in range(50_000):  # fast at first
             clock.seconds += 0.001
             bar.advance()
         for _ in range(100):  # then one a second
@@ -128,14 +137,14 @@ def test_time_left_runs_down_between_updates_and_follows_the_recent_pace() -> No
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_hostile_text_reaches_no_console_anywhere(terminal: bool, encoding: str) -> None:
+def test_hostile_text_never_reaches_a_console(terminal: bool, encoding: str) -> None:
     console, data = a_console(terminal=terminal, encoding=encoding)
     with Live(console) as live:
         for text in HOSTILE.values():
             with live.progress(text, 2) as bar:
                 bar.advance(answer=text)
                 live.say(show(text))
-                live.say(text[:200])  # somebody forgot show
+                live.say(text[:200])  # a caller forgot `show`
     written = data.getvalue().decode(encoding)
     ours = re.sub(r"\x1b\[(\?25[hl]|2K|1A)", "", written) if terminal else written
     assert not set(ours) & {"\x1b", "\x07", "\x08", "\x9b", "\u202e", "\u200b", "\ufeff"}
@@ -144,14 +153,14 @@ def test_hostile_text_reaches_no_console_anywhere(terminal: bool, encoding: str)
         assert "\r" not in ours
 
 
-def test_say_reads_markup_and_leaves_no_trace_of_it_in_a_log() -> None:
+def test_say_removes_markup_in_a_log() -> None:
     console, data = a_console(terminal=False)
     with Live(console) as live:
         live.say(f"[green]right[/]  {show('[red]' + 'x' * 200, width=150)}")
     assert data.getvalue().decode() == "right  [red]" + "x" * 142 + "...\n"
 
 
-def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
+def test_a_terminal_shows_bars_and_is_restored_after_ctrl_c() -> None:
     console, data = a_console(terminal=True)
 
     def work() -> None:
@@ -159,7 +168,7 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
             bar.set(120, reward=0.42, zero_variance=0.6, test=0.31)
             live.print(Table("a table"))
             live.say("a line")
-            live._redraw()  # rich's own thread does this twice a second
+            live._redraw()  # as rich's thread does twice a second
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -168,7 +177,7 @@ def test_a_terminal_shows_bars_and_is_left_as_it_was_by_ctrl_c() -> None:
     assert re.search(r"train ladder\s+━.*120/300 0:00 -:-- left", written)
     assert "reward 0.42   zero-variance groups 60 %   test accuracy 31 %" in written
     assert all(cell_len(line) <= 80 for line in re.sub(r"\x1b\[[?0-9]*[a-zA-Z]", "", written).splitlines())
-    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is there again
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is visible again
     tail = re.sub(r"\x1b\[[?0-9]*[a-zA-Z]|\r", "", written[written.rindex("train ladder: stopped at 120/300") :])
     assert tail.splitlines()[0].startswith("train ladder: stopped at 120/300 after 0:00, reward 0.42")
     assert "━" not in tail

@@ -1,10 +1,11 @@
-"""One page about this machine to paste into a bug report: versions, GPUs, caches, and the checks that runs begin with.
+"""One page about this machine for bug reports: versions, GPUs, caches, and the checks that every run begins with.
 
     python -m ladder_lite.doctor
     python -m ladder_lite.doctor --json --online
 
-It tells of broken libraries, so it breaks over none: each is imported in a process of its own first. Tokens and other
-secrets are told of as set or not set. The network is asked only with --online. Exit code 1 when a check failed.
+The page must also work when a library is broken, so each one is first imported in a separate process. Of tokens and
+other secrets, it shows only whether they are set. The network is used only with --online. The exit code is 1 if a check
+failed.
 """
 
 import importlib.util
@@ -31,33 +32,36 @@ from ladder_lite.models.memory import GIB
 _IMPORTS = {
     "torch": "import torch",
     "bitsandbytes": "import bitsandbytes",
-    "trl": "from trl import GRPOTrainer",  # and with it transformers, peft, accelerate and datasets
+    "trl": "from trl import GRPOTrainer",  # also imports transformers, peft, accelerate and datasets
     "unsloth": "import unsloth",
 }
-_IMPORT_SECONDS = 180
+_IMPORT_TIMEOUT_S = 180
+# Environment variables that change how a run behaves.
 _SHOWN_VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     *("TORCHDYNAMO_DISABLE", "UNSLOTH_COMPILE_DISABLE", "UNSLOTH_ALLOW_CPU", "BNB_CUDA_VERSION", "LD_LIBRARY_PATH"),
     *("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "XDG_CACHE_HOME"),
     *("LADDER_LITE_CACHE", "WANDB_MODE", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"),
 )
-_HIDDEN_VARIABLES = (  # the proxies' and the endpoint's addresses can hold passwords
+_HIDDEN_VARIABLES = (  # the addresses of proxies and of the endpoint can contain passwords
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY"),
 )
 
 
 def examine(online: bool = False) -> dict[str, Any]:
-    """Everything the page says, as JSON; `checks` are rows {"name", "ok", "detail", "remedy"}."""
-    environment = _environment()  # the user's: the checks add what this package sets
+    """Return the contents of the page as JSON; `checks` are rows {"name", "ok", "detail", "remedy"}."""
+    # First, because `preflight` sets variables itself, and the page is to show the user's.
+    environment = _environment()
     imports = _try_imports()
     cards = nvidia_smi()
-    has_torch = imports["torch"] is None
+    has_torch = imports["torch"] is None  # None: imported without an error
     seen = _seen_by_torch() if has_torch else {"cuda": None, "gpus": []}
     recipes = _recipes()
     checks = list(_check_imports(imports, needs_unsloth=bool(seen["gpus"])))
     checks += [Check(f"recipe {name}", False, fault) for name, fault in recipes.items() if fault]
     if has_torch and recipes.get("tiny") == "":
-        # A recipe of any model will do: what is checked is how this machine computes, in the type that it would choose.
+        # The recipe's own model does not matter: what is checked is how this machine computes, in the type that it
+        # would choose. A broken Unsloth has already failed its own check and must not hide the others.
         backend = "auto" if imports.get("unsloth") is None else "transformers"
         overrides = ["model.device=auto", "model.dtype=auto", "model.load_in_4bit=true", f"model.backend={backend}"]
         checks += preflight(load_recipe("tiny", overrides), Path("runs"))
@@ -80,10 +84,11 @@ def examine(online: bool = False) -> dict[str, Any]:
 
 
 def _try_imports() -> dict[str, str | None]:
-    """Import each library in a process of its own; None where that went well, else the error's line.
+    """Import each library in a separate process; return its error's line, or None if the import worked.
 
-    An import may end the process, and Unsloth's changes the other libraries. Without Unsloth there is no entry for it.
+    There is no entry for Unsloth if it is not installed.
     """
+    # Separate processes, because a broken library can end its process, and Unsloth patches the others.
     names = [name for name in _IMPORTS if name != "unsloth" or importlib.util.find_spec(name) is not None]
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(_import_error, names), strict=True))
@@ -92,21 +97,23 @@ def _try_imports() -> dict[str, str | None]:
 def _import_error(name: str) -> str | None:
     command = [sys.executable, "-c", _IMPORTS[name]]
     try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return f"does not end within {_IMPORT_SECONDS} s"
+        return f"does not end within {_IMPORT_TIMEOUT_S} s"
     if process.returncode == 0:
         return None
-    if process.returncode < 0:
+    if process.returncode < 0:  # killed by a signal, for example by a segmentation fault
         return f"ends the process (signal {-process.returncode})"
-    # Below the last traceback's frames, which are indented, stands the error, on one line or several.
+    # The last traceback is that of the error that was raised. Its frames are indented; the first line that is not
+    # is the error: "ImportError: libcudart.so.13: cannot open".
     _, _, traceback = process.stderr.rpartition("Traceback (most recent call last):\n")
     return next((line for line in traceback.splitlines() if line and not line.startswith(" ")), "fails")
 
 
 def _check_imports(imports: Mapping[str, str | None], needs_unsloth: bool) -> Iterator[Check]:
     for name, fault in imports.items():
-        if name != "unsloth" or needs_unsloth:  # without a GPU it refuses, as it should
+        # Unsloth raises an error on a machine without a GPU, where it is not needed.
+        if name != "unsloth" or needs_unsloth:
             yield Check.of(f"import of {name}", fault is None, fault or "works", f"reinstall {name}")
 
 
@@ -114,8 +121,8 @@ def _seen_by_torch() -> dict[str, Any]:
     import torch
 
     try:
-        names = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
-    except RuntimeError:  # a driver that does not answer; the checks say more
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    except RuntimeError:  # the driver does not respond; the checks report why
         names = []
     return {"cuda": torch.version.cuda or getattr(torch.version, "hip", None), "gpus": names}
 
@@ -132,10 +139,12 @@ def _machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of a checkout, and whether it was changed since; None where the package was installed."""
+    """Return the commit of a checkout and whether files were changed since; None for an installed package."""
     checkout = Path(__file__).parents[2]
+    # Without this check, git would find a repository of the user's that contains the virtual environment.
     if not (checkout / ".git").exists():
         return None
+    # "f7b59c3 with changes"; --exclude=* ignores all tags
     describe = ["git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--dirty= with changes"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -144,15 +153,15 @@ def _commit() -> str | None:
 
 
 def _recipes() -> dict[str, str]:
-    """The shipped recipes, each with what is wrong with it, or nothing."""
-    found = {}
+    """Return the shipped recipes with their error, or with "" if they can be loaded."""
+    faults = {}
     for name in recipe_names():
         try:
             load_recipe(name)
-            found[name] = ""
+            faults[name] = ""
         except UserError as error:
-            found[name] = str(error)
-    return found
+            faults[name] = str(error)
+    return faults
 
 
 def _hub(online: bool) -> dict[str, str]:
@@ -161,7 +170,7 @@ def _hub(online: bool) -> dict[str, str]:
     except ImportError as error:
         return {"token": "unknown", "reachable": f"huggingface_hub cannot be imported ({error})"}
     token = "present" if get_token() else "absent"
-    return {"token": token, "reachable": _ask_hub() if online else "not asked whether it can be reached (--online)"}
+    return {"token": token, "reachable": _ask_hub() if online else "connection not tested (use --online)"}
 
 
 def _ask_hub() -> str:
@@ -177,6 +186,7 @@ def _ask_hub() -> str:
 
 def _environment() -> dict[str, str]:
     shown = {name: os.environ[name] for name in _SHOWN_VARIABLES if name in os.environ}
+    # Proxies are commonly set in lower case, as https_proxy.
     hidden = {name: "set" for name in _HIDDEN_VARIABLES if os.environ.get(name) or os.environ.get(name.lower())}
     return shown | hidden
 
@@ -187,6 +197,6 @@ def _caches() -> dict[str, str]:
     caches = {"problem sets": str(fetched("any").parent)}
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
-    except ImportError:  # told with the token
+    except ImportError:  # `_hub` reports the error
         return caches
     return {"models": HF_HUB_CACHE, **caches}

@@ -14,15 +14,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-    online: Annotated[
-        bool, typer.Option("--online", help="Ask the Hugging Face hub whether it can be reached.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Test whether the Hugging Face hub can be reached.")] = False,
 ) -> None:
-    """Print what a bug report needs to say about this machine, and check that runs can work here."""
-    found = examine(online)
-    print(from_home(json.dumps(found, indent=1)) if as_json else render(found))
-    if not all(check["ok"] for check in found["checks"]):
+    """Print what a bug report needs to know about this machine, and check whether runs can work on it."""
+    page = examine(online)
+    print(from_home(json.dumps(page, indent=1)) if as_json else render(page))
+    if not all(check["ok"] for check in page["checks"]):
         raise typer.Exit(1)
 
 

@@ -1,10 +1,10 @@
-"""Checks before a run loads its model: what would end in an error after minutes or hours is one line at once.
+"""Checks before a run loads its model: problems that would stop it after minutes or hours are reported at once.
 
     demand(preflight(recipe, Path("runs/llama3b-s0"), **predict(recipe)))
 
-A check that does not apply is left out rather than passed: without a GPU there is none of GPU memory. Nothing is
-downloaded, but for the config of a model that no shipped recipe has. `python -m ladder_lite.doctor` prints the checks
-too.
+A check that does not apply is left out rather than passed: without a GPU, there is no check of GPU memory. Nothing is
+downloaded except the config of a model that no shipped recipe uses. `python -m ladder_lite.doctor` also prints the
+checks.
 """
 
 import importlib
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from ladder_lite.terminal import Live
 
 _CHECKPOINTS = 3
-"""Checkpoints on the disk at once: the two that are kept and the one being written."""
+"""Checkpoints on disk at the same time: the two that are kept and the one being written."""
 _CHECKPOINT_ADAPTERS = 3
-"""A checkpoint in sizes of the adapter: its weights and Adam's two moments."""
+"""Size of a checkpoint as a multiple of the adapter's: its weights and Adam's two moments."""
 _RESERVE_BYTES = 256 * 2**20
-"""For what a run writes besides: attempts, metrics, reports."""
+"""Disk space for a run's other files: attempts, metrics, reports."""
 _SIDE = 256
-"""Rows and columns of the matrices that are multiplied."""
-_BFLOAT16_CAPABILITY = (8, 0)
+"""Rows and columns of the matrices in test products."""
+_BFLOAT16_CAPABILITY = (8, 0)  # Ampere, the first architecture with bfloat16
 _TRACKERS: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in ("trackio", "wandb", "tensorboard", "mlflow", "comet_ml", "swanlab", "clearml")},
     **{name: (name,) for name in ("codecarbon", "dvclive", "neptune", "dagshub", "kubeflow")},
@@ -52,14 +52,14 @@ _TRACKERS: dict[str, tuple[str, ...]] = {
     "azure_ml": ("azureml-core", "azureml"),
     "flyte": ("flytekit",),
 }
-"""What TRL can report to: the package to install, whose module is called like it or has one of the other names."""
+"""The values of `report_to` in TRL: first the package to install, then further modules that show it is installed."""
 _OTHER_FOLDER = {"checkpoints": "choose another --run-dir", "the model": "set HF_HOME to a folder on another disk"}
 _ELSEWHERE = "choose another accelerator (on Kaggle: T4 x2), or model.device=cpu to run on the CPU"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at and what was found; `remedy` is empty where it is well, or where `detail` ends in one."""
+    """The result of a check; `remedy` is empty if the check passed, or if `detail` already ends with one."""
 
     name: str
     ok: bool
@@ -68,7 +68,7 @@ class Check:
 
     @staticmethod
     def of(name: str, ok: bool, detail: str, remedy: str) -> "Check":
-        """The check, without the remedy where none is needed."""
+        """Make a check, whose remedy is dropped if the check passed."""
         return Check(name, ok, detail, "" if ok else remedy)
 
     def __str__(self) -> str:
@@ -82,24 +82,26 @@ def preflight(
     adapter_bytes: int | None = None,
     download_bytes: int | None = None,
 ) -> list[Check]:
-    """Check versions, the device, its memory and the disks, in the order in which they matter.
+    """Check versions, the device, its memory and the disks, the causes of other failures first.
 
-    `needed_bytes` is the predicted peak of GPU memory besides the CUDA context, which is there once this has run;
-    `adapter_bytes` is the adapter's size in float32 and `download_bytes` that of the model's files on the hub. What
-    depends on an unknown one is left out. Without a `run_path` nothing is trained, so neither checkpoints nor trackers
-    are looked at. Imports torch, and Unsloth where it is to load the model.
+    `needed_bytes` is the predicted peak of GPU memory without the CUDA context, `adapter_bytes` the adapter's size in
+    float32, and `download_bytes` the size of the model's files on the hub. A check that needs an unknown number is left
+    out. Without a `run_path` nothing is trained, so checkpoints and trackers are not checked. Imports torch, and
+    Unsloth if it is to load the model.
     """
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
     checks = [_check_versions(with_unsloth=loader == "unsloth"), loading]
+    # Before the loader's check: a fault of the GPU explains why Unsloth cannot load the model.
     if loader is not None:
-        checks[1:1] = _check_gpu(recipe.model)  # a fault of the GPU explains what cannot be done without one
+        checks[1:1] = _check_gpu(recipe.model)
     if run_path is not None:
         checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     if loader is not None:
         checks += _check_device(recipe.model, needed_bytes)
     folders = {} if run_path is None else {"checkpoints": run_path}
-    n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)  # of one training, and of each condition
+    # Checkpoints of one training run at a time, and at the end an adapter of each condition.
+    n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)
     needs = {"checkpoints": _RESERVE_BYTES + n_adapters * (adapter_bytes or 0)}
     if missing_bytes := to_download(recipe.model, download_bytes):
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -110,44 +112,45 @@ def preflight(
 
 
 def predict(recipe: Recipe) -> dict[str, int]:
-    """What a run needs at least, under the names of `preflight`'s arguments.
+    """Predict the minimum needs of a run, by the names of `preflight`'s arguments.
 
-    GPU memory is that of the smallest micro-batch and of one reply at a time: batches are made to fit later. Nothing is
-    known of a model of unknown shape, or where PyTorch is broken, which `preflight` then says.
+    The result is empty for a model of unknown shape, or if PyTorch is broken.
     """
     prepare_environment()
     try:
         from ladder_lite.models.loading import choose_loader
-    except (ImportError, OSError, RuntimeError):
+    except (ImportError, OSError, RuntimeError):  # torch cannot be imported, which `preflight` reports
         return {}
     try:
         shape = read_shape(recipe.model.id)
-    except UserError:  # another family of models, or none at all: loading it says so
+    except UserError:  # an unknown family of models, or no model at all, which loading it reports
         return {}
+    # `preflight` starts CUDA before it measures the free memory, so the context is already subtracted there.
     setup = Setup.of(shape, recipe.model, recipe.grpo.trl, choose_loader(recipe.model), context_bytes=0)
     return {
+        # Training with a micro-batch of one completion, or generating one: larger batches are made to fit later.
         "needed_bytes": max(map(total, smallest_parts(setup))),
-        "adapter_bytes": 4 * setup.lora_weights,
-        "download_bytes": 2 * shape.parameters,
+        "adapter_bytes": 4 * setup.lora_weights,  # float32
+        "download_bytes": 2 * shape.parameters,  # 16 bits
     }
 
 
 def demand(checks: Sequence[Check]) -> None:
-    """UserError with the first check that failed, if one did."""
+    """Raise UserError with the first check that failed, if any."""
     if failed := [check for check in checks if not check.ok]:
         raise UserError(str(failed[0]))
 
 
 def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend:
-    """Load the model of a recipe, after the checks that a run begins with; UserError where one of them fails.
+    """Load the model of a recipe after the preflight checks. Raises UserError if one of them fails.
 
-    Without a `run_path` the model is only sampled from, and what training needs is not asked for.
+    Without a `run_path` the model is only sampled from, and the needs of training are not checked.
     """
     from ladder_lite.terminal import show
 
     needs = predict(recipe)
-    asked = needs if run_path else {name: needs[name] for name in needs if name == "download_bytes"}
-    demand(preflight(recipe, run_path, **asked))
+    checked = needs if run_path else {name: needs[name] for name in needs if name == "download_bytes"}
+    demand(preflight(recipe, run_path, **checked))
     if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
     with live.progress(f"load {recipe.model.id}"):
@@ -155,25 +158,27 @@ def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend
 
 
 def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
-    """How many of the bytes that the model has on the hub, if known, must be fetched: all of them or none."""
+    """Return the number of bytes to download for the model: its size on the hub, or 0 if it is cached or local."""
     return 0 if download_bytes is None or not on_hub(settings.id) or _cached(settings) else download_bytes
 
 
 def on_hub(model_id: str) -> bool:
-    """Whether a recipe's `model.id` is one of the Hugging Face hub, and no folder or file."""
+    """Return whether a recipe's `model.id` names a model on the Hugging Face hub, rather than a folder or file."""
     is_local = model_id == EMBEDDED or model_id.endswith(".gguf") or Path(model_id).exists()
+    # "gpt2" or "org/name"; not "../llama" or "/models/llama", even if these do not exist
     return not is_local and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_id) is not None
 
 
 def _check_versions(with_unsloth: bool) -> Check:
-    """Whether the installed packages are within the ranges that ladder_lite itself asks for."""
+    """Check that the installed packages are within the ranges that ladder_lite requires."""
     name, required = "versions", list(_requirements(with_unsloth))
     if not required:
         return Check(name, False, "ladder_lite's own metadata is missing", "reinstall ladder_lite")
-    faults = {each: fault for each in required if (fault := _version_fault(each))}
+    faults = {requirement: fault for requirement in required if (fault := _version_fault(requirement))}
     if faults:
-        wanted = " ".join(f"'{each.name}{each.specifier}'" for each in faults)
-        return Check(name, False, ", ".join(faults.values()), f"pip install {wanted}")
+        # pip install 'trl>=1.16' 'datasets>=4.4'
+        arguments = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement in faults)
+        return Check(name, False, ", ".join(faults.values()), f"pip install {arguments}")
     return Check(name, True, f"{len(required)} packages, each within its range")
 
 
@@ -182,35 +187,41 @@ def _version_fault(requirement: "Requirement") -> str | None:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return f"{requirement.name} is not installed"
+    # Notebooks have builds such as 2.10.0rc1+cu128, which a range without pre-releases would exclude.
     is_within = requirement.specifier.contains(version, prereleases=True)
     return None if is_within else f"{requirement.name} {version} is not {requirement.specifier}"
 
 
 def _requirements(with_unsloth: bool) -> "Iterator[Requirement]":
-    """What the installed ladder_lite requires, or what the checkout says that it would."""
+    """Yield the requirements of the installed ladder_lite, or those in the pyproject.toml of a checkout."""
     from packaging.requirements import Requirement
 
     try:
         lines = importlib.metadata.requires("ladder_lite") or []
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
         checkout = Path(__file__).parents[2] / "pyproject.toml"
         project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"] if checkout.exists() else {}
         extra = project.get("optional-dependencies", {}).get("gpu", [])
         lines = project.get("dependencies", []) + [f"{line}; extra == 'gpu'" for line in extra]
     for requirement in map(Requirement, lines):
+        # "unsloth>=1; extra == 'gpu'" applies only with that extra; "numpy>=1" has no marker.
         if requirement.marker is None or requirement.marker.evaluate({"extra": "gpu" if with_unsloth else ""}):
             yield requirement
 
 
 def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
-    """Who would load the model (None where PyTorch is broken) and why."""
+    """Return the loader that would load the model, with its check.
+
+    The loader is None if PyTorch is broken, and "" if the loader of the recipe cannot run here.
+    """
     name = "loader"
     try:
         from ladder_lite.models.loading import choose_loader, import_unsloth, unsloth_obstacle
 
         loader = choose_loader(settings)
         obstacle = unsloth_obstacle(settings)
-        if loader == "unsloth":  # before anything is put on the GPU: it says how memory is to be handed out there
+        # Now, because Unsloth configures PyTorch's allocator, which must happen before the first use of the GPU.
+        if loader == "unsloth":
             import_unsloth()
     except UserError as error:
         return "", Check(name, False, str(error))
@@ -218,29 +229,28 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
         return None, Check(name, False, f"PyTorch does not work here ({first_line(error)})", "reinstall torch")
     if loader == "unsloth":
         return loader, Check(name, True, "unsloth")
-    why = "as the recipe says" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
-    return loader, Check(name, True, f"transformers ({why})")
+    reason = "set in the recipe" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
+    return loader, Check(name, True, f"transformers ({reason})")
 
 
 def _check_trackers(report_to: object) -> list[Check]:
-    """Whether what `report_to` names is installed: the trainer asks once training begins, hours from now.
-
-    "all" are those that are installed.
-    """
-    name, asked = "grpo.trl.report_to", report_to if isinstance(report_to, list) else [report_to]
-    trackers = [each for each in asked if isinstance(each, str) and each not in ("none", "all")]
-    if unknown := [each for each in trackers if each not in _TRACKERS]:
+    """Check that the trackers of `report_to` are installed."""
+    # The trainer would notice only when training begins, which is hours later.
+    name, values = "grpo.trl.report_to", report_to if isinstance(report_to, list) else [report_to]
+    # "all" means those that are installed, so none can be missing.
+    trackers = [value for value in values if isinstance(value, str) and value not in ("none", "all")]
+    if unknown := [tracker for tracker in trackers if tracker not in _TRACKERS]:
         detail = f"{unknown[0]} is unknown{nearest(unknown[0], _TRACKERS)}"
         return [Check(name, False, detail, f"name one of {', '.join(_TRACKERS)}")]
-    if missing := [each for each in trackers if not any(map(importlib.util.find_spec, _TRACKERS[each]))]:
-        packages = " ".join(_TRACKERS[each][0] for each in missing)
+    if missing := [tracker for tracker in trackers if not any(map(importlib.util.find_spec, _TRACKERS[tracker]))]:
+        packages = " ".join(_TRACKERS[tracker][0] for tracker in missing)
         remedy = f"pip install {packages}, or set grpo.trl.report_to=none"
         return [Check(name, False, f"{', '.join(missing)}: not installed", remedy)]
     return [Check(name, True, f"{', '.join(trackers)}: installed")] if trackers else []
 
 
 def _check_gpu(settings: ModelSettings) -> list[Check]:
-    """The GPU, if PyTorch can use it; otherwise whether one is there or the recipe asks for one."""
+    """Check the GPU if PyTorch can use it. Otherwise fail if there is a GPU or the recipe requires one."""
     import torch
 
     if settings.device == "cpu":
@@ -248,12 +258,15 @@ def _check_gpu(settings: ModelSettings) -> list[Check]:
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         checks = [_check_capability(capability, settings)]
-        if torch.version.cuda is not None:  # AMD's builds name their architectures otherwise
+        # Builds for AMD have no CUDA version, and architectures with other names: gfx90a.
+        if torch.version.cuda is not None:
             checks.insert(0, _check_build(capability, torch.cuda.get_arch_list(), torch.__version__))
         return checks
+    # The user's way of hiding the GPUs from PyTorch, which nvidia-smi ignores.
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     cards = [] if hidden else nvidia_smi()
     on_cpu = "set model.device=cpu to run on the CPU, which takes far longer"
+    # An unusable GPU fails also with model.device=auto: the run would silently take the CPU, and days.
     if cards:
         remedy = f"install a PyTorch for this driver and this card, or {on_cpu}"
         return [Check("GPU", False, f"PyTorch cannot use the {cards[0]['name']} ({_cuda_fault()})", remedy)]
@@ -264,18 +277,18 @@ def _check_gpu(settings: ModelSettings) -> list[Check]:
 
 
 def _cuda_fault() -> str:
-    """What PyTorch says when it is to use a GPU: that the driver is too old, or its own build without CUDA."""
+    """Return PyTorch's reason why it cannot use the GPU: an old driver, or a build without CUDA."""
     import torch
 
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
         return first_line(error)
-    return "it finds none"
+    return "it finds no GPU"
 
 
 def nvidia_smi() -> list[dict[str, Any]]:
-    """The NVIDIA GPUs as their driver lists them, whether or not PyTorch works."""
+    """Return the NVIDIA GPUs that the driver lists, whether or not PyTorch can use them."""
     fields = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
@@ -284,6 +297,7 @@ def nvidia_smi() -> list[dict[str, Any]]:
         return []
     cards = []
     for line in listing.splitlines():
+        # "Tesla T4, 550.54.15, 15360, 15095, 7.5"; split from the right, in case a name contains a comma
         name, driver, total, free, capability = (part.strip() for part in line.rsplit(",", 4))
         memory = {"memory_total_mib": _number(total), "memory_free_mib": _number(free)}
         cards.append({"name": name, "driver": driver, **memory, "capability": capability})
@@ -291,11 +305,11 @@ def nvidia_smi() -> list[dict[str, Any]]:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0  # "[N/A]" where a GPU shares the machine's memory
+    return int(text) if text.isdigit() else 0  # "[N/A]" if the GPU shares the machine's memory
 
 
 def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Check]:
-    """What the device computes, and whether its memory suffices."""
+    """Check that the device computes correctly and that its memory is sufficient."""
     import torch
 
     from ladder_lite.models.loading import choose_device, choose_dtype
@@ -305,13 +319,14 @@ def _check_device(settings: ModelSettings, needed_bytes: int | None) -> list[Che
     checks = [_check_product(device, dtype)]
     if settings.load_in_4bit:
         checks.append(_check_four_bit(device, dtype))
+    # After the products: they have started CUDA, so that its context is no longer part of the free memory.
     if needed_bytes is not None and settings.device != "cpu" and torch.cuda.is_available():
         checks.append(_check_memory(needed_bytes))
     return checks
 
 
 def _check_build(capability: tuple[int, int], architectures: Sequence[str], version: str) -> Check:
-    """Whether PyTorch has code for the card."""
+    """Check that PyTorch was built with code for the GPU."""
     name, code = "PyTorch's build", f"code for compute capability {_dotted(capability)}"
     if any(_can_run(architecture, capability) for architecture in architectures):
         return Check(name, True, f"torch {version} has {code}")
@@ -319,11 +334,14 @@ def _check_build(capability: tuple[int, int], architectures: Sequence[str], vers
 
 
 def _can_run(architecture: str, capability: tuple[int, int]) -> bool:
-    """Whether a card can run this code: that of its own generation and no newer, or PTX of any older one."""
+    """Return whether a GPU can run code that was compiled for this architecture."""
+    # "sm_86" is machine code, "compute_86" is PTX, which the driver compiles for any newer GPU. The suffix a restricts
+    # code to this very capability, f to its family.
     match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
     if match is None:
         return False
     built = int(match[2]), int(match[3])
+    # Machine code also runs on newer GPUs with the same major version: sm_86 on an 8.9.
     same_generation = built[0] == capability[0] and built <= capability and match[4] != "a"
     return built == capability or same_generation or (match[1] == "compute" and not match[4] and built <= capability)
 
@@ -337,34 +355,38 @@ def _check_capability(capability: tuple[int, int], settings: ModelSettings) -> C
 
 
 def _check_product(device: "torch.device", dtype: "torch.dtype") -> Check:
-    """A real product: on Kaggle's P100, `torch.cuda.is_available()` is true while nothing runs."""
+    """Check a matrix product against one in float64."""
+    # `torch.cuda.is_available()` is not enough: on Kaggle's P100 it is true, but no kernel runs.
     import torch
 
     name = f"matrix product ({device.type}, {_name(dtype)})"
     left, right = _matrices(dtype)
     try:
-        found = (left.to(device) @ right.to(device)).cpu()
-    except torch.OutOfMemoryError as error:
-        return Check(name, False, first_line(error), "close what else uses the card; nvidia-smi lists it")
-    except RuntimeError as error:  # torch.AcceleratorError is one
+        product = (left.to(device) @ right.to(device)).cpu()
+    except torch.OutOfMemoryError as error:  # a subclass of RuntimeError, so it comes first
+        return Check(name, False, first_line(error), "close other programs that use the GPU; nvidia-smi lists them")
+    except RuntimeError as error:  # includes torch.AcceleratorError
         return Check(name, False, f"this device does not work ({first_line(error)})", _ELSEWHERE)
-    # TF32, which an environment variable can switch on for float32, rounds to a thousandth.
-    return _compare(name, found, left.double() @ right.double(), max(4 * torch.finfo(dtype).eps, 2e-3))
+    # At least 2e-3: an environment variable can switch on TF32 for float32, which rounds to a thousandth.
+    return _compare(name, product, left.double() @ right.double(), max(4 * torch.finfo(dtype).eps, 2e-3))
 
 
 def _check_four_bit(device: "torch.device", dtype: "torch.dtype") -> Check:
-    """A product with NF4 weights: bitsandbytes brings a library for each version of CUDA, and may lack this one's."""
+    """Check a product with NF4 weights."""
+    # bitsandbytes is shipped with one library per CUDA version, and may lack the one for this version.
     name = f"4-bit product ({device.type}, {_name(dtype)})"
     left, right = _matrices(dtype)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that only hurry would want
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its warning about a missing kernel concerns speed only
     try:
-        bitsandbytes: Any = importlib.import_module("bitsandbytes")  # its types leave these two out
+        bitsandbytes: Any = importlib.import_module("bitsandbytes")  # its type hints lack these two functions
+        # Linear layers store the transposed matrix, hence right.T here and packed.t() below.
         packed, state = bitsandbytes.functional.quantize_4bit(right.T.contiguous().to(device), quant_type="nf4")
-        found = bitsandbytes.matmul_4bit(left.to(device), packed.t(), quant_state=state).cpu()
+        product = bitsandbytes.matmul_4bit(left.to(device), packed.t(), quant_state=state).cpu()
     except (ImportError, OSError, RuntimeError, NotImplementedError) as error:
         remedy = "reinstall bitsandbytes, or set model.load_in_4bit=false"
         return Check(name, False, f"bitsandbytes does not work here ({first_line(error)})", remedy)
-    return _compare(name, found, left.double() @ right.double(), 0.25)  # four bits; a wrong result is off by 1 and more
+    # Four bits are coarse, but a wrong result is off by 1 or more.
+    return _compare(name, product, left.double() @ right.double(), 0.25)
 
 
 def _matrices(dtype: "torch.dtype") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -375,9 +397,10 @@ def _matrices(dtype: "torch.dtype") -> "tuple[torch.Tensor, torch.Tensor]":
     return left, right
 
 
-def _compare(name: str, found: "torch.Tensor", expected: "torch.Tensor", tolerance: float) -> Check:
-    error = float((found.double() - expected).abs().max() / expected.abs().max())
-    if error <= tolerance:
+def _compare(name: str, product: "torch.Tensor", expected: "torch.Tensor", tolerance: float) -> Check:
+    # The largest error, as a share of the largest entry.
+    error = float((product.double() - expected).abs().max() / expected.abs().max())
+    if error <= tolerance:  # false for NaN
         return Check(name, True, f"right to {error:.1g}")
     return Check(name, False, f"the result is wrong by {error:.2g} of its size", _ELSEWHERE)
 
@@ -387,12 +410,13 @@ def _check_memory(needed: int) -> Check:
 
     free, total = torch.cuda.mem_get_info()
     detail = f"{gib(free)} of {gib(total)} GiB are free, the run needs at least {gib(needed)}"
-    remedy = "close what else uses the card (nvidia-smi lists it); --dry-run says what fits which card"
+    remedy = "close other programs that use the GPU (nvidia-smi lists them); --dry-run shows what fits on which GPU"
     return Check.of("GPU memory", needed <= free, detail, remedy)
 
 
 def _check_writable(purpose: str, folder: Path) -> Check:
     name = f"folder for {purpose}"
+    # Permissions alone do not tell: the file system may be read-only, or the quota used up.
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)) as file:
             file.write(b"ladder_lite")
@@ -403,7 +427,8 @@ def _check_writable(purpose: str, folder: Path) -> Check:
 
 
 def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]:
-    """One check for each disk: what shares one needs the room of all."""
+    """Make one check per disk, which needs enough space for all folders on it."""
+    # By device number: {64769: ["checkpoints", "the model"]}
     purposes: dict[int, list[str]] = {}
     for purpose, folder in folders.items():
         purposes.setdefault(_existing(folder).stat().st_dev, []).append(purpose)
@@ -418,22 +443,24 @@ def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]
 
 
 def _cached(settings: ModelSettings) -> bool:
-    """Whether the model's weights lie in the hub's cache, all files of them."""
+    """Return whether the hub's cache contains all files of the model's weights."""
     from huggingface_hub import try_to_load_from_cache
 
+    # It returns a path, None for a file that is not cached, or a marker for one that the hub does not have.
     if isinstance(try_to_load_from_cache(settings.id, "model.safetensors"), str):
         return True
     index = try_to_load_from_cache(settings.id, "model.safetensors.index.json")
     if not isinstance(index, str):
         return False
+    # A large model is split into files, which the index lists by weight: {"lm_head.weight": "model-2.safetensors"}
     files = set(json.loads(Path(index).read_bytes())["weight_map"].values())
     return all(isinstance(try_to_load_from_cache(settings.id, file), str) for file in files)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     folder = folder.absolute()
-    return next(above for above in (folder, *folder.parents) if above.exists())
+    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
 
 
 def _dotted(capability: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""`python -m ladder_lite.export`. See `ladder_lite.export`."""
+"""`python -m ladder_lite.export`: export the model of a run. See `ladder_lite.export`."""
 
 from pathlib import Path
 from typing import Annotated, get_args
@@ -11,7 +11,7 @@ from ladder_lite.export import QUANTIZATIONS, Format, export, push
 
 
 def _check_push(repo: str) -> None:
-    """Check before the work that the repository's name is valid and that there is a token."""
+    """Raise UserError if the repository's name is invalid or there is no token, before the export takes minutes."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public by its documentation
@@ -19,9 +19,9 @@ def _check_push(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UserError(f"--push {repo}: no name of a repository; write it as you/some-name") from error
+        raise UserError(f"--push {repo}: not a valid repository name; write it as you/some-name") from error
     if get_token() is None:
-        raise UserError(f"--push {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+        raise UserError(f"--push {repo}: no Hugging Face token; log in with `hf auth login`, or set HF_TOKEN")
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -29,16 +29,17 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/llama3b-s0.")],
-    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(get_args(Format))}.")],
-    condition: Annotated[str, typer.Option(help="The condition whose adapter it is.")] = "ladder",
-    out: Annotated[Path | None, typer.Option(help="A new folder; RUN/export/CONDITION-FORMAT if not named.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/llama3b-s0.")],
+    format_: Annotated[str, typer.Option("--format", help=f"One of {', '.join(get_args(Format))}.")],
+    condition: Annotated[str, typer.Option(help="The condition whose adapter to export.")] = "ladder",
+    out: Annotated[Path | None, typer.Option(help="A new folder.  [default: RUN/export/CONDITION-FORMAT]")] = None,
     push_to: Annotated[
-        str | None, typer.Option("--push", metavar="REPO", help="Upload it too, private unless REPO is there.")
+        str | None, typer.Option("--push", metavar="REPO", help="Upload it to the hub, private if REPO is new.")
     ] = None,
-    quantization: Annotated[str, typer.Option(help=f"Of GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
+    quantization: Annotated[str, typer.Option(help=f"For GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
 ) -> None:
-    """Export what a run trained: its adapter, the merged model, or GGUF files."""
+    """Export what a run trained: the adapter, the merged model, or GGUF files."""
+    # The options are plain strings rather than choices, so that an error can name the nearest word.
     if format_ not in get_args(Format):
         raise UserError(
             f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"

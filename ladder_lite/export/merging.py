@@ -1,11 +1,12 @@
-"""An adapter merged into its base model, checked against the two apart; and GGUF files, which Unsloth writes.
+"""Merging of an adapter into its base model, with checks of the result; and GGUF files, which Unsloth writes.
 
-An adapter that was trained on 4-bit weights is merged into the unquantized ones: merged into the 4-bit ones, the sum
-would be rounded to four bits again. The merged model is therefore not quite the one that was trained, which saw weights
-rounded to NF4, and answers a little differently; by how much is measured.
+An adapter that was trained on 4-bit weights is merged into the unquantized weights, because a merge into 4-bit weights
+would round the sum to four bits again. The base weights are then not those of training, which were rounded to NF4, and
+the merged model answers a little differently. The difference is measured.
 
-Logits alone do not tell a lost adapter from rounding in 16 bits. So each layer's sum is compared with the one computed
-in float32 from the adapter's file, and what was written with that sum, byte by byte; logits say what it comes to.
+Logits alone cannot distinguish a lost adapter from rounding to 16 bits. Each merged layer is therefore compared with
+the sum computed in float32 from the adapter's file, and the written file with the merged layer, byte by byte. The
+logits show the effect of everything together.
 """
 
 import hashlib
@@ -31,31 +32,32 @@ from ladder_lite.runs import layout
 from ladder_lite.tasks import Messages
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far merging may move a logit, as a share of the largest: rounding errors of the type.
+"""How much rounding errors of each type may change a logit, as a share of the largest logit.
 
-Measured on random models of 4 and of 16 layers with random adapters: at most 8e-6, 1.1e-2 and 7e-2. Deeper models were
-not measured.
+The largest errors measured on random models of 4 and of 16 layers with random adapters were 8e-6, 1.1e-2 and 7e-2.
+Deeper models were not measured.
 """
 
 _PRODUCT_TOLERANCE = 2e-3
-"""How far a product of two matrices may be off, as a share of that of their magnitudes: TF32 rounds to 2**-11."""
+"""Allowed error of a matrix product, as a share of the product of the absolute values: TF32 rounds to 2**-11."""
 
 _PREFIX = "base_model.model."
-"""What peft puts before the names of the base model's layers."""
+"""Prefix that peft adds to the names of the base model's layers."""
 
 _GGUF_BYTES = 5
-"""Of the disk, for each parameter: the merged model and a GGUF file of it, 16 bits both, and the quantized file."""
+"""Disk space per parameter: 2 bytes each for the merged model and a 16-bit GGUF file, 1 for the quantized file."""
 
 Logits = list[torch.Tensor]
-"""Of each prompt, (tokens, vocabulary), float32, on the CPU."""
+"""One tensor per prompt, of shape (tokens, vocabulary), float32, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The largest differences of a logit, over all tokens of the prompts.
+    """The largest differences of logits, over all tokens of the prompts.
 
-    `difference` is that of the written model to base and adapter in the same type, `effect` that of the adapter to
-    none at all, `quantized` that of the written model to the 4-bit model that was trained, None where none was.
+    `difference` compares the written model with base and adapter in the same type, `effect` base and adapter with the
+    base alone, and `quantized` the written model with the 4-bit model that was trained (None if training was not in
+    4-bit).
     """
 
     dtype: str
@@ -67,10 +69,10 @@ class Comparison:
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
-    """A card too small for the unquantized model as one line: it was trained in a quarter of the memory."""
+def _explain_out_of_memory() -> Iterator[None]:
     try:
         yield
+    # Likely after 4-bit training, which needs a quarter of the memory for the weights.
     except torch.OutOfMemoryError as error:
         raise UserError(
             "--format merged: the unquantized model does not fit on this GPU; CUDA_VISIBLE_DEVICES= merges it on the "
@@ -83,142 +85,156 @@ def save_tokenizer(recipe: Recipe, folder: Path) -> None:
     load_tokenizer(recipe.model).save_pretrained(folder)
 
 
-@_fitting()
+@_explain_out_of_memory()
 def save_merged(
-    recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path, make_room: Callable[[int], None]
+    recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path, check_space: Callable[[int], None]
 ) -> Comparison:
-    """Write base and adapter as one model of plain safetensors with its tokenizer, and read it again.
+    """Write base and adapter as one model in safetensors files with its tokenizer, read it back, and compare.
 
-    It is computed and written in `model.dtype`; where that is "auto" on a CPU, in the checkpoint's own 16-bit type if
-    it has one. `make_room` is told how many bytes will be written, before they are. UserError where a layer that was
-    written is not the sum of base and adapter, or what was read does not answer the prompts as they do.
+    It is computed and written in `model.dtype`. If that is "auto" on a CPU, the type is the checkpoint's own if that
+    has 16 bits. `check_space` is called with the number of bytes before they are written. Raises UserError if a written
+    layer is not the sum of base and adapter, or if the model that was read back has other logits.
     """
     quantized = None
     if recipe.model.load_in_4bit:
         quantized = _logits(*_load(recipe, adapter, backend="transformers"), prompts)
-        release_memory()
-    # By transformers: Unsloth patches classes that the written model is read with plainly.
-    plain = {"backend": "transformers", "load_in_4bit": False, "dtype": _choose_dtype(recipe)}
-    model, tokenizer = _load(recipe, adapter, **plain)
+        release_memory()  # both models at once may not fit
+    # Not Unsloth, which patches model classes: base and adapter would then be computed by other code than the model
+    # that is read back.
+    settings = {"backend": "transformers", "load_in_4bit": False, "dtype": _choose_dtype(recipe)}
+    model, tokenizer = _load(recipe, adapter, **settings)
     dtype, device = model.dtype, model.device
+    # What the merged model has to reproduce, and what it would give if the adapter got lost.
     expected = _logits(model, tokenizer, prompts)
     with model.disable_adapter():
         untrained = _logits(model, tokenizer, prompts)
-    make_room(sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" not in name))
+    check_space(sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" not in name))
+    # Merges and checks the linear layers; merge_and_unload then merges what is left, such as embeddings, and removes
+    # peft's wrappers.
     digests = _merge(model, adapter)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="All adapters are already merged")  # most are; embeddings were not
+        warnings.filterwarnings("ignore", message="All adapters are already merged")  # once for each layer
         model.merge_and_unload().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     del model
     release_memory()
     _check_written(folder, digests, adapter)
-    found = _read_logits(folder, dtype, device, prompts)
+    actual = _read_logits(folder, dtype, device, prompts)
     largest = max(float(logits.abs().max()) for logits in expected)
     comparison = Comparison(
         dtype=str(dtype).removeprefix("torch."),
         largest=largest,
         tolerance=_TOLERANCE[dtype] * largest,
-        difference=_difference(found, expected),
+        difference=_difference(actual, expected),
         effect=_difference(untrained, expected),
-        quantized=None if quantized is None else _difference(found, quantized),
+        quantized=None if quantized is None else _difference(actual, quantized),
     )
-    if not comparison.difference <= comparison.tolerance:  # NaN too is a difference
+    if not comparison.difference <= comparison.tolerance:  # "not <=" rather than ">", which is false for NaN
         raise UserError(
             f"{adapter}: the merged model's logits differ by up to {comparison.difference:.3g} from those of base and "
-            f"adapter, where {comparison.dtype} explains {comparison.tolerance:.3g}; nothing was written, "
+            f"adapter; rounding to {comparison.dtype} explains {comparison.tolerance:.3g}; nothing was written, "
             "--format adapter exports the adapter as it is"
         )
     return comparison
 
 
 def save_gguf(
-    recipe: Recipe, adapter: Path, folder: Path, quantization: str, make_room: Callable[[int], None]
+    recipe: Recipe, adapter: Path, folder: Path, quantization: str, check_space: Callable[[int], None]
 ) -> list[Path]:
-    """Write base and adapter as GGUF files, with Unsloth's exporter and the llama.cpp that it fetches.
+    """Write base and adapter as GGUF files, with Unsloth's exporter and the llama.cpp that it downloads.
 
-    Returns the files in `folder`, an Ollama Modelfile among them where Unsloth knows the chat template. It merges into
-    the 16-bit weights of the hub, whatever type the model was trained in; `make_room` is told how many bytes that takes
-    of the disk meanwhile, before the model is loaded. UserError where Unsloth cannot run or fails.
+    Returns the files in `folder`, including an Ollama Modelfile if Unsloth knows the chat template. Unsloth merges into
+    the hub's 16-bit weights, whatever type the model was trained in. Before the model is loaded, `check_space` is
+    called with the number of bytes that the export takes at its peak. Raises UserError if Unsloth cannot run or fails.
     """
     if (obstacle := unsloth_obstacle()) is not None:
         raise UserError(
             f"--format gguf: Unsloth writes these files, and {obstacle}; "
             "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
         )
-    make_room(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
+    check_space(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
     model, tokenizer = _load(recipe, adapter, backend="unsloth", device="auto")
     try:
         written = model.save_pretrained_gguf(
             str(folder / "merged"), tokenizer=tokenizer, quantization_method=quantization
         )
-    except (RuntimeError, ValueError, TypeError, OSError) as error:  # of it, llama.cpp's converter and the downloads
+    # Unsloth, llama.cpp's converter and the downloads raise errors of all these types.
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise UserError(
-            f"--format gguf: Unsloth could not write it ({first_line(error)}); --format merged does without llama.cpp"
+            f"--format gguf: Unsloth could not write it ({first_line(error)}); --format merged works without llama.cpp"
         ) from error
-    # They lie beside the folder that it was given; on Kaggle, where /kaggle/working is small, even on another disk.
+    # Unsloth writes the files beside the folder that it was given; on Kaggle, where /kaggle/working is small, even on
+    # another disk. Hence shutil.move, which copies where renaming is impossible.
     modelfile = written["modelfile_location"]
     sources = [Path(path) for path in [*written["gguf_files"], *([modelfile] if modelfile else [])]]
     files = [Path(shutil.move(source, folder / source.name)) for source in sources]
+    # The 16-bit model, of which the GGUF files were made.
     shutil.rmtree(folder / "merged", ignore_errors=True)
     shutil.rmtree(folder / "merged_gguf", ignore_errors=True)
     return files
 
 
 def _choose_dtype(recipe: Recipe) -> str:
-    """`model.dtype`, but the checkpoint's 16 bits where a CPU trained in float32: the file would be twice as large."""
     from transformers import AutoConfig
 
     if recipe.model.dtype != "auto" or torch.cuda.is_available():
         return recipe.model.dtype
+    # On a CPU, "auto" trains in float32. Written like that, a 16-bit checkpoint would take twice the space.
     config = AutoConfig.from_pretrained(load_tokenizer(recipe.model).name_or_path)
     own = str(config.dtype).removeprefix("torch.")
     return own if own in ("float16", "bfloat16") else "auto"
 
 
 def _merge(model: Any, adapter: Path) -> dict[str, str]:
-    """Add each layer's adapter to its weights, one layer at a time, and compare with the adapter's file.
+    """Merge the adapter into each linear layer and compare the result with the adapter's file.
 
-    Returns the digest of each layer's sum under the name that the written weights will have. UserError where a sum
-    differs by more than it must, or a layer of the file is not there. DoRA and the like, which are no plain sums, and
-    embeddings are left to the logits.
+    Returns the digest of each merged weight by its name in the written model. Raises UserError if a weight differs by
+    more than rounding explains, or if the model lacks a layer of the file.
     """
-    from peft.tuners.lora import LoraLayer  # and bitsandbytes, which copying an adapter needs not
+    from peft.tuners.lora import LoraLayer  # imports bitsandbytes, which the export of an adapter does not need
 
     weights = load_file(adapter / layout.WEIGHTS)
+    # "base_model.model.model.layers.0.self_attn.q_proj", for each pair of matrices in the file. Embeddings have other
+    # names, and DoRA (which adds a magnitude vector) is not a plain sum: only the logits check these.
     names = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
     names -= {name.removesuffix(".lora_magnitude_vector") for name in weights}
     layers = {name: layer for name, layer in model.named_modules() if name in names and isinstance(layer, LoraLayer)}
     digests = {}
+    # One layer at a time, so that only one layer's weights exist twice.
     for name in sorted(names):
         if (layer := layers.get(name)) is None:
             raise _mismatch(adapter, name)
+        # A: (rank, inputs), B: (outputs, rank), the layer's weight: (outputs, inputs)
         down, up = weights[f"{name}.lora_A.weight"].float(), weights[f"{name}.lora_B.weight"].float()
         base = layer.get_base_layer()
         expected = base.weight.detach().float().cpu() + layer.scaling[TRAINED] * (up @ down)
         layer.merge()
-        found = base.weight.detach().cpu()
-        limits = torch.finfo(found.dtype)  # one unit in the last place, of which rounding takes half
+        merged = base.weight.detach().cpu()
+        # Rounding the sum to the layer's type is off by at most half a unit in the last place; a whole one is allowed.
+        limits = torch.finfo(merged.dtype)
         allowed = limits.eps * (expected.abs() + limits.smallest_normal)
+        # On a GPU, the product may have been computed in TF32.
         allowed += _PRODUCT_TOLERANCE * abs(layer.scaling[TRAINED]) * (up.abs() @ down.abs())
-        if not bool(((found.float() - expected).abs() <= allowed).all()):  # NaN too is a difference
+        if not bool(((merged.float() - expected).abs() <= allowed).all()):  # false also for NaN
             raise _mismatch(adapter, name)
-        digests[f"{name.removeprefix(_PREFIX)}.weight"] = _digest(found)
+        digests[f"{name.removeprefix(_PREFIX)}.weight"] = _digest(merged)
     return digests
 
 
 def _check_written(folder: Path, digests: dict[str, str], adapter: Path) -> None:
-    """UserError unless the files in the folder hold each of these weights."""
-    found: dict[str, str] = {}
-    for path in folder.glob("*.safetensors"):
+    """Raise UserError unless the files in the folder contain each of these weights."""
+    written: dict[str, str] = {}
+    for path in folder.glob("*.safetensors"):  # large models are split into several files
         with safe_open(path, framework="pt") as file:
-            found |= {name: _digest(file.get_tensor(name)) for name in digests.keys() & set(file.keys())}
+            # Tensors are read one by one, so memory for one of them is enough.
+            written |= {name: _digest(file.get_tensor(name)) for name in digests.keys() & set(file.keys())}
     for name, digest in digests.items():
-        if found.get(name) != digest:
+        if written.get(name) != digest:
             raise _mismatch(adapter, name)
 
 
 def _digest(weight: torch.Tensor) -> str:
+    # As bytes, because NumPy has no bfloat16.
     return hashlib.sha256(weight.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
@@ -231,7 +247,8 @@ def _mismatch(adapter: Path, name: str) -> UserError:
 
 
 def _load(recipe: Recipe, adapter: Path, **settings: object) -> tuple[Any, Any]:
-    """The peft model with an adapter and its tokenizer, with other settings in the recipe's `model` section."""
+    """Return the peft model with the adapter, and its tokenizer; `settings` override the recipe's `model` section."""
+    # Nothing is sampled here, so vLLM (fast_inference) would only take memory.
     model = recipe.model.model_copy(update={"fast_inference": False, **settings})
     backend = load_backend(recipe.model_copy(update={"model": model}))
     backend.load(adapter, check=False)
@@ -239,7 +256,7 @@ def _load(recipe: Recipe, adapter: Path, **settings: object) -> tuple[Any, Any]:
 
 
 def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts: Sequence[Messages]) -> Logits:
-    """Those of the written model, read as any user would."""
+    """Return the logits of the written model, loaded with transformers alone, as any user would."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -251,8 +268,10 @@ def _read_logits(folder: Path, dtype: torch.dtype, device: torch.device, prompts
 def _logits(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> Logits:
     model.eval()
     logits = []
-    for prompt in prompts:  # one at a time: nothing is padded
+    # One prompt at a time, so that nothing has to be padded.
+    for prompt in prompts:
         text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        # The template has already added the special tokens.
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
         with torch.no_grad():
             output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
@@ -260,5 +279,5 @@ def _logits(model: Any, tokenizer: Any, prompts: Sequence[Messages]) -> Logits:
     return logits
 
 
-def _difference(found: Logits, expected: Logits) -> float:
-    return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+def _difference(first: Logits, second: Logits) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))

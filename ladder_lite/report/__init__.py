@@ -1,10 +1,10 @@
-"""What runs found: report.html, report.md, report.json and their pictures, from the files of the runs alone.
+"""Reports of runs: report.html, report.md, report.json and their pictures, from the files of the runs alone.
 
     python -m ladder_lite.report runs/tiny-s0                  # written into the run's folder
-    python -m ladder_lite.report runs/tiny-s0 runs/tiny-s1     # compared, in comparison/
+    python -m ladder_lite.report runs/tiny-s0 runs/tiny-s1     # a comparison, written into comparison/
 
-A run that is not finished gives a report of what is there. What the paper found stands beside our figures and never
-among them (`ladder_lite.report.paper_results`).
+The report of an unfinished run shows what is available. The paper's results are always kept apart from those of the
+runs (`ladder_lite.report.paper_results`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from ladder_lite.report.document import Document
 
 _PICTURES = ("accuracy.png", "ttrl.png")
-_NAME_WIDTH = 20
+_NAME_WIDTH = 20  # columns for a condition or a run; "rl_without_variants" has 19
 
 
 def write_report(run_path: Path) -> dict[str, Any]:
-    """Write report.html, report.md, report.json and their pictures into a run folder; return what report.json holds.
+    """Write report.html, report.md, report.json and their pictures into a run folder; return the JSON contents.
 
-    Pictures are left out while there is nothing to show in them. Raises UserError where the folder is not a run or one
-    of its files is damaged.
+    A picture without data is not written. Raises UserError if the folder is not a run folder or one of its files is
+    damaged.
     """
+    # Not at the top: it loads matplotlib and jinja2, and commands import this room for the terminal tables alone.
     from ladder_lite.report.chapters import describe
 
     run = open_run(run_path)
@@ -46,13 +47,13 @@ def write_report(run_path: Path) -> dict[str, Any]:
     for name in _PICTURES:
         if name in pictures:
             (run_path / name).write_bytes(pictures[name])
-        else:
+        else:  # an earlier report may have left one, before the stage was redone
             (run_path / name).unlink(missing_ok=True)
     return report
 
 
 def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """Write comparison.html, .md and .json of several runs into a folder; return what comparison.json holds."""
+    """Write comparison.html, .md and .json of several runs into a folder; return the JSON contents."""
     from ladder_lite.report.comparison import compare, describe
 
     comparison = compare(run_paths)
@@ -60,17 +61,18 @@ def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
     return comparison
 
 
-def _write(folder: Path, name: str, found: Mapping[str, Any], document: Document) -> None:
+def _write(folder: Path, name: str, contents: Mapping[str, Any], document: Document) -> None:
     from ladder_lite.report.render import to_html, to_markdown
 
-    write_json(folder / f"{name}.json", found)
+    write_json(folder / f"{name}.json", contents)
     (folder / f"{name}.md").write_text(to_markdown(document), encoding="utf-8")
     (folder / f"{name}.html").write_text(to_html(document), encoding="utf-8")
 
 
 def summary_table(report: Mapping[str, Any]) -> Table:
-    """Return the conditions of a report beside the paper's numbers, for a terminal of 80 columns; ASCII only."""
+    """Return a table of the conditions beside the paper's results, for a terminal of 80 columns; ASCII only."""
     paper, entries = PAPER[report["experiment"]], report["conditions"]
+    # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
     pass_k = [key for entry in entries.values() for key in pass_keys(entry)[1:]][:1]
     table = _table("condition")
     scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
@@ -93,7 +95,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """Return condition by run with intervals, and the means over seeds, for a terminal; ASCII only."""
+    """Return a table of pass@1 with intervals by condition and run, with means over seeds; ASCII only."""
     table = _table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
     for heading in [
@@ -101,6 +103,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
         *(f"mean of {len(m['runs'])}" for m in means),
     ]:
         table.add_column(heading, justify="right", overflow="fold")
+    # The conditions of all runs, each once, in the order in which they first appear.
     for name in dict.fromkeys(name for run in runs for name in run["conditions"]):
         shares = [run["conditions"].get(name, {}).get("pass@1") for run in runs]
         shares += [mean["conditions"].get(name) for mean in means]
@@ -109,7 +112,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
 
 
 def _table(first: str) -> Table:
-    """A table whose first column is cut where it is too wide, without rich's ellipsis, which is not ASCII."""
+    """Return an empty table whose first column is cropped if it is too wide."""
+    # "crop", because rich's default ends a cropped cell in an ellipsis, which is not ASCII.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, title_style="bold")
     table.add_column(first, no_wrap=True, overflow="crop")
     return table

@@ -15,18 +15,19 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/tiny-s0.")],
-    out: Annotated[Path | None, typer.Option(help="Where a comparison goes.  [default: comparison]")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/tiny-s0.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for a comparison.  [default: comparison]")] = None,
 ) -> None:
-    """Write report.html, report.md and report.json of a run, finished or not, or compare several runs."""
+    """Write report.html, report.md and report.json for a run, finished or not, or compare several runs."""
     console = Console(highlight=False)
     if len(runs) > 1:
         folder = out or Path("comparison")
         console.print(comparison_table(write_comparison(runs, folder)))
+        # A path can contain square brackets, and must stay on one line to be copied.
         console.print(f"comparison: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
         return
     if out is not None:
-        raise UserError(f"--out {out}: is for comparing several runs; the report of one goes into its folder")
+        raise UserError(f"--out {out}: needs two or more runs; leave it out, the report goes into the run folder")
     console.print(summary_table(write_report(runs[0])))
     console.print(f"report: {runs[0] / layout.REPORT_PAGE}", markup=False, soft_wrap=True)
 

@@ -1,9 +1,11 @@
 """Several runs side by side: each condition in each run, means over seeds, and differences on the same problems.
 
-Runs of the same settings but for the seed are one group. An interval of its mean is the wider, at each end, of two:
-Student's t over the seeds, which knows how much trainings differ, and the interval over all problems of the runs
-pooled (Wilson's for a share, a paired bootstrap for a difference), which alone has something to say where the seeds
-agree by chance.
+Runs with the same settings except the seed form a group. The interval of a group's mean combines two sources of
+variation; each end is the wider one of two 95 % intervals:
+
+- Student's t over the seeds, which covers how much training runs differ;
+- an interval over the problems of all runs pooled (Wilson's for a share, a paired bootstrap for a difference), which
+  prevents an interval of width 0 if the seeds agree by chance.
 """
 
 import math
@@ -38,23 +40,28 @@ from ladder_lite.report.test_time import compared
 from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
 
-_SAME = ("seed", "description", "smoke", "profiles", "conditions", "full")
-"""What runs of one group may differ in: the seed, and what decides no result."""
+_MAY_DIFFER = ("seed", "description", "smoke", "profiles", "conditions", "full")
+"""Recipe keys in which runs of one group may differ: the seed, and keys that do not affect a condition's result."""
 
-_BESIDE = ("base", "rl_without_variants", "ladder_ttrl")  # in the headline
+_HEADLINE_CONDITIONS = ("ladder", "base", "rl_without_variants", "ladder_ttrl")
 
-_HOW = (
-    "Means over seeds have the wider of two 95 % intervals at each end: Student's t over the seeds, and that over all "
-    "problems of the runs pooled."
+_MEANS = (
+    " For a mean over seeds, each end is the wider one of two 95 % intervals: Student's t over the seeds, and an "
+    "interval over the problems of all runs pooled."
 )
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Measure the runs and return the contents of comparison.json; UserError where one is no run or named twice."""
+    """Measure the runs and return the contents of comparison.json.
+
+    Raises UserError if a path is not a run folder or is given twice.
+    """
+    # Resolved paths, so that runs/a and runs/../runs/a count as the same run.
     if twice := [path for at, path in enumerate(paths) if path.resolve() in [p.resolve() for p in paths[:at]]]:
         raise UserError(f"{twice[0]}: named twice; name each run once")
     runs = [open_run(path) for path in paths]
     reports = [measure(run) for run in runs]
+    # For each run, by condition and problem id: [{"ladder": {"1e954ee963d0df5a": 0.75}}]
     rates = [
         {name: pass_rates(run, name) for name in report["conditions"]}
         for run, report in zip(runs, reports, strict=True)
@@ -72,8 +79,9 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def describe(comparison: Mapping[str, Any]) -> Document:
-    """The comparison as a document."""
+    """Build the document of a comparison."""
     runs, means = comparison["runs"], comparison["means"]
+    # A column for each run, then one for each group's mean; a condition that one lacks leaves an empty cell.
     results = [{name: entry["pass@1"] for name, entry in run["conditions"].items()} for run in runs]
     results += [mean["conditions"] for mean in means]
     head = ("condition", *(Code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means))
@@ -81,9 +89,10 @@ def describe(comparison: Mapping[str, Any]) -> Document:
         (Code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results))
         for name in dict.fromkeys(name for run in runs for name in run["conditions"])
     ]
-    how = f"pass@1 with 95 % intervals, of a single run Wilson's over its problems. {_HOW if means else ''}"
-    drawn = [figures.seeds(mean, f"mean{at}") for at, mean in enumerate(means) if mean["conditions"]]
-    shares = [*side_by_side(*drawn), Table("l" + "r" * len(results), head, tuple(rows)), Paragraph(how)]
+    how = "pass@1 with 95 % intervals. For a single run, they are Wilson intervals over its problems."
+    note = Paragraph(how + (_MEANS if means else ""))
+    drawn = [figures.seeds(mean, f"mean{index}") for index, mean in enumerate(means) if mean["conditions"]]
+    shares = [*side_by_side(*drawn), Table("l" + "r" * len(results), head, tuple(rows)), note]
     chapters = [
         Chapter("pass@1", shares),
         Chapter("Differences", _difference_blocks(comparison)),
@@ -95,94 +104,100 @@ def describe(comparison: Mapping[str, Any]) -> Document:
 
 
 def _joined(races: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """Races of several runs as one: a problem counts once for each run."""
+    """Join the races of several runs into one, in which a problem counts once per run."""
     joined = {}
     for name in methods:
-        own = [race["methods"][name] for race in races]
-        lists = {key: [value for method in own for value in method[key]] for key in ("tokens_to_solve", "spent")}
-        joined[name] = {"solved": sum(method["solved"] for method in own), **lists}
+        entries = [race["methods"][name] for race in races]
+        lists = {key: [value for entry in entries for value in entry[key]] for key in ("tokens_to_solve", "spent")}
+        joined[name] = {"solved": sum(entry["solved"] for entry in entries), **lists}
     return {"methods": joined}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Names to tell the runs apart: those of their folders, or the paths where these are alike."""
+    """Return a distinct name for each run: its folder's name, or the whole path if two folders share a name."""
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _groups(runs: Sequence[Run]) -> list[list[int]]:
-    """The places of runs of the same settings and different seeds; a seed that was run again stands alone."""
+    """Group the runs that differ in their seed alone; returns indices into `runs`, such as [[0, 1], [2]]."""
+    # A mean counts each seed once. The second run of a seed therefore goes into another group, which collects the
+    # second runs of all seeds of the same settings, and so on.
     groups: dict[tuple[str, int], list[int]] = {}
-    for at, run in enumerate(runs):
-        settings = digest({key: value for key, value in run.settings.items() if key not in _SAME})
-        again = sum(
-            other.seed == run.seed and settings == key[0]
-            for key, own in groups.items()
-            for other in (runs[i] for i in own)
+    for index, run in enumerate(runs):
+        settings = digest({key: value for key, value in run.settings.items() if key not in _MAY_DIFFER})
+        n_earlier = sum(
+            runs[member].seed == run.seed
+            for (other_settings, _), members in groups.items()
+            for member in members
+            if other_settings == settings
         )
-        groups.setdefault((settings, again), []).append(at)
+        groups.setdefault((settings, n_earlier), []).append(index)
     return list(groups.values())
 
 
 def _means(
     group: Sequence[int], runs: Sequence[Run], reports: Sequence[Mapping[str, Any]], rates: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Means over the seeds of a group: pass@1 of the conditions that all have, and the differences that all have."""
-    entries = [reports[at]["conditions"] for at in group]
-    shared = [name for name in entries[0] if all(name in own for own in entries)]
+    """Return means over the seeds of a group, of the conditions and differences that all its runs have."""
+    entries = [reports[index]["conditions"] for index in group]
+    shared = [name for name in entries[0] if all(name in entry for entry in entries)]
     conditions = {}
     for name in shared:
-        values = [own[name]["pass@1"]["value"] for own in entries]
-        value, n_problems = sum(values) / len(values), sum(own[name]["n_problems"] for own in entries)
+        values = [entry[name]["pass@1"]["value"] for entry in entries]
+        # Pooled, 3 seeds on 100 problems are 300 problems for Wilson's interval.
+        value, n_problems = sum(values) / len(values), sum(entry[name]["n_problems"] for entry in entries)
         conditions[name] = {**_wider(values, scores.wilson_interval(value, n_problems), (0.0, 1.0)), "values": values}
-    found = [{(row["condition"], row["reference"]): row for row in reports[at]["differences"]} for at in group]
+    by_pair = [{(row["condition"], row["reference"]): row for row in reports[index]["differences"]} for index in group]
     differences = []
-    for name, other in found[0]:
-        if all((name, other) in own for own in found):
-            values = [own[name, other]["value"] for own in found]
-            first, second = (_pooled(group, rates, which) for which in (other, name))
+    for name, reference in by_pair[0]:
+        if all((name, reference) in rows for rows in by_pair):
+            values = [rows[name, reference]["value"] for rows in by_pair]
+            # The bootstrap pairs by key, and a key names problem and run: both rates of a pair are of the same run.
+            first, second = (_pooled(group, rates, condition) for condition in (reference, name))
             over_problems = scores.paired_bootstrap(first, second)
             mean = _wider(values, (over_problems["low"], over_problems["high"]), (-1.0, 1.0))
-            differences.append({"condition": name, "reference": other, **mean})
+            differences.append({"condition": name, "reference": reference, **mean})
     return {
         "runs": list(group),
-        "seeds": [runs[at].seed for at in group],
+        "seeds": [runs[index].seed for index in group],
         "conditions": conditions,
         "differences": differences,
     }
 
 
 def _pooled(group: Sequence[int], rates: Sequence[Mapping[str, Any]], condition: str) -> dict[str, float]:
-    """The pass rates of all problems of all runs of a group."""
-    return {f"{at}/{problem_id}": rate for at in group for problem_id, rate in rates[at][condition].items()}
+    """Return the pass rates on all problems of all runs of a group; a problem has one key per run."""
+    return {f"{index}/{problem_id}": rate for index in group for problem_id, rate in rates[index][condition].items()}
 
 
 def _wider(
     values: Sequence[float], over_problems: tuple[float, float], bounds: tuple[float, float]
 ) -> dict[str, float]:
-    """The mean over seeds with the wider interval at each end."""
-    n = len(values)
+    """Return the mean over seeds; each end of its interval is the wider one of the two intervals."""
+    n = len(values)  # at least 2: a run alone in its group has no mean
     mean = sum(values) / n
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    # With two seeds t is 12.7, so without these bounds an interval could leave the range of shares.
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
     return {"value": mean, "low": min(low, over_problems[0]), "high": max(high, over_problems[1])}
 
 
 def _differences(groups: Sequence[Sequence[int]], rates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each run minus the first, by condition, where both were asked the same problems; seeds are not set apart."""
+    """Return, by condition, each run of another group minus the first run, if both answered the same problems."""
     first = groups[0][0]
     return [
         {
             "condition": name,
-            "run": at,
+            "run": index,
             "reference": first,
-            **scores.paired_bootstrap(rates[first][name], rates[at][name]),
+            **scores.paired_bootstrap(rates[first][name], rates[index][name]),
         }
-        for group in groups[1:]
-        for at in group
-        for name in rates[at]
-        if rates[at][name] and rates[at][name].keys() == rates[first].get(name, {}).keys()
+        for group in groups[1:]  # runs of the first group differ from the first run in the seed alone
+        for index in group
+        for name in rates[index]
+        if rates[index][name] and rates[index][name].keys() == rates[first].get(name, {}).keys()
     ]
 
 
@@ -196,23 +211,24 @@ def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def _headline(comparison: Mapping[str, Any]) -> Text:
+    # The first group with a mean of LADDER: it is that of the runs that were named first.
     for mean in comparison["means"]:
         shares = mean["conditions"]
         if "ladder" in shares:
-            solved = percent_interval(shares["ladder"])
-            said = f"Over {len(mean['seeds'])} seeds, LADDER solves {solved} of the test problems"
-            others = [f"{label_of(name)} {percent_interval(shares[name])}" for name in _BESIDE if name in shares]
-            return f"{said}; {', '.join(others)}." if others else f"{said}."
-    return f"{len(comparison['runs'])} runs, and what their conditions solve of the test problems."
+            named = [name for name in _HEADLINE_CONDITIONS if name in shares]
+            results = ", ".join(f"{label_of(name)} {percent_interval(shares[name])}" for name in named)
+            return f"Mean pass@1 over {len(mean['seeds'])} seeds: {results}."
+    return f"pass@1 of {len(comparison['runs'])} runs on their test problems."
 
 
 def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     names = [Code(run["name"], 40) for run in comparison["runs"]]
     for mean in comparison["means"]:
-        if found := differences(mean["differences"]):
+        if rows := differences(mean["differences"]):
             seeds = ", ".join(map(str, mean["seeds"]))
-            blocks += [Paragraph(f"Between conditions, means over the seeds {seeds}, in points:"), *found]
+            how = f"Between conditions, in percentage points of pass@1 (means over seeds {seeds}):"
+            blocks += [Paragraph(how), *rows]
     between: list[Row] = [
         {
             "condition": Code(row["condition"]),
@@ -222,26 +238,26 @@ def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
         for row in comparison["differences"]
     ]
     if between:
-        how = "in points of pass@1 (paired bootstrap over the problems):"
+        how = "in percentage points of pass@1 (paired bootstrap over the problems):"
         blocks += [Paragraph(f"Between runs, on the same test problems, {how}"), *table("llr", between)]
     return blocks
 
 
 def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Who solved more single problems, by run and over all of them."""
-    found = [run for run in runs if run["race"]]
-    if not found:
+    """Compare the methods for single problems, over all runs together and by run."""
+    races_by_run = [run for run in runs if run["race"]]
+    if not races_by_run:
         return []
     blocks: list[Block] = []
     for other in ("ladder_pass100", "ttrl"):
         methods = ("ladder_ttrl", other)
-        if races := [run["race"] for run in found if run["race"]["methods"].keys() >= set(methods)]:
+        if races := [run["race"] for run in races_by_run if run["race"]["methods"].keys() >= set(methods)]:
             blocks.append(Paragraph(compared(_joined(races, methods), other)))
-    if len(found) > 1:
-        blocks.append(Paragraph("A problem counts once for each run here: the sign test takes them as independent."))
-    present = [name for name in RACERS if any(name in run["race"]["methods"] for run in found)]
+    if len(races_by_run) > 1:
+        blocks.append(Paragraph("A problem counts once per run, and the sign test treats these as independent."))
+    present = [name for name in RACERS if any(name in run["race"]["methods"] for run in races_by_run)]
     rows: list[Row] = []
-    for run in found:
+    for run in races_by_run:
         solved = {name: str(method["solved"]) for name, method in run["race"]["methods"].items()}
         row: Row = {"run": Code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
         rows.append(row | {f"solved by {label_of(name)}": solved.get(name, "") for name in present})

@@ -1,7 +1,7 @@
-"""What a report is made of, before it is Markdown or HTML: chapters of paragraphs, tables, figures and trees.
+"""The parts of a report, independent of Markdown and HTML: chapters of paragraphs, tables, figures and trees.
 
-Text from elsewhere (a model's, a recipe's, a problem set's) is always `Code`, one harmless line of bounded width, and
-never a `str`; how it is escaped is the business of the module `render` alone.
+Foreign text (a model's, a recipe's, a problem set's) is always `Code`, one harmless line of bounded width, and never a
+`str`. Escaping it is the task of the module `render` alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,19 +26,21 @@ class Code:
 
     @property
     def left_out(self) -> str:
-        """What is said where the text was cut: its length."""
+        """A note on the length of the text if it was cut, else ""."""
+        # A short text can end in "..." by itself, and a long one can be all spaces, which `line` drops.
         cut = len(self.text) > self.width and self.line.endswith("...")
         return f"cut, of {len(self.text):,} characters" if cut else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Words of ours that stand out: a verdict, or what matters most in a sentence."""
+    """Emphasized words: a verdict, or what matters most in a sentence."""
 
     text: str
-    look: Literal["strong", "right", "wrong"] = "strong"
+    look: Literal["strong", "right", "wrong"] = "strong"  # a CSS class of the page
 
 
+# A sentence with a foreign word in it: ("Model: ", Code("org/model"), ".")
 Inline = str | Code | Mark
 Text = Inline | tuple[Inline, ...]
 Row = dict[Text, Text]
@@ -47,7 +49,7 @@ Row = dict[Text, Text]
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A paragraph; with `note`, one that is set apart."""
+    """A paragraph; a `note` is set apart from the text."""
 
     text: Text
     note: bool = False
@@ -55,7 +57,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A line of a list, with a list of its own below it."""
+    """An item of a list, with nested items."""
 
     text: Text
     items: tuple["Item", ...] = ()
@@ -70,7 +72,7 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; `columns` has one letter a column, l for text and r for numbers."""
+    """A table; `columns` has one letter per column, l for text and r for numbers."""
 
     columns: str
     head: tuple[Text, ...]
@@ -87,11 +89,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing for the page, in markup of ours, and its picture, where it has one."""
+    """A drawing for the page, with a picture for report.md if it has one."""
 
     title: str
     alt: str
-    svg: str
+    svg: str  # an <svg> element, inserted into the page without escaping
     caption: Text
     legend: tuple[Key, ...] = ()
     picture: Picture | None = None
@@ -99,32 +101,32 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures side by side where there is room."""
+    """Figures, shown side by side if the page is wide enough."""
 
     figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A problem of a variant tree, its pass rate where it was tried, and how many more children it has."""
+    """A problem of a variant tree; `n_hidden` is the number of its children that are not shown."""
 
     text: Code
-    label: str
-    rate: float | None
+    label: str  # "training problem", or the kind of variant that was asked for: "easier", "equivalent"
+    rate: float | None  # None if training never tried it
     children: tuple["Node", ...] = ()
     n_hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Variant trees, to be unfolded."""
+    """Collapsible variant trees."""
 
     roots: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Printable text with line breaks, shown as it is; with a `summary` it is folded away below that."""
+    """Printable text with line breaks, shown verbatim; with a `summary` it is collapsed below that line."""
 
     text: str
     summary: str | None = None
@@ -135,7 +137,7 @@ Block = Paragraph | Bullets | Table | Figures | Tree | Listing
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
@@ -143,7 +145,7 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A report: its title, its finding in a sentence or two, its chapters."""
+    """A report: its title, its main result in one or two sentences, and its chapters."""
 
     title: Text
     headline: Text
@@ -151,33 +153,35 @@ class Document:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """The contents of the pictures of all figures, by name."""
+        """The PNG files of all figures, by file name."""
         blocks = [block for chapter in self.chapters for block in chapter.blocks if isinstance(block, Figures)]
-        found = [figure.picture for block in blocks for figure in block.figures if figure.picture]
-        return {picture.name: picture.content for picture in found}
+        pictures = [figure.picture for block in blocks for figure in block.figures if figure.picture]
+        return {picture.name: picture.content for picture in pictures}
 
 
 def parts(text: Text) -> tuple[Inline, ...]:
-    """The pieces of a text."""
+    """Return the parts of a text."""
     return text if isinstance(text, tuple) else (text,)
 
 
 def listed(texts: Iterable[Text]) -> tuple[Inline, ...]:
-    """The texts with commas between them."""
-    return tuple(part for at, text in enumerate(texts) for part in ((", ",) if at else ()) + parts(text))
+    """Join the texts with commas."""
+    # ["a", (Code("b"), " (2)")] -> ("a", ", ", Code("b"), " (2)")
+    return tuple(part for index, text in enumerate(texts) for part in ((", ",) if index else ()) + parts(text))
 
 
 def table(columns: str, rows: Sequence[Row]) -> list[Block]:
-    """Return a table of the rows, or nothing where there are none.
+    """Return a table of the rows, or no block if there are no rows.
 
-    A cell that a row lacks is empty. The last letter of `columns` stands for all further columns, too.
+    A cell that a row lacks is empty. The last letter of `columns` also applies to all further columns.
     """
+    # The union of the rows' headings, in the order in which they first appear.
     head = tuple(dict.fromkeys(heading for row in rows for heading in row))
     cells = tuple(tuple(row.get(heading, "") for heading in head) for row in rows)
     return [Table(columns.ljust(len(head), columns[-1]), head, cells)] if rows else []
 
 
-def side_by_side(*found: Figure | None) -> list[Block]:
-    """Return the figures that have something to show, side by side, or nothing where none has."""
-    shown = tuple(figure for figure in found if figure)
+def side_by_side(*figures: Figure | None) -> list[Block]:
+    """Return the figures that have data (are not None) side by side, or no block if none has."""
+    shown = tuple(figure for figure in figures if figure)
     return [Figures(shown)] if shown else []

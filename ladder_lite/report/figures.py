@@ -1,7 +1,7 @@
-"""The figures of reports: what each shows, and the words around it.
+"""The figures of reports, with their titles, legends and captions.
 
-A function takes the contents of report.json and returns a `Figure`, or None where the run has nothing to show in it.
-It draws once: the page's SVG and the PNG beside report.md are of the same drawing.
+Each function takes the contents of report.json and returns a `Figure`, or None if the run has no data for it. The SVG
+of the page and the PNG beside report.md are made from the same drawing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,35 +29,39 @@ from ladder_lite.report.drawing.output import to_png, to_svg
 from ladder_lite.report.drawing.palette import Key, colour_of, label_of
 from ladder_lite.report.findings import Report
 from ladder_lite.report.paper_results import PAPER, VARIANTS
-from ladder_lite.terminal import one_line, percent
+from ladder_lite.terminal import counted, one_line, percent
 
-_MAX_PROBLEMS = 24
+_MAX_PROBLEMS = 24  # bars of `steps_to_solve`: more would make it taller than a screen
 
 
 def bars(report: Report) -> Figure | None:
-    """pass@1 of the conditions with 95 % intervals; the paper's beside them, in a panel of its own."""
+    """pass@1 of the conditions with 95 % intervals, and in a separate panel the paper's."""
     paper, entries = PAPER[report["experiment"]], report["conditions"]
     if not entries:
         return None
+    # One row per condition of this run, then one for each further model or person that the paper compares with.
     names = [*entries, *paper.others]
-    drawing, (ours, papers) = bar_panels(len(names), {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)})
+    # Each panel spans this part of the width, and in it its bars go from 0 to 1.
+    drawing, (run_panel, paper_panel) = bar_panels(len(names), {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)})
     for row, name in enumerate(names):
-        write(ours, 0.015, row + 0.22, one_line(label_of(name), 24), "ink" if name in entries else "soft")
+        write(run_panel, 0.015, row + 0.22, one_line(label_of(name), 24), "ink" if name in entries else "soft")
         if name in entries:
-            draw_bar(ours, row, entries[name]["pass@1"], colour_of(name))
+            draw_bar(run_panel, row, entries[name]["pass@1"], colour_of(name))
         if quoted := paper.results.get(name) or paper.others.get(name):
+            # A range such as "15 to 30 %" is drawn from its low end, a single number from 0.
             start = quoted.low if quoted.low < quoted.high else 0.0
-            bar = papers.barh(row + 0.62, quoted.high - start, left=start, height=0.36)[0]
+            bar = paper_panel.barh(row + 0.62, quoted.high - start, left=start, height=0.36)[0]
+            # Dashed and hollow, so that nobody takes it for a result of this run.
             bar.set(facecolor="none", edgecolor=ink("soft"), linewidth=1.1, linestyle=(0, (2, 1.5)))
-            write(papers, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
+            write(paper_panel, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
     shares = "; ".join(f"{label_of(name)} {percent(entry['pass@1']['value'])}" for name, entry in entries.items())
     return _figure(
         drawing,
         "bars",
         "pass@1 on the test problems",
         f"pass@1 by condition: {one_line(shares, 400)}",
-        f"Lines across the ends of the bars: 95 % intervals. *The paper's figures are of another model "
-        f"({paper.subject}) and stand apart from ours.",
+        f"Lines across the ends of the bars: 95 % intervals. *The paper's results are for another model "
+        f"({paper.subject}) and are shown separately.",
     )
 
 
@@ -66,18 +70,20 @@ def seeds(mean: Mapping[str, Any], name: str) -> Figure:
     conditions = mean["conditions"]
     heading = one_line(f"seeds {', '.join(map(str, mean['seeds']))}", 40)
     drawing, (axes,) = bar_panels(len(conditions), {heading: (0.0, 1.0)})
-    for row, (condition, found) in enumerate(conditions.items()):
+    for row, (condition, entry) in enumerate(conditions.items()):
         write(axes, 0.01, row + 0.22, one_line(label_of(condition), 30), "ink")
-        draw_bar(axes, row, found, colour_of(condition))
-        circles = axes.plot(found["values"], [row + 0.62] * len(found["values"]), "o", markersize=5, zorder=4)[0]
+        draw_bar(axes, row, entry, colour_of(condition))
+        circles = axes.plot(entry["values"], [row + 0.62] * len(entry["values"]), "o", markersize=5, zorder=4)[0]
+        # Not clipped: a circle at 0 or 1 is half outside the axes.
         circles.set(markerfacecolor="none", markeredgecolor=ink("ink"), clip_on=False)
-    title = f"Means of pass@1 over {len(mean['seeds'])} seeds"
-    caption = "Circles: the single seeds. Lines across the ends of the bars: 95 % intervals of the means."
+    title = f"Mean pass@1 over {len(mean['seeds'])} seeds"
+    caption = "Circles: individual seeds. Lines across the ends of the bars: 95 % intervals of the means."
     return _figure(drawing, name, title, title, caption)
 
 
 def accuracy(report: Report) -> Figure | None:
-    """Test accuracy while training, against the GRPO step: LADDER, the control, and thinner the ablations."""
+    """Test accuracy during training against the GRPO step: LADDER, the control, and as thin lines the ablations."""
+    # Rows of curve.jsonl, {"step": 20, "pass@1": 0.35, ...}, by condition.
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for row in report["curve"]:
         curves.setdefault(row["condition"], []).append(row)
@@ -86,10 +92,12 @@ def accuracy(report: Report) -> Figure | None:
     entries = report["conditions"]
     final = {name: entry["pass@1"]["value"] for name, entry in entries.items()}
     n_problems = max((entry["n_problems"] for entry in entries.values()), default=0)
+    # The last step of each condition: that of its training if it is finished, else the last one evaluated.
     trained = {name: max(entries.get(name, {}).get("steps", 0), rows[-1]["step"]) for name, rows in curves.items()}
     drawing, axes = canvas("GRPO step", "pass@1")
-    heights, legend = [*final.values(), 0.0], []
+    heights, legend = [*final.values(), 0.0], []  # the heights decide where the axis ends
     if "base" in final:
+        # The base model is not trained: a dashed horizontal line.
         legend.append(Key(f"{label_of('base')} {percent(final['base'])}", "base", (5.0, 2.0)))
         draw_curve(axes, legend[0], (0, max(trained.values())), [final["base"]] * 2, linewidth=1.2)
     for name, key in keys_of(curves).items():
@@ -97,6 +105,7 @@ def accuracy(report: Report) -> Figure | None:
         legend.append(key._replace(label=f"{key.label} {percent(final.get(name, values[-1]))}"))
         draw_curve(axes, legend[-1], steps, values)
         heights += values
+        # Ablations have neither a dot nor a band: there can be many, all in one colour.
         if name in final and key.colour != "ablation":
             draw_dot(axes, trained[name], final[name], key.colour)
         if n_problems and key.colour != "ablation":
@@ -104,6 +113,7 @@ def accuracy(report: Report) -> Figure | None:
             axes.fill_between(steps, low, high, color=ink(key.colour), alpha=0.15, linewidth=0, zorder=1)
             heights += high
     if "ladder_ttrl" in final:
+        # TTRL trains on one problem at a time, so it has no curve here, only a diamond at the end.
         label = f"{label_of('ladder_ttrl')} {percent(final['ladder_ttrl'])}"
         legend.append(Key(label, "ladder_ttrl", shape="diamond"))
         draw_dot(axes, max(trained.values()), final["ladder_ttrl"], "ladder_ttrl", "D", label)
@@ -114,17 +124,18 @@ def accuracy(report: Report) -> Figure | None:
     figure = _figure(
         drawing,
         "accuracy",
-        "Test accuracy while training",
+        "Test accuracy during training",
         "Test accuracy against GRPO step",
-        f"Lines: one answer a problem, sampled while training{intervals}. Dots, and the numbers of the legend: the "
-        "evaluation at the end, where there is one.",
+        f"Lines: one sampled answer per problem, during training{intervals}. Dots: the final evaluation. The legend "
+        "shows its value, or that of the last evaluation during training if there is no final one.",
         legend,
     )
     return _with_picture(figure, "accuracy.png", drawing, report, f"pass@1{of_problems}{intervals}")
 
 
 def variants(report: Report) -> Figure | None:
-    """Accuracy against the number of variants that training could draw from, the paper's Figure 3."""
+    """Accuracy against the number of variants that training could draw from, as in the paper's Figure 3."""
+    # (26, "ladder", {"value": 0.64, "low": 0.42, "high": 0.81}); TTRL conditions draw from a tree per problem instead.
     points = sorted(
         (entry["variants"], name, entry["pass@1"])
         for name, entry in report["conditions"].items()
@@ -133,6 +144,7 @@ def variants(report: Report) -> Figure | None:
     if len(points) < 2:
         return None
     drawing, axes = canvas("variants that training could draw from", "pass@1")
+    # Ablations that differ in the number of variants alone are connected with LADDER.
     line = [(n, result["value"]) for n, name, result in points if _is_share(name)]
     axes.plot(*zip(*line, strict=True) if line else ([], []), color=ink("ladder"), linewidth=1.6, zorder=2)
     for n, name, result in points:
@@ -140,9 +152,10 @@ def variants(report: Report) -> Figure | None:
         draw_dot(axes, n, result["value"], colour_of(name), "o" if _is_share(name) else "D")
     few, many = points[0][0], points[-1][0]
     if many > 4 * few:
+        # A logarithmic axis, with a tick at each number of variants instead of at powers of ten.
         axes.set_xscale("log")
         axes.set_xlim(few / 1.3, many * 1.3)
-        ticks = _apart([n for n, _, _ in points])
+        ticks = _spaced([n for n, _, _ in points])
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.set_xticks([], minor=True)
     else:
@@ -153,28 +166,30 @@ def variants(report: Report) -> Figure | None:
         "variants",
         "Accuracy against number of variants",
         "pass@1 against the number of variants",
-        "Dots joined by the line: LADDER with part of its variants and with all. A part is the first ones of each "
-        "training problem, which lie less deep in the tree. Diamonds: ablations that differ otherwise. " + VARIANTS,
+        "Dots on the line: LADDER with all or some of its variants. A subset keeps the first variants of each "
+        "training problem, which are less deep in the tree. Diamonds: other ablations. " + VARIANTS,
         (Key("LADDER, all variants", "ladder"), Key("ablations", "ablation")),
     )
 
 
 def _is_share(name: str) -> bool:
-    """Whether a condition is LADDER or LADDER with a part of its variants, by the names that recipes use."""
+    # By the names that recipes use: "ladder_25" is LADDER with 25 % of its variants, "ladder_static" is not a share.
     return name == "ladder" or name.removeprefix("ladder_").isdecimal()
 
 
-def _apart(numbers: Sequence[int]) -> list[int]:
-    """The numbers that can stand below a logarithmic axis without touching."""
+def _spaced(numbers: Sequence[int]) -> list[int]:
+    """Return the numbers whose labels fit below a logarithmic axis without overlapping; the largest is kept."""
     kept: list[int] = []
     for number in sorted(set(numbers), reverse=True):
+        # On a logarithmic axis, equal ratios are equal distances.
         if not kept or kept[-1] / number > 1.45:
             kept.append(number)
     return kept[::-1]
 
 
 def signal(report: Report) -> Figure | None:
-    """Groups whose rewards are all equal, against the step: nothing is learned from them."""
+    """Share of zero-variance groups against the step."""
+    # Where metrics.jsonl lacks the key, the list contains None alone.
     training = {
         name: row
         for name, row in report["training"].items()
@@ -185,6 +200,7 @@ def signal(report: Report) -> Figure | None:
     drawing, axes = canvas("GRPO step", "share of groups")
     keys = keys_of(training)
     for name, row in training.items():
+        # matplotlib leaves a gap at a NaN.
         shares = [float("nan") if share is None else share for share in row["groups_without_signal"]]
         draw_curve(axes, keys[name], row["steps"], shares)
     shares_up(axes, 1.0)
@@ -194,18 +210,20 @@ def signal(report: Report) -> Figure | None:
         "signal",
         "Zero-variance groups",
         "Share of zero-variance groups against GRPO step",
-        "The share of groups whose rewards are all equal, of which GRPO learns nothing; means over stretches of steps.",
+        "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
         tuple(keys.values()),
     )
 
 
 def rollouts(report: Report, condition: str) -> Figure | None:
-    """What became of the rollouts, by the reason of their reward, stacked against the step."""
+    """Shares of the outcomes of a condition's rollouts, stacked, against the step."""
     row = report["training"].get(condition)
     if row is None or not row["rollouts"]:
         return None
+    # {"right": [0.3, 0.5], "wrong": [0.7, 0.5], ...}; outcomes that never occurred are left out of the legend.
     kinds = [kind.value for kind in Outcome if any(row["rollouts"].get(kind.value, ()))]
     drawing, axes = canvas("GRPO step", "share of rollouts")
+    # An area needs two points: with only one, its shares are drawn from step 0 on.
     steps = row["steps"] if len(row["steps"]) > 1 else [0, *row["steps"]]
     shares = [row["rollouts"][kind] * (len(steps) // len(row["steps"])) for kind in kinds]
     axes.stackplot(steps, *shares, colors=[ink(kind) for kind in kinds], linewidth=0)
@@ -215,26 +233,28 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     return _figure(
         drawing,
         f"rollouts-{condition}",
-        f"Rewards by reason: {label}",
-        f"Kinds of rollouts against GRPO step, {label}",
-        "Of all rollouts, from below: " + ", ".join(kinds) + ". Only right ones are rewarded.",
+        f"Rollouts by outcome: {label}",
+        f"Outcomes of rollouts against GRPO step, {label}",
+        "Shares of all rollouts, from bottom to top: "
+        + ", ".join(kinds)
+        + ". The verifier rewards right answers only.",
         tuple(Key(kind, kind, shape="area") for kind in kinds),
     )
 
 
 def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition: str) -> Figure | None:
-    """Steps of TTRL for each problem, by its number in the table below; solved ones filled."""
+    """Steps of TTRL for each problem, by its number in the table below; bars of solved problems are filled."""
     if not problems:
         return None
     shown = problems[:_MAX_PROBLEMS]
-    drawing, axes = canvas("GRPO steps", "no.", 17.0 * len(shown) + 48)
+    drawing, axes = canvas("GRPO steps", "no.", 17.0 * len(shown) + 48)  # 48 for the axis below
     colour = ink(colour_of(condition))
     for row, (_, outcome) in enumerate(shown):
         bar = axes.barh(row, outcome["steps_to_solve" if outcome["solved"] else "steps"], height=0.66, color=colour)[0]
         bar.set(edgecolor=colour, linewidth=1.1)
         if not outcome["solved"]:
             bar.set(facecolor="none", linestyle=(0, (2, 1.5)))
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_ylim(len(shown) - 0.4, -0.6)  # upside down: the first problem on top, as in the table
     axes.set_yticks(range(len(shown)), [number for number, _ in shown])
     axes.set_xlim(0, max(1, *(outcome["steps"] for _, outcome in shown)) * 1.02)
     axes.grid(visible=False, axis="y")
@@ -245,40 +265,43 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
         f"steps-{condition}",
         f"Steps per problem: {label_of(condition)}",
         f"Steps of TTRL by problem, {label_of(condition)}",
-        "Filled: steps until solved, by the paper's rule (a right answer at any step). Dashed: steps taken "
-        f"without solving it. Numbered as in the table.{more}",
+        "Filled bars: steps until solved by the paper's rule (a right answer at any step). Dashed bars: steps taken on "
+        f"problems that were not solved. Problems are numbered as in the table.{more}",
     )
 
 
 def race(report: Report) -> Figure | None:
-    """Problems solved against the tokens generated for one of them, the paper's Figure 6."""
+    """Problems solved against the tokens generated per problem, as in the paper's Figure 6."""
     if not report["race"]:
         return None
     n_problems, methods = len(report["race"]["problems"]), report["race"]["methods"]
     last = max(tokens for method in methods.values() for tokens in method["spent"])
     firsts = [tokens for method in methods.values() for tokens in method["tokens_to_solve"] if tokens]
+    # One early sample may solve a problem for which TTRL needs a thousand times as many tokens.
     logarithmic = bool(firsts) and last > 20 * min(firsts)
-    start = min(firsts) / 2 if logarithmic else 0.0
-    drawing, axes = canvas("tokens generated for a problem", "problems solved")
+    start = min(firsts) / 2 if logarithmic else 0.0  # a logarithmic axis has no 0
+    drawing, axes = canvas("tokens generated per problem", "problems solved")
     legend = []
     for name, key in keys_of(methods).items():
-        at = sorted(tokens for tokens in methods[name]["tokens_to_solve"] if tokens is not None)
-        xs, ys = [start, *at, max(methods[name]["spent"])], [0, *range(1, len(at) + 1), len(at)]
+        # The number of problems solved goes up by one at each of these token counts.
+        solved_at = sorted(tokens for tokens in methods[name]["tokens_to_solve"] if tokens is not None)
+        xs = [start, *solved_at, max(methods[name]["spent"])]
+        ys = [0, *range(1, len(solved_at) + 1), len(solved_at)]
         legend.append(key._replace(label=f"{key.label}: {methods[name]['solved']} of {n_problems}"))
         draw_curve(axes, legend[-1], xs, ys, drawstyle="steps-post")
         draw_dot(axes, xs[-1], ys[-1], key.colour)
     if logarithmic:
         axes.set_xscale("log")
     axes.set(xlim=(start, last * 1.05 or 1), ylim=(0, n_problems))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20000 -> "20k"
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure = _figure(
         drawing,
         "race",
-        "Solved against generated tokens",
-        "Problems solved against tokens generated for each of them",
-        f"How many of the same {n_problems} test problems each method had solved by the number of tokens generated "
-        "for one of them; a line ends at the largest budget of any problem.",
+        "Problems solved against generated tokens",
+        "Problems solved against tokens generated per problem",
+        f"How many of the same {counted(n_problems, 'test problem')} each method solves with up to this many generated "
+        "tokens per problem. A line ends at the most tokens that the method spent on a problem.",
         legend,
     )
     return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")
@@ -289,6 +312,6 @@ def _figure(drawing: Drawing, name: str, title: str, alt: str, caption: Text, le
 
 
 def _with_picture(figure: Figure, name: str, drawing: Drawing, report: Report, about: str) -> Figure:
-    """Return a figure with the PNG of its drawing, which says of which run it is."""
+    """Return the figure with a PNG of its drawing; the PNG names the run, since it is also shown without the report."""
     about = f"{one_line(report['recipe'], 28)}, seed {report['seed']}: {about}"
     return replace(figure, picture=Picture(name, to_png(drawing, figure.title, about)))

@@ -1,6 +1,7 @@
-"""What a run found, as data: the contents of report.json, read from the files of the run alone.
+"""The results of a run as data: the contents of report.json, read from the files of the run alone.
 
-A run may be unfinished, older, or hold other conditions than this version knows: what is missing is left out.
+A run may be unfinished, made by an older version, or have conditions that this version does not know. Missing results
+are left out.
 """
 
 from collections import Counter
@@ -20,21 +21,22 @@ Report = Mapping[str, Any]
 """The contents of report.json."""
 
 RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.problems_of)
-"""Conditions that spend tokens on single test problems, the paper's Figure 6."""
+"""Conditions that spend tokens on single test problems, as compared in the paper's Figure 6."""
 
 TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
-"""The places of the variant tree: that of before training, and what grew in it while LADDER trained."""
+"""The folders of the variant tree: one for what was grown before training, one for what grew during LADDER's."""
 
-_N_BINS = 40
+_N_BINS = 40  # points of a figure of training; report.json stays small for a run of thousands of steps
 
 
 def measure(run: Run) -> dict[str, Any]:
     """Return the contents of report.json.
 
-    `seconds` and `n_tokens` of a condition are those of its training (or of its single problems) and of its
-    evaluation; `steps` of a condition with TTRL are those of all its problems together.
+    `seconds` and `n_tokens` of a condition cover its training (or its single problems) and its evaluation. `steps` of
+    a TTRL condition are summed over its problems.
     """
     tree = variants.count(run.path / layout.VARIANTS)
+    # `_condition` is empty for a condition without a finished evaluation.
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
     return {
         "recipe": run.name,
@@ -57,50 +59,53 @@ def measure(run: Run) -> dict[str, Any]:
 
 
 def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:
-    """The done.json of every test problem that a condition is done with, in the order in which it tried them."""
+    """Return the done.json of every test problem that a condition has finished, in the order in which it tried them."""
     stage = layout.problems(condition)
-    found = {path.parent.name: read_json(path) for path in sorted((run.path / stage).glob(f"*/{layout.DONE}"))}
+    by_id = {path.parent.name: read_json(path) for path in sorted((run.path / stage).glob(f"*/{layout.DONE}"))}
+    # The order is known once the whole stage is done; until then, the problems are sorted by id.
     order = [str(name) for name in run.done(stage).get("problems", [])]
-    names = [*(name for name in order if name in found), *(name for name in found if name not in order)]
-    return [found[name] for name in names]
+    names = [*(name for name in order if name in by_id), *(name for name in by_id if name not in order)]
+    return [by_id[name] for name in names]
 
 
 def pass_keys(entry: Mapping[str, Any]) -> list[str]:
-    """The keys pass@1, pass@10, ... of an entry, by k."""
+    """Return the keys "pass@1", "pass@10", ... of an entry, sorted by k."""
     return sorted((key for key in entry if key.startswith("pass@")), key=lambda key: int(key.removeprefix("pass@")))
 
 
 def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
-    """The rows of a file of the variant tree, from all its places."""
+    """Return the rows of a file of the variant tree, from before and during training."""
     return [row for place in TREES for row in run.rows(place, file)]
 
 
 def known_problems(problem_set: str, split: str) -> list[Problem]:
-    """The problems of a set, none where it was moved since the run; a report shows ids then."""
+    """Return the problems of a set, or none if it cannot be read any more; reports then show their ids."""
     try:
         return load_problems(problem_set, split)
     except UserError:
         return []
 
 
-def _work(condition: str) -> tuple[str, str, str]:
-    """The stages that a condition can have to itself, in their order."""
+def _stages(condition: str) -> tuple[str, str, str]:
+    # A condition has one of the first two, or neither (the base model).
     return layout.train(condition), layout.problems(condition), layout.evaluation(condition)
 
 
 def _condition(run: Run, name: str) -> dict[str, Any]:
-    """The summary of an evaluated condition with what it cost, nothing before it is evaluated."""
-    work = [run.done(stage) for stage in _work(name)]
-    evaluated = work[-1]
-    if "pass@1" not in evaluated:
+    """Summarize an evaluated condition and its cost; empty if it has not been evaluated."""
+    # run.done() returns {} for a stage that is not finished or that the condition does not have.
+    summaries = [run.done(stage) for stage in _stages(name)]
+    training, _, evaluation = summaries
+    if "pass@1" not in evaluation:
         return {}
-    own = ("digest", "seconds", "peak_memory_bytes", "n_tokens")
-    entry = {key: value for key, value in evaluated.items() if key not in own}
-    entry |= {"steps": sum(part.get("steps", 0) for part in work)}
-    entry |= {"seconds": sum(part.get("seconds", 0.0) for part in work)}
-    if any("n_tokens" in part for part in work):
-        entry |= {"n_tokens": sum(part.get("n_tokens", 0) for part in work)}
-    return entry | ({"variants": work[0]["variants"]} if "variants" in work[0] else {})
+    # These keys describe the evaluation stage alone; costs are summed over all stages below.
+    of_stage = ("digest", "seconds", "peak_memory_bytes", "n_tokens")
+    entry = {key: value for key, value in evaluation.items() if key not in of_stage}
+    entry |= {"steps": sum(summary.get("steps", 0) for summary in summaries)}
+    entry |= {"seconds": sum(summary.get("seconds", 0.0) for summary in summaries)}
+    if any("n_tokens" in summary for summary in summaries):
+        entry |= {"n_tokens": sum(summary.get("n_tokens", 0) for summary in summaries)}
+    return entry | ({"variants": training["variants"]} if "variants" in training else {})
 
 
 def _curve(run: Run, name: str) -> list[dict[str, Any]]:
@@ -109,23 +114,25 @@ def _curve(run: Run, name: str) -> list[dict[str, Any]]:
 
 
 def _training(run: Run, name: str) -> dict[str, Any]:
-    """Means over stretches of steps: zero-variance groups, and the kinds of rollouts as shares."""
+    """Average a training run over bins of steps: the share of zero-variance groups, and those of rollout outcomes."""
     stage = layout.train(name)
-    signal = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
-    if not signal:
+    zero_variance = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
+    if not zero_variance:
         return {}
     counts: dict[int, Counter[Outcome]] = {}
     for row in run.rows(stage, layout.ATTEMPTS):
         counts.setdefault(row["step"], Counter())[outcome_of(row["reason"], row.get("truncated", False))] += 1
-    steps = sorted(signal)
+    # 100 steps make bins of ceil(100 / 40) = 3 steps: [1, 2, 3], [4, 5, 6], ..., [100].
+    steps = sorted(zero_variance)
     size = -(-len(steps) // _N_BINS)
-    stretches = [steps[at : at + size] for at in range(0, len(steps), size)]
-    totals = [sum((counts.get(step, Counter()) for step in stretch), Counter()) for stretch in stretches]
+    bins = [steps[start : start + size] for start in range(0, len(steps), size)]
+    totals = [sum((counts.get(step, Counter()) for step in bin_), Counter()) for bin_ in bins]
+    # Without rollouts in some bin (its log is missing or was cut), there are no shares to draw.
     kinds = Outcome if all(totals) else ()
     rollouts = {kind.value: [total[kind] / total.total() for total in totals] for kind in kinds}
     return {
-        "steps": [sum(stretch) / len(stretch) for stretch in stretches],
-        "groups_without_signal": [_mean(signal[step] for step in stretch) for stretch in stretches],
+        "steps": [sum(bin_) / len(bin_) for bin_ in bins],
+        "groups_without_signal": [_mean(zero_variance[step] for step in bin_) for bin_ in bins],
         "rollouts": rollouts,
     }
 
@@ -136,32 +143,30 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _ttrl(run: Run, condition: str) -> dict[str, Any]:
-    found = outcomes(run, condition)
-    # How many were left unsolved is known when the stage ends.
-    summary = run.done(layout.problems(condition))
-    solved = [outcome["steps_to_solve"] for outcome in found if outcome["solved"]]
-    result = {
-        "n_left": summary.get("n_left"),
-        "attempted": len(found),
-        "solved": len(solved),
-        "steps_to_solve": solved,
-    }
-    if any(outcome.get("voted_right") is not None for outcome in found):
-        result["voted_right"] = sum(bool(outcome.get("voted_right")) for outcome in found)
+    tried = outcomes(run, condition)
+    # The number of problems that LADDER left unsolved; None while the stage is not finished.
+    n_left = run.done(layout.problems(condition)).get("n_left")
+    solved = [outcome["steps_to_solve"] for outcome in tried if outcome["solved"]]
+    result = {"n_left": n_left, "attempted": len(tried), "solved": len(solved), "steps_to_solve": solved}
+    # Runs of earlier versions did not vote.
+    if any(outcome.get("voted_right") is not None for outcome in tried):
+        result["voted_right"] = sum(bool(outcome.get("voted_right")) for outcome in tried)
     return result
 
 
 def _race(run: Run) -> dict[str, Any]:
-    """The paper's Figure 6: for each of the same problems, the tokens after which it was solved, null where it was not.
+    """Compare, on the same problems, the tokens that each method needed to solve each (the paper's Figure 6).
 
-    The problems are those that every method present is done with. `spent` are the tokens of the attempt, solved or not.
+    `problems` are those that every method has finished. By method, `tokens_to_solve` has None for a problem that was
+    not solved, and `spent` all tokens generated for a problem.
     """
     efforts = {
         name: {row["problem_id"]: _effort(row) for row in outcomes(run, name) if "n_tokens" in row} for name in RACERS
     }
-    methods = {name: rows for name, rows in efforts.items() if rows}
-    some = next(iter(methods.values()), {})
-    problems = [problem_id for problem_id in some if all(problem_id in rows for rows in methods.values())]
+    methods = {name: efforts_by_id for name, efforts_by_id in efforts.items() if efforts_by_id}
+    first = next(iter(methods.values()), {})
+    problems = [problem_id for problem_id in first if all(problem_id in rows for rows in methods.values())]
+    # One method alone has nothing to be compared with.
     if len(methods) < 2 or not problems:
         return {}
     race = {
@@ -176,13 +181,15 @@ def _race(run: Run) -> dict[str, Any]:
 
 
 def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
-    """Tokens until a problem was solved, and tokens spent on it; to TTRL everything generated for it counts."""
+    """Return the tokens until a problem was solved (None if it was not), and all tokens spent on it."""
     spent = outcome["n_tokens"]
+    # Only resampling records `tokens_to_right`. For TTRL everything counts that was generated for the problem: the
+    # tree, the rollouts, and the answers sampled after each step.
     return (outcome.get("tokens_to_right", spent) if outcome["solved"] else None), spent
 
 
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Differences of pass@1, condition minus reference, where both were asked the same problems."""
+    """Return the differences of pass@1, condition minus reference, if both answered the same problems."""
     rates = {name: pass_rates(run, name) for name in entries}
     references = {condition.name: condition.compared_with for condition in with_ablations(run.ablations)}
     pairs = [(name, other) for name in entries for other in references.get(name, ()) if other in entries]
@@ -199,31 +206,32 @@ def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def pass_rates(run: Run, condition: str) -> dict[str, float]:
-    """The share of right answers to each test problem that the verifier can judge."""
+    """Return the share of right answers to each test problem that the verifier can judge, by problem id."""
     rows = run.rows(layout.evaluation(condition), layout.ATTEMPTS)
     return scores.pass_rates(Attempt.from_row(row) for row in rows)
 
 
 def _depths(run: Run) -> dict[str, Any]:
-    """How often LADDER's training solved problems of each depth of the tree, in its first and last third."""
+    """Return how often training solved problems of each depth of the tree, in its first and last third of steps."""
     depths = {row["id"]: row["depth"] for row in read_variants(run, layout.PROBLEMS)}
     rollouts = run.rows(layout.train("ladder"), layout.ATTEMPTS)
-    return {str(depth): found for depth, found in scores.pass_rates_by_depth(rollouts, depths).items()}
+    # {"1": {"first": {"n": 24, "pass_rate": 0.41}, "last": ...}}; JSON has string keys only.
+    return {str(depth): thirds for depth, thirds in scores.pass_rates_by_depth(rollouts, depths).items()}
 
 
 def _markers(run: Run) -> dict[str, dict[str, Any]]:
-    """The done.json of every stage by its name, those of single problems left out, in the order of the work."""
+    """Return the done.json of every finished stage by its name, in the order of the work."""
     stages = [layout.SELECT, layout.TRANSFORMATIONS, layout.VARIANTS]
-    stages += [stage for name in run.conditions for stage in _work(name)]
-    found = {stage: run.done(stage) for stage in stages}
-    return {stage: done for stage, done in found.items() if done}
+    stages += [stage for name in run.conditions for stage in _stages(name)]
+    markers = {stage: run.done(stage) for stage in stages}
+    return {stage: done for stage, done in markers.items() if done}
 
 
 def _costs(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage,
-            "n_tokens": done.get("n_tokens", done.get("tokens")),
+            "n_tokens": done.get("n_tokens", done.get("tokens")),  # stages of variants have "tokens"
             "seconds": done.get("seconds"),
             "peak_memory_bytes": done.get("peak_memory_bytes"),
         }

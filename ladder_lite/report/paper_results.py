@@ -1,6 +1,4 @@
-"""What the paper found: Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3. It stands beside our figures, never among
-them.
-"""
+"""The paper's results (Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3), which reports show apart from their own."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,21 +7,21 @@ TITLE = "Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3"
 
 
 class Quoted(NamedTuple):
-    """A share that the paper names, in ASCII words and as the range that is drawn; `high` is where a bar ends."""
+    """A share that the paper reports, as text and as the range of its bar from `low` to `high`."""
 
-    words: str
+    words: str  # ASCII, for the terminal's table
     low: float
     high: float
 
 
 class Published(NamedTuple):
-    """pass@1 by condition, of what that is, and what else the paper measured there."""
+    """One of the paper's experiments: its pass@1 by condition, and what else it measured on the same problems."""
 
     results: Mapping[str, Quoted]
     others: Mapping[str, Quoted]
-    subject: str
-    caption: str
-    notes: tuple[str, ...]
+    subject: str  # the model, for the caption of a figure
+    caption: str  # of the terminal's table
+    notes: tuple[str, ...]  # paragraphs below the report's table
 
 
 def _share(points: float) -> Quoted:
@@ -39,14 +37,13 @@ PAPER: Mapping[str, Published] = {
             "ladder_ttrl": Quoted("90 %*", 0.9, 0.9),
         },
         {},
-        "Llama 3.2 3B; 90 % is a 7B model's, on the MIT exam",
+        "Llama 3.2 3B; 90 % is from a 7B model on the MIT exam",
         "paper: arXiv 2503.00735, Llama 3.2 3B (* a 7B model, MIT exam)",
         (
-            f"The paper's column is from {TITLE}: Llama 3.2 3B on 100 "
-            "undergraduate integrals (base: pass@10 2 %; GRPO on the ten training problems never above 3 %, 0 % within "
-            "30 steps; LADDER 82 % after about 250 steps).",
-            "* Another experiment: DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 "
-            "problems, 73 % with LADDER and 90 % with TTRL after it.",
+            f"The paper's column is from {TITLE}: Llama 3.2 3B on 100 undergraduate integrals (base: pass@10 2 %; GRPO "
+            "on the ten training problems: never above 3 %, 0 % within 30 steps; LADDER: 82 % after about 250 steps).",
+            "* From another experiment: DeepSeek-R1-Distill-Qwen-7B on the 20 problems of the MIT Integration Bee 2025 "
+            "qualifying exam, 73 % with LADDER and 90 % with TTRL after LADDER.",
         ),
     ),
     "mit": Published(
@@ -60,23 +57,21 @@ PAPER: Mapping[str, Published] = {
         "R1-Distill-Qwen-7B",
         "paper: arXiv 2503.00735, R1-Distill-Qwen-7B, MIT exam of 2025",
         (
-            f"The paper's column is from {TITLE}: "
-            "DeepSeek-R1-Distill-Qwen-7B on the MIT Integration Bee 2025 qualifying exam, 20 problems, transcribed "
-            "otherwise in places. For TTRL a problem counts as solved when a right answer appears at any step.",
+            f"The paper's column is from {TITLE}: DeepSeek-R1-Distill-Qwen-7B on the 20 problems of the MIT "
+            "Integration Bee 2025 qualifying exam, whose transcription differs from ours in places. For TTRL, a "
+            "problem counts as solved if a right answer appears at any step.",
         ),
     ),
 }
-"""The paper's two experiments; a recipe is set beside the one whose problems it tests."""
+"""The paper's two experiments; a run is shown with the one whose test problems are like its own."""
 
-VARIANTS = (
-    "The paper's Figure 3, on its own scale: accuracy keeps rising with the number of variants, more slowly past 6,000."
-)
+VARIANTS = "In the paper's Figure 3, accuracy keeps rising with the number of variants, more slowly past 6,000."
 TEST_TIME = (
-    "The paper, on the MIT exam with a 7B model: TTRL solves newly 3 to 4 of 20 problems, each in 3 to 30 steps; TTRL "
-    "without LADDER solves none of the hard ones in 100 steps; LADDER's pass@100 stays below TTRL (its Figure 6)."
+    "In the paper, on the MIT exam with a 7B model, TTRL solves 3 to 4 more of 20 problems, each in 3 to 30 "
+    "steps. TTRL without LADDER solves none of the hard ones in 100. LADDER's pass@100 stays below TTRL (Figure 6)."
 )
 
 
 def experiment_of(test_set: str) -> str:
-    """Which of the paper's experiments a recipe's test problems are set beside."""
+    """Return which of the paper's experiments a test set is shown with: "mit" or "undergraduate"."""
     return "mit" if test_set.startswith("mit") else "undergraduate"

@@ -1,4 +1,4 @@
-"""The chapter on variants: what the model wrote, and which problem came of which, with how often each is solved."""
+"""The chapter on variants: what the model wrote, how hard it is, and trees of the problems with their pass rates."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -10,25 +10,27 @@ from ladder_lite.report.document import Block, Bullets, Chapter, Code, Item, Nod
 from ladder_lite.report.findings import TREES, Report, known_problems, read_variants
 from ladder_lite.runs import Run, layout
 from ladder_lite.tasks import statement
-from ladder_lite.terminal import clock_time, one_line, percent
+from ladder_lite.terminal import clock_time, counted, one_line, percent
 
+# `library` in the done.json of the tree, as a sentence; any other value is the path of a library.
 _LIBRARIES = {
-    "model": "It was given suggestions from a library of transformations that it wrote itself.",
-    "model and default": "It was given suggestions from a library of transformations that it wrote itself, filled up "
-    "with the default one, which is hand-written: its own was too short.",
-    "default": "It was given suggestions from the default library of transformations, which is hand-written.",
-    "recipe": "It was given suggestions from the transformations that the recipe lists.",
+    "model": "Its prompts had suggestions from a library of transformations that it wrote itself.",
+    "model and default": "Its prompts had suggestions from a library of transformations that it wrote itself. That one "
+    "was too short and was completed with the default library, which is hand-written.",
+    "default": "Its prompts had suggestions from the default library of transformations, which is hand-written.",
+    "recipe": "Its prompts had suggestions from the transformations that the recipe lists.",
 }
 _ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
-_N_LISTED = 20
+_MAX_LISTED = 20
+# What the page shows of the trees: with all of a large one, it would have megabytes.
 _N_ROOTS = 2
-_N_CHILDREN = 12
-_DEPTH = 6
-_WIDTH = 140
+_MAX_CHILDREN = 12
+_MAX_DEPTH = 6
+_CODE_WIDTH = 140
 
 
 def variants_chapter(report: Report, run: Run) -> Chapter:
-    """What the model wrote, what was rejected and why, how hard it turned out, and two trees to unfold."""
+    """Build the chapter on the variants: how many were kept, why others were rejected, how hard they are, two trees."""
     tree, grown = (variants.count(run.path / place) for place in TREES)
     if not tree["requests"]:
         return Chapter("Variants", ())
@@ -37,30 +39,34 @@ def variants_chapter(report: Report, run: Run) -> Chapter:
     suggested: tuple[Any, ...] = (
         (_LIBRARIES[library],) if library in _LIBRARIES else ("The suggestions come from ", Code(library), ".")
     )
-    written = tree["kept"] + tree["rejected"] + tree["duplicates"]
+    # Duplicates are counted apart from `rejected`, though both are in rejected.jsonl.
+    n_written = tree["kept"] + tree["rejected"] + tree["duplicates"]
     wrote = (
-        f"The model wrote {written} ({tree['tokens']} tokens, {clock_time(tree['seconds'])}), of which {tree['kept']} "
-        "were kept. "
+        f"The model wrote {counted(n_written, 'variant')} ({counted(tree['tokens'], 'token')}, "
+        f"{clock_time(tree['seconds'])}), of which {tree['kept']:,} were kept. "
     )
     blocks: list[Block] = [Paragraph((wrote, *suggested))]
     if grown["requests"]:
         blocks.append(
             Paragraph(
-                f"While training ran, {grown['kept']} more were kept: easier ones of problems that were too hard, and "
-                f"equivalent ones of problems at the frontier ({grown['tokens']} tokens)."
+                f"During training, {grown['kept']:,} more were kept: easier variants of problems that were too hard, "
+                f"and equivalent variants of problems that were solved sometimes ({counted(grown['tokens'], 'token')})."
             )
         )
-    reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_N_LISTED)
+    # Of both trees together: the table says so, because its sum exceeds what the first sentence leaves.
+    reasons = (Counter(tree["reasons"]) + Counter(grown["reasons"])).most_common(_MAX_LISTED)
+    when = "before and during training" if grown["requests"] else "before training"
     rejected: list[Row] = [
-        {"rejected because": one_line(str(why), 60).replace("_", " "), "variants": str(n)} for why, n in reasons
+        {f"rejected {when} because": one_line(str(why), 60).replace("_", " "), "variants": f"{n:,}"}
+        for why, n in reasons
     ]
     blocks += _by_depth(report) + table("lr", rejected)
     blocks += [*_held_out(run, done), *_pass_rates(run)]
     if roots := _grow_trees(run):
         blocks += [
             Paragraph(
-                "The trees of the first training problems that have variants, with the pass rate of each problem at "
-                "the end of LADDER's training:"
+                "The trees of the first training problems that have variants, with the estimated pass rate of each "
+                "problem at the end of LADDER's training:"
             ),
             Tree(roots),
         ]
@@ -68,13 +74,14 @@ def variants_chapter(report: Report, run: Run) -> Chapter:
 
 
 def _by_depth(report: Report) -> list[Block]:
-    """Variants of each depth, and how often they were solved early and late in training where that is known."""
+    """Return a table of the variants of each depth, with early and late pass rates if LADDER was trained."""
     kept, solved = report["variants"]["by_depth"], report["depths"]
     if not solved:
         return table("lr", [{"depth in the tree": depth, "kept": str(n)} for depth, n in kept.items()])
     rows: list[Row] = []
+    # A depth that only training reached has no variants from before, and one that was never drawn has no rates.
     for depth in sorted({*kept, *solved}, key=int):
-        rates = {part: percent(found["pass_rate"]) for part, found in solved.get(depth, {}).items()}
+        rates = {third: percent(entry["pass_rate"]) for third, entry in solved.get(depth, {}).items()}
         rows.append(
             {
                 "depth in the tree": "training problems" if depth == "0" else depth,
@@ -87,71 +94,74 @@ def _by_depth(report: Report) -> list[Block]:
 
 
 def _held_out(run: Run, done: Mapping[str, Any]) -> list[Block]:
-    """Say which benchmark problems the variants were compared with, and list those that were equal to one."""
+    """Name the problem sets that variants were held apart from, and list the variants that equalled a problem."""
     sets = done.get("held_out_sets")
     if not sets:
         return []
-    found = [row for row in read_variants(run, layout.REJECTED) if row["reason"] == "test_problem"]
+    equal = [row for row in read_variants(run, layout.REJECTED) if row["reason"] == "test_problem"]
     blocks: list[Block] = []
     if shared := done.get("tests_among_roots"):
-        words = "Test problems that are training problems too, by the sets themselves: "
-        blocks.append(Paragraph((words, *listed(map(Code, shared[:_N_LISTED])), ".")))
-    names = listed((Code(name), f" ({n})") for name, n in sets.items())
+        words = "Test problems that the problem sets also have as training problems: "
+        blocks.append(Paragraph((words, *listed(map(Code, shared[:_MAX_LISTED])), ".")))
+    # `mit_bee` (18), `tiny` (100)
+    names = listed((Code(name), f" ({n:,})") for name, n in sets.items())
     compared = "Every variant was compared, as a function, with the problems of these sets: "
-    end = f". Equal to one of them, and left out for that: {len(found)}{'.' if not found else ':'}"
+    end = f". Variants rejected because they equal one of these problems: {len(equal)}."
     blocks.append(Paragraph((compared, *names, end)))
-    items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in found[:_N_LISTED]]
-    if len(found) > _N_LISTED:
-        items.append(Item((f"and {len(found) - _N_LISTED} more, in ", Code(f"{layout.VARIANTS}/{layout.REJECTED}"))))
+    items = [Item((Code(row["text"], 120), " (", Code(row["equal_to"]), ")")) for row in equal[:_MAX_LISTED]]
+    if len(equal) > _MAX_LISTED:
+        items.append(Item((f"and {len(equal) - _MAX_LISTED} more, in ", Code(f"{layout.VARIANTS}/{layout.REJECTED}"))))
     return [*blocks, Bullets(tuple(items))] if items else blocks
 
 
 def _pass_rates(run: Run) -> list[Block]:
-    """Say how hard the variants have turned out to be, by the rollouts of LADDER's training."""
+    """Summarize the difficulty of the problems, estimated from the rollouts of LADDER's training."""
     rates = run.rows(layout.train("ladder"), layout.PASS_RATES)
     steps = run.rows(layout.train("ladder"), layout.METRICS)
     if not rates or not steps:
         return []
-    states = Counter(row["state"] for row in rates)
+    # "retired" and "stuck" problems have an estimated pass rate above 95 % and below 5 %; "drawn" are all others. The
+    # five numbers of the sentence below add up to all problems.
+    states = Counter("untried" if row["state"] == "drawn" and not row["tries"] else row["state"] for row in rates)
     shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
-    without = f" Zero-variance groups: {percent(sum(shares) / len(shares))}." if shares else ""
+    groups = f" Zero-variance groups in training: {percent(sum(shares) / len(shares))}." if shares else ""
     kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
     drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
     return [
         Paragraph(
-            f"Measured difficulty after training (tree {kind}, rows drawn {drawn}): of {len(rates)} problems, "
-            f"{states['retired']} are always solved and retired, {states['stuck']} are never solved, "
-            f"{states['unverifiable']} cannot be verified, {sum(row['tries'] == 0 for row in rates)} were never tried."
-            f"{without}"
+            f"Difficulty by estimated pass rate after training (tree {kind}, problems drawn {drawn}), for "
+            f"{counted(len(rates), 'problem')}: {states['retired']} always solved (retired), {states['drawn']} "
+            f"sometimes solved, {states['stuck']} never solved, {states['unverifiable']} unverifiable, "
+            f"{states['untried']} never tried.{groups}"
         )
     ]
 
 
 def _grow_trees(run: Run) -> tuple[Node, ...]:
-    """The trees of the first training problems that have variants, with pass rates where they were measured.
-
-    At most 12 children of a problem are shown, the first ones written.
-    """
-    chosen = run.path / layout.SELECT / layout.PROBLEMS
-    training = known_problems(str(chosen) if chosen.exists() else run.train, "train")
-    written = [variant for place in TREES for variant in variants.load(run.path / place)]
-    texts = {problem.id: statement(problem) for problem in (*training, *written)}
+    """Build the trees of the first training problems that have variants, with the first children of each problem."""
+    # A recipe with `task.select` trains on the problems that were selected from its set.
+    selected = run.path / layout.SELECT / layout.PROBLEMS
+    training = known_problems(str(selected) if selected.exists() else run.train, "train")
+    all_variants = [variant for place in TREES for variant in variants.load(run.path / place)]
+    texts = {problem.id: statement(problem) for problem in (*training, *all_variants)}
     rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}
     children: dict[str | None, list[Problem]] = defaultdict(list)
-    for variant in written:
+    for variant in all_variants:
         children[variant.parent_id].append(variant)
 
-    def node(name: str, label: str, depth: int) -> Node:
-        below = children[name] if depth else []
-        rate = rates.get(name)
+    def node(problem_id: str, label: str, depth: int) -> Node:
+        below = children[problem_id] if depth else []
+        rate = rates.get(problem_id)
         return Node(
-            Code(texts.get(name, name), _WIDTH),
+            Code(texts.get(problem_id, problem_id), _CODE_WIDTH),
             label,
+            # Without tries the pass rate is a guess from similar problems, so none is shown.
             float(rate["pass_rate"]) if rate and rate["tries"] else None,
-            tuple(node(child.id, child.requested, depth - 1) for child in below[:_N_CHILDREN]),
-            len(below[_N_CHILDREN:]),
+            tuple(node(child.id, child.requested, depth - 1) for child in below[:_MAX_CHILDREN]),
+            len(below[_MAX_CHILDREN:]),
         )
 
+    # In the order of the problem set. If it cannot be read any more, the variants still name their roots.
     roots = dict.fromkeys([problem.id for problem in training if problem.id in children])
-    roots |= dict.fromkeys(variant.root_id for variant in written)
-    return tuple(node(name, "training problem", _DEPTH) for name in list(roots)[:_N_ROOTS])
+    roots |= dict.fromkeys(variant.root_id for variant in all_variants)
+    return tuple(node(root_id, "training problem", _MAX_DEPTH) for root_id in list(roots)[:_N_ROOTS])

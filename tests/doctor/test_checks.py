@@ -1,4 +1,4 @@
-"""Checks at the start of a run: on this machine they pass, and each fault is one line with its remedy."""
+"""Preflight checks: they pass on this machine, and each failure is one line with a remedy."""
 
 import importlib.metadata
 import io
@@ -38,7 +38,7 @@ def _named(checks: Sequence[Check], name: str) -> Check:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A GPU that only says what it is: its work is done on the CPU."""
+    """A fake GPU: PyTorch reports it, but computes on the CPU."""
     card = SimpleNamespace(capability=(7, 5), free=14 * GIB, architectures=TORCH_2_9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card.capability >= (8, 0))
@@ -68,7 +68,7 @@ def test_this_machine_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("card")
-def test_a_card_is_looked_at(tmp_path: Path) -> None:
+def test_a_gpu_is_checked(tmp_path: Path) -> None:
     checks = preflight(_recipe("model.dtype=float16"), tmp_path, GIB)
     assert [check.name for check in checks][:6] == [
         "versions",
@@ -97,7 +97,7 @@ def test_a_card_is_looked_at(tmp_path: Path) -> None:
         ((8, 0), ["gfx90a"], False),
     ],
 )
-def test_a_build_without_code_for_the_card(
+def test_a_build_without_code_for_the_gpu(
     card: SimpleNamespace, tmp_path: Path, capability: tuple[int, int], architectures: list[str], runs: bool
 ) -> None:
     card.capability, card.architectures = capability, architectures
@@ -107,7 +107,7 @@ def test_a_build_without_code_for_the_card(
 
 
 @pytest.mark.usefixtures("card")
-def test_a_card_on_which_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_on_which_no_kernel_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_(*_: object) -> None:
         raise getattr(torch, "AcceleratorError", RuntimeError)(  # a class of its own from torch 2.8 on
             "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be ..."
@@ -119,7 +119,7 @@ def test_a_card_on_which_nothing_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         demand(checks)
 
 
-def test_a_full_card_is_told_from_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_is_distinguished_from_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
@@ -139,7 +139,7 @@ def test_a_wrong_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_right_products_in_every_type(tmp_path: Path, dtype: str) -> None:
+def test_products_pass_in_every_type(tmp_path: Path, dtype: str) -> None:
     checks = preflight(_recipe(f"model.dtype={dtype}", "model.load_in_4bit=true"), tmp_path)
     assert _named(checks, f"matrix product (cpu, {dtype})").ok
     assert _named(checks, f"4-bit product (cpu, {dtype})").ok
@@ -165,7 +165,7 @@ def test_too_little_memory(card: SimpleNamespace, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("capability", "ok"), [((7, 5), False), ((8, 0), True)])
-def test_bfloat16_needs_a_card_that_has_it(
+def test_bfloat16_needs_a_gpu_that_supports_it(
     card: SimpleNamespace, tmp_path: Path, capability: tuple[int, int], ok: bool
 ) -> None:
     card.capability = capability
@@ -174,7 +174,7 @@ def test_bfloat16_needs_a_card_that_has_it(
 
 
 @pytest.mark.parametrize(("capability", "why"), [((6, 0), "7.0"), ((7, 5), "not installed")])
-def test_unsloth_where_it_cannot_run(
+def test_unsloth_on_a_gpu_that_it_does_not_support(
     card: SimpleNamespace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +189,7 @@ def test_unsloth_where_it_cannot_run(
     assert (auto.ok, why in auto.detail) == (True, True)
 
 
-def test_cards_are_listed_by_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_lists_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\n"
@@ -231,7 +231,7 @@ OLD_DRIVER = RuntimeError("The NVIDIA driver on your system is too old (found ve
         ("cpu", [T4], None, OLD_DRIVER, []),
     ],
 )
-def test_a_card_that_torch_cannot_use_is_not_passed_over(
+def test_a_gpu_that_torch_cannot_use_fails(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     device: str,
@@ -283,7 +283,7 @@ def test_a_recipe_for_gpus_does_not_start_on_a_cpu(
         ({"trl": "1.16.0"}, []),
     ],
 )
-def test_what_is_too_old_in_a_notebook_is_named(
+def test_packages_that_are_too_old_in_a_notebook_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, versions: dict[str, str], named: list[str]
 ) -> None:
     real = importlib.metadata.version
@@ -332,7 +332,7 @@ def test_a_broken_torch_ends_a_run_in_one_line(tmp_path: Path) -> None:
         ("wandb_", "wandb_ is unknown; did you mean wandb?", "name one of trackio, wandb, tensorboard,"),
     ],
 )
-def test_figures_reported_to_what_is_not_there(
+def test_trackers_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_to: str, detail: str, remedy: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorboardX" else None)
@@ -343,12 +343,12 @@ def test_figures_reported_to_what_is_not_there(
 
 
 @pytest.mark.parametrize("report_to", ["none", "null", "all", "[]", "[none]"])
-def test_figures_reported_to_nobody_in_particular(tmp_path: Path, report_to: str) -> None:
+def test_no_named_tracker_means_no_check(tmp_path: Path, report_to: str) -> None:
     checks = preflight(_recipe(f"grpo.trl.report_to={report_to}"), tmp_path)
     assert [check for check in checks if "report_to" in check.name] == []
 
 
-def test_what_can_be_reported_to_is_what_the_trainer_knows() -> None:
+def test_the_known_trackers_are_those_of_the_trainer() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     assert set(module._TRACKERS) == set(INTEGRATION_TO_CALLBACK)
@@ -408,7 +408,7 @@ def test_a_disk_too_small_for_checkpoints(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub; returns the folder of the model's files in it."""
+    """An empty hub cache; returns the folder for the model's files in it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     repo = tmp_path / "hub" / "models--someone--model"
@@ -418,7 +418,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return repo / "snapshots" / "abc"
 
 
-def test_a_model_that_must_be_downloaded_needs_room(
+def test_a_model_that_must_be_downloaded_needs_disk_space(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _free(monkeypatch, 2 * GIB)
@@ -478,7 +478,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
         demand(preflight(_recipe(), tmp_path))
 
 
-def test_needs_are_those_of_the_smallest_batches() -> None:
+def test_predicted_needs_are_those_of_the_smallest_batches() -> None:
     from ladder_lite.models.memory import Setup, read_shape, total, train_parts
 
     recipe = load_recipe("llama3b", ["model.backend=transformers"])
@@ -508,11 +508,11 @@ def test_a_model_of_unknown_shape_has_no_known_needs(tmp_path: Path) -> None:
         ("./models/llama", False),
     ],
 )
-def test_ids_of_the_hub(model_id: str, expected: bool) -> None:
+def test_hub_ids(model_id: str, expected: bool) -> None:
     assert on_hub(model_id) == expected
 
 
-def test_a_local_folder_is_no_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
     assert on_hub("models/mine")
     monkeypatch.chdir(tmp_path)

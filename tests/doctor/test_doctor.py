@@ -1,4 +1,4 @@
-"""The page for bug reports: whole on this machine, and whole where libraries are broken."""
+"""The page for bug reports: complete on this machine, and complete if libraries are broken."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def found(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def test_this_machine_is_well(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
+def test_this_machine_passes(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
     assert [check for check in found["checks"] if not check["ok"]] == []
     assert result.returncode == 0
     names = [check["name"] for check in found["checks"]]
@@ -38,7 +38,7 @@ def test_this_machine_is_well(result: subprocess.CompletedProcess[str], found: d
     assert found["versions"]["torch"]
 
 
-def test_secrets_are_not_told(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
+def test_secrets_are_not_shown(result: subprocess.CompletedProcess[str], found: dict[str, Any]) -> None:
     assert "aSecretOfMine" not in result.stdout + result.stderr
     assert found["hub"]["token"] == "present"
     assert (found["environment"]["HF_TOKEN"], found["environment"]["HTTPS_PROXY"]) == ("set", "set")
@@ -60,19 +60,19 @@ def test_a_failed_check_is_on_the_page(found: dict[str, Any]) -> None:
     assert "  FAIL GPU memory: too little; close something" in render(found).splitlines()
 
 
-def test_other_folders_that_begin_as_home_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_whose_names_begin_like_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
     assert from_home("/home/me/a:/home/menace/b /home/me") == "~/a:/home/menace/b ~"
 
 
-def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:
+def test_a_broken_torch_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open\\nsecond line')")
     result = run_command("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (result.returncode, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
     assert "  FAIL import of torch: OSError: libcudart.so.13: cannot open; reinstall torch" in lines
-    assert "  model.backend auto takes: none: PyTorch cannot be imported" in lines
+    assert any("model.backend=auto" in line and "PyTorch cannot be imported" in line for line in lines)
     assert "recipes" in lines
 
 
@@ -89,19 +89,19 @@ def test_a_broken_torch_is_a_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_imports_that_go_wrong(monkeypatch: pytest.MonkeyPatch, code: str, expected: str | None) -> None:
+def test_failing_imports(monkeypatch: pytest.MonkeyPatch, code: str, expected: str | None) -> None:
     monkeypatch.setattr(doctor, "_IMPORTS", {"a library": code})
     assert doctor._try_imports() == {"a library": expected}
 
 
 def test_an_import_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_IMPORTS", {"a library": "import time; time.sleep(60)"})
-    monkeypatch.setattr(doctor, "_IMPORT_SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "_IMPORT_TIMEOUT_S", 0.2)
     assert doctor._try_imports() == {"a library": "does not end within 0.2 s"}
 
 
 @pytest.mark.parametrize(("needs_unsloth", "expected"), [(False, [True]), (True, [True, False])])
-def test_unsloth_may_refuse_a_machine_without_a_gpu(needs_unsloth: bool, expected: list[bool]) -> None:
+def test_unsloth_may_fail_on_a_machine_without_a_gpu(needs_unsloth: bool, expected: list[bool]) -> None:
     checks = doctor._check_imports({"torch": None, "unsloth": "NotImplementedError"}, needs_unsloth)
     assert [check.ok for check in checks] == expected
 
@@ -116,7 +116,7 @@ def test_a_broken_recipe_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.M
     assert "unknown setting nonsense" in fault["detail"]
 
 
-def test_a_broken_unsloth_leaves_the_other_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_working_unsloth_the_other_loader_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def check(recipe: Any, _run_path: Path) -> list[Check]:
@@ -131,7 +131,7 @@ def test_a_broken_unsloth_leaves_the_other_loader(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("error", [None, httpx.ConnectError("no such host")])
-def test_the_hub_is_asked_only_online(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+def test_the_hub_is_contacted_only_with_online(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
     asked = []
 
     class FakeHub:
@@ -148,7 +148,7 @@ def test_the_hub_is_asked_only_online(monkeypatch: pytest.MonkeyPatch, error: Ex
     assert len(asked) == 1
 
 
-def test_a_missing_hub_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_hub_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     assert "cannot be imported" in doctor._hub(online=True)["reachable"]

@@ -1,3 +1,5 @@
+"""The figures of reports, as SVG and as PNG: their words are readable and their legends agree."""
+
 import re
 import struct
 from pathlib import Path
@@ -57,7 +59,7 @@ REPORTS = {
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
-    """The form and the legend of each drawing that is saved, as SVG or as PNG; each must be readable in that form."""
+    """Check that each saved drawing is readable; returns the format and the legend of each."""
     saved: Drawn = []
     save = Figure.savefig
 
@@ -72,7 +74,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 
 
 def assert_readable(figure: Figure) -> None:
-    """All words are inside the picture, and none lies on another."""
+    """Assert that all words are inside the picture and do not overlap."""
     figure.draw_without_rendering()
     words: list[Text] = list(figure.texts)
     for axes in figure.axes:
@@ -93,7 +95,7 @@ def test_page_and_picture_are_one_readable_drawing(report: dict[str, Any], drawn
     figure = accuracy(report)
     assert figure is not None
     (page, beside), (picture, legend) = drawn
-    assert (page, beside, picture) == ("svg", [], "png")  # the page's legend is text of the page
+    assert (page, beside, picture) == ("svg", [], "png")  # the legend is a part of the page's HTML
     assert legend == [key.label for key in figure.legend]
     assert len(legend) == len(report["conditions"].keys() | {row["condition"] for row in report["curve"]})
 
@@ -119,7 +121,7 @@ RACES = {
 
 
 @pytest.mark.parametrize("report", RACES.values(), ids=RACES.keys())
-def test_the_race_is_readable_too(report: dict[str, Any], drawn: Drawn) -> None:
+def test_the_race_is_readable(report: dict[str, Any], drawn: Drawn) -> None:
     figure = race(report)
     assert figure is not None
     (_, legend) = drawn[-1]
@@ -129,12 +131,12 @@ def test_the_race_is_readable_too(report: dict[str, Any], drawn: Drawn) -> None:
     ]
 
 
-def test_there_is_no_picture_of_nothing(drawn: Drawn) -> None:
+def test_a_report_without_data_has_no_pictures(drawn: Drawn) -> None:
     empty = {"curve": [], "race": {}, "conditions": {}}
     assert (accuracy(empty), race(empty), drawn) == (None, None, [])
 
 
-def test_the_labels_tell_the_final_evaluation() -> None:
+def test_labels_show_the_final_evaluation() -> None:
     curves: Curves = {"ladder": [(10, 0.5)], "rl_without_variants": [(10, 0.02)]}
     figure = accuracy(a_report({"base": 0.004, "ladder": 0.61}, curves))
     assert figure is not None
@@ -151,7 +153,7 @@ def test_the_picture_is_a_png_of_the_promised_size() -> None:
 
 
 @pytest.mark.parametrize("points", [1, 2])
-def test_a_curve_of_one_point_is_seen(points: int) -> None:
+def test_a_curve_of_one_point_is_visible(points: int) -> None:
     figure = accuracy(a_report({}, {"ladder": [(10, 0.5), (20, 0.5)][:points]}))
     assert figure is not None
     assert len(re.findall("<use [^>]*stroke: var\\(--ladder\\)", figure.svg)) == (1 if points == 1 else 0)

@@ -1,3 +1,5 @@
+"""report.json, report.md and the terminal table, of finished, unfinished and damaged runs."""
+
 import io
 import json
 import re
@@ -23,7 +25,7 @@ from tests.support.commands import run_command
 from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, problems_of_run, replace, revise
 
 GROWN = "conditions/ladder/train/variants"
-"""Where variants go that are written while LADDER trains."""
+"""The folder of the variants that are written during LADDER's training."""
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
 KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
@@ -46,7 +48,7 @@ def code_spans(markdown: str) -> list[str]:
 
 
 def terminal_text(report: dict[str, Any], width: int = 80) -> str:
-    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)  # what cannot be ASCII raises
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)  # anything outside ASCII raises
     Console(file=file, width=width).print(summary_table(report))
     return file.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
@@ -57,21 +59,21 @@ def test_shares_and_differences_have_one_form() -> None:
     assert points_interval({"value": 0.12, "low": -0.035, "high": 0.201}) == "+12.0 (-3.5 to +20.1)"
 
 
-def test_tables_have_the_columns_that_some_row_has() -> None:
+def test_a_table_has_the_columns_of_all_its_rows() -> None:
     rows = [{"no.": "1", "answer": Code("x")}, {"no.": "2", "answer": "", "vote": "wrong"}]
     cells = (("1", Code("x"), ""), ("2", "", "wrong"))
     assert table("rl", rows) == [Table("rll", ("no.", "answer", "vote"), cells)]  # type: ignore[arg-type]
     assert table("rl", []) == []
 
 
-def test_what_is_not_there_takes_no_room() -> None:
+def test_missing_figures_leave_no_block() -> None:
     assert side_by_side(None, None) == []
     assert side_by_side() == []
     assert listed([]) == ()
     assert listed(["a", (Code("b"), " (2)"), "c"]) == ("a", ", ", Code("b"), " (2)", ", ", "c")
 
 
-def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
+def test_report_json_has_the_numbers_of_the_files(run: Path) -> None:
     report = write_report(run)
     assert json.loads((run / "report.json").read_text()) == report
     assert list(report) == KEYS
@@ -105,7 +107,7 @@ def test_report_json_holds_the_numbers_of_the_files(run: Path) -> None:
     assert ttrl == {"n_left": 3, "attempted": 3, "solved": 2, "voted_right": 1}
 
 
-def test_what_became_of_rollouts_is_told_of_other_versions_too(run: Path) -> None:
+def test_outcomes_of_rollouts_of_other_versions_are_counted(run: Path) -> None:
     log = run / "conditions/ladder/train/attempts.jsonl"
     *rows, other, bare, cut = (row | {"reason": "WRONG", "truncated": False} for row in read_jsonl(log))
     del bare["truncated"]
@@ -116,24 +118,27 @@ def test_what_became_of_rollouts_is_told_of_other_versions_too(run: Path) -> Non
     assert last["truncated"] == last["unverifiable"]
 
 
-def test_a_condition_of_another_version_is_compared_with_none(run: Path) -> None:
+def test_an_unknown_condition_is_not_compared(run: Path) -> None:
     (run / "conditions/ladder").rename(run / "conditions/ladder_of_old")
     report = write_report(run)
     assert "ladder_of_old" in report["conditions"]
     assert "ladder_of_old" not in {row["condition"] for row in report["differences"]}
 
 
-def test_a_recipe_on_the_mit_exam_stands_beside_the_papers_exam(run: Path) -> None:
+def test_a_run_on_the_mit_exam_is_shown_with_the_papers_exam(run: Path) -> None:
     text = terminal_text({**write_report(run), "experiment": "mit"})
     assert [row for row in ("50 %", "73 %", "90 %", "R1-Distill-Qwen-7B") if row not in text] == []
     assert "Llama" not in text
 
 
-def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) -> None:
+def test_report_md_shows_results_beside_the_papers(run: Path, tests: list[Problem]) -> None:
     write_report(run)
     text = (run / "report.md").read_text()
     assert "scale model" in text
-    assert "after LADDER, 1.2 % before and 0 % with RL without variants. Test-time RL then solved 2 of 3" in text
+    assert (
+        "after LADDER, compared with 1.2 % before and 0 % with RL without variants. Test-time RL then solved 2 of 3 "
+        in text
+    )
     assert "| `base` | 1.2 % (0.1-18) | 2.5 % (0.3-20) | 20 | 0 | 0:05 | 1 % |" in text
     assert "| `ladder` | 64 % (42-81) | 85 % (64-95) | 20 | 60 | 1:45 | 82 % |" in text
     tree, rejected, rounds = (read_jsonl(run / f"variants/{name}.jsonl") for name in ("problems", "rejected", "rounds"))
@@ -142,8 +147,8 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
     assert f"| `conditions/ladder/train` | {n_tokens:,} | 1:40 | 3.0 GiB |" in text
     n_rejected = Counter(row["reason"] for row in (*rejected, *read_jsonl(run / GROWN / "rejected.jsonl")))
     assert f"| duplicate | {n_rejected['duplicate']} |\n" in text
-    assert f"({sum(row['n_tokens'] for row in rounds)} tokens, 1:01)" in text
-    assert "3 problems of the 3 that LADDER left unsolved; solved 2" in text
+    assert f"({sum(row['n_tokens'] for row in rounds):,} tokens, 1:01)" in text
+    assert "tried 3 of 3 problems that LADDER left unsolved and solved 2" in text
     integrand = tests[18].data["integrand"]
     assert f"| not solved (all steps taken) | 30 | 0:20 | 6 | wrong 100 % | `{integrand}` |  |" in text
     assert "python -m ladder_lite.recipe" in text
@@ -152,7 +157,7 @@ def test_report_md_shows_them_beside_the_paper(run: Path, tests: list[Problem]) 
         assert (run / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> None:
+def test_report_md_describes_the_variants_and_their_difficulty(run: Path) -> None:
     revise(run / "variants/done.json", library="default", held_out_sets={"tiny": 100, "mit_bee": 18})
     train = run / "conditions/ladder/train"
     steps = [row | {"groups_without_signal": row["step"] / 4} for row in read_jsonl(train / "metrics.jsonl")[:2]]
@@ -174,13 +179,14 @@ def test_report_md_tells_how_the_tree_was_made_and_how_hard_it_is(run: Path) -> 
     text = (run / "report.md").read_text()
     assert "suggestions from the default library of transformations, which is hand-written" in text
     assert "with the problems of these sets: `tiny` (100), `mit_bee` (18)." in text
-    assert f"left out for that: {n_found}:" in text
+    assert f"equal one of these problems: {n_found}." in text
     assert "(`mit_bee`)\n" in text
     assert "(77 tokens)" in text
     assert f"| test problem | {n_found} |" in text
-    assert "of 9 problems, 3 are always solved and retired, 2 are never solved, 0 cannot be verified, 3 were" in text
-    assert "Zero-variance groups: 38 %." in text
-    assert "solved in 25 % of tries" in text
+    parts = "3 always solved (retired), 3 sometimes solved, 2 never solved, 0 unverifiable, 1 never tried"
+    assert f"9 problems: {parts}." in text
+    assert "Zero-variance groups in training: 38 %." in text
+    assert "pass rate 25 %" in text
 
 
 @pytest.mark.parametrize(
@@ -192,13 +198,13 @@ def test_report_md_names_the_library(run: Path, library: str, said: str) -> None
     assert said in (run / "report.md").read_text()
 
 
-def test_problems_shown_as_they_are_printed_are_scored_apart(run: Path) -> None:
+def test_problems_shown_as_printed_have_a_separate_score(run: Path) -> None:
     done = run / "conditions/ladder/eval/done.json"
     printed = {"n_problems": 2, "pass@1": {"value": 0.5, "low": 0.25, "high": 0.75}}
     write_json(done, json.loads(done.read_text()) | {"printed": printed})
     assert write_report(run)["conditions"]["ladder"]["printed"] == printed
     text = (run / "report.md").read_text()
-    assert "Of these, 2 are shown as the exam prints them and verified by a closed form: `ladder` 50 %." in text
+    assert re.search(r"pass@1 on 2 problems .*printed.*: `ladder` 50 %\.", text)
 
 
 def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
@@ -217,9 +223,9 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     assert not set(text) & {"\x1b", "\u202e"}
 
 
-def test_sampled_answers_are_picked_by_a_rule(run: Path, tests: list[Problem]) -> None:
+def test_sampled_answers_are_evenly_spaced(run: Path, tests: list[Problem]) -> None:
     write_report(run)
-    samples = (run / "report.md").read_text().partition("The first answer to")[2].partition("## Variants")[0]
+    samples = (run / "report.md").read_text().partition("evenly spaced test problems")[2].partition("## Variants")[0]
     picked = [span for span in code_spans(samples) if span in {problem.data["integrand"] for problem in tests}]
     assert picked == [problem.data["integrand"] for problem in tests[0:18:3]]
     for label in ("base model", "RL without variants", "LADDER", "LADDER + TTRL"):
@@ -249,8 +255,8 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize("missing", UNFINISHED.values(), ids=UNFINISHED.keys())
-def test_an_unfinished_run_gives_a_report_of_what_is_there(run: Path, missing: list[str]) -> None:
-    write_report(run)  # what an earlier report left must not stay
+def test_an_unfinished_run_has_a_report(run: Path, missing: list[str]) -> None:
+    write_report(run)  # pictures of an earlier report must not stay
     for pattern in missing:
         for path in sorted(run.glob(pattern)):
             path.rename(path.with_name(f"gone-{path.name}")) if path.is_file() else _remove(path)
@@ -271,16 +277,16 @@ def _remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def test_progress_of_an_unfinished_training_is_told(run: Path) -> None:
+def test_progress_of_an_unfinished_training_run_is_shown(run: Path) -> None:
     for name in ("eval/done.json", "train/done.json"):
         (run / "conditions/ladder" / name).unlink()
     with (run / "conditions/ladder/train/metrics.jsonl").open("a") as file:
-        file.write('{"step": 61, "rew')  # killed while writing
+        file.write('{"step": 61, "rew')  # a line torn by a kill
     write_report(run)
     assert "| `ladder` | not finished, 60 steps done |" in (run / "report.md").read_text()
 
 
-def test_a_training_that_diverged_is_told(run: Path) -> None:
+def test_a_training_run_that_diverged_is_listed(run: Path) -> None:
     write_report(run)
     assert "training diverged" not in (run / "report.md").read_text()
     row = {"step": 12, "reason": "its loss is no number", "back_to": 10, "learning_rate": 0.002}
@@ -303,7 +309,7 @@ def test_a_training_that_diverged_is_told(run: Path) -> None:
         ("versions.json", "\udcff", "versions.json: damaged"),
     ],
 )
-def test_damage_is_named(run: Path, file: str, content: str | None, words: str) -> None:
+def test_a_damaged_file_is_named(run: Path, file: str, content: str | None, words: str) -> None:
     (run / file).unlink()
     if content is not None:
         (run / file).write_bytes(content.encode(errors="surrogateescape"))
@@ -343,7 +349,7 @@ def test_the_command_reproduces_the_recipe(
     assert command in (folder / "report.md").read_text()
 
 
-def test_the_room_loads_no_drawing_before_it_draws() -> None:
+def test_importing_the_room_loads_no_drawing_library() -> None:
     script = "import sys, ladder_lite.report; assert not {'matplotlib', 'jinja2', 'torch'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=300).returncode == 0
 

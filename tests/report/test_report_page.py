@@ -1,4 +1,4 @@
-"""report.html, the comparison of runs, and that nothing of a hostile model's text acts in them."""
+"""report.html and comparisons of runs; a hostile model's text has no effect in them."""
 
 import json
 import re
@@ -27,7 +27,7 @@ VOID = {"meta", "br", "hr"}
 
 
 class Page(HTMLParser):
-    """The elements of a page, and its text by the element that it stands in; every element must be closed."""
+    """The elements of a page, and its text by enclosing element. Asserts that every element is closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class Page(HTMLParser):
 
 
 def assert_harmless(html: str) -> Page:
-    """Nothing runs, nothing is loaded, and text is free of control and bidi characters."""
+    """Assert that the page runs and loads nothing, and has no control or bidi characters."""
     page = Page(html)
     assert ACTIVE.isdisjoint(tag for tag, _ in page.elements)
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "src"], tag
-        if "href" in attributes:  # only a drawing's own parts
+        if "href" in attributes:  # only to parts of the same drawing
             assert (attributes["href"] or "").startswith("#"), tag
         assert "http" not in "".join(value or "" for name, value in attributes.items() if name != "aria-label"), tag
     assert "@import" not in page.within("style")
@@ -97,7 +97,7 @@ def full_run(tmp_path: Path) -> Path:
     return tmp_path / "a full run"
 
 
-def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[Problem]) -> None:
+def test_the_page_shows_all_conditions_and_compares_ttrl(full_run: Path, tests: list[Problem]) -> None:
     revise(full_run / f"conditions/ladder_ttrl/problems/{tests[18].id}/done.json", stopped="budget")
     report = write_report(full_run)
     page = assert_harmless((full_run / "report.html").read_text())
@@ -105,7 +105,9 @@ def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[
     assert report["conditions"]["ladder_10"]["variants"] == 10  # one of each root
     stages = [json.loads((full_run / f"conditions/ladder/{name}/done.json").read_text()) for name in ("train", "eval")]
     assert report["conditions"]["ladder"]["n_tokens"] == sum(stage["n_tokens"] for stage in stages)
-    compared_with = {row["condition"]: row["reference"] for row in report["differences"]}  # of two, the last
+    compared_with = {
+        row["condition"]: row["reference"] for row in report["differences"]
+    }  # the last one, if there are two
     assert compared_with == {
         "rl_without_variants": "base",
         "ladder": "rl_without_variants",
@@ -118,11 +120,11 @@ def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[
         "pass@1 on the test problems",
         "Accuracy against number of variants",
         "ladder_10: LADDER with other settings: share=0.1",
-        "TTRL after LADDER is ahead of LADDER resampled: of the same 3 test problems, TTRL after LADDER solved 2 by "
-        "the paper's rule, LADDER resampled 1 (at least 100 answers a problem and as many generated tokens as TTRL; 1",
-        "TTRL after LADDER is ahead of TTRL without LADDER",
-        "They differ on 2: chance could explain that (sign test, p = 0.5).",
-        "1 are answered right. It does have one in which model votes",
+        "LADDER + TTRL is ahead of LADDER resampled: of the same 3 test problems, LADDER + TTRL solved 2 by the",
+        "paper's rule and LADDER resampled solved 1 (at least 100 answers per problem and as many tokens as TTRL; 1",
+        "LADDER + TTRL is ahead of TTRL without LADDER",
+        "They differ on 2 (not significant; sign test, p = 0.5).",
+        "is right on 1 of them. The vote itself does not use the verifier. The verifier does influence which model",
         "not solved (budget used up)",
         "51 of 51",
         "right 75 %",
@@ -131,8 +133,8 @@ def test_the_page_shows_all_conditions_and_who_wins(full_run: Path, tests: list[
     ):
         assert words in text
     titles = [words.strip() for tag, words in page.texts if tag == "h3"]
-    assert "Rewards by reason: LADDER" in titles
-    assert "Solved against generated tokens" in titles
+    assert "Rollouts by outcome: LADDER" in titles
+    assert "Problems solved against generated tokens" in titles
     assert (full_run / "ttrl.png").read_bytes().startswith(b"\x89PNG")
     assert "(ttrl.png)" in (full_run / "report.md").read_text()
 
@@ -146,20 +148,20 @@ def test_ttrl_may_lose(full_run: Path, tests: list[Problem]) -> None:
             revise(full_run / "conditions" / condition / "problems" / problem.id / "done.json", **changes)
     write_report(full_run)
     text = (full_run / "report.md").read_text()
-    assert "**LADDER resampled is ahead of TTRL after LADDER**: of the same 3 test problems" in text
-    assert "**TTRL after LADDER and TTRL without LADDER are level**" in text
+    assert "**LADDER resampled is ahead of LADDER + TTRL**: of the same 3 test problems" in text
+    assert "**LADDER + TTRL and TTRL without LADDER are level**" in text
     assert "Test-time RL then solved 0 of 3" in text
 
 
 @pytest.mark.parametrize(("n_problems", "verdict"), [(5, "is ahead of"), (6, "beats")])
-def test_a_lead_is_a_win_where_chance_does_not_explain_it(n_problems: int, verdict: str) -> None:
+def test_a_lead_is_a_win_only_if_it_is_significant(n_problems: int, verdict: str) -> None:
     ours = {"tokens_to_solve": [500] * n_problems, "spent": [500] * n_problems, "solved": n_problems}
     theirs = {"tokens_to_solve": [None] * n_problems, "spent": [500] * n_problems, "solved": 0}
     words, *_ = compared({"methods": {"ladder_ttrl": ours, "ttrl": theirs}}, "ttrl")
-    assert words == Mark(f"TTRL after LADDER {verdict} TTRL without LADDER")
+    assert words == Mark(f"LADDER + TTRL {verdict} TTRL without LADDER")
 
 
-def test_problems_that_only_one_method_is_done_with_are_no_race(full_run: Path, tests: list[Problem]) -> None:
+def test_a_race_is_about_problems_that_all_methods_have_finished(full_run: Path, tests: list[Problem]) -> None:
     conditions = full_run / "conditions"
     for problem in tests[17:19]:
         (conditions / "ttrl/problems" / problem.id / "done.json").unlink()
@@ -223,7 +225,7 @@ def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
     ]
 
 
-def test_drawings_take_their_colours_from_the_page(full_run: Path) -> None:
+def test_drawings_use_the_colours_of_the_page(full_run: Path) -> None:
     write_report(full_run)
     html = (full_run / "report.html").read_text()
     drawings = re.findall(r"<svg role.*?</svg>|<svg viewBox.*?</svg>", html, re.S)
@@ -236,7 +238,7 @@ def test_drawings_take_their_colours_from_the_page(full_run: Path) -> None:
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
 
 
-def test_colours_can_be_read() -> None:
+def test_colours_are_readable() -> None:
     def luminance(colour: str) -> float:
         channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
@@ -263,7 +265,7 @@ def test_an_old_run_without_new_keys_has_a_report(run: Path) -> None:
 
 
 def seeds(tmp_path: Path, shares: list[float]) -> list[Path]:
-    """Runs that differ in seed, each with so large a share of LADDER's answers right."""
+    """Make runs that differ in seed, each with the given pass@1 of LADDER."""
     runs = []
     for seed, value in enumerate(shares):
         run = tmp_path / f"run-s{seed}"
@@ -301,7 +303,7 @@ def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, 
     comparison = write_comparison([one, other], tmp_path / "out")
     assert comparison["means"] == []
     found = {row["condition"]: row for row in comparison["differences"]}
-    assert set(found) == {"base", "rl_without_variants", "ladder_ttrl"}  # LADDER was asked other problems
+    assert set(found) == {"base", "rl_without_variants", "ladder_ttrl"}  # LADDER answered other problems
     assert found["base"]["value"] == 0.0
     with pytest.raises(UserError, match="named twice"):
         write_comparison([one, one / "." / ""], tmp_path / "out")

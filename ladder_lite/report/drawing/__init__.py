@@ -1,1 +1,1 @@
-"""How figures look, on the page and as pictures: their colours, their axes, and their way to SVG and PNG."""
+"""Drawing of figures: colours, axes, and output as SVG and PNG."""
