@@ -6,7 +6,7 @@ from ladder_lite.config.ablations import recipe_for, shares_tree
 from ladder_lite.config.conditions import BUILT_IN, with_ablations
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.recipe.stages import dependents, needs, stages_of, trained
+from ladder_lite.recipe.stages import dependencies, dependents, stages_of, trained
 
 RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
 
@@ -47,7 +47,7 @@ def test_a_share_begins_with_the_first_variants_of_the_common_tree() -> None:
     recipe = load_recipe("tiny")
     assert all(shares_tree(recipe, f"ladder_{percent}") for percent in (10, 25, 50))
     assert not shares_tree(recipe, "ladder_static")  # all of it comes before training: more than the common tree has
-    assert needs(recipe)["conditions/ladder_static/train"] == ("conditions/ladder_static/variants",)
+    assert dependencies(recipe)["conditions/ladder_static/train"] == ("conditions/ladder_static/variants",)
     other = load_recipe("tiny", ["ablations.ladder_deep={variants.depth: 4}"])
     assert not shares_tree(other, "ladder_deep")
 
@@ -64,7 +64,7 @@ def test_conditions_bring_what_they_start_from() -> None:
     assert "conditions/base/eval" in stages_of(recipe, ["ttrl"])
     assert trained(recipe, ["ttrl", "ladder_10"]) == ["ladder", "ladder_10"]
     assert trained(recipe, ["base"]) == []
-    assert all(need in needs(recipe) for stages in needs(recipe).values() for need in stages)
+    assert all(need in dependencies(recipe) for stages in dependencies(recipe).values() for need in stages)
 
 
 def test_a_stage_that_is_rerun_takes_those_after_it_along() -> None:
@@ -85,5 +85,5 @@ def test_a_stage_that_is_rerun_takes_those_after_it_along() -> None:
 
 def test_a_recipe_that_selects_has_a_stage_more() -> None:
     recipe = load_recipe("llama3b")
-    assert list(needs(recipe))[:3] == ["select", "transformations", "variants"]
-    assert needs(recipe)["conditions/base/eval"] == ("select",)
+    assert list(dependencies(recipe))[:3] == ["select", "transformations", "variants"]
+    assert dependencies(recipe)["conditions/base/eval"] == ("select",)

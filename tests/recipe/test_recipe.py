@@ -132,7 +132,7 @@ def test_what_is_rerun_is_rerun_in_all_conditions_that_had_it(tmp_path: Path, mo
 
     class Noting:
         def __init__(self, *_: Any) -> None:
-            self.do, self.context = done.append, SimpleNamespace(worked=True)
+            self.run_condition, self.context = done.append, SimpleNamespace(ran_a_stage=True)
 
     monkeypatch.setattr("ladder_lite.recipe.Experiment", Noting)
     monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})

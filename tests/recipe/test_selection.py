@@ -90,5 +90,5 @@ def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> N
 
 def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model(set(POOL[:4])))
-    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all of 3 tries, and 3 are wanted"):
+    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all 3 tries, but 3 are needed"):
         _ = context.roots

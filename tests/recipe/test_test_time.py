@@ -15,7 +15,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.recipe import test_time as unsolved
+from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
@@ -97,7 +97,7 @@ def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_conditio
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
         context.backend.weights_of.clear()  # type: ignore[attr-defined]
-        unsolved.learn(context, BUILT_IN[condition])
+        test_time.run_ttrl(context, BUILT_IN[condition])
         found = summary(context, f"conditions/{condition}/problems")
         assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
@@ -108,8 +108,8 @@ def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_conditio
 @pytest.mark.usefixtures("spent")
 def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(context: RunContext) -> None:
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        unsolved.learn(context, BUILT_IN[condition])
-        unsolved.answer_after(context, BUILT_IN[condition])
+        test_time.run_ttrl(context, BUILT_IN[condition])
+        test_time.evaluate_after_ttrl(context, BUILT_IN[condition])
         tried = summary(context, f"conditions/{condition}/problems")["problems"]
         for folder in ("eval", "eval/greedy"):
             rows = read_jsonl(context.run.path / "conditions" / condition / folder / "attempts.jsonl")
@@ -127,9 +127,9 @@ def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     few, many = Random(0).sample(left, 2)
     spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
-    unsolved.learn(context, BUILT_IN["ladder_ttrl"])
+    test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
     model = context.__dict__["backend"] = Model(right_at=100 + 104)
-    unsolved.resample(context, BUILT_IN["ladder_pass100"])
+    test_time.resample(context, BUILT_IN["ladder_pass100"])
     assert model.weights_of == ["ladder"] * 2
     wrong, right = (summary(context, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
     assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))
