@@ -93,7 +93,7 @@ def test_redo_takes_other_settings_over_and_the_stages_they_concern_refuse(path:
 def test_a_foreign_folder_is_refused_and_left_as_it_was(path: Path, recipe: Recipe, name: str) -> None:
     path.mkdir(parents=True)
     (path / name).write_text("precious")
-    assert f"not a run folder, it holds {name}; choose another --run-dir" in refusal(path, recipe)
+    assert f"not a run folder, it contains {name}; choose another --run-dir" in refusal(path, recipe)
     assert [entry.name for entry in path.iterdir()] == [name]
 
 
