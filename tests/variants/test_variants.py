@@ -521,7 +521,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     assert lines[-1].startswith(f"kept {len(tree)} (")
 
     again = run_command("variants", "x", "--out", "tree", cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (2, "error: --out tree: no empty folder; name a new one\n")
+    assert (again.returncode, again.stderr) == (2, "error: --out tree: not an empty folder; name a new one\n")
 
 
 @pytest.mark.parametrize(
