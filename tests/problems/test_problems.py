@@ -73,17 +73,17 @@ def test_rows_belong_to_their_split_or_to_all(tmp_path: Path) -> None:
         ("{'integrand'", ":2: not a JSON object: "),
         ("[1]", ":2: not a JSON object: [1]"),
         ({"integrnd": "x"}, ':2: unknown key "integrnd"; did you mean integrand?'),
-        ({"integrand": 3}, ':2: "integrand" must be text, and is 3'),
-        ({"integrand": "2", "lower": 0, "upper": "1"}, ':2: "lower" must be text, and is 0'),
+        ({"integrand": 3}, ':2: "integrand" must be text, but is 3'),
+        ({"integrand": "2", "lower": 0, "upper": "1"}, ':2: "lower" must be text, but is 0'),
         ({"variable": "x"}, ':2: "integrand" is missing'),
         ({"integrand": " "}, ':2: "integrand" is missing'),
         ({"integrand": "2", "lower": "0"}, ':2: give both "lower" and "upper", or neither'),
-        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train" or "test", and is "dev"'),
-        ({"integrand": "2", "variable": "2x"}, ':2: "variable" must be a name, and is "2x"'),
+        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train" or "test", but is "dev"'),
+        ({"integrand": "2", "variable": "2x"}, ':2: "variable" must be a name, but is "2x"'),
         ({"integrand": "1", "answer": "x"}, ":2: the same problem as in line 1; remove one"),
-        ({"integrand": "2", "steps": "3"}, ':2: "steps" must be a whole number, and is "3"'),
-        ({"integrand": "2", "steps": True}, ':2: "steps" must be a whole number, and is true'),
-        ({"integrand": "2", "source": 7}, ':2: "source" must be text, and is 7'),
+        ({"integrand": "2", "steps": "3"}, ':2: "steps" must be a whole number, but is "3"'),
+        ({"integrand": "2", "steps": True}, ':2: "steps" must be a whole number, but is true'),
+        ({"integrand": "2", "source": 7}, ':2: "source" must be text, but is 7'),
         ('{"integrand": ' + "[" * 100_000, ":2: not a JSON object: "),
     ],
 )
@@ -125,7 +125,7 @@ def test_missing_and_empty_sets(tmp_path: Path) -> None:
         load_problems(str(tmp_path / "absent.jsonl"), "test")
     with pytest.raises(UserError, match="cannot read this problem set"):
         load_problems(str(tmp_path / ""), "test")
-    with pytest.raises(UserError, match='holds no problem for the split "test"'):
+    with pytest.raises(UserError, match='no problem for the split "test"'):
         load_problems(write(tmp_path, {"integrand": "1", "split": "train"}), "test")
 
 
@@ -326,8 +326,8 @@ def test_a_csv_field_without_end_is_refused(tmp_path: Path) -> None:
 
 BAD_FILES = [
     (None, "No such file"),
-    (b"", "holds no problems"),
-    (b"\n\n[\n]\n# nothing\n", "holds no problems"),
+    (b"", "has no problems"),
+    (b"\n\n[\n]\n# nothing\n", "has no problems"),
     (b"\x7fELF\0\0", "binary file"),
     ("integrate(x, x)".encode("utf-16"), "binary file"),
 ]
@@ -433,7 +433,7 @@ def copy_file(url: str, output_file: str, _pooch: Any) -> None:
 
 @pytest.mark.parametrize("name", paper_sets.NAMES)
 def test_a_published_set_is_fetched_once_and_loaded_by_name(published: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: not fetched yet; python -m ladder_lite.problems fetch {name}"):
+    with pytest.raises(UserError, match=f"{name}: not fetched yet; run python -m ladder_lite.problems fetch {name}"):
         load_problems(name, "train")
     path, counts = paper_sets.fetch(name)
     assert path == tmp_path / "cache" / f"{name}.jsonl"

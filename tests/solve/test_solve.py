@@ -96,12 +96,12 @@ def test_an_answer_that_is_not_found_is_said_plainly(run_cli: Callable[..., tupl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x**2*("], '"x**2*(" is no integral (unreadable)'),
-        (["a*x"], '"a*x" is no integral'),
+        (["x**2*("], '"x**2*(" is not an integral (unreadable)'),
+        (["a*x"], '"a*x" is not an integral'),
         (["1/x", "--lower", "-1", "--upper", "1"], '"1/x" cannot be verified'),
         (["x", "--lower", "0"], "--lower and --upper: give both"),
         (["integrate(x,(x,0,1))", "--lower", "0", "--upper", "1"], '"integrate(x,(x,0,1))" already has bounds'),
-        (["x", "--lower", "0", "--upper", "y"], "no integral (bad bounds)"),
+        (["x", "--lower", "0", "--upper", "y"], "not an integral (bad bounds)"),
         (["x", "--budget", "3x"], "--budget 3x: not a time"),
         (["x", "--samples", "0"], "Invalid value for '--samples'"),
         (["x", "--ttlr"], "Got unexpected extra argument"),

@@ -78,7 +78,7 @@ def test_a_typed_integral_is_a_root(
 def test_a_typed_text_that_is_no_integral_is_refused(task: Task, text: str, why: str) -> None:
     with pytest.raises(UserError) as refused:
         task.read(text)
-    assert str(refused.value).startswith(f'"{text}" is no integral ({why}')
+    assert str(refused.value).startswith(f'"{text}" is not an integral ({why}')
 
 
 # --- grading

@@ -527,8 +527,8 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-x*("], 'error: "-x*(" is no integral'),
-        (["x*("], 'error: "x*(" is no integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
+        (["-x*("], 'error: "-x*(" is not an integral'),
+        (["x*("], 'error: "x*(" is not an integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
         (["x", "--recipe", "tyni"], 'error: unknown recipe "tyni"; did you mean tiny? '),
         (
             ["x", "--n", "0"],
