@@ -1,10 +1,10 @@
-"""How many problems a model solves: answers sampled, verified, and summed up.
+"""Evaluate models on problem sets: sample answers, verify them, summarize.
 
     python -m ladder_lite.evaluate runs/tiny-s0 --problems undergrad
     python -m ladder_lite.evaluate runs/llama3b-s0 --problems mine.jsonl --condition ladder --samples 20 --json
 
-The command compares a run's adapters with its base model, on any problems. `sampling.py` has the sampler that the
-loop uses too, `scores.py` says what the numbers are.
+The command compares the adapters of a run with its base model on any problems. `sampling.py` has the sampler, which the
+training loop uses too; `scores.py` defines the numbers.
 """
 
 from ladder_lite.evaluate.of_run import Request, evaluate_run

@@ -22,32 +22,32 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def main(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/tiny-s0.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/tiny-s0.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
     *,
-    problems: Annotated[str, typer.Option(help="JSON lines with an integrand each, or the name of a set.")],
-    condition: Annotated[str | None, typer.Option(help="One adapter beside the base model; else all.")] = None,
-    split: Annotated[str, typer.Option(help="Of the problems: test or train.")] = "test",
-    samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem; else as in the recipe.")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, help="Of pass@k; else as in the recipe.")] = None,
-    greedy_only: Annotated[
-        bool, typer.Option("--greedy-only", help="One answer each, of the likeliest token each time.")
-    ] = False,
+    problems: Annotated[str, typer.Option(metavar="SET", help="A problem set: its name, or a file of JSON lines.")],
+    condition: Annotated[str | None, typer.Option(help="Only this adapter and the base model (default: all).")] = None,
+    split: Annotated[str, typer.Option(metavar="test|train", help="The split of the problem set.")] = "test",
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem (default: the recipe's).")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="The k of pass@k (default: the recipe's).")] = None,
+    greedy_only: Annotated[bool, typer.Option("--greedy-only", help="One greedy answer to each problem.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the sampling; else that of the recipe.")
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Sampling seed (default: the recipe's).")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for programs.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Keep the answers there, and go on with those kept.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the answers; reused on a rerun.")] = None,
 ) -> None:
     """Evaluate the base model and the adapters of a run on any problems."""
     if split not in get_args(Split):
         raise UserError(f"--split {split}: must be {' or '.join(get_args(Split))}")
+    # A string turned into the Literal type that `Request` asks for, without a cast.
     chosen: Split = next(known for known in get_args(Split) if known == split)
     if greedy_only and (samples or k):
-        raise UserError("--greedy-only is one answer to each problem; leave out --samples and --k")
+        raise UserError("--greedy-only takes one answer to each problem; leave out --samples and --k")
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"{out}: not a folder; name another --out")
     request = Request(problems, chosen, condition, samples, k, greedy_only, seed, out, tuple(overrides or ()))
+    # With --json, progress and whatever libraries print go to stderr.
     console = Console(highlight=False, stderr=True) if json_ else None
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console) as live:
         result = evaluate_run(run, request, live)
@@ -58,14 +58,15 @@ def main(
 
 
 def summary_table(result: Mapping[str, Any]) -> Table:
-    """What `evaluate_run` returns, for a terminal of 80 columns; ASCII only."""
+    """The result of `evaluate_run` as a table for a terminal of 80 columns; ASCII only."""
     summaries = result["conditions"]
     base = summaries["base"]
     pass_k = [key for key in base if key.startswith("pass@") and key != "pass@1"]
-    others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []  # of one answer each, pass@1 says all
+    # With one answer to each problem, pass@k, greedy and majority would all repeat pass@1.
+    others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []
     table = Table(
         title=f"{base['n_problems']} problems of {one_line(result['problems'], 40)}, seed {result['seed']}",
-        caption=f"answers to each: {result['samples']}; in brackets 95 % intervals",
+        caption=f"answers to each problem: {result['samples']}; 95 % intervals in parentheses",
         box=box.ASCII,
         show_edge=False,
         padding=(0, 1, 0, 0),
@@ -86,7 +87,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
 
 
 def _with_interval(interval: Mapping[str, float], signed: bool = False) -> str:
-    """81 % (73 to 88), or +81 % (73 to 88) of a difference, in points."""
+    """An interval as "81 % (73 to 88)"; a difference, in percentage points, as "+81 % (73 to 88)"."""
     value, low, high = (f"{100 * interval[key]:.0f}" for key in ("value", "low", "high"))
     return f"{'+' if signed and interval['value'] > 0 else ''}{value} % ({low} to {high})"
 

@@ -1,4 +1,4 @@
-"""The base model of a run and its adapters on any problems."""
+"""Evaluate the base model of a run and its adapters on any problems."""
 
 import hashlib
 import tempfile
@@ -24,7 +24,11 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to evaluate a run on; None: as the run's recipe has it, all its conditions, nothing kept."""
+    """What to evaluate a run on.
+
+    None stands for the recipe's value (`samples`, `k`, `seed`), all adapters (`condition`), and answers that are not
+    kept (`out`). `overrides` are changes to the recipe, "KEY=VALUE".
+    """
 
     problems: str
     split: Split = "test"
@@ -38,45 +42,50 @@ class Request:
 
 
 def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
-    """The base model of a run and its adapters on any problems; returns what `--json` prints.
+    """Evaluate the base model of a run and its adapters; returns what `--json` prints.
 
-    {"run", "problems", "split", "samples", "seed", "conditions": {name: summary}}, the summaries as `summarize` makes
-    them, those of adapters with `over_base`: the difference of pass@1 to the base model, by `paired_bootstrap`. With
-    `out`, attempts are kept there and sampled once. UserError where the run, its adapters, the problems or the numbers
-    asked for cannot be used.
+    That is {"run", "problems", "split", "samples", "seed", "conditions": {name: summary}}, with the summaries of
+    `summarize`. Those of adapters also have `over_base`, the difference in pass@1 from the base model by
+    `paired_bootstrap`. Answers kept in `out` are not sampled again. Raises UserError if the run, its adapters, the
+    problems or the requested numbers cannot be used.
     """
     run = open_run(path)
     recipe, chosen = run.recipe(request.overrides), request.condition
+    # The base model always comes first: every adapter is compared with it. Its adapter is None.
     adapters = {"base": None, **(run.adapters if chosen is None else {chosen: run.adapter(chosen)})}
     settings, seed = _settings(recipe.eval, request), recipe.seed if request.seed is None else request.seed
+    # The run's task (prompts, protocol) on other problems. No selection: all problems of the set are evaluated.
     source = recipe.task.model_copy(update={"train": request.problems, "test": request.problems, "select": None})
     task = load_task(source)
-    problems = task.problems(request.split)
+    problems, set_notes = task.problems(request.split), notes(request.problems)
     with nullcontext(request.out) if request.out else tempfile.TemporaryDirectory() as kept:
-        backend = open_backend(recipe, None, live)
+        backend = open_backend(recipe, None, live)  # None: nothing is trained, so less is asked of the machine
         backend.check([task.prompt(problem) for problem in problems])
-        fresh = backend.snapshot()
+        fresh = backend.snapshot()  # a new LoRA adapter changes nothing: with it the model is the base model
         sampler = Sampler(task, backend, settings, seed)
         summaries: dict[str, Any] = {}
         rates: dict[str, Mapping[str, float]] = {}
         for name, adapter in adapters.items():
             folder = Path(kept) / name
             inputs = [source.model_dump(), recipe.model.model_dump(), settings.model_dump(), seed]
-            _claim(folder, [*inputs, [problem.id for problem in problems], adapter and _digest_of(adapter)])
+            # The digest of the weights too: the run may have been trained again since the answers were kept.
+            _check_inputs(folder, [*inputs, [problem.id for problem in problems], adapter and _digest_of(adapter)])
             if adapter is None:
                 backend.restore(fresh)
             else:
                 backend.load(adapter)
             with live.progress(f"evaluate {name}", len(problems)) as bar:
                 attempts = sampler.evaluate(problems, folder, bar)
-            best = attempts
+            # With --greedy-only the sampler itself is greedy, and its answers serve as both.
+            greedy_attempts = attempts
             if not request.greedy_only:
                 with live.progress(f"evaluate {name}, greedy", len(problems)) as bar:
-                    best = sampler.greedy().evaluate(problems, folder / layout.GREEDY, bar)
+                    greedy_attempts = sampler.greedy().evaluate(problems, folder / layout.GREEDY, bar)
             summaries[name] = summarize(
-                attempts, settings.k, greedy=best, task=task, problems=problems, notes=notes(request.problems)
+                attempts, settings.k, greedy=greedy_attempts, task=task, problems=problems, notes=set_notes
             )
             rates[name] = pass_rates(attempts)
+            # Paired, since both answered the same problems: much of the spread is between problems and cancels.
             if adapter is not None:
                 summaries[name]["over_base"] = paired_bootstrap(rates["base"], rates[name])
     return {
@@ -93,9 +102,10 @@ def _settings(settings: EvalSettings, request: Request) -> EvalSettings:
     if request.greedy_only:
         return greedy(settings)
     samples = request.samples or settings.samples
+    # The recipe's k gives way to a smaller --samples; a --k that is too large is a mistake.
     k = request.k or min(settings.k, samples)
     if k > samples:
-        raise UserError(f"--k {k}: pass@{k} needs as many samples, and there are {samples}; raise --samples")
+        raise UserError(f"--k {k}: pass@{k} needs {k} samples, but there are {samples}; raise --samples")
     return settings.model_copy(update={"samples": samples, "k": k})
 
 
@@ -104,14 +114,13 @@ def _digest_of(adapter: Path) -> str | None:
         with (adapter / layout.WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        return None  # loading it says what is wrong
+        return None  # `backend.load` will report the missing file
 
 
-def _claim(folder: Path, inputs: object) -> None:
-    """Make the folder the one for these inputs; UserError where it holds answers of others."""
-    mark, path = {"digest": digest(inputs)}, folder / layout.BEGUN
-    if path.exists() and read_json(path, "name another --out") != mark:
-        raise UserError(
-            f"{folder}: holds answers to other problems, or of other weights or settings; name another --out"
-        )
-    write_json(path, mark)
+def _check_inputs(folder: Path, inputs: object) -> None:
+    """Mark the folder as belonging to these inputs; raises UserError if it belongs to others."""
+    # As a stage of a run does: answers of different weights, settings or problems must never be mixed.
+    marker, path = {"digest": digest(inputs)}, folder / layout.BEGUN
+    if path.exists() and read_json(path, "name another --out") != marker:
+        raise UserError(f"{folder}: has answers from other problems, weights or settings; name another --out")
+    write_json(path, marker)

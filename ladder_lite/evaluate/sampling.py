@@ -1,4 +1,4 @@
-"""Answers to problems, sampled from a model and graded, in pieces that a kill does not undo."""
+"""Sample and grade answers to problems, chunk by chunk, so that a kill loses at most one chunk."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from ladder_lite.tasks import Task
 from ladder_lite.terminal import Bar
 
 CHUNK = 50
-"""Problems sampled at a time, at most: a kill loses at most one chunk."""
+"""The most problems in a chunk."""
 
 CHUNK_TOKENS = 200_000
-"""Tokens of a chunk, at most, where it has more than one problem: minutes of work, also for a model that thinks."""
+"""The most tokens in a chunk of more than one problem: minutes of work, even for a reasoning model's long replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A model that answers the problems of a task: how it samples, from which seed, and until when."""
+    """A model that answers problems of a task, with its sampling settings, seed and deadline."""
 
     task: Task
     backend: Backend
@@ -34,16 +34,21 @@ class Sampler:
     deadline: Deadline = field(default_factory=Deadline.never)
 
     def greedy(self) -> Self:
-        """The same model with `greedy` settings."""
+        """The same sampler with the settings of `greedy`."""
         return replace(self, settings=greedy(self.settings))
 
     @property
     def chunk_size(self) -> int:
-        """Problems of a chunk. The settings alone decide, as it decides the seeds: never what memory there is."""
+        """The number of problems in a chunk."""
+        # It must follow from the settings alone, never from free memory: seeds are given by chunk, so another chunk
+        # size would sample other answers, and a run resumed on another card would mix the two.
         return max(1, min(CHUNK, CHUNK_TOKENS // (self.settings.samples * self.settings.max_new_tokens)))
 
     def sample(self, problems: Sequence[Problem], n: int, seed: int | None = None) -> list[Attempt]:
-        """`n` graded attempts at each problem, all at once; from the sampler's own seed if None."""
+        """Sample and grade `n` attempts at each problem in one call of the backend, problem by problem.
+
+        `seed` defaults to the sampler's own.
+        """
         sampling = Sampling(
             self.settings.temperature,
             self.settings.top_p,
@@ -52,6 +57,7 @@ class Sampler:
             self.seed if seed is None else seed,
             self.task.stop,
         )
+        # (n_problems, n) completions, in the order of the prompts.
         replies = self.backend.sample([self.task.prompt(problem) for problem in problems], n, sampling)
         return [
             Attempt(problem.id, index, completion, self.task.grade(problem, completion.text))
@@ -60,23 +66,26 @@ class Sampler:
         ]
 
     def evaluate(self, problems: Sequence[Problem], folder: Path, bar: Bar) -> list[Attempt]:
-        """`settings.samples` attempts at each problem; `attempts.jsonl` in the folder holds what is done so far.
+        """Sample `settings.samples` attempts at each problem, resuming from `attempts.jsonl` in the folder.
 
-        OutOfTime before a chunk of problems that would not be done in time.
+        Raises OutOfTime before a chunk that would not end in time.
         """
         path, n = folder / layout.ATTEMPTS, self.settings.samples
         chunks = {
             start: problems[start : start + self.chunk_size] for start in range(0, len(problems), self.chunk_size)
         }
-        # A kill can leave a part of a chunk behind: sampled again as a whole, it comes out as it would have.
+        # A chunk is appended in one write, but a kill or a full disk can cut it short. Such a chunk is dropped and
+        # sampled again as a whole, from the same seed, so the rows come out as they would have without the kill.
         n_rows = Counter(row["problem_id"] for row in read_jsonl(path))
         complete = {start for start, chunk in chunks.items() if all(n_rows[problem.id] == n for problem in chunk)}
         kept = {problem.id for start in complete for problem in chunks[start]}
         truncate_jsonl(path, lambda row: row["problem_id"] in kept)
+        # Complete chunks are a prefix, since chunks are done in order: the loop below appends in order too.
         attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
         for start, chunk in chunks.items():
             if start not in complete:
                 with self.deadline.piece("evaluation", len(chunk) * n):
+                    # No two chunks share a seed, also in runs with neighbouring seeds (up to 1,000 problems).
                     new = self.sample(chunk, n, self.seed * 1000 + start)
                     append_jsonl(path, [attempt.to_row() for attempt in new])
                 attempts += new
@@ -84,22 +93,24 @@ class Sampler:
         return attempts
 
     def sample_tokens(self, problem: Problem, folder: Path, n: int, n_tokens: int) -> list[Attempt]:
-        """Attempts at one problem, until they are `n` at least and have `n_tokens` tokens at least.
+        """Sample attempts at one problem until there are at least `n`, with at least `n_tokens` tokens in total.
 
-        `attempts.jsonl` in the folder holds what is done so far, in chunks of `settings.batch_size` or less, each with
-        a seed of its own; called again after a kill it goes on, and ends with the same attempts. OutOfTime before a
-        chunk that would not be done in time.
+        Chunks have at most `settings.batch_size` attempts. Called again after a kill, it resumes from `attempts.jsonl`
+        in the folder and ends with the same attempts. Raises OutOfTime before a chunk that would not end in time.
         """
         path = folder / layout.ATTEMPTS
         attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
+        # Replay the chunks on disk: the size of each follows from the attempts before it, so the replay finds the same
+        # boundaries as the process that was killed, and the same chunk number, which gives the seed.
         done: list[Attempt] = []
         chunk = 0
-        while size := _missing(done, n, n_tokens, self.settings.batch_size):
+        while size := _next_size(done, n, n_tokens, self.settings.batch_size):
             new = attempts[len(done) : len(done) + size]
-            if len(new) < size:  # sampled again as a whole, a part of a chunk comes out as it would have
+            if len(new) < size:  # not sampled yet, or only a part is on disk: sample the whole chunk
                 truncate_jsonl(path, lambda row: row["index"] < len(done))
                 with self.deadline.piece("evaluation", size):
                     sampled = self.sample([problem], size, self.seed * 1_000 + chunk)
+                    # `sample` counts attempts from 0 in each call; here they are counted through all chunks.
                     new = [replace(attempt, index=len(done) + attempt.index) for attempt in sampled]
                     append_jsonl(path, [attempt.to_row() for attempt in new])
                 attempts = [*done, *new]
@@ -109,15 +120,18 @@ class Sampler:
 
 
 def greedy(settings: EvalSettings) -> EvalSettings:
-    """The settings for one answer to each problem, of the likeliest token each time."""
+    """The settings for one greedy answer to each problem: temperature 0 takes the likeliest token each time."""
     return settings.model_copy(update={"samples": 1, "k": 1, "temperature": 0.0})
 
 
-def _missing(attempts: Sequence[Attempt], n: int, n_tokens: int, most: int) -> int:
-    """How many more attempts to sample at once: what is missing, by the tokens of those so far; 0 at the end."""
+def _next_size(attempts: Sequence[Attempt], n: int, n_tokens: int, at_most: int) -> int:
+    """The number of attempts to sample next, 0 if there are enough."""
     if len(attempts) < n or not attempts:
-        return min(most, max(1, n - len(attempts)))
-    so_far = sum(max(1, attempt.completion.n_tokens) for attempt in attempts)  # an empty reply took one to end
+        return min(at_most, max(1, n - len(attempts)))
+    # An empty reply counts one token, its end-of-turn token: without it, a model of empty replies would never end.
+    so_far = sum(max(1, attempt.completion.n_tokens) for attempt in attempts)
     if so_far >= n_tokens:
         return 0
-    return min(most, -(-(n_tokens - so_far) * len(attempts) // so_far))
+    # Missing tokens over the mean length so far, rounded up (-(-a // b) is the ceiling of a / b): 31 tokens wanted,
+    # 3 attempts of 10 tokens -> 1 more.
+    return min(at_most, -(-(n_tokens - so_far) * len(attempts) // so_far))

@@ -1,10 +1,10 @@
-"""Problems, roots and variants alike, and the problem sets they come from.
+"""Problems (roots and variants alike) and problem sets.
 
     for problem in load_problems("tiny", "test"):
         print(problem.data["integrand"])
 
-`python -m ladder_lite.problems clean FILE` makes a set of a list from elsewhere: read, checked, each problem once.
-`python -m ladder_lite.problems fetch ladder-paper` gets the lists that the paper's authors published.
+`python -m ladder_lite.problems clean FILE` turns a list from elsewhere into a problem set: checked, without duplicates.
+`python -m ladder_lite.problems fetch ladder-paper` downloads the lists that the paper's authors published.
 """
 
 from ladder_lite.problems.problem import Problem, Requested

@@ -1,4 +1,4 @@
-"""`python -m ladder_lite.problems`: clean lists of problems, fetch published ones. See `ladder_lite.problems`."""
+"""`python -m ladder_lite.problems`: clean lists of integrals, fetch published ones. See `ladder_lite.problems`."""
 
 import json
 from pathlib import Path
@@ -8,27 +8,28 @@ import typer
 
 from ladder_lite.errors import UserError, nearest, run
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Clean lists of problems, fetch published ones.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Clean lists of integrals, fetch published ones.")
 
 
 @app.command("clean")
 def clean_list(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, JSON, CSV, or an integral a line.")],
-    out: Annotated[Path | None, typer.Option(help="JSON lines of the problems; else they go to stdout.")] = None,
-    rejected: Annotated[Path | None, typer.Option(help="JSON lines of the others, with reasons.")] = None,
-    up_to_factor: Annotated[bool, typer.Option("--up-to-factor", help="Multiples are duplicates too.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, JSON, CSV, or one integral per line.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the problems here, not to stdout.")] = None,
+    rejected: Annotated[Path | None, typer.Option(metavar="FILE", help="Write rejected entries and reasons.")] = None,
+    up_to_factor: Annotated[bool, typer.Option("--up-to-factor", help="Treat multiples as duplicates.")] = False,
 ) -> None:
-    """Keep what is an integral, each once; the last line of stdout is a summary as JSON."""
+    """Turn a list into a problem set: valid integrals, each once. The last line of stdout is a JSON summary."""
     from ladder_lite.problems.clean import clean
 
     problems, summary = clean(file, out, rejected, up_to_factor)
+    # Rows and summary are both JSON lines: `| head -n -1` gives the rows, `| tail -n 1` the summary.
     rows = problems if out is None else []
     print("\n".join(json.dumps(row) for row in [*rows, summary]))
 
 
 @app.command("fetch")
 def fetch_set(name: Annotated[str, typer.Argument(metavar="NAME", help="ladder-paper or mit_train.")]) -> None:
-    """Download a problem set of the paper's authors into the cache folder."""
+    """Download a problem set that the paper's authors published into the cache folder."""
     from ladder_lite.problems.paper_sets import NAMES, fetch
 
     if name not in NAMES:
@@ -37,7 +38,8 @@ def fetch_set(name: Annotated[str, typer.Argument(metavar="NAME", help="ladder-p
     path, counts = fetch(name)
     print(path)
     for split, count in counts.items():
-        left_out = ", ".join(f"{n} {reason}" for reason, n in count["rejected"].items()) or "none refused"
+        left_out = ", ".join(f"{n} {reason}" for reason, n in count["rejected"].items()) or "none rejected"
+        # "train: 10 problems, 0 exact repeats left out, 2 unreadable"
         print(f"{split}: {count['kept']} problems, {count['repeats']} exact repeats left out, {left_out}")
 
 

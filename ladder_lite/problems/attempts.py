@@ -1,4 +1,4 @@
-"""What a model wrote and what it was worth: the rows that evaluation, training logs and reports share."""
+"""Completions with their grades: the rows that evaluation, training logs and reports share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,16 +18,17 @@ class Completion:
 
 
 class Outcome(Enum):
-    """What became of an attempt, each of exactly one kind."""
+    """The outcome of an attempt; each attempt has exactly one."""
 
     RIGHT = "right"
     WRONG = "wrong"
     TRUNCATED = "truncated"  # cut off by the token limit, and not right
-    UNREADABLE = "unreadable"
-    REFUSED = "refused"
-    UNVERIFIABLE = "unverifiable"  # the fault is the problem's
+    UNREADABLE = "unreadable"  # no answer, or one that cannot be parsed
+    REFUSED = "refused"  # an answer with forbidden functions, or too large
+    UNVERIFIABLE = "unverifiable"  # the problem cannot be verified, whatever the answer
 
 
+# By `verify.Reason`, as text: rows of old runs may have a reason that this version no longer has.
 _OUTCOMES = {
     "CORRECT": Outcome.RIGHT,
     "WRONG": Outcome.WRONG,
@@ -40,7 +41,9 @@ _OUTCOMES = {
 
 
 def outcome_of(reason: str, truncated: bool) -> Outcome:
-    """What became of an attempt with this grade; a reason that only another version has counts as unverifiable."""
+    """The outcome of an attempt with this grade; a reason that this version does not know counts as unverifiable."""
+    # A reply that was cut off counts as truncated even if it has an answer that is wrong or unreadable: with more
+    # tokens it might have had another one.
     outcome = _OUTCOMES.get(reason, Outcome.UNVERIFIABLE)
     is_settled = outcome in (Outcome.RIGHT, Outcome.UNVERIFIABLE)
     return Outcome.TRUNCATED if truncated and not is_settled else outcome
@@ -57,12 +60,12 @@ class Attempt:
 
     @property
     def correct(self) -> bool:
-        """Whether the answer was verified."""
+        """Whether the answer was verified as right."""
         return self.grade.reason is Reason.CORRECT
 
     @property
     def outcome(self) -> Outcome:
-        """What became of it."""
+        """The outcome, from grade and truncation."""
         return outcome_of(self.grade.reason.value, self.completion.truncated)
 
     def to_row(self) -> dict[str, Any]:
@@ -81,10 +84,10 @@ class Attempt:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Attempt":
-        """The attempt of a row; keys that training logs add (`step`) are passed over."""
+        """The attempt of a row; further keys, such as the `step` of a training log, are ignored."""
         return cls(
             row["problem_id"],
             row["index"],
             Completion(row["text"], row["n_tokens"], row["truncated"]),
-            Grade(row["reward"], Reason(row["reason"]), row["answer"], row.get("detail", "")),
+            Grade(row["reward"], Reason(row["reason"]), row["answer"], row.get("detail", "")),  # old rows lack it
         )

@@ -1,8 +1,8 @@
-"""Lists of integrals from elsewhere -> validated problems, each once.
+"""Turn lists of integrals from elsewhere into validated problems, each once.
 
-`python -m ladder_lite.problems clean FILE` reads JSON lines, JSON, CSV, or text with an integral or an integrand a
-line; which of these decides the content, not the name. Every entry is kept, a duplicate or rejected with a reason;
-blank lines, comments and the brackets around a list are no entries.
+`python -m ladder_lite.problems clean FILE` reads JSON lines, JSON, CSV, or text with one integral or integrand per
+line. The content decides the format, not the file's name. Every entry is either kept, a duplicate, or rejected with a
+reason; blank lines, comments and the brackets around a list do not count as entries.
 """
 
 import csv
@@ -21,12 +21,12 @@ from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
 
-_MAX_ENTRY_CHARS: Final = 20_000
+_MAX_ENTRY_CHARS: Final = 20_000  # what is longer is not parsed
 _MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text
 
 
 class Entry(NamedTuple):
-    """One entry of a list and its line; in a JSON document, its number among the entries."""
+    """An entry of a list with its line number; in a JSON document, with its position, counted from 1."""
 
     line: int
     value: Any
@@ -35,19 +35,20 @@ class Entry(NamedTuple):
 def clean(
     path: Path, out: Path | None = None, rejected: Path | None = None, up_to_factor: bool = False
 ) -> tuple[list[Data], dict[str, Any]]:
-    """The problems of a list that are integrals and differ as functions, and a summary.
+    """The valid problems of a list, without those equal as functions to an earlier one, and a summary.
 
-    The summary is {"read", "kept", "duplicates", "rejected": {reason: count}, "seconds"}, where the counts add up to
-    what was read. `out` receives the problems as JSON lines, `rejected` rows {"line", "text", "reason"}, with
-    "duplicate_of": line for duplicates; both are written all or nothing. Raises UserError for a file that is no list.
+    The summary is {"read", "kept", "duplicates", "rejected": {reason: count}, "seconds"}; the counts add up to "read".
+    `out` receives the problems as JSON lines, `rejected` rows {"line", "text", "reason"}, duplicates also with
+    {"duplicate_of": line}. Each file is written as a whole or not at all. Raises UserError if `path` is not a list.
     """
     started = time.perf_counter()
+    # resolve(): the same file may be given by two paths. Writing --out over the list would destroy it.
     targets = [target.resolve() for target in (path, out, rejected) if target is not None]
     if len(set(targets)) < len(targets):
         raise UserError(f"{path}: the list, --out and --rejected must be different files")
     kept: list[Data] = []
-    refused: list[dict[str, Any]] = []
-    index: Index[int] = Index()
+    refused: list[dict[str, Any]] = []  # rejected entries and duplicates
+    index: Index[int] = Index()  # fingerprint -> line of the first entry with it
     for entry in read_entries(path):
         data, reason = read_problem(entry.value)
         row = {"line": entry.line, "text": _shown(entry.value), "reason": reason}
@@ -61,7 +62,7 @@ def clean(
         else:
             refused.append(row | {"reason": "duplicate", "duplicate_of": first})
     if not kept and not refused:
-        raise UserError(f"{path}: holds no problems; give a line to each, or a list as JSON")
+        raise UserError(f"{path}: has no problems; write one per line, or a JSON list")
     for target, rows in ((out, kept), (rejected, refused)):
         if target is not None:
             write_rows(target, rows)
@@ -74,10 +75,10 @@ def clean(
 
 
 def read_problem(value: Any) -> tuple[Data | None, str]:
-    """The data of the problem that an entry is, else None and the reason."""
+    """The problem data of an entry and "", or None and the reason for its rejection."""
     if isinstance(value, str) and len(value) > _MAX_ENTRY_CHARS:
         return None, "too_large"
-    piece = _piece(value)
+    piece = _piece(value)  # the parts of the integral as text: nothing says yet that they are formulas
     if isinstance(piece, Unread):
         return None, "unreadable"
     data = {"integrand": piece.integrand, "variable": piece.variable, "lower": piece.lower, "upper": piece.upper}
@@ -90,7 +91,8 @@ def _piece(value: Any) -> Piece:
         return read_one(value)
     if isinstance(value, dict):
         if value.get("integrand") is not None:
-            return read_fields(value)
+            return read_fields(value)  # {"integrand": "x**2", "variable": "x", ...}
+        # {"question": "Evaluate $\\int x^2 dx$."}: the integral must be found in the text.
         for key in TEXT_KEYS:
             if isinstance(value.get(key), str):
                 return _piece(value[key])
@@ -98,7 +100,7 @@ def _piece(value: Any) -> Piece:
 
 
 def write_rows(path: Path, rows: list[Any]) -> None:
-    """Write JSON lines, all or nothing; raises UserError where the path names no file."""
+    """Write JSON lines as a whole or not at all. Raises UserError if the path cannot be a file."""
     if path.is_dir():
         raise UserError(f"{path}: cannot be written (it is a folder); name a file")
     try:
@@ -107,26 +109,28 @@ def write_rows(path: Path, rows: list[Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a file in a folder") from error
 
 
-# --- Reading: which kind of list it is, and its entries --------------------------------------------------------------
+# --- Reading: the format of a list, and its entries ------------------------------------------------------------------
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a list; raises UserError where the file cannot be read or is no text."""
+    """The entries of a list. Raises UserError if the file cannot be read or is not text."""
     try:
         raw = path.read_bytes()
     except PermissionError:
-        raise
-    except OSError as error:  # none, a folder, a name too long
+        raise  # `errors.run` has its own message for it
+    except OSError as error:  # no such file, a folder, a name too long
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
-        raise UserError(f"{path}: not text but a binary file; give JSON lines, JSON, CSV or text in UTF-8")
-    # What is no UTF-8 stays in its place as half characters, which no formula has: that line is then unreadable.
+        raise UserError(f"{path}: a binary file (or UTF-16); give JSON lines, JSON, CSV or text in UTF-8")
+    # Bytes that are not UTF-8 become lone surrogates, which no formula contains: only that entry is unreadable then,
+    # not the whole file. "-sig" drops a byte order mark.
     text = raw.decode("utf-8-sig", "surrogateescape")
+    # The strictest format first; each reader returns None if the text is not of its format. Plain text always is.
     return _document(text) or _json_lines(text) or _csv(text) or _plain(text)
 
 
 def _document(text: str) -> Iterator[Entry] | None:
-    """The entries of a JSON document: of a list, of the one list that an object holds, or the object itself."""
+    """The entries of a JSON document: those of a list, of the only list in an object, or the object itself."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     value = _load(text)
@@ -138,6 +142,7 @@ def _document(text: str) -> Iterator[Entry] | None:
 
 def _json_lines(text: str) -> Iterator[Entry] | None:
     lines = text.split("\n")
+    # One object among the first 20 lines is enough: a list with a broken first line is still JSON lines.
     first = [line for line in lines[:1000] if line.strip()][:20]
     if not any(line.lstrip().startswith("{") and isinstance(_load(line), dict) for line in first):
         return None
@@ -145,7 +150,7 @@ def _json_lines(text: str) -> Iterator[Entry] | None:
 
 
 def _load(text: str) -> Any:
-    """The value that a text is in JSON, or the text itself where it is no JSON."""
+    """The value of a JSON text, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -153,6 +158,7 @@ def _load(text: str) -> Any:
 
 
 def _csv(text: str) -> Iterator[Entry] | None:
+    # It is a CSV file if its first line, split at one of these delimiters, names a column for the integral.
     header = text.lstrip().partition("\n")[0]
     for delimiter in ",;\t":
         names = [name.strip().lower() for name in next(csv.reader([header[:10_000]], delimiter=delimiter), [])]
@@ -162,39 +168,45 @@ def _csv(text: str) -> Iterator[Entry] | None:
 
 
 def _records(text: str, names: list[str], delimiter: str) -> Iterator[Entry]:
-    reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter)  # newline="", as csv requires
+    # A quoted field may span lines: the line of an entry is that of its first one, counted from the blank lines on top.
     start = 1 + text[: len(text) - len(text.lstrip())].count("\n")
-    next(reader)
+    next(reader)  # the header
     while True:
         line = start + reader.line_num
         try:
             cells = next(reader)
         except StopIteration:
             return
-        except csv.Error:  # a field without end
+        except csv.Error:  # a quote that never closes: the field exceeds csv's size limit
             yield Entry(line, None)
             continue
         if any(cell.strip() for cell in cells):
+            # A row without the wanted column is passed on as text, since it may be an integral with commas in it.
             fields = {name: cell for name, cell in zip(names, cells, strict=False) if cell.strip()}
             yield Entry(line, fields if "integrand" in fields or "question" in fields else delimiter.join(cells))
 
 
-# Of lines without blanks around them. Each run of blanks belongs to one place of a pattern: no line takes long.
+# Both are matched against stripped lines. Each run of blanks can match in one place of a pattern only, so there is no
+# catastrophic backtracking, whatever the line.
+# "# a comment", "QUESTIONS: list[str] = [", "],"
 _NO_ENTRY: Final = re.compile(r"#.*|(?:\w+(?::[^=]*)?(?<!\s)\s*=\s*)?[\[\](){},;\s]*")
+# '"integrate(x, x)",  # easy' -> integrate(x, x)
 _QUOTED: Final = re.compile(r"""(?:[\[(]\s*)?[rbu]?(["'])(.*)\1\s*(?:[\])]\s*)?(?:,\s*)?(?:#.*)?""")
 
 
 def _plain(text: str) -> Iterator[Entry]:
-    """A line each; quotes and a comma around it are those of a list of strings in Python."""
+    """An entry per line. Quotes and a comma around it, as in a Python list of strings, are removed."""
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         if len(line) > _MAX_ENTRY_CHARS:
-            yield Entry(number, line)
+            yield Entry(number, line)  # `read_problem` rejects it as too large
         elif not _NO_ENTRY.fullmatch(line):
             quoted = _QUOTED.fullmatch(line)
             yield Entry(number, quoted[2] if quoted else line)
 
 
 def _shown(value: Any) -> str:
+    """The text of an entry for the file of rejected ones."""
     text = value if isinstance(value, str) else as_text(value)
     if isinstance(value, Mapping):
         text = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), text)

@@ -1,8 +1,8 @@
-"""The question lists that the paper's authors published, fetched into a cache folder: no licence lets us ship them.
+"""Fetch the question lists that the paper's authors published. They have no licence that would let us ship them.
 
-`python -m ladder_lite.problems fetch ladder-paper` gets those of the Llama experiment, `fetch mit_train` those of the
-MIT Integration Bee. They are kept as they are, mistakes included, but for entries that are no integrals and repeats.
-The folder is that of `LADDER_LITE_CACHE`, or the user's cache folder.
+`python -m ladder_lite.problems fetch ladder-paper` downloads those of the Llama experiment, `fetch mit_train` those of
+the MIT Integration Bee, to the folder that LADDER_LITE_CACHE names or to the user's cache folder. Entries that are not
+integrals and exact repeats are left out; all others stay as they are, mistakes included.
 """
 
 import ast
@@ -15,6 +15,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.install import cache_folder
 from ladder_lite.problems.clean import read_problem, write_rows
 
+# A fixed commit and the hashes of its files: a problem set must never change under a name that results were given for.
 _COMMIT: Final = "ed0bf9a092984dba0b49133b7732835c15df6b5a"
 _URL: Final = f"https://raw.githubusercontent.com/Tufalabs/GeneralGenerateVariants/{_COMMIT}/questions/"
 _SETS: Final = {  # name -> split -> file
@@ -31,15 +32,15 @@ NAMES: Final = tuple(_SETS)
 
 
 def fetched(name: str) -> Path:
-    """Where the set of that name lies once it is fetched."""
+    """The path of a fetched set, whether it has been fetched or not."""
     return cache_folder() / f"{name}.jsonl"
 
 
 def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """Download the files of a set, check and convert them; returns its path and, by split, what became of the entries.
+    """Download, check and convert the files of a set; returns its path and the counts of each split.
 
-    A count of a split is {"kept", "repeats", "rejected": {reason: count}}. Raises UserError where a file cannot be
-    had, or is another one than was published.
+    The counts are {"kept", "repeats", "rejected": {reason: count}}. Raises UserError if a file cannot be downloaded or
+    is not the published one.
     """
     path = fetched(name)
     rows: list[dict[str, Any]] = []
@@ -47,6 +48,7 @@ def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
     for split, file in _SETS[name].items():
         problems, counts[split] = _convert(_download(file, path.parent), file)
         rows += [{**problem, "split": split} for problem in problems]
+    # Written once all files are there and converted: the set exists as a whole or not at all.
     write_rows(path, rows)
     return path, counts
 
@@ -55,25 +57,28 @@ def _download(file: str, folder: Path) -> str:
     import pooch
 
     url = f"{_URL}{file}"
-    pooch.get_logger().setLevel("CRITICAL")
+    pooch.get_logger().setLevel("CRITICAL")  # it logs each download; the command prints its own summary
     try:
+        # pooch checks the SHA-256, keeps the file in the folder, and does not download it again.
         path: str = pooch.create(folder, _URL, registry=_SHA256).fetch(file)
         return Path(path).read_text(encoding="utf-8")
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: no folder to keep it in; set LADDER_LITE_CACHE to one you may write to") from error
+        raise UserError(f"{folder}: cannot write to it; set LADDER_LITE_CACHE to a writable folder") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UserError(f"{url}: cannot be downloaded ({reason}); try again with a connection") from error
-    except ValueError as error:  # a hash that differs, or text that is no UTF-8
+        raise UserError(f"{url}: cannot be downloaded ({reason}); check the connection and try again") from error
+    except ValueError as error:  # pooch's for a hash that differs; UnicodeDecodeError is one too
         raise UserError(f"{url}: not the file that was published (its SHA-256 differs); nothing was kept") from error
 
 
 def _convert(source: str, file: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The problems among the strings of the lists in a Python file, which is read as text and never run."""
+    """The problems among the strings in the lists of a Python file, and the counts of the split."""
+    # The file is somebody else's code: it is parsed and never run.
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{_URL}{file}: not a list of questions: {error}") from error
+    # Every string that is an element of a list or tuple, at any depth.
     texts = [
         item.value
         for node in ast.walk(tree)
@@ -89,9 +94,9 @@ def _convert(source: str, file: str) -> tuple[list[dict[str, Any]], dict[str, An
         if data is None:
             rejected[reason] += 1
         elif (key := json.dumps(data)) in problems:
-            n_repeats += 1
+            n_repeats += 1  # the same text; problems that are equal as functions stay, as the authors have them
         else:
             problems[key] = dict(data)
     if not problems:
-        raise UserError(f"{_URL}{file}: holds no list of questions")
+        raise UserError(f"{_URL}{file}: has no list of questions")
     return list(problems.values()), {"kept": len(problems), "repeats": n_repeats, "rejected": dict(rejected)}

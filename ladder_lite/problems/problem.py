@@ -1,4 +1,4 @@
-"""A problem: what a task asks, and where it stands in a tree of variants."""
+"""A problem: what a task asks, and its place in a tree of variants."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ Requested = Literal["root", "easier", "equivalent", "harder"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a task; a tree of variants is a flat list of these.
+    """A problem of a task. A tree of variants is a flat list of problems, linked by `parent_id`.
 
-    `data` is the task's own (for integration: integrand, variable, lower, upper, all text, the bounds None for an
-    antiderivative), `id` a hash of task and data, so equal texts are equal problems in whatever tree they stand.
-    `requested` is what was asked of the model, which need not be what it wrote.
+    `data` belongs to the task. For integration it has integrand, variable, lower and upper, all text; the bounds are
+    None for an antiderivative. `id` is a hash of task and data, so the same text has the same id in every tree.
+    `requested` is what the model was asked for, which need not be what it wrote.
     """
 
     id: str
     task: str
-    data: Mapping[str, str | None] = field(hash=False)
+    data: Mapping[str, str | None] = field(hash=False)  # a dict cannot be hashed; the id stands for it
     root_id: str
     parent_id: str | None
     depth: int
@@ -54,5 +54,7 @@ class Problem:
 
 
 def _hash(task: str, data: Mapping[str, str | None]) -> str:
+    # Sorted keys and fixed separators: the same data must give the same id on every machine and in every version, since
+    # ids name folders of a run and are part of the digests of its stages. 16 hex digits are 64 bits.
     canonical = json.dumps([task, dict(data)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,12 +1,12 @@
-"""The front door: a recipe's conditions one after the other, and the command line that runs them.
+"""Run a recipe: its conditions one after the other, then the report.
 
     python -m ladder_lite.recipe tiny
     python -m ladder_lite.recipe tiny seed=1 --run-dir runs/second
     python -m ladder_lite.recipe llama3b --dry-run
     python -m ladder_lite.recipe llama3b --budget 9h
 
-Run the same command again after a kill, a crash, Ctrl-C or the end of the budget and it goes on where it was. What a
-condition does is told in `ladder_lite.recipe.experiment`: the paper's loop is its `do`.
+After a kill, a crash, Ctrl-C or the end of the budget, the same command resumes the run. The loop of the paper is
+`Experiment.run_condition` in `ladder_lite.recipe.experiment`.
 """
 
 from collections.abc import Sequence
@@ -29,29 +29,33 @@ def run_recipe(
     redo: Sequence[str] = (),
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
-    """Run a recipe's conditions in their order, or one of them, and write the report; returns the report.
+    """Run all conditions of a recipe, or `only` one of them, write the report and return it.
 
-    Stages to `redo` are rerun with those that depend on them, also in conditions that the recipe does not list.
-    OutOfTime where the deadline comes first; the report is then written of what is there.
+    The stages named in `redo` are rerun together with all stages that depend on them. Raises OutOfTime if the deadline
+    comes first; the report then covers the stages that are done.
     """
     from ladder_lite import report
 
     stale = stages.dependents(recipe, redo)
-    there = [name for name in stale if name in redo or (path / name).exists()]
-    recipe = with_more(recipe, [name for stage in there if (name := layout.condition_name(stage))])
+    # An earlier --full or --only may have left results of conditions that this recipe does not list. If a redo makes
+    # them stale, those conditions are rerun too; otherwise the report would lose them without a word.
+    rerun = [name for name in stale if name in redo or (path / name).exists()]
+    recipe = with_more(recipe, [name for stage in rerun if (name := layout.condition_name(stage))])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
-        for name in reversed(stale):  # a kill must not leave results of what is gone
+        # Dependent stages are removed first: a kill in between must not leave results whose inputs are gone.
+        for name in reversed(stale):
             run.stage(name, None).clear()
         experiment = Experiment(recipe, run, live, deadline)
         try:
             for condition in recipe.conditions:
                 if only in (None, condition):
-                    experiment.do(condition)
+                    experiment.run_condition(condition)
         except OutOfTime:
             report.write_report(run.path)
             raise
         finished = run.path / layout.REPORT
-        if not experiment.context.worked and finished.exists():
+        # If no stage ran, the report on disk is up to date; drawing its figures again would need matplotlib.
+        if not experiment.context.ran_a_stage and finished.exists():
             live.say("everything is done already; --redo STAGE reruns a stage")
             return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
         return report.write_report(run.path)

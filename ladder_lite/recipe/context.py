@@ -1,4 +1,4 @@
-"""What the stages of an experiment share: the run's folder, the problems, the model, and how a stage is done once."""
+"""What the stages of an experiment share: run folder, problems, model, and the rule that a stage runs only once."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,31 +28,45 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 class RunContext:
-    """A recipe's problems and model, in its run folder; each is loaded when a stage first needs it."""
+    """A recipe's problems and model, and its run folder.
+
+    Problems and model are loaded when a stage first needs them, so a run whose stages are all done loads no model.
+    """
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
         self.run = run
         self.live = live
         self.deadline = deadline or Deadline.never()
-        self.worked = False
-        self.fresh_adapter: Adapter = {}  # as the seed makes it: the model then answers as the base model does
+        self.ran_a_stage = False
+        # The adapter as loaded, set by `backend`. peft starts LoRA's B matrices at zero, so with this adapter the model
+        # answers as the base model does.
+        self.fresh_adapter: Adapter = {}
 
-    def do(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
-        """Do a stage unless it is done, and mark it done with its summary; what raises, as OutOfTime, does not."""
+    def run_stage(self, name: str, inputs: object, work: Callable[[Stage], dict[str, Any]]) -> Stage:
+        """Run a stage unless it is done; the summary that `work` returns marks it done.
+
+        If `work` raises, OutOfTime included, the stage stays unfinished and the next run resumes it.
+        """
+        # Seed, task and model decide the result of every stage; `inputs` are what else this one depends on.
         base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
         stage = self.run.stage(name, [base, inputs])
         if stage.done is None:
             self.deadline.check()
-            self.worked = True
+            self.ran_a_stage = True
             stage.begin()
             stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
+            # Only after done.json: a kill before it still needs the checkpoints to resume from. One right after it
+            # leaves them behind, which costs disk space and nothing else.
             remove_checkpoints(stage)
         return stage
 
-    def do_below(self, above: Stage, name: str, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
-        """Do a part of a stage, a stage of its own with the same inputs, unless it is done; returns its summary."""
-        stage = self.run.stage(f"{above.name}/{name}", above.digest)
+    def run_substage(self, parent: Stage, name: str, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
+        """Run a part of a stage, with its own folder and done.json, unless it is done; returns its summary.
+
+        A kill then costs at most one part, for example one problem of TTRL.
+        """
+        stage = self.run.stage(f"{parent.name}/{name}", parent.digest)  # stale exactly when its parent is
         if (done := stage.done) is not None:
             return done
         self.deadline.check()
@@ -71,12 +85,12 @@ class RunContext:
 
     @cached_property
     def roots(self) -> list[Problem]:
-        """The training problems; UserError where the test holds no others."""
+        """The training problems. Raises UserError if every test problem is among them."""
         roots = self._problems("train")
-        if len(self.in_both(roots)) == len(self.tests):
+        if len(self.tests_among(roots)) == len(self.tests):
             raise UserError(
-                f"task.test {self.recipe.task.test}: every test problem is a training problem too; give the set "
-                "splits, name another one, or let task.select draw from it"
+                f"task.test {self.recipe.task.test}: every test problem is a training problem too; give the rows of "
+                'the set a "split", name another set, or let task.select draw both splits from it'
             )
         return roots
 
@@ -87,33 +101,41 @@ class RunContext:
 
     @cached_property
     def backend(self) -> "Backend":
-        """The model, loaded when a stage first needs it, on a machine that was looked at first."""
+        """The model, loaded after a check of the machine.
+
+        Raises UserError if a check fails or a problem's prompt is too long for the model.
+        """
         from ladder_lite.doctor.checks import open_backend
 
         backend = open_backend(self.recipe, self.run.path, self.live)
+        # All problems of the sets, not those that `select` will draw: selection itself needs the model. A prompt that
+        # is too long then fails here, in the first minute, and not hours later in a test.
         backend.check([self.task.prompt(problem) for split in SPLITS for problem in self.task.problems(split)])
         self.fresh_adapter = backend.snapshot()
         return backend
 
     @property
     def sampler(self) -> "Sampler":
-        """What answers to test problems are sampled with."""
+        """The sampler for answers to test problems, by the recipe's `eval` settings."""
         from ladder_lite.evaluate import Sampler
 
         return Sampler(self.task, self.backend, self.recipe.eval, self.recipe.seed, self.deadline)
 
     def recipe_for(self, condition: str) -> Recipe:
-        """The recipe with the settings of a condition: an ablation's, and its own for all others."""
+        """The recipe with the changes of an ablation; unchanged for every other condition."""
         return recipe_for(self.recipe, condition)
 
     def library(self, recipe: Recipe) -> "Library":
-        """The transformations that requests for variants suggest; those of the model once it wrote them."""
+        """The transformations that variant requests suggest.
+
+        With `variants.transformations: model`, raises UserError until that stage is done.
+        """
         from ladder_lite.variants.transformations import open_library
 
         return open_library(recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
     def writer(self, recipe: Recipe) -> "Writer":
-        """What trees of variants are written with, by the settings of the recipe or of one of its ablations."""
+        """The writer of variant trees for the recipe or one of its ablations (see `recipe_for`)."""
         from ladder_lite.variants import Writer
 
         library, settings = self.library(recipe), recipe.variants
@@ -121,29 +143,34 @@ class RunContext:
 
     @cached_property
     def _held_out(self) -> dict[str, Sequence[Problem]]:
+        # No variant may equal a problem of these sets. This run's tests come last and replace the set of the same
+        # name: with `select` they are a part of it.
         return {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
 
     @property
     def evaluation_inputs(self) -> list[Any]:
-        """What every look at the test problems depends on."""
+        """What every evaluation on the test problems depends on: an input of the stages that evaluate."""
         return [self.recipe.eval.model_dump(), ids(self.tests)]
 
     def restore(self, condition: str) -> None:
-        """Put the adapter that a condition trained into the backend; a fresh one for the base model."""
+        """Put the adapter that a condition trained into the backend; for "base", the fresh one."""
         if condition == "base":
             self.backend.restore(self.fresh_adapter)
         else:
             self.backend.load(self.run.path / layout.train(condition) / layout.ADAPTER)
 
     def attempts(self, folder: str) -> "list[Attempt]":
-        """The answers in a folder below the run's."""
+        """The graded answers in a folder, given by its path within the run."""
         from ladder_lite.problems.attempts import Attempt
 
         rows = read_jsonl(self.run.path / folder / layout.ATTEMPTS)
         return [Attempt.from_row(row) for row in rows]
 
     def summarize(self, attempts: "Sequence[Attempt]", greedy: "Sequence[Attempt]") -> dict[str, Any]:
-        """Accuracy of sampled and greedy answers to the tests; apart, of those shown otherwise than verified."""
+        """The summary of an evaluation on the test problems, from its sampled and greedy answers.
+
+        `printed` repeats it for the problems whose prompt is an exam's wording and not the verified integrand.
+        """
         from ladder_lite.evaluate.scores import summarize
 
         k = self.recipe.eval.k
@@ -153,10 +180,11 @@ class RunContext:
             summary["printed"] = summarize([attempt for attempt in attempts if attempt.problem_id in printed], k)
         return summary
 
-    def in_both(self, roots: Sequence[Problem]) -> list[Problem]:
-        """The test problems that equal a training problem."""
+    def tests_among(self, roots: Sequence[Problem]) -> list[Problem]:
+        """The test problems that equal one of these roots."""
         from ladder_lite.verify.rules.fingerprints import Index
 
+        # By fingerprint and not by text: 2*x and x+x are the same problem.
         index: Index[str] = Index()
         for root in roots:
             index.add(self.task.fingerprints(root), root.id)
@@ -165,21 +193,21 @@ class RunContext:
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:
             return self.task.problems(split)
-        _select(self)
+        _select(self)  # a stage: it runs once, and later calls only read what it wrote
         return load_problems(str(self.run.path / layout.SELECT / layout.PROBLEMS), split)
 
 
 def _select(context: RunContext) -> None:
-    """The stage that samples the pool with the base model and writes `select/problems.jsonl`, a split to each row.
+    """Run the stage that selects problems the base model fails, and write them with their split to `select/`.
 
-    They are those that it fails: that is how the paper's 110 came about, and why its base model starts near 0 %.
-
-    UserError where the base model fails too few problems.
+    The paper selected its 110 problems in this way, which is why its base model starts near 0 %. Raises UserError if
+    the base model fails too few problems of the pool.
     """
     from ladder_lite.evaluate.scores import summarize
 
     recipe, settings = context.recipe, context.recipe.task.select
     assert settings is not None
+    # Both splits of the set, each problem once: a row without a split belongs to both.
     pool = list({problem.id: problem for split in SPLITS for problem in context.task.problems(split)}.values())
 
     def work(stage: Stage) -> dict[str, Any]:
@@ -189,31 +217,35 @@ def _select(context: RunContext) -> None:
         )
         with context.live.progress(layout.SELECT, len(pool)) as bar:
             attempts = sampler.evaluate(pool, stage.path, bar)
+        # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
         failed = [problem for problem in pool if problem.id not in dropped]
-        wanted = settings.train + settings.test
-        if len(failed) < wanted:
+        n_needed = settings.train + settings.test
+        if len(failed) < n_needed:
             raise UserError(
-                f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all of "
-                f"{settings.samples} tries, and {wanted} are wanted; lower task.select.train, test or samples"
+                f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all "
+                f"{settings.samples} tries, but {n_needed} are needed; lower task.select.train, test or samples"
             )
+        # Shuffled, since a set may be sorted, undergrad.jsonl by technique; the first rows become the training split.
         Random(f"{recipe.seed}/select").shuffle(failed)
         rows = [
-            {**problem.data, "split": "train" if at < settings.train else "test"}
-            for at, problem in enumerate(failed[:wanted])
+            {**problem.data, "split": "train" if number < settings.train else "test"}
+            for number, problem in enumerate(failed[:n_needed])
         ]
         rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
         return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 
-    context.do(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
+    # The ids are an input: if the set changes later, the selection is stale and the run says so.
+    context.run_stage(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
 
 
 def remove_checkpoints(stage: Stage) -> None:
-    """Training that is done needs its adapter only; checkpoints are larger, and there are two."""
+    """Remove the checkpoints of a finished training run, which needs only its adapter from here on."""
+    # A checkpoint has the optimizer's state too, and the trainer keeps two. A TTRL problem has them below `train/`.
     for folder in (stage.path, stage.path / layout.TRAIN):
         shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def ids(problems: Sequence[Problem]) -> list[str]:
-    """The problems' ids: what a stage's digest holds of them."""
+    """The ids of the problems, which stand for them in a stage's digest: an id is a hash of task and data."""
     return [problem.id for problem in problems]

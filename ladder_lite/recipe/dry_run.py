@@ -1,9 +1,9 @@
-"""What a recipe would take, before anything is loaded: GPU memory by card, batches, steps, tokens, time left.
+"""The dry run of a recipe: predicted GPU memory by card, batches, steps, tokens and time left, with nothing loaded.
 
     python -m ladder_lite.recipe llama3b --dry-run
     python -m ladder_lite.recipe llama3b --dry-run --json
 
-Needs no GPU, no torch, and for the models of the shipped recipes no network. The run folder is only looked at.
+It needs no GPU and no torch, and no network for the models of the shipped recipes. It only reads the run folder.
 """
 
 import math
@@ -33,17 +33,18 @@ _SHOWN_PARTS = 2
 
 
 def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """What the recipe would take, as the JSON object of `--dry-run --json`; `run` is its run folder, there or not.
+    """The JSON object of `--dry-run --json`; `run` is the recipe's run folder, which need not exist.
 
-    Counts of problems are None where a set has not been fetched yet, and so is what depends on them. `tokens` are
-    upper bounds, but for those of variants: they are counted as if no variant were rejected and asked for again.
-    Batches and groups are those of `grpo`. Where ablations and TTRL change `grpo.trl`, theirs count in steps,
-    tokens, the longest completion, the peaks and whether a card fits.
+    Numbers that depend on a problem set which has not been fetched are None. `tokens` are upper bounds, except those of
+    variants, which assume that no request has to be repeated. Batches and groups are those of `grpo`; changes that
+    ablations and TTRL make to `grpo.trl` count for steps, tokens, the longest completion, the predicted peaks, and
+    whether a card is large enough.
     """
     shape = read_shape(recipe.model.id)
     loader: memory.Loader = "transformers" if recipe.model.backend == "transformers" else "unsloth"
-    work = _Work(recipe)
+    work = _Workload(recipe)
     trainings = [recipe.grpo, *work.trainings.values()]
+    # The setup of `grpo` comes first; ablations and TTRL add one only if they change what memory depends on.
     setups = list(dict.fromkeys(memory.Setup.of(shape, recipe.model, training.trl, loader) for training in trainings))
     return {
         "recipe": recipe.name,
@@ -63,7 +64,7 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
 
 
 def render(outlook: dict[str, Any]) -> RenderableType:
-    """The outlook as a table and some lines."""
+    """The outlook as a table, a row for each card, and a few lines below it."""
     title = f"{outlook['recipe']}: {outlook['model']}, {outlook['parameters'] / 1e6:,.0f} million weights"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("card", "GiB", "micro-batch", "rollouts", "generate", "train"):
@@ -89,113 +90,128 @@ def _lines(outlook: dict[str, Any]) -> list[str]:
     by_condition = ", ".join(f"{name} {_count(steps)}" for name, steps in outlook["steps_by_condition"].items())
     purposes = ", ".join(f"{name} {_count(number)}" for name, number in tokens.items() if name != "total")
     return [
-        "GiB: what such a card leaves, and the peaks predicted; where it is too small, those of the smallest batches. "
-        "Rollouts are what is generated at once.",
-        f"Never changed: groups of {outlook['num_generations']}, {outlook['completions_per_step']} completions a step, "
+        "GiB: free memory on such a card. generate, train: predicted peaks in GiB, with the smallest batches if the "
+        "card is too small. rollouts: completions generated at once.",
+        f"On every card: groups of {outlook['num_generations']}, {outlook['completions_per_step']} completions a step, "
         f"up to {outlook['max_prompt_length']} + {outlook['max_completion_length']} tokens each.",
         f"Steps: at most {_count(outlook['steps'])} ({by_condition or 'no condition trains'}).",
         f"Tokens: at most about {_count(tokens['total'])} ({purposes}); most replies end earlier.",
-        "Time left: known once two steps have been measured."
+        "Time left: unknown until two training steps have been measured."
         if left is None
-        else f"Time left: at most {clock_time(left)} of training, at the pace so far; evaluation comes on top.",
+        else f"Time left: at most {clock_time(left)} of training at the pace so far, plus evaluation.",
     ]
 
 
-class _Work:
-    """What the conditions of a recipe train and generate, at most; those that others start from are among them.
+class _Workload:
+    """What the conditions of a recipe, and the conditions they depend on, train and generate at most.
 
-    A count of problems is NaN where a set is not available, and so is what depends on it.
+    A number of problems is NaN if the set is not available. NaN spreads through sums and products, so every total that
+    depends on it is unknown too, without a check at each step.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._stages = stages.stages_of(recipe, recipe.conditions)
+        # The recipe of each condition with a training stage (for an ablation, the changed one), by condition.
         self._recipes = {name: recipe_for(recipe, name) for name in stages.trained(recipe, recipe.conditions)}
-        self._learning = [
+        # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
+        self._ttrl_conditions = [
             condition.name
             for condition in BUILT_IN.values()
             if condition.trains_on == "single problems" and layout.problems(condition.name) in self._stages
         ]
         self._ttrl = recipe.ttrl.over(recipe.grpo)
+        # Numbers of problems: training, test, and the pool that `select` samples from.
         splits = (recipe.task.train, "train"), (recipe.task.test, "test")
         if (select := recipe.task.select) is None:
             self._train, self._test, self._pool = _n_problems(splits[0]), _n_problems(splits[1]), 0.0
         else:
             self._train, self._test, self._pool = select.train, select.test, _n_problems(*splits)
-        wanted = recipe.ttrl.problems
-        self._learned = self._test if wanted == "all" or self._test < wanted else wanted
-        self.trainings = {name: its.grpo for name, its in self._recipes.items()}
-        self.trainings |= dict.fromkeys(self._learning, self._ttrl)
-        self.steps: dict[str, float] = {name: _max_steps(its.grpo) for name, its in self._recipes.items()}
-        self.steps |= dict.fromkeys(self._learning, self._learned * _max_steps(self._ttrl))
+        # TTRL takes no more problems than there are tests. How many LADDER leaves unsolved is not known: at most all.
+        limit = recipe.ttrl.problems
+        self._n_ttrl = self._test if limit == "all" or self._test < limit else limit
+        self.trainings = {name: each.grpo for name, each in self._recipes.items()}
+        self.trainings |= dict.fromkeys(self._ttrl_conditions, self._ttrl)
+        self.steps: dict[str, float] = {name: _max_steps(each.grpo) for name, each in self._recipes.items()}
+        self.steps |= dict.fromkeys(self._ttrl_conditions, self._n_ttrl * _max_steps(self._ttrl))
 
     def tokens(self) -> dict[str, float]:
         """Generated tokens by purpose, and their total."""
         recipe, variants, ttrl_steps = self._recipe, self._recipe.variants, _max_steps(self._ttrl)
         select, longest = recipe.task.select, recipe.eval.max_new_tokens
-        learned = self._learned * len(self._learning)
-        looks = sum(1 + _max_steps(its.grpo) // its.grpo.eval_every for its in self._recipes.values())
+        n_ttrl = self._n_ttrl * len(self._ttrl_conditions)
+        # One interim evaluation before the first step, and one every `eval_every` steps.
+        n_interim = sum(1 + _max_steps(each.grpo) // each.grpo.eval_every for each in self._recipes.values())
+        # The evaluation after TTRL is not among these: it samples nothing.
         evaluated = sum(
             layout.evaluation(c.name) in self._stages
             for c in with_ablations(recipe.ablations)
-            if c.name not in self._learning
+            if c.name not in self._ttrl_conditions
         )
-        # Of each test problem: samples and a greedy answer after each condition, one at each look; of each learned one:
-        # samples, and its tries.
-        answers = self._test * (evaluated * (recipe.eval.samples + 1) + looks)
-        answers += learned * (recipe.eval.samples + 1 + ttrl_steps * recipe.ttrl.samples_per_step)
+        # Each test problem: samples and a greedy answer after each condition, one answer at each interim evaluation.
+        answers = self._test * (evaluated * (recipe.eval.samples + 1) + n_interim)
+        # Each problem of TTRL: samples and a greedy answer at the end, and the tries after each step.
+        answers += n_ttrl * (recipe.eval.samples + 1 + ttrl_steps * recipe.ttrl.samples_per_step)
         answers += self._pool * (select.samples if select else 0)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
-            of_one = (
+            # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.
+            ttrl_tokens_each = (
                 ttrl_steps * (_tokens_per_step(self._ttrl) + recipe.ttrl.samples_per_step * longest)
                 + recipe.ttrl.per_root * variants.max_new_tokens / variants.per_prompt
             )
-            resampled = self._learned * max(N_SAMPLES * longest, of_one) // 1
-        written = self._train * self._variants_per_root() + learned * recipe.ttrl.per_root
+            resampled = self._n_ttrl * max(N_SAMPLES * longest, ttrl_tokens_each) // 1
+        n_variants = self._train * self._variants_per_root() + n_ttrl * recipe.ttrl.per_root
         tokens = {
             "training": sum(self.steps[name] * _tokens_per_step(each) for name, each in self.trainings.items()),
             "evaluation": answers * longest + resampled,
-            "variants": written * (variants.max_new_tokens / variants.per_prompt) // 1,
+            # A request takes up to `max_new_tokens` and brings `per_prompt` variants. `// 1` rounds down and keeps NaN.
+            "variants": n_variants * (variants.max_new_tokens / variants.per_prompt) // 1,
         }
         return tokens | {"total": sum(tokens.values())}
 
     def _variants_per_root(self) -> int:
-        """Variants written of each training problem: in the tree that conditions share, and in each one's own part."""
+        """Variants written for each training problem, over all conditions."""
         shared = self._recipe.variants.first_per_root if layout.VARIANTS in self._stages else 0
+        # Beyond the shared tree, a condition writes what it grows during training, or the whole of its own tree.
         own = (
-            its.variants.per_root - (its.variants.first_per_root if shares_tree(self._recipe, name) else 0)
-            for name, its in self._recipes.items()
+            each.variants.per_root - (each.variants.first_per_root if shares_tree(self._recipe, name) else 0)
+            for name, each in self._recipes.items()
             if condition_of(name).trains_on == "variants"
         )
         return shared + sum(own)
 
     def seconds_left(self, run: Path) -> float | None:
-        """Seconds that the steps left would take at the median pace of those measured; None below two of these."""
+        """Seconds that the remaining steps would take at the median pace so far; None before two measured steps."""
         seconds: list[float] = []
 
-        def look(folder: Path, max_steps: int) -> int:
+        def steps_left(folder: Path, max_steps: int) -> int:
             rows = read_jsonl(folder / layout.METRICS)
             seconds.extend(row["seconds"] for row in rows)
+            # A training run on a plateau is done before `max_steps`.
             return 0 if (folder / layout.DONE).exists() else max(0, max_steps - len(rows))
 
         ttrl_steps, left = _max_steps(self._ttrl), 0.0
-        for name, its in self._recipes.items():
-            left += look(run / layout.train(name), _max_steps(its.grpo))
-        for name in self._learning:
-            tried = run / layout.problems(name)
-            begun = sorted(tried.glob("*/"))
-            left += sum(look(each / layout.TRAIN, 0 if (each / layout.DONE).exists() else ttrl_steps) for each in begun)
-            if not (tried / layout.DONE).exists():
-                left += max(self._learned - len(begun), 0) * ttrl_steps  # in this order, what is unknown stays NaN
+        for name, each in self._recipes.items():
+            left += steps_left(run / layout.train(name), _max_steps(each.grpo))
+        for name in self._ttrl_conditions:
+            folder = run / layout.problems(name)
+            begun = sorted(folder.glob("*/"))
+            # Of a problem that is done, the steps still count for the pace. Its done.json is in the problem's folder,
+            # not in that of its training.
+            left += sum(steps_left(p / layout.TRAIN, 0 if (p / layout.DONE).exists() else ttrl_steps) for p in begun)
+            if not (folder / layout.DONE).exists():
+                # The order of max's arguments matters: max(nan, 0) is nan, max(0, nan) is 0.
+                left += max(self._n_ttrl - len(begun), 0) * ttrl_steps
+        # The median, so that a few slow steps do not count.
         return None if len(seconds) < 2 or math.isnan(left) else left * median(seconds)
 
 
 def _n_problems(*splits: tuple[str, str]) -> float:
-    """How many problems these splits, each of a set, hold together."""
+    """The number of distinct problems in these (set, split) pairs; NaN if a set cannot be read."""
     try:
         return len({problem.id for name, split in splits for problem in load_problems(name, split)})
-    except UserError:  # not fetched yet, or written by a stage of the run; the run itself says so
+    except UserError:  # not fetched yet, for example; the run itself will report it
         return math.nan
 
 
@@ -204,17 +220,19 @@ def _max_steps(training: GrpoSettings) -> int:
 
 
 def _tokens_per_step(training: GrpoSettings) -> int:
-    return training.completions_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's own is 256
+    return training.completions_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's default
 
 
 def _card(recipe: Recipe, setups: Sequence[memory.Setup], card_gb: int, gib: float) -> dict[str, Any]:
-    """What would be done on a card; the peaks of the smallest batches where nothing fits.
+    """The plan for one card.
 
-    The batches are those of `grpo`, whose setup comes first; the peaks those of the training that takes most.
+    Batches are those of `grpo`, whose setup is the first; peaks are those of the setup that needs most. If nothing
+    fits, the peaks are those of the smallest batches.
     """
     free_bytes = int(gib * memory.GIB)
-    plans = [memory.plan(each, free_bytes) for each in setups]
+    plans = [memory.plan(each, free_bytes) for each in setups]  # None where not even one completion fits
     chosen = plans[0]
+    # Evaluation and variants are generated with other lengths and limits than rollouts, hence their own batches.
     batch = partial(memory.generation_batch, setups[0], free_bytes, recipe.model.max_prompt_length)
     eval_batch = batch(recipe.eval.max_new_tokens, recipe.eval.batch_size, recipe.eval.top_p)
     variants_batch = batch(recipe.variants.max_new_tokens, recipe.variants.batch_size)
@@ -222,6 +240,7 @@ def _card(recipe: Recipe, setups: Sequence[memory.Setup], card_gb: int, gib: flo
         (planned.train, planned.generate) if planned else memory.smallest_parts(each)
         for each, planned in zip(setups, plans, strict=True)
     ]
+    # The largest peak of training and the largest of generating; they may come from different setups.
     train, generate = (max(parts, key=memory.total) for parts in zip(*peaks, strict=True))
     return {
         "card_gb": card_gb,

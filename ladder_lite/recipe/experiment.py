@@ -1,7 +1,7 @@
-"""An experiment: its conditions and the stages that they are made of, each done once and resumed where it was.
+"""An experiment: the conditions of a recipe and the stages that they consist of.
 
-The loop of the paper is `Experiment.do`: variants -> GRPO -> evaluation, and the same for single test problems.
-`ladder_lite.recipe` runs the conditions of a recipe one after the other.
+The paper's loop is `Experiment.run_condition`: variants -> GRPO -> evaluation, and the same for single test problems.
+Each stage runs once. After a kill, a stage resumes where it was interrupted; a finished stage is skipped.
 """
 
 import time
@@ -27,43 +27,52 @@ if TYPE_CHECKING:
     from ladder_lite.train.state import Step
 
 SHOWN_ANSWERS = 2
-"""Sampled answers printed each time the test problems are looked at."""
+"""Sampled answers printed at each interim evaluation."""
 
 
 class Experiment:
-    """A recipe at work in its run folder. `do` does a condition; the other methods are stages, each done once."""
+    """A recipe at work in its run folder. `run_condition` runs a condition; the other methods are its stages."""
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
         self.conditions = {condition.name: condition for condition in with_ablations(recipe.ablations)}
         self.context = RunContext(recipe, run, live, deadline)
 
-    def do(self, name: str) -> None:
-        """Do a condition and those it needs, unless they are done."""
+    def run_condition(self, name: str) -> None:
+        """Run a condition and the conditions it needs, skipping the stages that are done."""
         condition, context = self.conditions[name], self.context
-        for earlier in condition.needs:
-            self.do(earlier)
-        if condition.trains_on == "roots":  # the paper's control
+        for needed in condition.needs:  # TTRL needs LADDER's evaluation: it trains on the problems left unsolved there
+            self.run_condition(needed)
+
+        # 1. Train. `base` trains on nothing and goes straight to its evaluation.
+        if condition.trains_on == "roots":
+            # The paper's control: the same GRPO on the hard training problems themselves. Where the base model never
+            # finds a right answer, no group has any, and the verifier's rewards give GRPO nothing to learn from.
             self.train(name, context.roots)
-        elif condition.trains_on == "variants":  # LADDER
+        elif condition.trains_on == "variants":
+            # LADDER and its ablations: the model's own easier variants give groups with both right and wrong answers.
             variants = self.grow_variants(name)
-            if context.recipe_for(
-                name
-            ).variants.adaptive:  # roots are tried now and then, and get children while they are stuck
+            if context.recipe_for(name).variants.adaptive:
+                # An adaptive tree adds the roots to the training rows: they are tried now and then, and while they
+                # are stuck they get children.
                 variants = [*context.roots, *variants]
             self.train(name, variants)
-        elif condition.trains_on == "single problems":  # TTRL
-            test_time.learn(context, condition)
-        # And what its model answers to the test problems; after TTRL, those that it tried have a model each.
+        elif condition.trains_on == "single problems":
+            # TTRL: the whole loop again for each unsolved test problem; the weights are restored after each.
+            test_time.run_ttrl(context, condition)
+
+        # 2. Evaluate on all test problems.
         if condition.problems_of is None:
             self.evaluate(name)
         elif condition.is_evaluated:
-            test_time.answer_after(context, condition)
+            # TTRL leaves no single model to evaluate: each problem it tried was answered by its own tuned weights.
+            test_time.evaluate_after_ttrl(context, condition)
         else:
+            # LADDER resampled changes no weights; it is the baseline for TTRL on the same problems.
             test_time.resample(context, condition)
 
     def write_transformations(self) -> None:
-        """The library of transformations, written by the model where the recipe says so."""
+        """Let the base model write the library of transformations if `variants.transformations` is `model`."""
         from ladder_lite.variants import transformations
 
         def work(stage: Stage) -> dict[str, Any]:
@@ -74,12 +83,17 @@ class Experiment:
                 )
 
         if self.recipe.variants.transformations == "model":
-            self.context.do(layout.TRANSFORMATIONS, [self.recipe.variants.model_dump()], work)
+            self.context.run_stage(layout.TRANSFORMATIONS, [self.recipe.variants.model_dump()], work)
 
     def grow_variants(self, condition: str = "ladder") -> list[Problem]:
-        """The variants a condition trains on: the shared tree, its beginning, or an ablation's own tree."""
+        """The variants a condition trains on: the shared tree, its first variants, or an ablation's own tree.
+
+        Raises UserError if the model wrote no usable variant.
+        """
         from ladder_lite import variants
 
+        # An ablation that only trains on fewer variants (`share: 0.1`) takes the first ones of LADDER's tree, so that
+        # the two differ in their number alone. One that changes how the tree grows needs its own tree.
         shared = shares_tree(self.recipe, condition)
         recipe = self.recipe if shared else self.context.recipe_for(condition)
         per_root = recipe.variants.first_per_root
@@ -88,51 +102,63 @@ class Experiment:
         def work(stage: Stage) -> dict[str, Any]:
             writer = self.context.writer(recipe)
             with self.context.live.progress("variants", per_root * len(roots)) as bar:
-                self.context.restore("base")
+                self.context.restore("base")  # another condition may have left its adapter in the backend
                 variants.grow(writer, roots, stage.path, bar)
+            # The last two entries are about contamination: which sets no variant may equal, and which test problems
+            # equal a training problem.
             return {
                 **variants.count(stage.path),
                 "library": writer.library.source,
                 "held_out_sets": {name: len(problems) for name, problems in writer.held_out.items()},
-                "tests_among_roots": [self.context.task.statement(test) for test in self.context.in_both(roots)],
+                "tests_among_roots": [self.context.task.statement(test) for test in self.context.tests_among(roots)],
             }
 
         self.write_transformations()
-        # Fetching another benchmark later does not make a tree stale, so only this run's tests are inputs.
+        # All shipped and fetched benchmarks are held out, but only this run's tests are inputs of the stage: fetching
+        # another benchmark later must not make a finished tree stale.
         inputs = [recipe.variants.model_dump(), asdict(self.context.library(recipe)), ids(roots), ids(tests)]
-        stage = self.context.do(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
+        stage = self.context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
-        wanted = self.context.recipe_for(condition).variants.first_per_root
-        return variants.first(tree, wanted) if wanted < per_root else tree
+        n_first = self.context.recipe_for(condition).variants.first_per_root
+        return variants.first(tree, n_first) if n_first < per_root else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
-        """GRPO on the problems, from a fresh adapter to `train/adapter`; LADDER's tree may grow meanwhile."""
+        """Train a fresh adapter with GRPO on the problems and save it in `train/adapter`.
+
+        If the condition trains on variants and `variants.adaptive` is set, the tree grows between steps.
+        """
         from ladder_lite import variants
         from ladder_lite.train import grpo
         from ladder_lite.train.state import Training
 
         recipe, context = self.context.recipe_for(condition), self.context
         settings = recipe.grpo
+        # The control must not grow variants, whatever the recipe's tree does.
         adaptive = recipe.variants.adaptive if self.conditions[condition].trains_on == "variants" else None
 
         def work(stage: Stage) -> dict[str, Any]:
             context.restore(self.conditions[condition].start)
             growth = None
-            tree = [problem for problem in problems if problem.parent_id is not None]
+            tree = [problem for problem in problems if problem.parent_id is not None]  # without the roots
             if adaptive:
+                # New variants go to the training stage's own folder: the shared tree stays as it was grown, and a
+                # redo of this stage removes them.
                 growth = variants.Growth(
                     context.writer(recipe), context.roots, tree, adaptive, stage.path / layout.VARIANTS
                 )
             with context.live.progress(f"train {condition}", int(settings.trl["max_steps"])) as bar:
-                after_step = self._watch(stage.path, bar, settings.eval_every)
+                after_step = self._step_callback(stage.path, bar, settings.eval_every)
                 training = Training(
                     context.task, context.backend, settings, stage.path, recipe.seed, context.deadline, context.live.say
                 )
                 steps = grpo.train(training, problems, after_step, growth)
+            # A kill before done.json is written costs nothing: `grpo.train` then loads the last checkpoint, finds that
+            # training has ended, and returns the same steps.
             context.backend.save(stage.path / layout.ADAPTER)
-            grown = variants.count(stage.path / layout.VARIANTS)
+            grown = variants.count(stage.path / layout.VARIANTS)  # all zero if the tree did not grow
+            # Totals come from the logs, which earlier processes of a resumed run wrote too.
             return {
                 "steps": len(steps),
                 "seconds": sum(step.seconds for step in steps) + grown["seconds"],
@@ -143,12 +169,14 @@ class Experiment:
                 "rollbacks": len(divergence.load(stage.path)),
             }
 
+        # Settings of the tree are inputs only while it grows here; otherwise the ids of the problems say it all. The
+        # evaluation settings are inputs because interim evaluations write this stage's curve.jsonl.
         growing = [recipe.variants.model_dump()] if adaptive else []
         inputs = [settings.model_dump(), ids(problems), *growing, *context.evaluation_inputs]
-        context.do(layout.train(condition), inputs, work)
+        context.run_stage(layout.train(condition), inputs, work)
 
     def evaluate(self, condition: str) -> None:
-        """Answers of the condition's model to all test problems, sampled and greedy."""
+        """Sample the condition's model on all test problems: `eval.samples` answers to each, and a greedy one."""
         context = self.context
 
         def work(stage: Stage) -> dict[str, Any]:
@@ -156,33 +184,41 @@ class Experiment:
             started = time.monotonic()
             with context.live.progress(f"evaluate {condition}", len(context.tests)) as bar:
                 sampled = context.sampler.evaluate(context.tests, stage.path, bar)
-                best = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
-            return context.summarize(sampled, best) | {"seconds": time.monotonic() - started}
+                greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
+            return context.summarize(sampled, greedy) | {"seconds": time.monotonic() - started}
 
-        context.do(layout.evaluation(condition), context.evaluation_inputs, work)
+        context.run_stage(layout.evaluation(condition), context.evaluation_inputs, work)
 
-    def _watch(self, folder: Path, bar: Bar, every: int) -> "Callable[[Step, list[Attempt]], bool]":
-        """Show each step, and look at the test problems every so many steps; training itself never sees them."""
+    def _step_callback(self, folder: Path, bar: Bar, every: int) -> "Callable[[Step, list[Attempt]], bool]":
+        """A callback for `grpo.train` that shows each step and evaluates on the test problems every `every` steps.
+
+        The test accuracy is only recorded: it picks no checkpoint and stops no training run.
+        """
         from ladder_lite.evaluate.scores import summarize
 
         context = self.context
 
-        def look_at_tests(step: int, seconds: float) -> None:
+        def evaluate_interim(step: int, seconds: float) -> None:
+            # One answer per problem, from the same seed each time: changes along the curve are due to the weights.
             attempts = context.sampler.sample(context.tests, 1)
             accuracy = summarize(attempts, 1)["pass@1"]["value"]
-            seconds += sum(row["seconds"] for row in read_jsonl(folder / layout.METRICS))  # of the steps before
+            # metrics.jsonl gets its row after this callback, so it has the earlier steps only; `seconds` is this one's.
+            seconds += sum(row["seconds"] for row in read_jsonl(folder / layout.METRICS))
             append_jsonl(folder / layout.CURVE, [{"step": step, "pass@1": accuracy, "seconds": seconds}])
             bar.set(step, test=accuracy)
+            # A generator of its own: what is printed must not shift the random draws of training.
             for attempt in Random(step).sample(attempts, min(SHOWN_ANSWERS, len(attempts))):
                 context.live.say(f"  {verdict(attempt)} {show(attempt.completion.text)}")
 
         def after_step(step: "Step", _: "list[Attempt]") -> bool:
             bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
             if step.step % every == 0:
-                look_at_tests(step.step, step.seconds)
-            return False
+                evaluate_interim(step.step, step.seconds)
+            return False  # never ends training early
 
+        # The curve starts at step 0. A resumed run has this row already: `grpo.train` drops rows of curve.jsonl only
+        # beyond its last checkpoint.
         if not read_jsonl(folder / layout.CURVE):
             with context.deadline.piece("evaluation", len(context.tests)):
-                look_at_tests(0, 0.0)
+                evaluate_interim(0, 0.0)
         return after_step

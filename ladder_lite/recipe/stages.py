@@ -1,4 +1,4 @@
-"""The stages that the conditions of a recipe are made of, and which of them each stage starts from."""
+"""The stages of a recipe and their dependencies: a small directed graph, derived from the table of conditions."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,57 +7,63 @@ from ladder_lite.errors import UserError, nearest
 from ladder_lite.runs import layout
 
 
-def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """Every stage that a recipe can have, in the order of the flow, each with those whose results it starts from."""
+def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Every stage that a recipe can have, in topological order, with the stages whose results it starts from."""
     select = (layout.SELECT,) if recipe.task.select is not None else ()
-    tree = (*select, layout.TRANSFORMATIONS) if recipe.variants.transformations == "model" else select
-    found: dict[str, tuple[str, ...]] = dict.fromkeys(tree, ())
-    found[layout.VARIANTS] = tree
+    before_tree = (*select, layout.TRANSFORMATIONS) if recipe.variants.transformations == "model" else select
+    graph: dict[str, tuple[str, ...]] = dict.fromkeys(before_tree, ())
+    graph[layout.VARIANTS] = before_tree
     for condition in with_ablations(recipe.ablations):
         name = condition.name
-        before: tuple[str, ...] = select
+        before: tuple[str, ...] = select  # what the condition's next stage starts from
         if condition.trains_on == "variants":
             before = (layout.VARIANTS,)
             if not shares_tree(recipe, name):
                 before = (layout.variants(name),)
-                found[layout.variants(name)] = tree
+                graph[layout.variants(name)] = before_tree
         if condition.has_adapter:
-            found[layout.train(name)] = before
+            graph[layout.train(name)] = before
             before = (layout.train(name),)
         if condition.problems_of is not None:
-            found[layout.problems(name)] = (f"{layout.CONDITIONS}/{condition.problems_of}",)
+            # problems_of is "ladder/eval" or "ladder_ttrl/problems": a stage's name within the conditions' folder.
+            graph[layout.problems(name)] = (f"{layout.CONDITIONS}/{condition.problems_of}",)
+            # The evaluation after TTRL takes the untouched problems' answers from the condition it started from.
             before = (layout.evaluation(condition.start), layout.problems(name))
         if condition.is_evaluated:
-            found[layout.evaluation(name)] = before
-    return found
+            graph[layout.evaluation(name)] = before
+    return graph
 
 
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
-    """The stages of some conditions and those that these start from, in the order of the flow."""
-    stages = needs(recipe)
-    wanted = [name for name in stages if layout.condition_name(name) in conditions]
-    found = set(wanted)
-    while wanted:
-        more = [name for name in stages[wanted.pop()] if name not in found]
-        found.update(more)
-        wanted += more
-    return [name for name in stages if name in found]
+    """The stages of these conditions and all stages that they depend on, in topological order."""
+    graph = dependencies(recipe)
+    to_visit = [name for name in graph if layout.condition_name(name) in conditions]
+    found = set(to_visit)
+    # Walk the dependencies upstream: the transitive closure.
+    while to_visit:
+        new = [name for name in graph[to_visit.pop()] if name not in found]
+        found.update(new)
+        to_visit += new
+    return [name for name in graph if name in found]
 
 
 def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
-    """The conditions that train on problems of the training split, those that others start from included."""
+    """The conditions with a training stage among these and the conditions that they depend on; TTRL has none."""
     found = stages_of(recipe, conditions)
     return [condition.name for condition in with_ablations(recipe.ablations) if layout.train(condition.name) in found]
 
 
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """The stages, and those that start from the results of one of them; UserError for an unknown stage."""
-    stages = needs(recipe)
+    """These stages and all stages that depend on them, in topological order.
+
+    Raises UserError for an unknown stage.
+    """
+    graph = dependencies(recipe)
     for name in names:
-        if name not in stages:
-            raise UserError(f"--redo {name}: no such stage{nearest(name, stages)}; the stages are {', '.join(stages)}")
+        if name not in graph:
+            raise UserError(f"--redo {name}: no such stage{nearest(name, graph)}; the stages are {', '.join(graph)}")
     stale = set(names)
-    for stage, starts_from in stages.items():  # in the order of the flow, so one pass finds all
+    for stage, starts_from in graph.items():  # in topological order, so one pass finds all
         if stale.intersection(starts_from):
             stale.add(stage)
-    return [stage for stage in stages if stage in stale]
+    return [stage for stage in graph if stage in stale]

@@ -1,7 +1,7 @@
-"""The conditions about test problems that LADDER leaves unsolved: TTRL after it and without it, and more samples.
+"""The conditions about test problems that LADDER leaves unsolved: TTRL after LADDER, TTRL without it, and resampling.
 
-All three are about the same problems, so that what TTRL adds can be told from what its tokens would have bought
-otherwise (the paper's Figure 6).
+All three work on the same problems. Resampling spends as many tokens as TTRL did, so the comparison shows what TTRL
+adds beyond its extra compute (the paper's Figure 6).
 """
 
 import time
@@ -20,142 +20,161 @@ if TYPE_CHECKING:
     from ladder_lite.recipe.context import RunContext
 
 N_SAMPLES = 100
-"""Answers that LADDER's model gives to each problem at least: the paper's pass@100."""
+"""The fewest answers sampled from LADDER's model to each problem: the paper reports pass@100."""
 
 
-def learn(context: "RunContext", condition: Condition) -> None:
-    """TTRL for test problems that LADDER leaves unsolved, each a stage of its own below that of all."""
+def run_ttrl(context: "RunContext", condition: Condition) -> None:
+    """Run TTRL on test problems that LADDER leaves unsolved, one after the other, each as a substage."""
     from ladder_lite import ttrl
 
     recipe = context.recipe
 
     def work(stage: Stage) -> dict[str, Any]:
-        left = _unsolved(context)
-        # Without LADDER the same problems: they are what the two are compared on.
-        chosen = (
-            ttrl.choose(left, recipe.ttrl, recipe.seed) if condition.problems_of == "ladder/eval" else _tried(context)
-        )
+        unsolved = _unsolved_by_ladder(context)
+        # TTRL without LADDER takes the problems that TTRL after LADDER took, not the (larger) set that the base model
+        # leaves unsolved: the two are compared problem by problem.
+        after_ladder = condition.problems_of == "ladder/eval"
+        chosen = ttrl.choose(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
         outcomes: list[dict[str, Any]] = []
         with context.live.progress(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_learn_one(context, problem, condition.start, stage))
+                outcomes.append(_run_ttrl_on(context, problem, condition.start, stage))
                 bar.advance(1)
         solved = [outcome for outcome in outcomes if outcome["solved"]]
+        # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
+        # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
         return {
-            "n_left": len(left),
+            "n_left": len(unsolved),
             "attempted": len(chosen),
             "solved": len(solved),
             "voted_right": sum(bool(outcome["voted_right"]) for outcome in outcomes),
             "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
             "problems": [problem.id for problem in chosen],
             **{key: sum(outcome[key] for outcome in outcomes) for key in ("steps", "seconds", "n_tokens")},
+            # Steps undone after a divergence, not the return to the old weights after each problem.
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
-    context.do(layout.problems(condition.name), [*_settings(context), *context.evaluation_inputs], work)
+    context.run_stage(layout.problems(condition.name), [*_ttrl_inputs(context), *context.evaluation_inputs], work)
 
 
-def answer_after(context: "RunContext", condition: Condition) -> None:
-    """Accuracy after TTRL: its own answers to the problems it tried, those of the model it began with to all others."""
+def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
+    """Write the test accuracy after TTRL; samples nothing.
+
+    Problems that TTRL tried are answered by their tuned models, all others by the model that TTRL started from.
+    """
 
     name, start = condition.name, condition.start
 
-    def answers(*below: str) -> "list[Attempt]":
+    def combined_answers(*subfolder: str) -> "list[Attempt]":
         tried = sorted(path.name for path in (context.run.path / layout.problems(name)).glob("*/"))
-        own = {id_: context.attempts("/".join((layout.problems(name, id_), layout.EVAL, *below))) for id_ in tried}
-        before = context.attempts("/".join((layout.evaluation(start), *below)))
-        return [*(a for a in before if a.problem_id not in own), *(a for part in own.values() for a in part)]
+        # By problem id, the answers that the tuned model gave when its training had ended:
+        tuned = {
+            id_: context.attempts("/".join((layout.problems(name, id_), layout.EVAL, *subfolder))) for id_ in tried
+        }
+        before = context.attempts("/".join((layout.evaluation(start), *subfolder)))
+        # Every test problem exactly once. A tried problem counts as tuned even if TTRL made it worse; taking the better
+        # of the two would select on the test result.
+        return [*(a for a in before if a.problem_id not in tuned), *(a for part in tuned.values() for a in part)]
 
     def work(stage: Stage) -> dict[str, Any]:
-        sampled, greedy = answers(), answers(layout.GREEDY)
+        sampled, greedy = combined_answers(), combined_answers(layout.GREEDY)
+        # Copied, so that this condition's folder reads like any other one: reports need not know about TTRL here.
         for path, attempts in ((stage.path, sampled), (stage.path / layout.GREEDY, greedy)):
             rewrite_jsonl(path / layout.ATTEMPTS, [attempt.to_row() for attempt in attempts])
-        return context.summarize(sampled, greedy) | {"seconds": 0.0}
+        return context.summarize(sampled, greedy) | {"seconds": 0.0}  # sampled, and timed, in the stages before
 
-    context.do(layout.evaluation(name), [context.recipe.eval.model_dump(), start], work)
+    context.run_stage(layout.evaluation(name), [context.recipe.eval.model_dump(), start], work)
 
 
 def resample(context: "RunContext", condition: Condition) -> None:
-    """LADDER's model on the problems that TTRL tried: 100 answers, and on to the tokens that TTRL took for each."""
+    """Sample LADDER's model on the problems that TTRL tried: at least 100 answers, and as many tokens as TTRL took."""
     from ladder_lite.evaluate.scores import mean_with_interval
 
     def work(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
         outcomes: list[dict[str, Any]] = []
-        chosen = _tried(context)
+        chosen = _chosen_for_ttrl(context)
         with context.live.progress(condition.label, len(chosen)) as bar:
             for problem in chosen:
-                outcomes.append(_resample_one(context, problem, condition.start, stage))
+                outcomes.append(_resample_problem(context, problem, condition.start, stage))
                 bar.advance(1)
         return {
             "attempted": len(chosen),
             "solved": sum(outcome["solved"] for outcome in outcomes),
+            # For a problem with more than 100 answers, pass@100 is estimated from all of them (`pass_at_k`).
             "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
             "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
             "seconds": time.monotonic() - started,
         }
 
-    context.do(layout.problems(condition.name), [*_settings(context), *context.evaluation_inputs], work)
+    # TTRL's settings are inputs because they decide how many tokens there are to spend.
+    context.run_stage(layout.problems(condition.name), [*_ttrl_inputs(context), *context.evaluation_inputs], work)
 
 
-def _learn_one(context: "RunContext", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
+def _run_ttrl_on(context: "RunContext", problem: Problem, start: str, parent: Stage) -> dict[str, Any]:
     from ladder_lite import ttrl
 
     def work(stage: Stage) -> dict[str, Any]:
+        # `ttrl.learn` puts the adapter back when it ends, but the first problem finds whatever the stage before left.
         context.restore(start)
         outcome = ttrl.learn(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
         context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
         return outcome.to_row()
 
-    return context.do_below(above, problem.id, work)
+    return context.run_substage(parent, problem.id, work)
 
 
-def _resample_one(context: "RunContext", problem: Problem, start: str, above: Stage) -> dict[str, Any]:
-    """Sampled until both are reached; TTRL's tokens are what it took for this problem."""
+def _resample_problem(context: "RunContext", problem: Problem, start: str, parent: Stage) -> dict[str, Any]:
+    """Sample until there are `N_SAMPLES` answers and as many tokens as TTRL generated for this problem."""
     from ladder_lite.evaluate.scores import pass_at_k
 
     def work(stage: Stage) -> dict[str, Any]:
-        spent = int(_summary(context, problem.id)["n_tokens"])
+        ttrl_tokens = int(_ladder_ttrl_summary(context, problem.id)["n_tokens"])  # variants, rollouts and tries
         context.restore(start)
-        attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, spent)
-        until = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
+        attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, ttrl_tokens)
+        # Lengths 40, 60, 50 -> [40, 100, 150]: the tokens spent once each answer is complete.
+        tokens_so_far = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
         first = next((index for index, attempt in enumerate(attempts) if attempt.correct), None)
         n_right = sum(attempt.correct for attempt in attempts)
         return {
             "problem_id": problem.id,
             "n_samples": len(attempts),
             "n_right": n_right,
-            "n_tokens": until[-1],
-            "ttrl_tokens": spent,
+            "n_tokens": tokens_so_far[-1],
+            "ttrl_tokens": ttrl_tokens,
             "first_right": first,
-            "tokens_to_right": None if first is None else until[first],
-            "solved": first is not None and (first < N_SAMPLES or until[first] <= spent),
+            "tokens_to_right": None if first is None else tokens_so_far[first],
+            # Within either allowance: the first 100 answers, or TTRL's tokens. The last answer may overrun the tokens;
+            # if it is the first right one, it does not count.
+            "solved": first is not None and (first < N_SAMPLES or tokens_so_far[first] <= ttrl_tokens),
             "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
         }
 
-    return context.do_below(above, problem.id, work)
+    return context.run_substage(parent, problem.id, work)
 
 
-def _unsolved(context: "RunContext") -> list[Problem]:
-    """The problems that none of LADDER's answers solves; not those on which the verifier can give no verdict."""
+def _unsolved_by_ladder(context: "RunContext") -> list[Problem]:
+    """The test problems that none of LADDER's sampled answers solves."""
     from ladder_lite.evaluate.scores import pass_rates
 
+    # `pass_rates` leaves out problems that the verifier cannot grade: no TTRL could be seen to solve them.
     rates = pass_rates(context.attempts(layout.evaluation("ladder")))
     return [problem for problem in context.tests if rates.get(problem.id) == 0]
 
 
-def _tried(context: "RunContext") -> list[Problem]:
-    """The problems that TTRL after LADDER tried, in its order."""
+def _chosen_for_ttrl(context: "RunContext") -> list[Problem]:
+    """The problems that TTRL after LADDER tried, in the same order."""
     by_id = {problem.id: problem for problem in context.tests}
-    return [by_id[problem_id] for problem_id in _summary(context)["problems"]]
+    return [by_id[problem_id] for problem_id in _ladder_ttrl_summary(context)["problems"]]
 
 
-def _summary(context: "RunContext", problem_id: str = "") -> dict[str, Any]:
-    """What TTRL after LADDER came to, on all problems or on one."""
+def _ladder_ttrl_summary(context: "RunContext", problem_id: str = "") -> dict[str, Any]:
+    """The done.json of TTRL after LADDER, on all problems or on one."""
     return read_json(context.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
 
 
-def _settings(context: "RunContext") -> list[Any]:
+def _ttrl_inputs(context: "RunContext") -> list[Any]:
     recipe = context.recipe
     return [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]

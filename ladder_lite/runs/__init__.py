@@ -1,4 +1,4 @@
-"""A run folder: its layout, its stages while it is worked in, and what can be read of it afterwards."""
+"""A run folder: its layout, its stages while a run works in it, and reading it afterwards."""
 
 from ladder_lite.runs import layout
 from ladder_lite.runs.finished import Run, is_run, open_run, read_json

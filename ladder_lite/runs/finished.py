@@ -1,10 +1,10 @@
-"""A run folder opened to be read: its recipe, its adapters, and what its stages left. No model is loaded.
+"""Read a run folder: its recipe, its adapters and the results of its stages. Loads no model and writes nothing.
 
     run = open_run(Path("runs/tiny-s0"))
     run.adapter("ladder")                                  # the folder of LADDER's adapter
     run.rows(layout.evaluation("ladder"), layout.ATTEMPTS)
 
-The run may be unfinished, of an older version, or hold conditions that this version does not know.
+The run may be unfinished, or from an older version, or have conditions that this version does not know.
 """
 
 import json
@@ -23,10 +23,12 @@ from ladder_lite.runs import layout
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder, and what is commonly asked of its recipe; `settings` is all of it, as YAML has it.
+    """A run folder with the values of its recipe that are used most; `settings` is the whole recipe as read from YAML.
 
-    `conditions` are the recipe's and those that were run besides, as --full and --only do.
+    `conditions` are those of the recipe and those added by --full or --only.
     """
+
+    # Plain values, not a `Recipe`: a report can then be written for a run whose recipe this version cannot validate.
 
     path: Path
     name: str
@@ -41,18 +43,23 @@ class Run:
     settings: Mapping[str, Any]
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe, with `key=value` changes; UserError where this version cannot read it."""
+        """The recipe with "KEY=VALUE" changes. Raises UserError if this version cannot read it."""
         return load_recipe(str(self.path / layout.RECIPE), overrides)
 
     @property
     def adapters(self) -> dict[str, Path]:
         """The folders of trained adapters by condition, in the order of the conditions."""
-        found = self.path.glob(f"{layout.train('*')}/{layout.ADAPTER}")
-        trained = {path.parents[1].name: path for path in sorted(found)}
+        folders = self.path.glob(f"{layout.train('*')}/{layout.ADAPTER}")
+        # parents[1] of conditions/ladder/train/adapter is conditions/ladder.
+        trained = {path.parents[1].name: path for path in sorted(folders)}
+        # Adapters of unknown conditions come last.
         return {name: trained[name] for name in dict.fromkeys([*self.conditions, *trained]) if name in trained}
 
     def adapter(self, condition: str) -> Path | None:
-        """The folder of the adapter that a condition trained, None for the base model; UserError for another."""
+        """The folder of the adapter that a condition trained, None for the base model.
+
+        Raises UserError, worded for `--condition`, if there is no such adapter.
+        """
         if condition == "base":
             return None
         adapters = self.adapters
@@ -62,31 +69,31 @@ class Run:
         if known.problems_of is not None:
             why = "TTRL rolls its own back after each problem" if known.trains_on else "it trains none"
             raise UserError(
-                f"--condition {condition}: this condition leaves no adapter ({why}); --condition {known.start} is the "
-                "model that it starts from"
+                f"--condition {condition}: this condition leaves no adapter ({why}); use the one it starts from, "
+                f"--condition {known.start}"
             )
         names = ["base", *adapters]
-        trained = f"it has {', '.join(names)}" if adapters else "nothing is trained there yet; run the recipe first"
+        trained = f"it has {', '.join(names)}" if adapters else "nothing has been trained yet; run the recipe first"
         raise UserError(
             f"--condition {condition}: {self.path} has no such adapter{nearest(condition, names)}; {trained}"
         )
 
     def done(self, stage: str) -> dict[str, Any]:
-        """The summary of a finished stage, an empty one while it is not finished."""
+        """The summary of a finished stage, {} if it is not finished."""
         return read_json(self.path / stage / layout.DONE)
 
     def rows(self, stage: str, name: str) -> list[dict[str, Any]]:
-        """The rows of a file of a stage, none where there is no such file."""
+        """The rows of a JSON lines file of a stage, [] if there is no such file."""
         return read_jsonl(self.path / stage / name)
 
 
 def is_run(path: Path) -> bool:
-    """Whether the folder is that of a run."""
+    """Whether the folder is a run folder."""
     return (path / layout.RECIPE).exists()
 
 
 def open_run(path: Path) -> Run:
-    """Read a run's recipe; UserError where the folder is not a run or the recipe is damaged."""
+    """Read the recipe of a run folder. Raises UserError if the folder is not a run's or its recipe is damaged."""
     file = path / layout.RECIPE
     try:
         tree = yaml.safe_load(file.read_bytes())
@@ -97,7 +104,7 @@ def open_run(path: Path) -> Run:
             model=str(tree["model"]["id"]),
             train=str(tree["task"]["train"]),
             test=str(tree["task"]["test"]),
-            conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_run_besides(path)])),
+            conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_conditions_with_results(path)])),
             ablations=tree.get("ablations") or tree.get("arms") or {},  # `arms` in runs of earlier versions
             samples=int(tree["eval"]["samples"]),
             k=int(tree["eval"]["k"]),
@@ -106,12 +113,12 @@ def open_run(path: Path) -> Run:
     except FileNotFoundError as error:
         raise UserError(f"{path}: not a run folder (no {file.name}); name one, such as runs/tiny-s0") from error
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        load_recipe(str(file))  # names the line of the mistake, where this version understands the rest
+        load_recipe(str(file))  # usually raises a better error, which names the line
         raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
 
 
 def read_json(path: Path, remedy: str = "redo the stage of this file") -> dict[str, Any]:
-    """A JSON object of a run, an empty one where there is no such file yet; UserError for a damaged one."""
+    """Read a JSON object of a run, {} if the file does not exist. Raises UserError with the remedy if it is damaged."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -123,8 +130,8 @@ def read_json(path: Path, remedy: str = "redo the stage of this file") -> dict[s
     return value
 
 
-def _run_besides(path: Path) -> list[str]:
-    """Conditions that were run though the recipe does not list them."""
+def _conditions_with_results(path: Path) -> list[str]:
+    """The conditions with a finished evaluation or finished single problems, whether the recipe lists them or not."""
     stages = (layout.evaluation("*"), layout.problems("*"))
     markers = [marker for stage in stages for marker in path.glob(f"{stage}/{layout.DONE}")]
     return sorted({marker.parent.parent.name for marker in markers})

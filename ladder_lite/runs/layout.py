@@ -1,50 +1,56 @@
-"""The files and folders of a run, by name.
+"""The names of the files and folders of a run: the only place that has them.
 
     recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
     select/, transformations/, variants/                stages that conditions share
     conditions/CONDITION/variants/                      an ablation's own tree
     conditions/CONDITION/train/                         GRPO: logs, checkpoints, the adapter
-    conditions/CONDITION/problems/PROBLEM/              TTRL or more samples, a folder for each test problem
-    conditions/CONDITION/eval/                          answers to the test problems; greedy/ below it
+    conditions/CONDITION/problems/PROBLEM/              TTRL or resampling, a folder for each test problem
+    conditions/CONDITION/eval/                          sampled answers to the test problems; in greedy/, greedy ones
 
-A stage is named by its folder below the run's; its `done.json` is written last.
+The name of a stage is the path of its folder within the run's; its `done.json` is written last. The names are a public
+interface: they may be added to, but never renamed.
 """
 
+# Of the run as a whole.
 RECIPE, VERSIONS, LOCK, REFERENCES = "recipe.resolved.yaml", "versions.json", "run.lock", "references.jsonl"
 REPORT, REPORT_PAGE = "report.json", "report.html"
 
+# Markers of a stage (see `run_dir.Stage`), and folders.
 BEGUN, DONE = "begun.json", "done.json"
 SELECT, TRANSFORMATIONS, VARIANTS, CONDITIONS = "select", "transformations", "variants", "conditions"
 ADAPTER, CHECKPOINTS, GREEDY = "adapter", "checkpoints", "greedy"
 TRAIN, EVAL = "train", "eval"
+# peft's names for the files of an adapter.
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+# JSON lines: graded attempts, then the logs of a training run, then the files of a variant tree.
 ATTEMPTS = "attempts.jsonl"
 METRICS, CURVE, PASS_RATES, ROLLBACKS = "metrics.jsonl", "curve.jsonl", "pass_rates.jsonl", "rollbacks.jsonl"
 PROBLEMS, REJECTED, ROUNDS, REPLIES = "problems.jsonl", "rejected.jsonl", "rounds.jsonl", "replies.jsonl"
 
 
 def variants(condition: str) -> str:
-    """The stage of a tree that an ablation has to itself."""
+    """The stage of an ablation's own variant tree."""
     return f"{CONDITIONS}/{condition}/{VARIANTS}"
 
 
 def train(condition: str) -> str:
-    """The stage of a condition's training."""
+    """The training stage of a condition."""
     return f"{CONDITIONS}/{condition}/{TRAIN}"
 
 
 def problems(condition: str, problem_id: str = "") -> str:
-    """The stage of a condition about single test problems, or that of one of them."""
+    """The stage of a condition's single test problems, or its substage for one of them."""
     return f"{CONDITIONS}/{condition}/problems{problem_id and f'/{problem_id}'}"
 
 
 def evaluation(condition: str) -> str:
-    """The stage of a condition's answers to the test problems."""
+    """The stage of a condition's evaluation on the test problems."""
     return f"{CONDITIONS}/{condition}/{EVAL}"
 
 
 def condition_name(stage: str) -> str | None:
-    """The condition that a stage belongs to, None for one that conditions share."""
+    """The condition that a stage belongs to, None for a stage that conditions share."""
+    # "conditions/ladder/train" -> "ladder"; "variants" -> None
     first, _, below = stage.partition("/")
     return below.partition("/")[0] if first == CONDITIONS else None

@@ -1,4 +1,4 @@
-"""One run's folder: which recipe it belongs to, which stages are done, and files that survive a kill at any moment.
+"""A run folder while a run works in it: its recipe, its lock, its stages, and files that survive a kill at any moment.
 
     with RunDir.open(Path("runs/tiny-s0"), recipe) as run:
         stage = run.stage("variants", inputs)
@@ -7,8 +7,13 @@
             append_jsonl(stage.path / "problems.jsonl", rows)
             stage.finish({"kept": len(rows)})
 
-A stage's done.json is written last. It and begun.json hold a digest of the stage's inputs, so that neither finished
-nor half-finished work is ever mixed with that of other settings.
+A stage's begun.json is written first and its done.json last. Both have a digest of the stage's inputs, so that neither
+finished nor half-finished work is ever mixed with work from other settings. What a kill (-9, power cut) costs:
+
+- before `begin`: nothing;
+- between `begin` and `finish`: the stage resumes from its own files, such as checkpoints or rows of JSON lines;
+- in `finish`: `write_json` replaces done.json as a whole or not at all, so the stage is still unfinished and resumes;
+- in `clear`: done.json goes first, so the stage reads as unfinished; the same command, with --redo, removes the rest.
 """
 
 import fcntl
@@ -29,60 +34,65 @@ from ladder_lite.runs import layout
 
 
 class RunDir:
-    """The folder of one run of one recipe, held by one process at a time."""
+    """The folder of one run of one recipe; one process at a time has it open."""
 
     def __init__(self, path: Path, recipe: Recipe, lock: IO[str]) -> None:
         self.path, self.recipe, self._lock = path, recipe, lock
 
     @staticmethod
     def open(path: Path, recipe: Recipe, *, redo: bool = False) -> "RunDir":
-        """Create the run folder, or go on with the one that is there.
+        """Create a run folder, or open an existing one to resume its run.
 
-        Raises UserError where the folder cannot be written, is another process's at the moment, holds something else,
-        is damaged, or belongs to a recipe with other settings. With `redo`, other settings are taken over: the stages
-        they concern then ask to be redone one by one, by their digests.
+        Raises UserError if the folder cannot be written, is open in another process, is not a run folder, is damaged,
+        or belongs to a recipe with other settings. With `redo`, other settings are accepted: the digest of each stage
+        that they affect then asks for a --redo of that stage.
         """
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            # Checked before anything is written: a mistyped --run-dir must not leave files in somebody's project.
             if (foreign := _foreign_file(path)) is not None:
-                raise UserError(f"{path}: not a run folder, it holds {foreign}; choose another --run-dir")
+                raise UserError(f"{path}: not a run folder, it contains {foreign}; choose another --run-dir")
             run = RunDir(path, recipe, _take_lock(path / layout.LOCK))
         except OSError as error:
             raise UserError(
                 f"{path}: cannot write to this run folder ({error.strerror}); choose another --run-dir"
             ) from error
+        # Under the lock: two processes that start at once must not both find the folder empty.
         try:
-            run._settle(redo)
+            run._write_recipe(redo)
         except BaseException:
-            run.close()
+            run.close()  # in a notebook this process lives on and would keep the lock
             raise
         return run
 
     def stage(self, name: str, inputs: object) -> "Stage":
-        """Return the stage with this relative path, for example "conditions/ladder/train"; nothing is written yet.
+        """Return the stage with this path within the run folder, such as "conditions/ladder/train"; writes nothing.
 
-        `inputs` is JSON: the slice of the recipe and whatever else decides the stage's results.
+        `inputs` is a JSON value: the part of the recipe, and whatever else, that decides the stage's results.
         """
         return Stage(self.path, name, digest(inputs))
 
     def close(self) -> None:
-        """Let other processes in; the end of the process, however it comes, does the same."""
+        """Release the lock; the kernel does the same when the process ends, however it ends."""
         self._lock.close()
 
-    def _settle(self, redo: bool) -> None:
-        """Make the folder this recipe's, or raise if it is another's."""
+    def _write_recipe(self, redo: bool) -> None:
+        """Write the recipe into the folder; raises UserError if the folder belongs to another one."""
         if (self.path / layout.RECIPE).exists():
-            there = _read_recipe(self.path)
-            difference = _first_difference(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
-            # What other conditions left stays, and in the report.
-            known = [name for name in there.conditions if name in (*BUILT_IN, *self.recipe.ablations)]
+            existing = _read_recipe(self.path)
+            difference = _first_difference(existing.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            # Conditions of earlier runs in this folder (--full, --only) stay in the recipe, and so in the report. An
+            # ablation that this recipe no longer has cannot be run again, and is left out.
+            known = [name for name in existing.conditions if name in (*BUILT_IN, *self.recipe.ablations)]
             self.recipe = with_more(self.recipe, known)
             if difference is not None and not redo:
                 raise UserError(
                     f"{self.path}: was made with {difference}; choose another --run-dir, or name the stages to --redo"
                 )
         else:
+            # Before the recipe, whose existence makes the folder a run's: a kill in between leaves a folder that
+            # `_foreign_file` still accepts, and the next start writes both. Later versions do not overwrite this file.
             write_json(self.path / layout.VERSIONS, versions())
         write_atomic(self.path / layout.RECIPE, dump_recipe(self.recipe))
 
@@ -95,13 +105,14 @@ class RunDir:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A step of the run with its own folder."""
+    """A stage of a run: a unit of work with its own folder, done once for its inputs."""
 
     run_path: Path
     name: str
     digest: str
 
     def __post_init__(self) -> None:
+        # Names contain ids and conditions from files; `clear` removes the folder, so it must lie within the run.
         parts = Path(self.name).parts
         if not parts or Path(self.name).is_absolute() or ".." in parts:
             raise ValueError(f"a stage's name is a path below the run folder, not {self.name!r}")
@@ -113,9 +124,9 @@ class Stage:
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """The summary of the finished stage, None while there is work left.
+        """The summary of the finished stage, None if it is not finished.
 
-        Raises UserError where the stage was done from other inputs, or its done.json is damaged.
+        Raises UserError if the stage was done with other inputs or its done.json is damaged.
         """
         summary = self._read_marker(layout.DONE)
         if summary is not None:
@@ -123,21 +134,25 @@ class Stage:
         return summary
 
     def begin(self) -> None:
-        """Create the folder for these inputs, or go on in it; UserError where it was begun from other inputs."""
+        """Create the stage's folder, or resume in it. Raises UserError if it was begun with other inputs."""
         if self._read_marker(layout.BEGUN) is None:
             write_json(self.path / layout.BEGUN, {"digest": self.digest})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write done.json: call it last."""
+        """Write done.json, which makes the stage finished: call it last."""
+        # All or nothing, and on the disk when it returns: `write_json` writes a temporary file, syncs and renames it.
         write_json(self.path / layout.DONE, {"digest": self.digest, **summary})
 
     def clear(self) -> None:
-        """Remove the stage's folder, so that it is rerun; a link that leads out of the run is left alone."""
+        """Remove the stage's folder, so that the stage is rerun. Raises UserError for a symbolic link."""
+        # A folder that leads out of the run by a link in its path is somebody else's data. (Links inside the folder
+        # are safe: rmtree removes them and does not follow them.)
         inside = self.path.parent.resolve().is_relative_to(self.run_path.resolve())
         if not inside or self.path.is_symlink():
             raise UserError(f"{self.path}: a link in the run folder; remove it by hand before --redo {self.name}")
         if self.path.exists():
-            (self.path / layout.DONE).unlink(missing_ok=True)  # first: what is half removed must not count as done
+            # First: rmtree takes time, and after a kill within it the remains must not count as done.
+            (self.path / layout.DONE).unlink(missing_ok=True)
             shutil.rmtree(self.path)
 
     def _read_marker(self, name: str) -> dict[str, Any] | None:
@@ -146,10 +161,11 @@ class Stage:
             marker = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except ValueError as error:  # not by a kill, which leaves the old file or the new one: a disk or an editor
             raise UserError(f"{path}: damaged ({error}); --redo {self.name} reruns this stage") from error
         if not isinstance(marker, dict) or "digest" not in marker:
             raise UserError(f"{path}: damaged (no digest in it); --redo {self.name} reruns this stage")
+        # Never resumed and never overwritten: the user decides whether the old results may go.
         if marker["digest"] != self.digest:
             word = "done" if name == layout.DONE else "begun"
             raise UserError(
@@ -160,21 +176,22 @@ class Stage:
 
 
 def _foreign_file(path: Path) -> str | None:
-    """Name something in the folder that is no run's, None where a run is or can be."""
+    """The name of a file that does not belong to a run; None if the folder is a run's or empty."""
     names = {entry.name for entry in path.iterdir()}
     if layout.RECIPE in names:
         return None
-    # Left by a run that was killed at its start.
-    ours = {layout.LOCK, layout.VERSIONS, f"{layout.VERSIONS}.tmp", f"{layout.RECIPE}.tmp"}
-    return min(names - ours, default=None)
+    # What a run leaves if it is killed before its recipe is written; *.tmp are those of `write_atomic`.
+    leftovers = {layout.LOCK, layout.VERSIONS, f"{layout.VERSIONS}.tmp", f"{layout.RECIPE}.tmp"}
+    return min(names - leftovers, default=None)
 
 
 def _take_lock(path: Path) -> IO[str]:
-    # A record lock: children of this process do not inherit it, and the kernel frees it when the process is killed.
-    lock = path.open("a+", encoding="ascii")
+    # A POSIX record lock (fcntl): child processes do not inherit it, and the kernel frees it when the process dies, so
+    # there is no stale lock to remove after a kill. The file itself stays and means nothing without the lock.
+    lock = path.open("a+", encoding="ascii")  # "a+" creates the file but does not truncate the holder's pid in it
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES: POSIX allows either for a held lock
         lock.seek(0)
         holder = lock.read(20).strip() or "another process"
         lock.close()
@@ -193,22 +210,21 @@ def _read_recipe(path: Path) -> Recipe:
         return load_recipe(str(path / layout.RECIPE))
     except UserError as error:
         raise UserError(
-            f"{error} (the run folder is damaged or of another version; choose another --run-dir)"
+            f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
         ) from error
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
-    """Name the first setting that differs, with both values, of those that concern all stages.
-
-    `smoke`, `profiles` and `description` decide nothing; what an ablation changes, the digests of its stages hold.
-    """
+    """The first setting that differs, as text with both values: "seed 0 and not 1"; None if nothing differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
+            # Top-level keys that may differ. `smoke`, `profiles` and `description` decide no result, `conditions` and
+            # `full` only which results there are, and the changes of an ablation are in the digests of its stages.
             if not key and name in ("smoke", "profiles", "description", "ablations", "conditions", "full"):
                 continue
-            below = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
-            if below is not None:
-                return below
+            difference = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
+            if difference is not None:
+                return difference
         return None
     return None if old == new else f"{key} {_short(old)} and not {_short(new)}"
 

@@ -7,11 +7,11 @@
     from ladder_lite.solve import solve
     print(solve("x*exp(3*x)", model="runs/tiny-s0").latex)
 
-Answers are sampled until one is verified, by the strict rule of `ladder_lite.verify`. Where none is and `--ttrl` asks
-for it, the model learns the integral from variants that it writes itself (`ladder_lite.ttrl`) until a verified answer
-appears. Its weights are then as they were, and nothing is kept: files are those of a temporary folder.
+Answers are sampled until one is verified by the strict rule of `ladder_lite.verify`. If none is, `--ttrl` trains the
+model on variants of the integral that it writes itself (`ladder_lite.ttrl`) until a verified answer appears. The
+weights are restored afterwards, and nothing is kept: all files are in a temporary folder.
 
-The exit code is 0 for a verified answer, 1 where there is none, 2 for a mistake in the input.
+Exit codes: 0 for a verified answer, 1 for no verified answer, 2 for a mistake in the input.
 """
 
 import json
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from ladder_lite.tasks import Task
 
 CHAT_RECIPE = "llama3b"
-"""The recipe that tells an instruct model of the hub what to do, where `--recipe` names no other."""
+"""The recipe whose prompts and settings an instruct model from the hub gets, unless `--recipe` names another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What came of an integral.
+    """The result for one integral.
 
-    `answer` is the verified antiderivative, or value, in Python's notation without a constant of integration, and
-    `latex` the same in LaTeX; both are None where nothing was verified. `attempts` counts the answers to the integral
-    itself that went to the verifier, those during training included; `steps` are GRPO's, 0 without TTRL.
+    `answer` is the verified antiderivative or value in Python's notation, without a constant of integration; `latex` is
+    the same in LaTeX. Both are None if no answer was verified. `attempts` counts the graded answers to the integral
+    itself, also those sampled during training. `steps` counts GRPO steps, 0 without TTRL. `seconds` is wall-clock time.
     """
 
     integrand: str
@@ -82,9 +82,10 @@ def solve(
     seed: int | None = None,
     live: Live | None = None,
 ) -> Solution:
-    """Solve one integral; arguments are those of the command line. Prints nothing unless a `Live` is given.
+    """Solve one integral; the arguments are those of the command line. Prints nothing unless a `Live` is given.
 
-    For several integrals a `Solver` loads its model once. Raises UserError for what the command line exits with 2.
+    For several integrals use a `Solver`, which loads the model once. Raises UserError where the command line exits
+    with code 2.
     """
     deadline = Deadline.after(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
@@ -92,10 +93,11 @@ def solve(
 
 
 class Solver:
-    """A model that solves integrals, one after the other, and is the same after each.
+    """A model that solves integrals one after the other; its weights are the same after each.
 
-    `model` is a shipped recipe's name, a run folder, an id of the hub, a local folder or a GGUF file. Of a run, it is
-    the adapter that a `condition` trained; the last three are asked in the words of a `recipe`.
+    `model` is the name of a shipped recipe, a run folder, an id on the Hugging Face hub, a local folder or a GGUF file.
+    For a run folder, `condition` chooses the adapter. For the last three, `recipe` supplies prompts and settings.
+    Raises UserError if these do not fit together.
     """
 
     def __init__(
@@ -108,47 +110,52 @@ class Solver:
         live: Live | None = None,
     ) -> None:
         chosen, self._adapter = _choose(model, condition, recipe, [] if seed is None else [f"seed={seed}"])
+        # A run may have been graded by the paper's protocol, which accepts errors of 1 %. An answer that is called
+        # verified here must pass the strict rule.
         task = chosen.task.model_copy(update={"protocol": "strict"})
-        device = "cpu" if chosen.model.device == "cpu" else "auto"  # one integral can do without a GPU
-        own = chosen.model.model_copy(update={"device": device})
-        self.recipe = chosen.model_copy(update={"task": task, "model": own})
+        # A recipe for a GPU (`device: cuda`) may still solve one integral on a CPU, slowly.
+        device = "cpu" if chosen.model.device == "cpu" else "auto"
+        model_settings = chosen.model.model_copy(update={"device": device})
+        self.recipe = chosen.model_copy(update={"task": task, "model": model_settings})
         self.live = live or Live(Console(quiet=True, force_interactive=False))
 
     @property
     def is_untrained(self) -> bool:
-        """Whether it is the embedded model as it comes."""
+        """Whether this is the embedded model as shipped, which fails on most integrals."""
         return self.recipe.model.id == EMBEDDED and self._adapter is None
 
     @cached_property
     def task(self) -> "Task":
-        """The recipe's task, verified by the strict rule."""
+        """The recipe's task with the strict rule."""
         from ladder_lite.tasks import load_task
 
         return load_task(self.recipe.task)
 
     @cached_property
     def backend(self) -> "Backend":
-        """The model, loaded when it is first needed, on a machine that was looked at first."""
+        """The model, loaded after a check of the machine."""
         from ladder_lite.doctor.checks import open_backend
 
-        backend = open_backend(self.recipe, Path(gettempdir()), self.live)  # TTRL's files are temporary
+        backend = open_backend(self.recipe, Path(gettempdir()), self.live)  # where TTRL will write its files
         if self._adapter is not None:
             backend.load(self._adapter)
         return backend
 
     def read(self, integral: str, lower: str | None = None, upper: str | None = None) -> Problem:
-        """The problem that was typed; UserError where it is no integral, or one that cannot be verified."""
+        """Read an integral that a user typed. Raises UserError if it is not an integral or cannot be verified."""
         problem = self.task.read(integral)
         if lower is not None or upper is not None:
             if lower is None or upper is None:
                 raise UserError("--lower and --upper: give both, or neither for an antiderivative")
             if problem.data["lower"] is not None:
-                raise UserError(f'"{integral[:80]}" has bounds already; leave --lower and --upper out')
+                raise UserError(f'"{integral[:80]}" already has bounds; leave out --lower and --upper')
             data = problem.data
             problem = self.task.read(f"integrate({data['integrand']}, ({data['variable']}, {lower}, {upper}))")
-        grade = self.task.grade(problem, "<answer>0</answer>")  # the wrong answer tells what no answer could pass
+        # Grade a dummy answer before the model is loaded. A reward of None, whatever the answer, means that the problem
+        # itself cannot be verified: it diverges, for example.
+        grade = self.task.grade(problem, "<answer>0</answer>")
         if grade.reward is None:
-            raise UserError(f'"{integral[:80]}" cannot be verified ({grade.detail}), so no answer would count')
+            raise UserError(f'"{integral[:80]}" cannot be verified ({grade.detail}); no answer to it would count')
         return problem
 
     def solve(
@@ -162,10 +169,11 @@ class Solver:
         lower: str | None = None,
         upper: str | None = None,
     ) -> Solution:
-        """Sample up to `samples` answers (the recipe's `eval.samples` if None), then learn by TTRL where asked to.
+        """Sample up to `samples` answers; if none is right and `ttrl` is set, train on variants of the integral.
 
-        TTRL takes at most `steps` steps (the recipe's if None), and the learning rate falls over all of them.
-        The deadline may be overrun by one piece of work.
+        `samples` defaults to the recipe's `eval.samples`. `steps` limits the GRPO steps and defaults to the recipe's
+        `ttrl` settings; the learning rate schedule covers all of them. The deadline may be overrun by one piece of
+        work. Raises UserError as `read` does, and if the prompt does not suit the model.
         """
         started = time.monotonic()
         problem = self.read(integral, lower, upper)
@@ -175,10 +183,10 @@ class Solver:
             search.sample(self.recipe.eval.samples if samples is None else samples)
             if search.answer is None and ttrl:
                 search.learn(steps)
-        except OutOfTime:
+        except OutOfTime:  # not an error: a verified answer found before it still counts
             self.live.say("the budget is used")
         finally:
-            self.live.show_panel(None)
+            self.live.show_panel(None)  # the tree that `search` draws below the bars
         integrand = str(problem.data["integrand"])
         answer, latex = (None, None) if search.answer is None else _formulas(problem, search.answer)
         seconds = round(time.monotonic() - started, 3)
@@ -191,6 +199,7 @@ class Solver:
         except UserError as error:
             if self.recipe.model.id != EMBEDDED:
                 raise
+            # Its vocabulary is small: a prompt with erf(x), for example, cannot be tokenized.
             raise UserError(
                 f"{error}; the embedded model reads sums of a few kinds of terms: take another --model"
             ) from error
@@ -199,28 +208,34 @@ class Solver:
 def _choose(
     model: str, condition: str | None, recipe_name: str | None, overrides: list[str]
 ) -> tuple[Recipe, Path | None]:
-    """The recipe that a `--model` comes to, and its adapter if it has one."""
+    """The recipe and the adapter's folder, if any, that the options of the command line choose."""
     path = Path(model)
+    # 1. A run folder: its recipe, and the adapter of a condition (None for "base").
     if is_run(path):
         if recipe_name is not None:
-            raise UserError(f"--recipe {recipe_name}: the run {model} has a recipe of its own; leave it out")
+            raise UserError(f"--recipe {recipe_name}: the run {model} has its own recipe; leave out --recipe")
         run = open_run(path)
         return run.recipe(overrides), run.adapter(condition or "ladder")
     if condition is not None:
-        raise UserError(f"--condition {condition}: {model} is no run folder; name one, such as --model runs/tiny-s0")
+        raise UserError(f"--condition {condition}: {model} is not a run folder; name one, such as --model runs/tiny-s0")
+    # 2. The name of a shipped recipe: its base model. "tiny" is one, "./tiny" and "a/tiny" are paths or hub ids.
     if path.parent == Path() and (shipped("recipes") / f"{model}.yaml").exists():
         if recipe_name not in (None, model):
-            raise UserError(f"--recipe {recipe_name}: --model {model} is a recipe already; leave one of them out")
+            raise UserError(f"--recipe {recipe_name}: --model {model} already names a recipe; leave one of them out")
         return load_recipe(model, overrides), None
+    # 3. Any other model. A shipped recipe made for this very model has the prompts and limits that suit it best.
     if recipe_name is None:
-        own = (load_recipe(name) for name, _ in list_recipes())
-        recipe_name = next((r.name for r in own if model in (r.model.id, r.model.mirror)), CHAT_RECIPE)
+        shipped_recipes = (load_recipe(name) for name, _ in list_recipes())
+        recipe_name = next((r.name for r in shipped_recipes if model in (r.model.id, r.model.mirror)), CHAT_RECIPE)
+    # Overrides are YAML; JSON quoting keeps a path with a colon in it, "./a: b.gguf", one string.
     chosen = [f"model.id={json.dumps(model)}", "model.mirror=null"]
     return load_recipe(recipe_name, [*chosen, *overrides]), None
 
 
 def _formulas(problem: Problem, answer: str) -> tuple[str, str]:
-    """A verified answer as text and as LaTeX, read as the verifier read it."""
+    """A verified answer in Python's notation and in LaTeX, parsed as the verifier parsed it."""
+    # Options of the parser change what a text means, so these must be the verifier's: "+ C" is dropped from an
+    # antiderivative only, and a cbrt in the integrand makes x**(1/3) in the answer the real cube root.
     variable = problem.data["variable"] or "x"
     expression = parse(
         answer,
@@ -232,15 +247,15 @@ def _formulas(problem: Problem, answer: str) -> tuple[str, str]:
 
 
 def checked(problem: Problem) -> str:
-    """What a verified answer was checked for, and what that leaves open."""
+    """What the verifier checked, and what that leaves open, in a sentence or two for the user."""
     if problem.data["lower"] is not None:
         return (
             f"It equals the integral's value by numerical quadrature, to {definite.EXACT_TOLERANCE:g} of the integral "
-            f"of the integrand's size ({definite.TOLERANCE:g} where it has a decimal point). Another number so close "
+            f"of the integrand's size ({definite.TOLERANCE:g} if it has a decimal point). Any other number that close "
             "would have passed as well."
         )
     return (
         f"Its derivative equals the integrand, to {TOLERANCE:g} of its size, at up to 249 points, most of them between "
-        "-10 and 10, all over one connected part of the domain at least, and it makes no step between them. That is a "
-        "test and no proof: a wrong derivative would have to be that close, or to differ between the points only."
+        "-10 and 10, on the whole of at least one connected part of the domain, and it does not jump between them. It "
+        "is a test, not a proof: a wrong derivative that is as close, or wrong only between the points, would pass."
     )

@@ -20,42 +20,43 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
 def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
+    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or integrate(...).')],
     model: Annotated[
         str,
         typer.Option(
             metavar="tiny|RUN|ID",
-            help="A recipe's model, that of a run folder, an id of the hub, a local folder or a GGUF file.",
+            help="A recipe's name, a run folder, an id on the Hugging Face hub, a local folder or a GGUF file.",
         ),
     ] = "tiny",
     condition: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose adapter of a run folder; default: ladder.")
+        str | None,
+        typer.Option(metavar="NAME", help="With a run folder: the condition whose adapter to use. Default: ladder."),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=f"Whose prompts and settings other models get; default: {CHAT_RECIPE}, or its own."
+            metavar="NAME",
+            help="With a hub id, folder or GGUF file: the recipe that supplies prompts and settings. "
+            f"Default: the recipe made for that model, else {CHAT_RECIPE}.",
         ),
     ] = None,
     ttrl: Annotated[
-        bool, typer.Option("--ttrl", help="Where sampling fails, learn the integral from variants of it.")
+        bool, typer.Option("--ttrl", help="If no sampled answer is right, train on variants of the integral.")
     ] = False,
-    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time for all of it: 10m, 1h30m, 90s.")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Total time limit: 10m, 1h30m, 90s.")] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Answers to sample at first; default: the recipe's.")
+        int | None, typer.Option(min=1, metavar="N", help="Answers to sample before --ttrl. Default: the recipe's.")
     ] = None,
-    lower: Annotated[str | None, typer.Option(help="Lower bound, of a definite integral.")] = None,
-    upper: Annotated[str | None, typer.Option(help="Upper bound, of a definite integral.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of GRPO, with --ttrl; default: the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides every draw; default: the recipe's.")] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print the solution as JSON and nothing else on stdout.")
-    ] = False,
+    lower: Annotated[str | None, typer.Option(metavar="A", help="Lower bound of a definite integral.")] = None,
+    upper: Annotated[str | None, typer.Option(metavar="B", help="Upper bound of a definite integral.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most GRPO steps with --ttrl.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed. Default: the recipe's.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
 ) -> None:
-    """Solve one integral and verify the answer. Exit code 0: verified, 1: no verified answer, 2: a mistake."""
+    """Solve one integral and verify the answer. Exit codes: 0 verified, 1 no verified answer, 2 invalid input."""
     deadline = Deadline.after(budget)
     console = Console(stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False)
-    # What libraries print is not the solution.
+    # With --json, whatever libraries print to stdout goes to stderr, so that stdout is valid JSON.
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console if json_ else None) as live:
         solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
         try:
@@ -64,12 +65,14 @@ def main(
                 integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; nothing is kept") from None
+            raise KeyboardInterrupt("stopped; nothing is kept") from None  # `errors.run` prints it and exits with 130
     if json_:
         typer.echo(json.dumps(solution.to_row()))
     else:
         lines = _success(problem, solution) if solution.verified else _failure(solver, solution, ttrl, budget)
-        for line in lines:  # whole, however wide the terminal is: formulas are copied
+        # soft_wrap: rich inserts no line breaks, so that a formula wider than the terminal can be copied. Text: square
+        # brackets in it are not markup.
+        for line in lines:
             live.console.print(Text(line), soft_wrap=True)
     raise typer.Exit(0 if solution.verified else 1)
 
@@ -85,14 +88,12 @@ def _success(problem: Problem, solution: Solution) -> list[str]:
 
 
 def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None) -> list[str]:
-    """The lines for an integral without a verified answer, and what to try next."""
+    """The report of a failure, with what to try next."""
     remedies = []
     if solver.is_untrained:
-        remedies.append(
-            "a trained model: `python -m ladder_lite.recipe tiny` makes one, and `--model runs/tiny-s0` then takes it"
-        )
+        remedies.append("a trained model: run `python -m ladder_lite.recipe tiny`, then use `--model runs/tiny-s0`")
     if not ttrl:
-        remedies.append("`--ttrl`, to learn the integral from easier variants of it")
+        remedies.append("`--ttrl`, to train on easier variants of the integral")
     if budget is not None:
         remedies.append("a longer `--budget`")
     if ttrl:
@@ -103,6 +104,7 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
 
 def _effort(solution: Solution) -> str:
     steps = f", {solution.steps} steps of GRPO" if solution.steps else ""
+    # "75 answers tried, 8 steps of GRPO, 95 s"
     return f"{solution.attempts} answers tried{steps}, {solution.seconds:.0f} s"
 
 

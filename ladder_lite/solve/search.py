@@ -1,6 +1,6 @@
-"""The search for a verified answer to one integral: sampling, then TTRL, and what both show while they are at it.
+"""The search for a verified answer to one integral: sampling, then TTRL, with progress shown on the terminal.
 
-`ladder_lite.solve` is its front door.
+Use it through `ladder_lite.solve`.
 """
 
 import math
@@ -25,14 +25,21 @@ if TYPE_CHECKING:  # importing GRPO imports torch
     from ladder_lite.train.state import Step
 
 _CHUNKS = 4
-"""Portions that the first answers are sampled in: the first one with a verified answer is the last."""
+"""Portions in which the first answers are sampled; sampling stops after a portion with a verified answer.
+
+Fewer would waste samples on easy integrals; more would make the batches of generation small.
+"""
 
 _SHOWN_ANSWERS = 2
-"""Answers shown of each portion."""
+"""Answers shown from each portion."""
 
 
 class Search:
-    """The search for one answer, and what is shown of it: first sampling, then TTRL, which it watches."""
+    """The search for one verified answer: `sample` first, then `learn`.
+
+    During `learn` it is the `ttrl.Watch` of the TTRL run: `tree` and `step` are called back to collect the tries and to
+    draw the tree. `answer` is the first verified answer, None so far otherwise.
+    """
 
     def __init__(
         self, task: Task, backend: Backend, recipe: Recipe, problem: Problem, live: Live, deadline: Deadline
@@ -47,32 +54,35 @@ class Search:
         self._live = live
         self._deadline = deadline
         self._variants: list[Problem] = []
-        self._tried: dict[str, list[bool]] = {}  # by the id of a variant, the latest last
+        # Whether each rollout of a variant was right, by the variant's id; the variant trained on last comes last.
+        self._results: dict[str, list[bool]] = {}
 
     def sample(self, n: int) -> None:
-        """Sample `n` answers, or fewer, up to the first portion that holds a verified one."""
+        """Sample up to `n` answers, in portions; stop after the first portion with a verified one."""
         from ladder_lite.evaluate import Sampler
 
         recipe, live = self._recipe, self._live
         sampler = Sampler(self._task, self._backend, recipe.eval, recipe.seed)
-        size = math.ceil(n / _CHUNKS)
+        size = math.ceil(n / _CHUNKS)  # n = 10 -> portions of 3, 3, 3 and 1
         with live.progress("answers", n) as bar:
             for start in range(0, n, size):
                 part = min(size, n - start)
                 with self._deadline.piece("answers", part):
+                    # Each portion has its own seed; with one for all, they would repeat the same answers.
                     new = sampler.sample([self._problem], part, recipe.seed * 1000 + start)
-                self._note(new)
+                self._record(new)
                 bar.set(len(self.attempts))
+                # Right answers first: False sorts before True.
                 for attempt in sorted(new, key=lambda attempt: not attempt.correct)[:_SHOWN_ANSWERS]:
                     live.say(f"  {verdict(attempt)}  {show(attempt.completion.text)}")
                 if self.answer is not None:
                     return
-        live.say(f"none of {len(self.attempts)} answers is right: {_kinds(self.attempts)}")
+        live.say(f"none of {len(self.attempts)} answers is right: {_count_outcomes(self.attempts)}")
 
     def learn(self, max_steps: int | None = None) -> None:
-        """TTRL in at most so many steps, the recipe's if None, in a folder that is gone afterwards.
+        """Run TTRL on the integral in a temporary folder, for at most `max_steps` steps (the recipe's if None).
 
-        The backend takes its adapter back however it ends.
+        The adapter is restored however this ends, Ctrl-C and OutOfTime included.
         """
         from ladder_lite import ttrl
         from ladder_lite.jsonl import read_jsonl
@@ -81,10 +91,13 @@ class Search:
 
         recipe, task, backend, live = self._recipe, self._task, self._backend, self._live
         changes = {
-            "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),  # its last answers decide nothing here
+            # One final answer instead of the recipe's ten: no vote is taken here.
+            "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),
+            # `--budget` is the only time limit, and one verified answer is all that is wanted.
             "ttrl": recipe.ttrl.model_copy(update={"budget": None, "stop_when_solved": True}),
         }
-        if max_steps is not None:  # which `ttrl.trl` may set as well, and has the last word on
+        if max_steps is not None:
+            # `ttrl.trl` overrides `ttrl.max_steps` (see `TtrlSettings.over`), so both must be set.
             limits = {"max_steps": max_steps, "trl": recipe.ttrl.trl | {"max_steps": max_steps}}
             changes["ttrl"] = changes["ttrl"].model_copy(update=limits)
         with TemporaryDirectory(prefix="ladder-solve-") as scratch:
@@ -93,19 +106,22 @@ class Search:
                 with live.progress("transformations", None):
                     transformations.write(task, backend, recipe.variants, folder, recipe.seed)
             library = transformations.open_library(recipe.variants, folder)
-            # Nothing is measured here, and what is learned is forgotten: no problem has to be kept out of the tree.
+            # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
             ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
-            self._note([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
-        if self._variants and live.room is not None:  # a log has told it step by step
+            # The tries of each step came in through `step`; here are the answers after training.
+            self._record([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
+        # On a terminal the panel disappears at the end, so the whole tree is printed once. A log (`room` is None) has
+        # had a line for each variant of each step.
+        if self._variants and live.room is not None:
             live.print(self._tree(self._variants))
 
     def tree(self, variants: Sequence[Problem]) -> None:
-        """The tree is grown."""
+        """Callback of TTRL: the tree has been grown."""
         self._variants = list(variants)
         live = self._live
         if not variants:
-            live.say("the model wrote no variant that can be read, and so has nothing to learn from")
+            live.say("the model wrote no readable variant, so there is nothing to train on")
             return
         live.say(f"{len(variants)} variants to learn from")
         if live.room is None:
@@ -113,51 +129,55 @@ class Search:
         self._draw()
 
     def step(self, step: "Step", rollouts: list[Attempt], tries: list[Attempt]) -> None:
-        """A step is done: the variants that it trained on, and the tries at the integral itself."""
+        """Callback of TTRL: a step is done, with its rollouts of variants and its tries at the integral itself."""
         self.steps = step.step
         for attempt in rollouts:
-            own = self._tried.pop(attempt.problem_id, [])
-            self._tried[attempt.problem_id] = [*own, attempt.correct]
-        self._note(tries)
+            # Removing the key first moves it to the end of the dict, whose order `_draw` relies on.
+            results = self._results.pop(attempt.problem_id, [])
+            self._results[attempt.problem_id] = [*results, attempt.correct]
+        self._record(tries)
         live = self._live
         live.say(
             f"step {step.step}: reward {step.reward:.2f}, zero-variance groups {percent(step.groups_without_signal)}; "
-            f"tries: {_kinds(tries)}"
+            f"tries: {_count_outcomes(tries)}"
         )
         if live.room is None:
             self._list({attempt.problem_id for attempt in rollouts})
-        best = max(tries, key=lambda attempt: attempt.correct)
+        best = max(tries, key=lambda attempt: attempt.correct)  # a right one if there is any, else the first
         live.say(f"  {verdict(best)}  {show(best.completion.text)}")
         self._draw()
 
-    def _note(self, attempts: Sequence[Attempt]) -> None:
+    def _record(self, attempts: Sequence[Attempt]) -> None:
         self.attempts += attempts
         right = (attempt.grade.answer for attempt in attempts if attempt.correct)
         self.answer = self.answer or next(right, None)
 
     def _list(self, ids: set[str]) -> None:
-        """A line for each variant of a step, with its pass rate so far."""
+        """Print a line for each of these variants, with its pass rate so far."""
         rates = self._rates()
         for variant in self._variants:
             if variant.id in ids:
-                tried = self._tried[variant.id]
-                right = f"{sum(tried)} of {len(tried)} right, {percent(rates[variant.id])}"
+                results = self._results[variant.id]
+                right = f"{sum(results)} of {len(results)} right, {percent(rates[variant.id])}"
                 self._live.say(f"  {right}  {show(self._task.statement(variant))}")
 
     def _draw(self) -> None:
-        """The part of the tree that the terminal has room for: the variants trained on last, with those above them."""
+        """Draw the part of the tree that fits on the terminal: the variants trained on last and their ancestors."""
         live = self._live
         if live.room is None:
             return
         parents = {variant.id: variant.parent_id for variant in self._variants}
-        latest = [id_ for id_ in reversed(self._tried) if id_ in parents]
+        latest = [id_ for id_ in reversed(self._results) if id_ in parents]
         shown: set[str] = set()
+        # Latest first, then the rest of the tree in the order in which it was written (shallow levels first).
         for leaf in [*latest, *parents]:
-            at: str | None = leaf
+            # The path from this variant up to the root, without the root, which is always drawn.
+            node: str | None = leaf
             branch = set()
-            while at in parents:
-                branch.add(at)
-                at = parents[at]
+            while node in parents:
+                branch.add(node)
+                node = parents[node]
+            # >= leaves one line for the root.
             if len(shown | branch) >= live.room:
                 break
             shown |= branch
@@ -168,11 +188,12 @@ class Search:
         return draw_tree(self._live, self._task.statement, [self._problem, *variants], self._rates())
 
     def _rates(self) -> dict[str, float]:
-        return {id_: sum(tried) / len(tried) for id_, tried in self._tried.items()}
+        return {id_: sum(results) / len(results) for id_, results in self._results.items()}
 
 
-def _kinds(attempts: Sequence[Attempt]) -> str:
-    """How many attempts are right, wrong, unreadable or cut off by the token limit."""
+def _count_outcomes(attempts: Sequence[Attempt]) -> str:
+    """The outcomes of some attempts: "1 right, 7 wrong, 2 cut off"."""
+    # A refused answer (forbidden or too large) counts as unreadable: the user need not know the difference here.
     words = {Outcome.RIGHT: "right", Outcome.WRONG: "wrong", Outcome.TRUNCATED: "cut off"}
     counts = Counter(words.get(attempt.outcome, "unreadable") for attempt in attempts)
     return ", ".join(f"{counts[kind]} {kind}" for kind in ("right", "wrong", "unreadable", "cut off") if counts[kind])

@@ -1,4 +1,4 @@
-"""The values of definite integrals, kept in a file of the run: what a resumed run needs not compute again."""
+"""Values of definite integrals kept in a file of the run, so that a resumed run does not compute them again."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,17 +9,19 @@ from ladder_lite.verify.numerics.quadrature import Integral
 
 
 class KeptReferences(References):
-    """References of which a JSON lines file keeps every one."""
+    """Reference values in memory and in a JSON lines file, which is read at the start."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         for row in read_jsonl(path):
+            # A failure is kept too, as the text of its reason: trying again would take as long and fail again.
             known = row["unverifiable"] if "unverifiable" in row else Integral(**row["reference"])
-            if isinstance(known, str) or known.is_known:  # (the files of older versions hold others)
+            if isinstance(known, str) or known.is_known:  # older versions also stored values that are not known
                 self._known[row["integral"]] = known
 
     def _keep(self, key: str, known: Integral | str) -> None:
+        # Unlike the base class this forgets none: a run has a bounded number of problems.
         self._known[key] = known
         value = {"unverifiable": known} if isinstance(known, str) else {"reference": asdict(known)}
         append_jsonl(self._path, [{"integral": key} | value])

@@ -1,7 +1,7 @@
-"""What a task must offer, whatever it is about: problems, prompts, reading of variants, grading, equality.
+"""The protocol of a task: problems, prompts, parsing of variants, grading, equality.
 
-`integration.py` is the paper's task. The loop (`variants`, `grpo`, `evaluate`, `ttrl`) knows tasks only through this
-protocol.
+`integration.py` is the paper's task. The loop (`variants`, `train`, `evaluate`, `ttrl`) uses tasks only through this
+protocol, so another domain with a verifier needs another class of this kind and nothing else in the loop.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from ladder_lite.verify import Grade
 from ladder_lite.verify.rules.fingerprints import Keys
 
 Messages = list[dict[str, str]]
-"""A conversation as chat templates take it: dicts with `role` and `content`."""
+"""A conversation in the format of chat templates: [{"role": "user", "content": "..."}]."""
 
 Effect = Literal["easier", "equivalent", "harder"]
 
 
 @dataclass(frozen=True, slots=True)
 class VariantRequest:
-    """What one variant prompt asks for: `count` variants, written as `persona`, with transformations suggested."""
+    """What one variant prompt asks for: `count` variants, in the role of `persona`, with suggested transformations."""
 
     effect: Effect
     persona: str
@@ -30,7 +30,10 @@ class VariantRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A piece of a reply that was no usable variant, and why; `equal_to` names the problem or the set it repeats."""
+    """A piece of a reply that is not a usable variant, with the reason.
+
+    `equal_to` is the id of the problem that it repeats, or the name of the set whose test problem it equals.
+    """
 
     text: str
     reason: str
@@ -42,43 +45,43 @@ class Task(Protocol):
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Texts of which the first one ends a reply to a problem."""
+        """Stop strings: a reply to a problem ends with the first one that occurs."""
 
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split, in the order of their file."""
 
     def read(self, text: str) -> Problem:
-        """A problem that a user typed; UserError where it is none."""
+        """A problem that a user typed. Raises UserError if it is not one."""
 
     def statement(self, problem: Problem) -> str:
-        """The problem as a line of text, for people."""
+        """The problem as one line of text, for people."""
 
     def prompt(self, problem: Problem) -> Messages:
-        """What the model is asked for a solution."""
+        """The prompt that asks for a solution."""
 
     def variant_prompt(self, problem: Problem, request: VariantRequest) -> Messages:
-        """What the model is asked for variants of the problem."""
+        """The prompt that asks for variants of the problem."""
 
     def transformations_prompt(self, effect: Effect, count: int) -> Messages:
-        """What the model is asked for a list of transformations that have an effect."""
+        """The prompt that asks for a list of transformations with this effect."""
 
     def strip_thinking(self, text: str) -> str:
-        """The part of a reply that is meant to be read: all but the thoughts of a reasoning model."""
+        """A reply without the thoughts of a reasoning model."""
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
-        """The variants in a reply to `request`, in order; never raises, whatever the text."""
+        """The variants in a reply to `request`, in order. Never raises, whatever the text."""
 
     def grade(self, problem: Problem, text: str) -> Grade:
-        """Grade a reply; an error in the verifier itself raises, it never scores 0."""
+        """Grade a reply. A bug in the verifier raises; it must never score 0."""
 
     def same_answers(self, problem: Problem, answers: Sequence[str]) -> list[int | None]:
-        """For each answer the place of the first one that is the same, whatever its verdict; None if it is unreadable.
+        """For each answer the index of the first answer that is the same, None if it is unreadable: [0, 1, 0, None].
 
-        Never raises, whatever the texts.
+        The verdicts play no part in this. Never raises, whatever the texts.
         """
 
     def fingerprints(self, problem: Problem, up_to_factor: bool = False) -> Keys:
-        """Two keys, of which equal problems share at least one, however they are written, and different ones none.
+        """Two keys. Equal problems, however they are written, share at least one of them; different ones share none.
 
         With `up_to_factor`, a problem equals its multiples by a constant.
         """

@@ -1,14 +1,14 @@
-"""The variant tree: the model itself writes easier and equivalent variants of each root, and variants of those.
+"""The variant tree: the model writes easier and equivalent variants of each root, then variants of those.
 
-A request draws 3 to 5 transformations from the library as suggestions; personas rotate and the sampling temperature
-cycles from request to request (paper, section on variant generation). Level by level, variants become parents. What
-cannot be read, is not a function, or equals its parent, a root, a benchmark's test problem or an earlier variant as a
-function is rejected and kept on record with its reason.
+Each request suggests 3 to 5 transformations from the library. Personas rotate and the sampling temperature cycles from
+request to request (arXiv 2503.00735, section on variant generation). Level by level, variants become parents. A variant
+is rejected, and recorded with the reason, if it cannot be read, is not a function, or equals as a function its parent,
+a root, an earlier variant or a test problem of a benchmark.
 
-`grow` makes the paper's tree, all of it before training. `Growth` goes on with a smaller one while training runs:
-problems that the model never solves get children.
+`grow` makes the paper's tree, all of it before training. `Growth` starts from a smaller tree and extends it while
+training runs: problems that the model never solves get children.
 
-    python -m ladder_lite.variants "x**2*exp(x)" --recipe tiny        # looks at the tree of one integral
+    python -m ladder_lite.variants "x**2*exp(x)" --recipe tiny        # print the tree of one integral
 """
 
 import time
@@ -34,20 +34,24 @@ from ladder_lite.variants.transformations import Library
 from ladder_lite.verify.rules.fingerprints import Index, Keys
 
 N_TEMPERATURES = 4
-"""Steps of the cycle from the lowest to the highest sampling temperature."""
+"""Temperatures in a cycle, evenly spaced over the recipe's range: 0.8, 1.0, 1.2, 1.4."""
 
 MAX_ROUNDS = 5
-"""Rounds of requests for one level: a model that repeats itself would otherwise be asked for ever."""
+"""The most rounds of requests for one level: a model that only repeats itself must not be asked forever."""
 
 PART_TOKENS = 200_000
-"""Tokens sampled at a time within a round, at most: a kill loses one part, and a budget is kept by parts."""
+"""The most tokens sampled at a time within a round: a kill loses one such part, and a budget can end between parts."""
 
 _LEAST_YIELD = 0.1
-"""Share of `per_prompt`: a round asks for at most ten times what is missing, however little earlier ones brought."""
+"""The lowest yield assumed of a request, as a share of `per_prompt`: a round makes at most ten times as many requests
+as an ideal model would need, however few variants earlier rounds brought."""
 
 
 class Writer(NamedTuple):
-    """What every tree of a run is written with, and until when. `held_out` are test problems by their set's name."""
+    """What all trees of a run are written with: task, model, settings, library, seed and deadline.
+
+    `held_out` has the test problems that no variant may equal, by the name of their set.
+    """
 
     task: Task
     backend: Backend
@@ -61,29 +65,35 @@ class Writer(NamedTuple):
 def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> list[Problem]:
     """Grow a tree of about `per_root` variants below each root, at most `depth` levels deep; returns the variants.
 
-    The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl` and `rounds.jsonl` (a row for each
-    finished round of requests). Called again after a kill, growing goes on after the last of these, to the same trees;
-    `replies.jsonl` holds what an unfinished round of several parts has brought so far.
-    OutOfTime before a part of a round that would not be done in time.
+    The folder receives `problems.jsonl` (the kept variants), `rejected.jsonl`, `rounds.jsonl` (a row for each finished
+    round of requests) and, while a round of several parts is unfinished, `replies.jsonl`. Called again after a kill, it
+    resumes after the last finished part and ends with the same tree. Raises OutOfTime before a part that would not end
+    in time.
     """
     deadline, settings = writer.deadline or Deadline.never(), writer.settings
     per_root = settings.first_per_root
     tree = _Tree(writer, roots, [], folder)
     for depth in range(1, settings.depth + 1):
-        wanted = ceil(per_root * depth / settings.depth)  # of each root, down to this depth
+        # The quota of each root down to this depth: 100 variants in 3 levels -> 34, 67, 100. If one level falls short,
+        # the next one makes up for it.
+        quota = ceil(per_root * depth / settings.depth)
+        # Each level has its own range of round numbers, 0-4, 5-9, ..., so a round's number gives its depth and seed.
         for number in range((depth - 1) * MAX_ROUNDS, depth * MAX_ROUNDS):
             if number not in tree.rounds:
+                # A new generator for each round, so that a resumed run need not replay the rounds that are done.
                 rng = Random(f"{writer.seed}/variants/{number}")
-                wishes = _missing(tree, depth, wanted, settings.mix, rng)
-                tree.ask(number, depth, wishes, rng, deadline)
+                # Once the quota is met there are no wishes, and the remaining rounds of the level are empty rows.
+                wishes = _missing(tree, depth, quota, settings.mix, rng)
+                tree.run_round(number, depth, wishes, rng, deadline)
             bar.set(min(len(tree.variants), per_root * len(roots)))
     return tree.variants
 
 
 class Growth:
-    """Children for problems that training finds too hard, written by the model as it then is.
+    """Children for problems that are too hard for training, written by the model in its state at that step.
 
-    A growth after a step follows from the seed, the step and the pass rates alone, so a resumed training repeats it.
+    What grows after a step follows from the seed, the step, the pass rates and the weights alone, so a resumed training
+    run grows the same variants again.
     """
 
     def __init__(
@@ -95,25 +105,31 @@ class Growth:
         self._variants = variants
         self._n_requests = settings.requests
         self._folder = folder
-        self._tree: _Tree
+        self._tree: _Tree  # set by `rewind`
 
     def rewind(self, step: int) -> list[tuple[int, Problem]]:
-        """Forget what was grown after a step; returns what is left, each with the step it was grown after.
+        """Forget the variants grown after a later step than this one; returns the others with the step of each.
 
-        Comes before the first `grow`, which goes on from there.
+        Must be called before the first `grow`.
         """
-        (self._folder / layout.REPLIES).unlink(missing_ok=True)  # training may come to other wishes than it did
+        # Training goes on from its last checkpoint, perhaps along another path, for example after a rollback: replies
+        # to the requests of a forgotten round are of no use then.
+        (self._folder / layout.REPLIES).unlink(missing_ok=True)
+        # Here a round's number is the step it came after. Dropping the round is enough: `_Tree` drops the variants
+        # and rejections of rounds that do not exist.
         truncate_jsonl(self._folder / layout.ROUNDS, lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
         return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
 
     def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
-        """Ask for new variants after a step; returns those that were kept.
+        """Request new variants after a step; returns those that were kept.
 
-        By the recipe's mix, a request asks for an easier variant of a stuck problem or for an equivalent one of a
-        problem at the frontier. Those with the fewest children come first.
+        Stuck problems (unlikely to be solved) get easier variants; problems at the frontier (solved now and then) get
+        equivalent ones. The recipe's mix decides how often each is asked for. Problems with the fewest children come
+        first.
         """
         tree, settings = self._tree, self._writer.settings
+        # A limit for the tree as a whole: a root that is never stuck leaves its share to the others.
         if len(tree.variants) >= settings.per_root * len(self._roots):
             return []
         rng = Random(f"{self._writer.seed}/growth/{step}")
@@ -124,6 +140,7 @@ class Growth:
         }
         wishes: list[_Wish] = []
         for _ in range(self._n_requests):
+            # The effect drawn comes first; the other one takes its place if no problem is in that state.
             effects: list[Effect] = ["easier", "equivalent"]
             if rng.random() >= settings.mix.easier:
                 effects.reverse()
@@ -131,13 +148,14 @@ class Growth:
                 if (parent := next(turns[effect], None)) is not None:
                     wishes.append((parent, effect))
                     break
-        # Training asks for the time of a whole step, this included.
-        return tree.ask(step, None, wishes, rng, Deadline.never()) if wishes else []
+        # No deadline here: training has checked that there is time for a whole step, growth included.
+        return tree.run_round(step, None, wishes, rng, Deadline.never()) if wishes else []
 
     def _in_turn(
         self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
     ) -> Iterator[Problem]:
-        """Those that may be parents, for ever, the ones with the fewest children first."""
+        """The possible parents, those with the fewest children first, over and over."""
+        # A problem at the deepest level gets no children. Ties are broken at random, or the order of rows would decide.
         parents = [problem for problem in problems if problem.depth < self._writer.settings.depth]
         return cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
 
@@ -148,7 +166,8 @@ def load(folder: Path) -> list[Problem]:
 
 
 def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
-    """The first variants of each root, in the order in which they were written: parents come before their children."""
+    """The first `per_root` variants of each root, in the order in which they were written."""
+    # A parent was written before its children, so the result is again a tree.
     taken: Counter[str] = Counter()
     chosen = []
     for variant in variants:
@@ -159,9 +178,9 @@ def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
 
 
 def count(folder: Path) -> dict[str, Any]:
-    """What became of a grown tree's variants, for the stage's `done.json`: counts, tokens and seconds.
+    """Counts, tokens and seconds of a grown tree, for the stage's `done.json`; all zero if the folder does not exist.
 
-    `held_out` counts those equal to a test problem, by the problem's set.
+    `held_out` counts the variants that equal a test problem, by the name of its set.
     """
     variants = read_jsonl(folder / layout.PROBLEMS)
     rejected = read_jsonl(folder / layout.REJECTED)
@@ -180,27 +199,33 @@ def count(folder: Path) -> dict[str, Any]:
     }
 
 
+# A request before its prompt is drawn: which parent, and which kind of variant.
 _Wish = tuple[Problem, Effect]
 
 
-class _Asked(NamedTuple):
+class _Prompted(NamedTuple):
+    """A wish with the suggestions, persona and temperature drawn for it."""
+
     parent: Problem
     request: VariantRequest
     temperature: float
 
 
 class _Tree:
-    """A tree so far, on disk and at hand; `given` are variants it starts from, which stand in another folder."""
+    """A tree so far, in memory and in its folder. `given` are variants from another folder that it starts from."""
 
     def __init__(self, writer: Writer, roots: Sequence[Problem], given: Sequence[Problem], folder: Path) -> None:
         rounds = read_jsonl(folder / layout.ROUNDS)
         self.rounds = {row["round"]: row for row in rounds}
+        # Rows of a round without its row in rounds.jsonl were written just before a kill. The round will be repeated.
         for name in (layout.PROBLEMS, layout.REJECTED):
             truncate_jsonl(folder / name, lambda row: row["round"] in self.rounds)
         self.roots = roots
         self.variants = [*given, *load(folder)]
         self._writer = writer
         self._folder = folder
+        # Fingerprint -> id of a root or variant, and fingerprint -> name of a held-out set. `_judge` asks the first one
+        # first: a variant that repeats a root counts as a repeat, not as a leak, even if the root is a test problem.
         self._known: Index[str] = Index()
         self._held_out: Index[str] = Index()
         for problem in (*roots, *self.variants):
@@ -210,7 +235,7 @@ class _Tree:
                 self._held_out.add(self._keys(problem), name)
 
     def level(self, depth: int) -> dict[str, list[Problem]]:
-        """The problems of a depth by the id of their root."""
+        """The problems at a depth by the id of their root; depth 0 are the roots themselves."""
         level: dict[str, list[Problem]] = defaultdict(list)
         for problem in (*self.roots, *self.variants):
             if problem.depth == depth:
@@ -218,103 +243,112 @@ class _Tree:
         return level
 
     def kept_per_request(self, depth: int) -> float:
-        """What a request at a depth has brought so far; before the first one, what it asks for."""
+        """The mean number of variants kept per request at a depth; before the first request, `per_prompt`."""
         rows = [row for row in self.rounds.values() if row["depth"] == depth]
         requests = sum(row["requests"] for row in rows)
         per_prompt = self._writer.settings.per_prompt
         return max(sum(row["kept"] for row in rows) / requests, _LEAST_YIELD * per_prompt) if requests else per_prompt
 
-    def ask(
+    def run_round(
         self, number: int, depth: int | None, wishes: Sequence[_Wish], rng: Random, deadline: Deadline
     ) -> list[Problem]:
-        """Do a round of requests and keep what it brings; its row in `rounds.jsonl`, written last, makes it count.
+        """Make a round of requests and keep the new variants; returns them.
 
-        A long round is sampled in parts. Of one that is gone on with, only the replies of finished parts are taken
-        over: requests and seeds follow from the rounds before it, and judging is repeated.
+        `rng` must be that of the round: a round interrupted by a kill is repeated with the same requests and seeds.
         """
         started = time.monotonic()
-        asked = self._draw_requests(wishes, rng)
+        requests = self._draw_requests(wishes, rng)
+        # A long round is sampled in parts. Without requests there is one empty part, which asks nothing of the model.
         size = max(1, PART_TOKENS // self._writer.settings.max_new_tokens)
-        parts = [asked[start : start + size] for start in range(0, max(1, len(asked)), size)]
+        parts = [requests[start : start + size] for start in range(0, max(1, len(requests)), size)]
         path = self._folder / layout.REPLIES
-        before = [row for row in read_jsonl(path) if row["round"] == number]
+        # Parts that were finished before a kill. Only their replies are stored; judging them again costs little.
+        finished = [row for row in read_jsonl(path) if row["round"] == number]
         kept: list[Problem] = []
         rejected: list[dict[str, Any]] = []
         n_tokens = 0
         for place, part in enumerate(parts):
-            seed = rng.getrandbits(32)  # of finished parts too, for those after them
-            if place < len(before):
-                replies = [Completion(**row) for row in before[place]["replies"]]
-                self._sort(number, part, replies, kept, rejected)
+            seed = rng.getrandbits(32)  # drawn for finished parts too, so that later parts get the same seeds
+            if place < len(finished):
+                replies = [Completion(**row) for row in finished[place]["replies"]]
+                self._judge_replies(number, part, replies, kept, rejected)
             else:
                 with deadline.piece("variants", max(1, len(part))):
-                    sampled = time.monotonic()
+                    sampling_started = time.monotonic()
                     replies = self._sample(part, seed)
+                    # The last part needs no row: the rows of the whole round follow at once.
                     if place < len(parts) - 1:
-                        seconds = time.monotonic() - sampled
+                        seconds = time.monotonic() - sampling_started
                         rows = [asdict(reply) for reply in replies]
                         append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
-                    self._sort(number, part, replies, kept, rejected)
+                    self._judge_replies(number, part, replies, kept, rejected)
             n_tokens += sum(reply.n_tokens for reply in replies)
         self.variants += kept
+        # The order matters: the row in rounds.jsonl comes last and makes the rows before it count. A kill before it
+        # costs the last part of the round; one after it, before the unlink, leaves replies that no round asks for.
         append_jsonl(self._folder / layout.PROBLEMS, [{"round": number, **variant.to_row()} for variant in kept])
         append_jsonl(self._folder / layout.REJECTED, rejected)
         self.rounds[number] = {
             "round": number,
             "depth": depth,
-            "requests": len(asked),
+            "requests": len(requests),
             "kept": len(kept),
             "n_tokens": n_tokens,
-            "seconds": time.monotonic() - started + sum(row["seconds"] for row in before),
+            "seconds": time.monotonic() - started + sum(row["seconds"] for row in finished),
         }
         append_jsonl(self._folder / layout.ROUNDS, [self.rounds[number]])
         path.unlink(missing_ok=True)
         return kept
 
-    def _sample(self, asked: Sequence[_Asked], seed: int) -> list[Completion]:
-        """A reply to each request."""
+    def _sample(self, requests: Sequence[_Prompted], seed: int) -> list[Completion]:
+        """Sample one reply to each request."""
         settings = self._writer.settings
-        prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in asked]
-        temperatures = tuple(temperature for *_, temperature in asked)
+        prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in requests]
+        # One temperature per prompt: requests at different temperatures share a batch.
+        temperatures = tuple(temperature for *_, temperature in requests)
         sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, seed)
         return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
 
-    def _sort(
+    def _judge_replies(
         self,
         number: int,
-        asked: Sequence[_Asked],
+        requests: Sequence[_Prompted],
         replies: Sequence[Completion],
         kept: list[Problem],
         rejected: list[dict[str, Any]],
     ) -> None:
-        """Add what replies bring to the variants that are kept and to the rows of those that are rejected."""
-        for (parent, request, _), reply in zip(asked, replies, strict=True):
-            for part in self._writer.task.parse_variants(reply.text, parent, request):
-                judged = self._judge(part, parent) if isinstance(part, Problem) else part
+        """Parse the replies; append each variant to `kept`, or a row with the reason to `rejected`."""
+        for (parent, request, _), reply in zip(requests, replies, strict=True):
+            # A reply may bring several variants, or none, whatever the prompt asked for.
+            for parsed in self._writer.task.parse_variants(reply.text, parent, request):
+                judged = self._judge(parsed, parent) if isinstance(parsed, Problem) else parsed
                 if isinstance(judged, Problem):
                     kept.append(judged)
                 else:
                     place = {"parent_id": parent.id, "depth": parent.depth + 1}
                     rejected.append({"round": number, **asdict(judged), **place})
 
-    def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Asked]:
-        """A request for each wish; the persona rotates when the temperatures have gone round."""
+    def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Prompted]:
+        """Draw suggestions, persona and temperature for each wish."""
         settings, library = self._writer.settings, self._writer.library
         lowest, highest = settings.temperature
+        # Counted over all rounds, so that a round of few requests does not always get the low temperatures.
         n_before = sum(row["requests"] for row in self.rounds.values())
-        asked = []
+        prompted = []
         for number, (parent, effect) in enumerate(wishes, start=n_before):
+            # Requests 0-3 have the first persona at the four temperatures, requests 4-7 the second, and so on.
             turn, step = divmod(number, N_TEMPERATURES)
             n_suggestions = min(len(library.of(effect)), rng.randint(*settings.suggestions))
             suggestions = tuple(rng.sample(library.of(effect), n_suggestions))
             persona = settings.personas[turn % len(settings.personas)]
             request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
-            asked.append(_Asked(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
-        return asked
+            prompted.append(_Prompted(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
+        return prompted
 
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
-        keys = self._keys(variant)
+        keys = self._keys(variant)  # of the function's values, so x+x repeats 2*x
         text = self._writer.task.statement(variant)
+        # Training would refuse it: prompts longer than model.max_prompt_length are not truncated.
         if not self._writer.backend.fits(self._writer.task.prompt(variant)):
             return Rejected(text, "prompt_too_long")
         if (earlier := self._known.find(keys)) is not None:
@@ -328,16 +362,17 @@ class _Tree:
         return self._writer.task.fingerprints(problem, self._writer.settings.equal_up_to_factor)
 
 
-def _missing(tree: _Tree, depth: int, wanted: int, mix: Mix, rng: Random) -> list[_Wish]:
-    """A parent and an effect for each request that should bring every root to `wanted` variants."""
+def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list[_Wish]:
+    """The wishes that should bring every root to its quota of variants, given the yield of requests so far."""
     parents = tree.level(depth - 1)
     sizes = Counter(variant.root_id for variant in tree.variants)
     per_request = tree.kept_per_request(depth)
     return [
         (rng.choice(parents[root.id]), "easier" if rng.random() < mix.easier else "equivalent")
         for root in tree.roots
-        if parents[root.id]
-        for _ in range(ceil((wanted - sizes[root.id]) / per_request))
+        if parents[root.id]  # a root without variants at the level above has no parents here
+        # 10 missing, and every second request brings one -> 20 requests. Negative if the root has enough: none.
+        for _ in range(ceil((quota - sizes[root.id]) / per_request))
     ]
 
 

@@ -22,16 +22,17 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
 def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or a call of integrate(...).')],
+    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or integrate(...).')],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
-    recipe: Annotated[str, typer.Option(help="The recipe whose model and settings write the variants.")] = "tiny",
-    n: Annotated[int, typer.Option("--n", min=1, help="About how many variants.")] = 24,
-    tries: Annotated[int, typer.Option(min=0, help="Answers sampled to each, for its pass rate.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder to keep the tree in, as a run has it.")] = None,
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Recipe whose model writes the variants.")] = "tiny",
+    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Approximate number of variants.")] = 24,
+    tries: Annotated[int, typer.Option(min=0, metavar="N", help="Answers to each variant, for its pass rate.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="New folder for the tree's files.")] = None,
 ) -> None:
-    """Grow the variant tree of one integral and print it, with what was rejected and why."""
+    """Grow the variant tree of one integral and print it, with the number of rejected variants by reason."""
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out {out}: no empty folder; name a new one")
+        raise UserError(f"--out {out}: not an empty folder; name a new one")
+    # Not adaptive: nothing is trained here, so the whole tree is grown at once.
     settings = load_recipe(recipe, ["variants.adaptive=null", f"variants.per_root={n}", *(overrides or ())])
     task = load_task(settings.task)
     root = task.read(integral)
@@ -42,6 +43,7 @@ def main(
             with live.progress("transformations", None):
                 transformations.write(task, backend, settings.variants, folder, settings.seed)
         library = transformations.open_library(settings.variants, folder)
+        # The same held-out sets as in a run, so that what is shown here is what a run would keep.
         writer = Writer(task, backend, settings.variants, library, held_out_problems(), settings.seed)
         with live.progress("variants", n) as bar:
             tree = grow(writer, [root], folder, bar)
@@ -51,6 +53,7 @@ def main(
                 rates = pass_rates(Sampler(task, backend, settings.eval, settings.seed).sample([root, *tree], tries))
         live.print(draw_tree(live, task.statement, [root, *tree], rates))
         counts = count(folder)
+    # Tokens are what variants cost, so this is the number to compare models and settings by.
     per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
     reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))
     live.say(f"kept {counts['kept']} ({per_1000:.1f} per 1,000 generated tokens); rejected: {reasons or 'none'}")

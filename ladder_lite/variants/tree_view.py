@@ -1,4 +1,4 @@
-"""A variant tree in the terminal: problems by depth, with what was asked for and how often each is solved."""
+"""Draw a variant tree in the terminal: problems by depth, each with the requested effect and its pass rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,10 +14,11 @@ _LEAST_WIDTH = 24
 def draw_tree(
     live: Live, statement: Callable[[Problem], str], problems: Sequence[Problem], pass_rates: Mapping[str, float]
 ) -> Tree:
-    """A root (the first) and its variants, indented; pass rates are by a problem's id."""
+    """Draw a tree; `problems` are its root and then its variants, `pass_rates` are by problem id."""
 
     def line(problem: Problem) -> Text:
-        # One line of the terminal, with the guides before it, what was asked for and the rate behind it.
+        # One terminal line: 4 columns of guides for each level, the statement, and up to 20 columns for the effect and
+        # the pass rate. The statement is a model's text: `one_line` and `encodable` make it harmless.
         width = min(72, max(_LEAST_WIDTH, live.console.width - 20 - 4 * problem.depth))
         text = Text(live.encodable(one_line(statement(problem), width)))
         if problem.parent_id is not None:
@@ -29,6 +30,6 @@ def draw_tree(
     root, *variants = problems
     tree = Tree(line(root), guide_style="dim")
     nodes = {root.id: tree}
-    for variant in variants:  # parents come before their children
+    for variant in variants:  # parents come before their children, so each parent has its node already
         nodes[variant.id] = nodes[variant.parent_id or root.id].add(line(variant))
     return tree

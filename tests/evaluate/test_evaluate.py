@@ -1,4 +1,4 @@
-"""An evaluation that goes on after a kill, and the command that compares a run's conditions."""
+"""Resuming an evaluation after a kill, and the command that compares the adapters of a run."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script, silent_bar
 from tests.support.problems import TASK, problem
 
-# --- sampling and going on
+# --- sampling and resuming
 
 PROBLEMS = [problem(f"{n}*x") for n in range(2, 9)]
 SETTINGS = load_recipe("tiny").eval.model_copy(
@@ -69,7 +69,7 @@ def test_every_problem_is_attempted_and_graded(tmp_path: Path) -> None:
     assert [prompt for call in backend.asked for prompt in call.prompts] == [TASK.prompt(p) for p in PROBLEMS]
 
 
-def test_sampling_is_the_settings(tmp_path: Path) -> None:
+def test_sampling_uses_the_settings(tmp_path: Path) -> None:
     _, backend = run(answer, tmp_path)
     assert [(len(call.prompts), call.n) for call in backend.asked] == [(3, 3), (3, 3), (1, 3)]
     seeds = [call.sampling.seed for call in backend.asked]
@@ -92,11 +92,11 @@ def test_sampling_is_the_settings(tmp_path: Path) -> None:
 def test_a_chunk_of_long_answers_has_fewer_problems(
     monkeypatch: pytest.MonkeyPatch, recipe: str, profile: str | None, size: int
 ) -> None:
-    monkeypatch.undo()  # the small chunks of this file
+    monkeypatch.undo()  # without the small chunks of `_small_chunks`
     assert Sampler(TASK, FakeBackend([]), load_recipe(recipe, profile=profile).eval, 0).chunk_size == size
 
 
-def test_chunks_follow_from_the_settings_and_have_seeds_of_their_own(
+def test_chunks_follow_from_the_settings_and_have_their_own_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "CHUNK_TOKENS", 2 * 3 * 17)  # two problems with their samples
@@ -125,10 +125,10 @@ def test_a_finished_evaluation_samples_nothing(tmp_path: Path) -> None:
     [
         *((0, 3), (9, 2), (18, 1)),  # whole chunks of 3 problems with 3 attempts each
         *((0.5, 3), (9.5, 2), (18.5, 1)),  # the next chunk's first row is torn
-        *((4, 3), (8, 3), (8.5, 3), (13, 2), (16.9, 2), (19, 1)),  # the disk was full within a chunk
+        *((4, 3), (8, 3), (8.5, 3), (13, 2), (16.9, 2), (19, 1)),  # a chunk was cut short, as by a full disk
     ],
 )
-def test_an_evaluation_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, kept: float, chunks_left: int) -> None:
+def test_an_interrupted_evaluation_ends_with_the_same_rows(tmp_path: Path, kept: float, chunks_left: int) -> None:
     found, _ = run(answer, tmp_path / "whole")
     lines = (tmp_path / "whole" / "attempts.jsonl").read_bytes().splitlines(keepends=True)
     torn = lines[int(kept)][: int(kept % 1 * len(lines[int(kept)]))]
@@ -141,7 +141,7 @@ def test_an_evaluation_cut_anywhere_ends_with_the_same_rows(tmp_path: Path, kept
     assert len(backend.asked) == chunks_left
 
 
-def test_greedy_is_one_answer_of_temperature_0(tmp_path: Path) -> None:
+def test_greedy_is_one_answer_at_temperature_0(tmp_path: Path) -> None:
     found, backend = run(answer, tmp_path, sampling.greedy(SETTINGS))
     assert len(found) == len(PROBLEMS)
     assert {(call.n, call.sampling.temperature, call.sampling.max_new_tokens) for call in backend.asked} == {
@@ -177,7 +177,7 @@ def ten(_: str, rng: Random) -> str:
         (0, 0, [1]),
     ],
 )
-def test_attempts_are_enough_in_number_and_in_tokens(tmp_path: Path, n: int, n_tokens: int, sizes: list[int]) -> None:
+def test_attempts_reach_both_the_number_and_the_tokens(tmp_path: Path, n: int, n_tokens: int, sizes: list[int]) -> None:
     found, backend = sample_tokens(tmp_path, ten, n, n_tokens)
     assert [call.n for call in backend.asked] == sizes
     assert len({call.sampling.seed for call in backend.asked}) == len(sizes)
@@ -187,13 +187,13 @@ def test_attempts_are_enough_in_number_and_in_tokens(tmp_path: Path, n: int, n_t
     assert [Attempt.from_row(row) for row in read_jsonl(tmp_path / "attempts.jsonl")] == found
 
 
-def test_empty_replies_come_to_an_end(tmp_path: Path) -> None:
+def test_sampling_empty_replies_ends(tmp_path: Path) -> None:
     found, _ = sample_tokens(tmp_path, lambda prompt, rng: "", 3, 20)
     assert len(found) == 20
 
 
-def test_tokens_cut_anywhere_end_with_the_same_attempts(tmp_path: Path) -> None:
-    script = answer  # of many lengths, so that what is missing follows from what came before
+def test_interrupted_sampling_ends_with_the_same_attempts(tmp_path: Path) -> None:
+    script = answer  # lengths vary, so the size of each chunk depends on the replies before it
     found, backend = sample_tokens(tmp_path / "whole", script, 8, 700)
     lines = (tmp_path / "whole" / "attempts.jsonl").read_bytes().splitlines(keepends=True)
     assert len(backend.asked) > 3
@@ -210,14 +210,14 @@ def test_tokens_cut_anywhere_end_with_the_same_attempts(tmp_path: Path) -> None:
     assert sample_tokens(tmp_path / "other", script, 8, 700, seed=1)[0] != found
 
 
-def test_more_tokens_go_on_from_fewer(tmp_path: Path) -> None:
+def test_asking_for_more_tokens_keeps_the_first_attempts(tmp_path: Path) -> None:
     found, _ = sample_tokens(tmp_path, ten, 5, 50)
     more, backend = sample_tokens(tmp_path, ten, 5, 90)
     assert more[:5] == found
     assert [call.n for call in backend.asked] == [4]
 
 
-def test_out_of_time_keeps_the_chunks_that_are_done(tmp_path: Path) -> None:
+def test_running_out_of_time_keeps_finished_chunks(tmp_path: Path) -> None:
     now = 0.0
 
     def slow(prompt: str, rng: Random) -> str:
@@ -236,7 +236,7 @@ def test_out_of_time_keeps_the_chunks_that_are_done(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, loaded: Backend) -> Path:
-    """A run with two adapters: one that changes nothing, one of random weights."""
+    """A run with two adapters: a fresh one, which changes nothing, and one with random weights."""
     import torch
 
     path = tmp_path_factory.mktemp("runs") / "tiny-s0"
@@ -253,14 +253,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, loaded: Backend) -> Path:
 
 @pytest.fixture
 def lent(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> Backend:
-    """The command loads a model; here the one that is loaded already."""
+    """The already loaded model, in place of the one that the command would load."""
     monkeypatch.setattr("ladder_lite.models.load_backend", lambda _: backend)
     return backend
 
 
 @pytest.fixture
 def easy(tmp_path: Path) -> Path:
-    """Problems that the base model solves now and then."""
+    """Problems that the base model sometimes solves."""
     path = tmp_path / "easy.jsonl"
     answers = {"x**5": "x**6/6", "sin(2*x)": "-cos(2*x)/2", "x*exp(2*x)": "(x/2-1/4)*exp(2*x)"}
     rows = [{"integrand": f, "answer": answer, "technique": "by heart"} for f, answer in answers.items()]
@@ -289,7 +289,7 @@ def test_a_run_is_evaluated_on_other_problems(made: Path, easy: Path) -> None:
 
 
 @pytest.mark.usefixtures("lent")
-def test_numbers_are_those_that_the_command_asks_for(made: Path, easy: Path) -> None:
+def test_options_override_the_recipe(made: Path, easy: Path) -> None:
     live = Live(Console(file=StringIO()))
     result = evaluate_run(made, Request(str(easy), condition="base", samples=3, k=2, seed=7), live)
     assert list(result["conditions"]) == ["base"]
@@ -303,7 +303,7 @@ def test_numbers_are_those_that_the_command_asks_for(made: Path, easy: Path) -> 
     assert "majority" not in [column.header for column in command_line.summary_table(alone).columns]
 
 
-def test_what_is_kept_is_not_sampled_again(
+def test_kept_answers_are_not_sampled_again(
     made: Path, easy: Path, lent: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live, request = (
@@ -314,20 +314,20 @@ def test_what_is_kept_is_not_sampled_again(
     assert len(read_jsonl(tmp_path / "out/ladder/attempts.jsonl")) == 6
     assert len(read_jsonl(tmp_path / "out/base/greedy/attempts.jsonl")) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(type(lent), "sample", None)  # which it would call
+        patch.setattr(type(lent), "sample", None)  # sampling would now raise
         assert evaluate_run(made, request, live) == result
-    with pytest.raises(UserError, match="out/base: holds answers to other problems, or of other weights or settings"):
+    with pytest.raises(UserError, match=r"out/base: .*; name another --out"):
         evaluate_run(made, replace(request, samples=3), live)
     other = shutil.copytree(made, tmp_path / "other")
     shutil.copytree(other / "conditions/rl_without_variants", other / "conditions/ladder", dirs_exist_ok=True)
-    with pytest.raises(UserError, match="out/ladder: holds answers"):
+    with pytest.raises(UserError, match=r"out/ladder: .*; name another --out"):
         evaluate_run(other, request, live)
     (tmp_path / "out/base/begun.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         evaluate_run(made, request, live)
 
 
-def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
+def test_json_is_the_only_output_on_stdout(made: Path, easy: Path) -> None:
     done = run_command("evaluate", made, "--problems", easy, "--condition", "ladder", "--samples", 2, "--json")
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
@@ -340,7 +340,7 @@ def test_json_is_all_there_is_on_stdout(made: Path, easy: Path) -> None:
 BROKEN = [
     ("{run} --problems {easy} --condition laddr", "has no such adapter; did you mean ladder?"),
     ("{run} --problems {easy} --condition what", "it has base, rl_without_variants, ladder"),
-    ("{run} --problems {easy} --samples 2 --k 3", "--k 3: pass@3 needs as many samples, and there are 2"),
+    ("{run} --problems {easy} --samples 2 --k 3", "--k 3: pass@3 needs 3 samples, but there are 2"),
     ("{run} --problems {easy} --greedy-only --samples 2", "leave out --samples and --k"),
     ("{run} --problems {easy} --split all", "--split all: must be train or test"),
     ("{run} --problems {easy} --out {easy}", "easy.jsonl: not a folder; name another --out"),
@@ -353,7 +353,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("line", "message"), BROKEN, ids=[case[1] for case in BROKEN])
-def test_a_mistake_is_one_line(
+def test_a_usage_error_is_one_line(
     made: Path,
     easy: Path,
     tmp_path: Path,
@@ -383,7 +383,7 @@ def test_a_mistake_is_one_line(
     ],
 )
 @pytest.mark.usefixtures("lent")
-def test_a_mistake_that_the_model_finds(made: Path, tmp_path: Path, integrand: str, message: str) -> None:
+def test_a_problem_or_adapter_that_the_model_refuses(made: Path, tmp_path: Path, integrand: str, message: str) -> None:
     run = shutil.copytree(made, tmp_path / "run")
     (run / "conditions/ladder/train/adapter/adapter_model.safetensors").unlink()
     (tmp_path / "problems.jsonl").write_text(json.dumps({"integrand": integrand}))
@@ -391,7 +391,7 @@ def test_a_mistake_that_the_model_finds(made: Path, tmp_path: Path, integrand: s
         evaluate_run(run, Request(str(tmp_path / "problems.jsonl"), greedy_only=True), Live(Console(file=StringIO())))
 
 
-def test_a_machine_without_the_gpu_that_a_run_needs_is_refused(made: Path, tmp_path: Path) -> None:
+def test_a_run_that_needs_a_gpu_is_refused_without_one(made: Path, tmp_path: Path) -> None:
     run = shutil.copytree(made, tmp_path / "run")
     (run / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe("tiny", ["model.device=cuda"])))
     with pytest.raises(UserError, match=r"model\.device is cuda"):
@@ -412,7 +412,7 @@ def test_settings_of_a_run_can_be_changed(made: Path, tmp_path: Path) -> None:
     assert found["conditions"]["base"]["n_problems"] == 1
 
 
-def test_help_loads_no_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = "import sys, runpy; sys.argv = ['evaluate', '--help']; "
     code += "runpy.run_module('ladder_lite.evaluate', run_name='__main__')"
     done = subprocess.run(

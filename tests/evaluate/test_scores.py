@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, each by another route; what a majority vote counts."""
+"""The numbers of an evaluation, each compared with an independent computation; majority votes."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
@@ -26,14 +26,14 @@ from tests.support.problems import TASK, problem
 RIGHT = Grade(1.0, Reason.CORRECT, "x")
 WRONG = Grade(0.0, Reason.WRONG, "y")
 SILENT = Grade(0.0, Reason.NO_ANSWER, None)
-NO_JUDGE = Grade(None, Reason.UNVERIFIABLE, "x")
+UNVERIFIABLE = Grade(None, Reason.UNVERIFIABLE, "x")
 
 
 # --- pass@k and intervals
 
 
 @pytest.mark.parametrize("n", range(1, 8))
-def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int) -> None:
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_attempt(n: int) -> None:
     for n_right in range(n + 1):
         attempts = [place < n_right for place in range(n)]
         for k in range(1, n + 1):
@@ -42,13 +42,13 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 100, 5000])
-def test_the_interval_is_wilsons(n: int) -> None:
+def test_the_interval_equals_scipys_wilson_interval(n: int) -> None:
     for right in sorted({0, 1, n // 3, n // 2, n - 1, n}):
         reference = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
         assert wilson_interval(right / n, n) == pytest.approx((reference.low, reference.high), abs=1e-9), right
 
 
-def test_an_interval_stays_around_its_share() -> None:
+def test_an_interval_contains_its_share() -> None:
     assert wilson_interval(0.0, 0) == (0.0, 1.0)
     for n in (1, 3, 100):
         for share in (0.0, 0.01, 0.1, 0.735, 0.99, 1.0):
@@ -84,17 +84,17 @@ SUMMARIES = [
     ),
     (
         "unverifiable",
-        attempts(a=[RIGHT, WRONG], b=[NO_JUDGE, NO_JUDGE]),
+        attempts(a=[RIGHT, WRONG], b=[UNVERIFIABLE, UNVERIFIABLE]),
         2,
         {"n_problems": 1, "pass@1": 0.5, "pass@2": 1.0},
     ),
     (
         "unverifiable, and some replies have no answer",
-        attempts(a=[RIGHT, WRONG], b=[SILENT, NO_JUDGE, SILENT]),
+        attempts(a=[RIGHT, WRONG], b=[SILENT, UNVERIFIABLE, SILENT]),
         2,
         {"n_problems": 1, "pass@1": 0.5, "pass@2": 1.0},
     ),
-    ("all unverifiable", attempts(a=[NO_JUDGE]), 1, {"n_problems": 0, "pass@1": 0.0}),
+    ("all unverifiable", attempts(a=[UNVERIFIABLE]), 1, {"n_problems": 0, "pass@1": 0.0}),
 ]
 
 
@@ -108,7 +108,9 @@ def test_summary(given: list[Attempt], k: int, expected: dict[str, float]) -> No
 
 
 def test_the_interval_counts_the_problems_behind_each_number() -> None:
-    summary = summarize(attempts(a=[RIGHT, WRONG], b=[RIGHT, RIGHT], c=[WRONG, WRONG], d=[RIGHT], e=[NO_JUDGE] * 2), 2)
+    summary = summarize(
+        attempts(a=[RIGHT, WRONG], b=[RIGHT, RIGHT], c=[WRONG, WRONG], d=[RIGHT], e=[UNVERIFIABLE] * 2), 2
+    )
     for key, share, n in (("pass@1", 2.5 / 4, 4), ("pass@2", 2 / 3, 3)):
         low, high = wilson_interval(share, n)
         assert summary[key] == pytest.approx({"value": share, "low": low, "high": high})
@@ -127,7 +129,7 @@ def test_pass_at_k_of_many_attempts(n: int, n_right: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "n_right", "k"), [(3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)])
-def test_pass_at_k_of_impossible_numbers(n: int, n_right: int, k: int) -> None:
+def test_pass_at_k_refuses_impossible_numbers(n: int, n_right: int, k: int) -> None:
     with pytest.raises(ValueError, match=f"pass@{k} of {n_right} right ones among {n}"):
         pass_at_k(n, n_right, k)
 
@@ -136,7 +138,7 @@ def rates(values: Sequence[float]) -> dict[str, float]:
     return {str(number): value for number, value in enumerate(values)}
 
 
-def test_the_paired_bootstrap_is_scipys() -> None:
+def test_the_paired_bootstrap_agrees_with_scipy() -> None:
     rng = np.random.default_rng(3)
     first = rng.integers(0, 11, 60) / 10
     second = np.clip(first + rng.integers(-2, 5, 60) / 10, 0, 1)
@@ -153,7 +155,7 @@ def test_the_paired_bootstrap_is_scipys() -> None:
     assert (found["low"], found["high"]) == pytest.approx((reference.low, reference.high), abs=0.004)
 
 
-def test_the_paired_bootstrap_of_few_problems_is_that_of_all_resamples() -> None:
+def test_the_paired_bootstrap_agrees_with_all_resamples() -> None:
     first, second = [0.0, 0.2, 0.5, 0.1], [0.3, 0.1, 0.9, 0.1]
     differences = [b - a for a, b in zip(first, second, strict=True)]
     every = [fmean(drawn) for drawn in product(differences, repeat=4)]
@@ -162,13 +164,13 @@ def test_the_paired_bootstrap_of_few_problems_is_that_of_all_resamples() -> None
     assert (found["low"], found["high"]) == pytest.approx(np.quantile(every, (0.025, 0.975)), abs=0.02)
 
 
-def test_problems_of_one_condition_alone_are_no_pairs() -> None:
+def test_only_problems_of_both_conditions_are_paired() -> None:
     first, second = {"a": 0.0, "b": 0.5, "c": 1.0}, {"b": 1.0, "d": 0.0}
     assert paired_bootstrap(first, second) == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert paired_bootstrap(first, {"d": 1.0}) == {"value": 0.0, "low": -1.0, "high": 1.0}
 
 
-def test_the_paired_bootstrap_is_seeded_and_turns_round() -> None:
+def test_the_paired_bootstrap_is_seeded_and_antisymmetric() -> None:
     first, second = rates([0.1, 0.9, 0.4, 0.0, 0.3]), rates([0.2, 0.9, 0.9, 0.1, 0.1])
     found = paired_bootstrap(first, second)
     assert paired_bootstrap(first, second) == found
@@ -177,13 +179,13 @@ def test_the_paired_bootstrap_is_seeded_and_turns_round() -> None:
     assert (-turned["value"], -turned["high"], -turned["low"]) == pytest.approx(tuple(found.values()), abs=0.03)
 
 
-def test_pass_rates_leave_out_what_has_no_verdict() -> None:
-    given = attempts(a=[RIGHT, WRONG], b=[SILENT, NO_JUDGE], c=[RIGHT])
+def test_pass_rates_leave_out_unverifiable_problems() -> None:
+    given = attempts(a=[RIGHT, WRONG], b=[SILENT, UNVERIFIABLE], c=[RIGHT])
     assert pass_rates(given) == {"a": 0.5, "c": 1.0}
     assert pass_rates(given, 2) == {"a": 1.0}
 
 
-# --- what else a summary says
+# --- the rest of a summary
 
 
 def cut(grade: Grade) -> Attempt:
@@ -192,25 +194,29 @@ def cut(grade: Grade) -> Attempt:
 
 def test_shares_of_the_sampled_answers() -> None:
     unparseable, forbidden = (Grade(0.0, reason, "?") for reason in (Reason.UNPARSEABLE, Reason.FORBIDDEN))
-    whole = attempts(a=[RIGHT, WRONG, WRONG, SILENT, unparseable], b=[forbidden], c=[NO_JUDGE, RIGHT])
+    whole = attempts(a=[RIGHT, WRONG, WRONG, SILENT, unparseable], b=[forbidden], c=[UNVERIFIABLE, RIGHT])
     summary = summarize([*whole, cut(RIGHT), cut(WRONG), cut(SILENT), cut(unparseable)], 1)
     assert summary["shares"] == {"solved": 0.2, "wrong": 0.2, "unreadable": 0.3, "truncated": 0.3}
-    assert summary["n_tokens"] == 8 + 4 * 20  # c's too, which cost as much
+    assert summary["n_tokens"] == 8 + 4 * 20  # those of c count too, though it is left out
     assert summarize([], 1)["shares"] == {"solved": 0.0, "wrong": 0.0, "unreadable": 0.0, "truncated": 0.0}
 
 
-def test_greedy_answers_are_counted_apart() -> None:
-    summary = summarize(attempts(a=[WRONG] * 2, b=[RIGHT] * 2), 2, greedy=attempts(a=[RIGHT], b=[RIGHT], c=[NO_JUDGE]))
+def test_greedy_answers_are_counted_separately() -> None:
+    summary = summarize(
+        attempts(a=[WRONG] * 2, b=[RIGHT] * 2), 2, greedy=attempts(a=[RIGHT], b=[RIGHT], c=[UNVERIFIABLE])
+    )
     low, high = wilson_interval(1.0, 2)
     assert summary["greedy"] == {"value": 1.0, "low": low, "high": high}
     assert (summary["pass@1"]["value"], summary["n_problems"], summary["n_tokens"]) == (0.5, 2, 7)
     assert "greedy" not in summarize(attempts(a=[WRONG]), 1)
-    nothing = summarize(attempts(a=[NO_JUDGE]), 1, greedy=attempts(a=[NO_JUDGE]))  # whoever asked for it finds it
+    nothing = summarize(
+        attempts(a=[UNVERIFIABLE]), 1, greedy=attempts(a=[UNVERIFIABLE])
+    )  # the key exists even if no problem counts
     assert nothing["greedy"] == nothing["pass@1"] == {"value": 0.0, "low": 0.0, "high": 1.0}
 
 
-def test_techniques_are_those_that_the_set_names() -> None:
-    given = attempts(a=[RIGHT, WRONG], b=[RIGHT, RIGHT], c=[WRONG, WRONG], d=[RIGHT, RIGHT], e=[NO_JUDGE])
+def test_techniques_come_from_the_notes_of_the_set() -> None:
+    given = attempts(a=[RIGHT, WRONG], b=[RIGHT, RIGHT], c=[WRONG, WRONG], d=[RIGHT, RIGHT], e=[UNVERIFIABLE])
     named = {"a": "by parts", "b": "by parts", "c": "substitution", "d": None, "e": "substitution", "z": "by parts"}
     summary = summarize(given, 2, notes={name: Notes(technique, None) for name, technique in named.items()})
     assert {name: (part["n_problems"], part["pass@1"]["value"]) for name, part in summary["techniques"].items()} == {
@@ -222,7 +228,7 @@ def test_techniques_are_those_that_the_set_names() -> None:
     assert "techniques" not in summarize(given, 2, notes={"a": Notes(None, None)})
 
 
-def test_what_a_set_notes_of_its_problems() -> None:
+def test_notes_of_a_problem_set() -> None:
     problems = TASK.problems("test")
     known = notes("tiny")
     assert {asked.id for asked in problems} < known.keys()
@@ -237,7 +243,7 @@ def test_what_a_set_notes_of_its_problems() -> None:
 
 
 def tries(asked: Problem, *answers: str | None) -> list[Attempt]:
-    """Graded attempts as a run has them; None: no answer at all."""
+    """Graded attempts with these answers; None stands for a reply without an answer."""
     texts = ["no idea" if answer is None else f"<answer>{answer}</answer>" for answer in answers]
     return [
         Attempt(asked.id, index, Completion(text, 1, truncated=False), TASK.grade(asked, text))
@@ -270,7 +276,7 @@ def test_majority_vote(asked: Problem, answers: list[str | None], expected: tupl
     assert vote == Vote(expected[0], pytest.approx(expected[1]), expected[2])
 
 
-def test_verdicts_do_not_sway_a_vote() -> None:
+def test_verdicts_do_not_influence_a_vote() -> None:
     asked = problem("2*x")
     fair = tries(asked, "x", "x**2", "x**2", "x+1", "x**3", "x+3")
     turned = [
@@ -297,7 +303,7 @@ def test_a_summary_counts_votes_and_official_answers() -> None:
     )
     assert summary["n_problems"] == 3
     assert summary["majority"]["value"] == pytest.approx(2 / 3)
-    assert summary["official"] == {"n_compared": 3, "n_agree": 2}  # the second set's answer is not the integral
+    assert summary["official"] == {"n_compared": 3, "n_agree": 2}  # the official answer to the second problem is wrong
     without = summarize(given, 1, task=TASK, problems=asked)
     assert "official" not in without
     assert without["majority"] == summary["majority"]
@@ -316,7 +322,7 @@ def test_pass_rates_by_depth_early_and_late() -> None:
         *(rollout(step, "root", WRONG) for step in range(1, 10)),
         *(rollout(step, "child", RIGHT if step % 2 else WRONG) for step in range(1, 10)),
         rollout(3, "grandchild", RIGHT),
-        rollout(3, "grandchild", NO_JUDGE),
+        rollout(3, "grandchild", UNVERIFIABLE),
         *(rollout(5, "grandchild", SILENT) for _ in range(5)),
     ]
     assert pass_rates_by_depth(rows, {"child": 1, "grandchild": 2}) == {

@@ -24,7 +24,7 @@ DATA: dict[str, str | None] = {"integrand": "2*x", "variable": "x", "lower": Non
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_tree_is_flat_rows_that_survive_json() -> None:
+def test_a_tree_survives_json_as_flat_rows() -> None:
     root = Problem.root("integration", DATA)
     child = Problem.child(root, {**DATA, "integrand": "x"}, ("drop a factor",), "easier")
     grandchild = Problem.child(child, {**DATA, "integrand": "1"}, (), "equivalent")
@@ -35,7 +35,7 @@ def test_a_tree_is_flat_rows_that_survive_json() -> None:
     assert len({root, child, grandchild, Problem.root("integration", DATA)}) == 3
 
 
-def test_the_id_follows_task_and_data_alone() -> None:
+def test_the_id_depends_on_task_and_data_only() -> None:
     root = Problem.root("integration", DATA)
     assert re.fullmatch("[0-9a-f]{16}", root.id)
     reordered = dict(reversed(DATA.items()))
@@ -51,7 +51,7 @@ def write(tmp_path: Path, *rows: object) -> str:
     return str(path)
 
 
-def test_rows_belong_to_their_split_or_to_all(tmp_path: Path) -> None:
+def test_a_row_belongs_to_its_split_or_to_both(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         {"integrand": "1", "split": "train"},
@@ -73,28 +73,28 @@ def test_rows_belong_to_their_split_or_to_all(tmp_path: Path) -> None:
         ("{'integrand'", ":2: not a JSON object: "),
         ("[1]", ":2: not a JSON object: [1]"),
         ({"integrnd": "x"}, ':2: unknown key "integrnd"; did you mean integrand?'),
-        ({"integrand": 3}, ':2: "integrand" must be text, and is 3'),
-        ({"integrand": "2", "lower": 0, "upper": "1"}, ':2: "lower" must be text, and is 0'),
+        ({"integrand": 3}, ':2: "integrand" must be text, but is 3'),
+        ({"integrand": "2", "lower": 0, "upper": "1"}, ':2: "lower" must be text, but is 0'),
         ({"variable": "x"}, ':2: "integrand" is missing'),
         ({"integrand": " "}, ':2: "integrand" is missing'),
         ({"integrand": "2", "lower": "0"}, ':2: give both "lower" and "upper", or neither'),
-        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train" or "test", and is "dev"'),
-        ({"integrand": "2", "variable": "2x"}, ':2: "variable" must be a name, and is "2x"'),
+        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train" or "test", but is "dev"'),
+        ({"integrand": "2", "variable": "2x"}, ':2: "variable" must be a name, but is "2x"'),
         ({"integrand": "1", "answer": "x"}, ":2: the same problem as in line 1; remove one"),
-        ({"integrand": "2", "steps": "3"}, ':2: "steps" must be a whole number, and is "3"'),
-        ({"integrand": "2", "steps": True}, ':2: "steps" must be a whole number, and is true'),
-        ({"integrand": "2", "source": 7}, ':2: "source" must be text, and is 7'),
+        ({"integrand": "2", "steps": "3"}, ':2: "steps" must be a whole number, but is "3"'),
+        ({"integrand": "2", "steps": True}, ':2: "steps" must be a whole number, but is true'),
+        ({"integrand": "2", "source": 7}, ':2: "source" must be text, but is 7'),
         ('{"integrand": ' + "[" * 100_000, ":2: not a JSON object: "),
     ],
 )
-def test_refused_row_is_named_with_its_line(tmp_path: Path, row: object, message: str) -> None:
+def test_a_refused_row_is_named_with_its_line(tmp_path: Path, row: object, message: str) -> None:
     path = write(tmp_path, {"integrand": "1"}, row)
     with pytest.raises(UserError) as refused:
         load_problems(path, "train")
     assert str(refused.value).startswith(path + message)
 
 
-def test_the_printed_statement_is_the_problems_and_other_notes_are_not(tmp_path: Path) -> None:
+def test_the_printed_statement_is_part_of_the_problem_and_notes_are_not(tmp_path: Path) -> None:
     notes = {"id": "q1", "technique": "parts", "steps": 3, "source": "an exam", "note": "hard", "answer": "x**2"}
     path = write(tmp_path, {"integrand": "2*x", **notes}, {"integrand": "3*x", "printed": "three x"})
     plain, printed = load_problems(path, "train")
@@ -105,7 +105,7 @@ def test_the_printed_statement_is_the_problems_and_other_notes_are_not(tmp_path:
     assert Problem.from_row(json.loads(json.dumps(printed.to_row()))) == printed
 
 
-def test_a_set_as_a_dataset(tmp_path: Path) -> None:
+def test_a_set_becomes_a_dataset(tmp_path: Path) -> None:
     full = {"id": "q1", "integrand": "t", "variable": "t", "lower": "0", "upper": "1", "answer": "1/2"}
     full |= {"technique": "powers", "printed": "∫ t dt", "source": "an exam"}
     path = write(tmp_path, {**full, "steps": 2}, {"integrand": "x"}, {"integrand": "3", "split": "test"})
@@ -118,14 +118,14 @@ def test_a_set_as_a_dataset(tmp_path: Path) -> None:
         dataset(write(tmp_path, {"integrand": "1", "split": "train"}), "test")
 
 
-def test_missing_and_empty_sets(tmp_path: Path) -> None:
+def test_missing_and_empty_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='unknown problem set "tyni"; did you mean tiny'):
         load_problems("tyni", "test")
     with pytest.raises(UserError, match="no such problem set"):
         load_problems(str(tmp_path / "absent.jsonl"), "test")
     with pytest.raises(UserError, match="cannot read this problem set"):
         load_problems(str(tmp_path / ""), "test")
-    with pytest.raises(UserError, match='holds no problem for the split "test"'):
+    with pytest.raises(UserError, match='no problem for the split "test"'):
         load_problems(write(tmp_path, {"integrand": "1", "split": "train"}), "test")
 
 
@@ -140,7 +140,7 @@ def test_every_shipped_set_loads(path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [" " * 9000 + "x", '""' + " " * 9000 + "x", "a" * 9000 + " " * 9000, "a:" + " " * 9000]
 )
-def test_no_line_takes_long(tmp_path: Path, line: str) -> None:
+def test_no_line_takes_long_to_read(tmp_path: Path, line: str) -> None:
     (tmp_path / "list.txt").write_text(f"{line}\nx**2\n")
     started = time.process_time()
     kept, _ = clean(tmp_path / "list.txt")
@@ -157,7 +157,7 @@ def test_no_line_takes_long(tmp_path: Path, line: str) -> None:
         ("list.txt/x", None, "name a file in a folder"),
     ],
 )
-def test_a_target_that_will_not_do_is_named(
+def test_an_invalid_target_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, rejected: str | None, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,23 +173,23 @@ def test_a_list_whose_name_is_too_long_is_named() -> None:
         clean(Path("x" * 300))
 
 
-def test_a_question_stands_in_for_an_integrand_that_is_null(tmp_path: Path) -> None:
+def test_the_question_is_read_if_the_integrand_is_null(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('[{"question": "integrate(x**2, x)", "integrand": null}]')
     assert [data["integrand"] for data in clean(tmp_path / "list.json")[0]] == ["x**2"]
 
 
-def test_what_no_variant_may_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_problems_are_those_of_all_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
     sets = held_out_problems()
     assert sorted(sets) == ["mit_bee", "tiny", "undergrad"]
     assert len(sets["tiny"]) == 100
-    assert len(sets["undergrad"]) == 359  # a pool counts as a whole
-    assert len(sets["mit_bee"]) == 18  # of 20 of the year 2025; two are printed otherwise than they are verified
+    assert len(sets["undergrad"]) == 359  # a set without splits counts as a whole
+    assert len(sets["mit_bee"]) == 18  # of the 20 of 2025; two have a printed statement
     write_rows(tmp_path / "ladder-paper.jsonl", [{"integrand": "x**3", "split": "test"}, {"integrand": "x"}])
     assert [problem.data["integrand"] for problem in held_out_problems()["ladder-paper"]] == ["x**3", "x"]
 
 
-def test_every_problem_set_and_recipe_travels_in_the_wheel() -> None:
+def test_the_wheel_has_every_problem_set_and_recipe() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     included = build["targets"]["wheel"]["force-include"]
     assert included["recipes"] == "ladder_lite/_recipes"
@@ -249,7 +249,7 @@ FORMATS: dict[str, Callable[[list[str]], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_lists_of_every_form_are_read_by_their_content(tmp_path: Path, form: str) -> None:
+def test_the_content_decides_the_format_of_a_list(tmp_path: Path, form: str) -> None:
     path, out, rejected = tmp_path / "list.dat", tmp_path / "new" / "out.jsonl", tmp_path / "rejected.jsonl"
     path.write_text(FORMATS[form](QUESTIONS), encoding="utf-8", newline="")
     kept, summary = clean(path, out, rejected)
@@ -270,7 +270,7 @@ def test_lists_of_every_form_are_read_by_their_content(tmp_path: Path, form: str
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-LINES = [  # a line of text, what is kept of it
+LINES = [  # a line of text, and the integrand kept from it
     ("x**2*exp(x)", "x**2*exp(x)"),
     ("1. $\\int x e^x\\,dx$", "x*e**x"),
     ('"integrate(x, x)",', "x"),
@@ -297,14 +297,14 @@ def test_a_line_of_text(tmp_path: Path, line: str, integrand: str | None) -> Non
     assert summary["read"] == 2
 
 
-def test_up_to_a_factor(tmp_path: Path) -> None:
+def test_multiples_are_duplicates_up_to_a_factor(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("x**2\n-3*x**2\nx**2/7\nx**3\n")
     assert clean(path)[1]["kept"] == 4
     assert [data["integrand"] for data in clean(path, up_to_factor=True)[0]] == ["x**2", "x**3"]
 
 
-def test_what_is_no_utf8_or_no_json_is_refused_by_the_line(tmp_path: Path) -> None:
+def test_invalid_utf8_and_json_reject_their_line_only(tmp_path: Path) -> None:
     path, rejected = tmp_path / "list.jsonl", tmp_path / "rejected.jsonl"
     lines = [b'{"question": "integrate(x, x)"}', b'{"question": "integrate(\xff\xfe, x)"}', b"{broken", b"[1]", b"3"]
     lines += [b'{"integrand": 3}', b'{"integrand": "x", "lower": [1]}', b"null", b'{"other": 1}', b"[" * 5000]
@@ -315,7 +315,7 @@ def test_what_is_no_utf8_or_no_json_is_refused_by_the_line(tmp_path: Path) -> No
     assert [json.loads(line)["line"] for line in rejected.read_text().splitlines()] == list(range(2, 11))
 
 
-def test_a_csv_field_without_end_is_refused(tmp_path: Path) -> None:
+def test_an_unclosed_csv_field_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text('question\nx**2\n"' + "integrate(x, x)\n" * 20_000)
     kept, summary = clean(path)
@@ -326,15 +326,15 @@ def test_a_csv_field_without_end_is_refused(tmp_path: Path) -> None:
 
 BAD_FILES = [
     (None, "No such file"),
-    (b"", "holds no problems"),
-    (b"\n\n[\n]\n# nothing\n", "holds no problems"),
+    (b"", "has no problems"),
+    (b"\n\n[\n]\n# nothing\n", "has no problems"),
     (b"\x7fELF\0\0", "binary file"),
     ("integrate(x, x)".encode("utf-16"), "binary file"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), BAD_FILES)
-def test_a_file_that_is_no_list(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_file_that_is_not_a_list_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "list.txt"
     if content is not None:
         path.write_bytes(content)
@@ -342,7 +342,7 @@ def test_a_file_that_is_no_list(tmp_path: Path, content: bytes | None, message: 
         clean(path)
 
 
-def test_folders_in_place_of_files(tmp_path: Path) -> None:
+def test_folders_in_place_of_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("x\n")
     for files in ((tmp_path,), (path, tmp_path), (path, path / "out.jsonl"), (path, None, tmp_path)):
@@ -373,7 +373,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         assert wrong.stderr.startswith("error: ")
 
 
-def test_cleaning_takes_no_torch_and_little_time(tmp_path: Path) -> None:
+def test_cleaning_is_fast_and_imports_no_torch(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text(
         "".join(f"integrate({n}*x*exp({m}*x) + sin(x)/{n + m}, x)\n" for n in range(1, 41) for m in range(1, 51))
@@ -388,7 +388,7 @@ def test_cleaning_takes_no_torch_and_little_time(tmp_path: Path) -> None:
     assert found.stdout == "set()\n"
 
 
-def test_the_exams_of_the_tests_are_read_whole(tmp_path: Path) -> None:
+def test_a_shipped_set_is_read_without_losses(tmp_path: Path) -> None:
     kept, summary = clean(ROOT / "benchmarks" / "mit_bee.jsonl", tmp_path / "out.jsonl")
     assert (len(kept), summary["rejected"], summary["duplicates"]) == (54, {}, 0)
 
@@ -410,7 +410,7 @@ MORE = ("integrate(x*exp(x), x)", 3, BASIC, "integrate(1/x, (x, 1, 1))")
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The authors' repository as files of this machine, and an empty cache."""
+    """The authors' repository as local files, and an empty cache."""
     folder = tmp_path / "there"
     folder.mkdir()
     hashes = {}
@@ -433,7 +433,7 @@ def copy_file(url: str, output_file: str, _pooch: Any) -> None:
 
 @pytest.mark.parametrize("name", paper_sets.NAMES)
 def test_a_published_set_is_fetched_once_and_loaded_by_name(published: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: not fetched yet; python -m ladder_lite.problems fetch {name}"):
+    with pytest.raises(UserError, match=f"{name}: not fetched yet; run python -m ladder_lite.problems fetch {name}"):
         load_problems(name, "train")
     path, counts = paper_sets.fetch(name)
     assert path == tmp_path / "cache" / f"{name}.jsonl"
@@ -447,7 +447,7 @@ def test_a_published_set_is_fetched_once_and_loaded_by_name(published: Path, tmp
     assert paper_sets.fetch(name) == (path, counts)  # from the cache
 
 
-def test_a_file_that_cannot_be_had_or_is_another_one(published: Path, tmp_path: Path) -> None:
+def test_a_missing_or_changed_file_is_refused(published: Path, tmp_path: Path) -> None:
     (published / "test_questions.py").write_text("TEST = []")
     with pytest.raises(UserError, match="not the file that was published"):
         paper_sets.fetch("ladder-paper")
@@ -457,7 +457,7 @@ def test_a_file_that_cannot_be_had_or_is_another_one(published: Path, tmp_path: 
     assert not (tmp_path / "cache" / "ladder-paper.jsonl").exists()
 
 
-def test_without_a_network_fetching_says_so_in_a_line(tmp_path: Path) -> None:
+def test_fetching_without_a_network_is_one_line(tmp_path: Path) -> None:
     proxies = dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
     found = run("fetch", "ladder-paper", LADDER_LITE_CACHE=str(tmp_path), **proxies)
     assert (found.returncode, found.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""The undergraduate problem set is sound, and its check refuses every kind of fault."""
+"""The undergraduate problem set passes its check, and the check finds every kind of fault."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def test_the_set_has_no_fault() -> None:
 FIRST: list[Row] = ROWS[:3]
 
 
-def test_the_first_rows_alone_have_no_fault_in_a_line(tmp_path: Path) -> None:
+def test_the_first_rows_have_no_fault_of_their_own(tmp_path: Path) -> None:
     _, faults = undergrad.check(written(tmp_path, [*FIRST]), by_sympy=True)
     assert not [fault for fault in faults if fault.startswith("line")]
 
@@ -86,7 +86,7 @@ def test_a_faulty_row_is_refused_with_its_line(tmp_path: Path, row: Row | str, f
         ("1/sqrt(1 - x**2)", "arcsin(x)", "the integrand or the answer is not in SymPy's syntax"),
     ],
 )
-def test_sympy_refuses_more(tmp_path: Path, integrand: str, answer: str, fault: str) -> None:
+def test_the_check_by_sympy_is_stricter(tmp_path: Path, integrand: str, answer: str, fault: str) -> None:
     path = written(tmp_path, [*FIRST, ROWS[3] | {"integrand": integrand, "answer": answer}])
     assert not [fault for fault in undergrad.check(path)[1] if fault.startswith("line")]
     [found] = [fault for fault in undergrad.check(path, by_sympy=True)[1] if fault.startswith("line")]
@@ -102,7 +102,9 @@ def test_sympy_refuses_more(tmp_path: Path, integrand: str, answer: str, fault: 
         (lambda rows: [row | {"steps": max(row["steps"], 2)} for row in rows], "take 1 steps; it must be 25%"),
     ],
 )
-def test_a_set_without_breadth_is_refused(tmp_path: Path, keeps: Callable[[list[Row]], list[Row]], fault: str) -> None:
+def test_a_set_must_cover_all_techniques_and_steps(
+    tmp_path: Path, keeps: Callable[[list[Row]], list[Row]], fault: str
+) -> None:
     _, faults = undergrad.check(written(tmp_path, [*renumbered(keeps(ROWS))]))
     assert faults
     assert not [found for found in faults if found.startswith("line")]

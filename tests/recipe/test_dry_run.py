@@ -1,4 +1,4 @@
-"""`--dry-run`: without torch, without a network, without touching the run folder; what it counts."""
+"""`--dry-run`: what it counts, without torch, without a network and without writing to the run folder."""
 
 import json
 import subprocess
@@ -26,10 +26,10 @@ runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 """
 
 STEPS, TTRL_STEPS = 100, 40
-"""Of a training of tiny, and of TTRL for a problem."""
+"""Steps of a training run of tiny, and of TTRL on one problem."""
 
-LEARNED = 6 * TTRL_STEPS
-"""Steps of TTRL in all."""
+ALL_TTRL_STEPS = 6 * TTRL_STEPS
+"""Steps of TTRL on all its problems."""
 
 
 def _run(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -42,24 +42,24 @@ def _outlook(name: str, *overrides: str, run: Path = Path("absent")) -> dict[str
 
 
 @pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
-def test_every_recipe_is_foretold_without_torch_and_network(tmp_path: Path, name: str) -> None:
+def test_dry_run_of_every_recipe_needs_no_torch_and_no_network(tmp_path: Path, name: str) -> None:
     result = _run(tmp_path, name, "--dry-run", "--json")
     assert result.stderr.splitlines() == ["[]"]
     assert list(tmp_path.iterdir()) == []  # no run folder
-    told = json.loads(result.stdout)
-    assert told["recipe"] == name
-    assert {"model", "parameters", "steps", "completions_per_step"} <= set(told)
-    assert [card["gib"] for card in told["cards"]] == list(CARDS.values())
-    for card in told["cards"]:
+    found = json.loads(result.stdout)
+    assert found["recipe"] == name
+    assert {"model", "parameters", "steps", "completions_per_step"} <= set(found)
+    assert [card["gib"] for card in found["cards"]] == list(CARDS.values())
+    for card in found["cards"]:
         assert {"fits", "micro_batch", "num_generations", "max_completion_length"} <= set(card)
         assert sum(card["parts"].values()) == card["predicted_peak_bytes"]["train"]
         assert sum(card["generate_parts"].values()) == card["predicted_peak_bytes"]["generate"]
         if card["fits"]:
-            assert card["micro_batch"] * card["accumulation"] == told["completions_per_step"]
+            assert card["micro_batch"] * card["accumulation"] == found["completions_per_step"]
             assert max(card["predicted_peak_bytes"].values()) <= card["gib"] * 2**30
 
 
-def test_the_table_is_printed_without_touching_anything(tmp_path: Path) -> None:
+def test_the_table_is_printed_and_no_file_is_written(tmp_path: Path) -> None:
     result = _run(tmp_path, "tiny", "--dry-run")
     assert result.returncode == 0
     assert all(f"{card} GB" in result.stdout for card in CARDS)
@@ -67,98 +67,100 @@ def test_the_table_is_printed_without_touching_anything(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_alone_is_one_line_of_help(tmp_path: Path) -> None:
+def test_json_without_dry_run_is_a_usage_error(tmp_path: Path) -> None:
     result = _run(tmp_path, "tiny", "--json")
     assert result.returncode == 2
     assert "--dry-run" in result.stderr
-    assert len(result.stderr.splitlines()) == 2  # and what PROGRAM prints
+    assert len(result.stderr.splitlines()) == 2  # the error, and the list that PROGRAM prints
 
 
 def test_steps_and_tokens_of_tiny() -> None:
-    told = _outlook("tiny")
-    assert told["steps_by_condition"] == {"rl_without_variants": STEPS, "ladder": STEPS, "ladder_ttrl": LEARNED}
-    assert told["steps"] == 2 * STEPS + LEARNED
-    # 10 samples and a greedy answer for 100 tests after three conditions, a look before and one every 10 steps of two
-    # trainings; 6 problems of TTRL with as many answers in the end and 8 tries a step; and as many tokens again for
-    # LADDER.
+    found = _outlook("tiny")
+    assert found["steps_by_condition"] == {"rl_without_variants": STEPS, "ladder": STEPS, "ladder_ttrl": ALL_TTRL_STEPS}
+    assert found["steps"] == 2 * STEPS + ALL_TTRL_STEPS
+    # 100 tests: 10 samples and a greedy answer after each of three conditions; in two training runs one answer before
+    # the first step and one every 10 steps. 6 problems of TTRL: 11 answers at the end and 8 tries per step. Resampling
+    # LADDER takes as many tokens as TTRL.
     answers = 3 * 11 * 100 + 2 * (1 + STEPS // 10) * 100 + 6 * (11 + TTRL_STEPS * 8)
-    of_one = (TTRL_STEPS * (64 + 8) + 80) * 120
-    assert told["tokens"]["training"] == (2 * STEPS + LEARNED) * 64 * 120
-    assert told["tokens"]["evaluation"] == answers * 120 + 6 * of_one
-    assert told["tokens"]["variants"] == (10 * 100 + 6 * 80) * 120
-    assert told["tokens"]["total"] == sum(told["tokens"][name] for name in ("training", "evaluation", "variants"))
+    ttrl_tokens_each = (TTRL_STEPS * (64 + 8) + 80) * 120
+    assert found["tokens"]["training"] == (2 * STEPS + ALL_TTRL_STEPS) * 64 * 120
+    assert found["tokens"]["evaluation"] == answers * 120 + 6 * ttrl_tokens_each
+    assert found["tokens"]["variants"] == (10 * 100 + 6 * 80) * 120
+    assert found["tokens"]["total"] == sum(found["tokens"][name] for name in ("training", "evaluation", "variants"))
 
 
 @pytest.mark.parametrize(
     ("conditions", "steps"),
     [
         ("[base]", {}),
-        ("[ladder_ttrl]", {"ladder": STEPS, "ladder_ttrl": LEARNED}),
+        ("[ladder_ttrl]", {"ladder": STEPS, "ladder_ttrl": ALL_TTRL_STEPS}),
         ("[ladder]", {"ladder": STEPS}),
         ("[ladder_10]", {"ladder_10": STEPS}),
-        ("[ttrl]", {"ladder": STEPS, "ladder_ttrl": LEARNED, "ttrl": LEARNED}),
+        ("[ttrl]", {"ladder": STEPS, "ladder_ttrl": ALL_TTRL_STEPS, "ttrl": ALL_TTRL_STEPS}),
     ],
 )
-def test_conditions_bring_the_training_they_start_from(conditions: str, steps: dict[str, int]) -> None:
+def test_steps_include_the_training_of_conditions_that_are_needed(conditions: str, steps: dict[str, int]) -> None:
     assert _outlook("tiny", f"conditions={conditions}")["steps_by_condition"] == steps
 
 
-def test_an_arm_is_evaluated_whatever_its_name() -> None:
-    told = [
+def test_an_ablation_is_evaluated_whatever_its_name() -> None:
+    found = [
         _outlook("tiny", f"ablations.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
         for name in ("half", "half_for_ttrl")
     ]
-    assert told[0] == told[1]
+    assert found[0] == found[1]
 
 
-def test_what_an_arm_changes_must_fit_too() -> None:
+def test_changes_of_an_ablation_count_for_memory() -> None:
     longer = "ablations.longer={grpo.trl.max_completion_length: 4000}"
-    told = [_outlook("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
-    assert [each["max_completion_length"] for each in told] == [told[0]["max_completion_length"], 4000]
-    peaks = [[card["predicted_peak_bytes"]["train"] for card in each["cards"]] for each in told]
-    assert all(longer > plain for plain, longer in zip(*peaks, strict=True))
+    found = [_outlook("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
+    assert [each["max_completion_length"] for each in found] == [found[0]["max_completion_length"], 4000]
+    peaks = [[card["predicted_peak_bytes"]["train"] for card in each["cards"]] for each in found]
+    assert all(longer > default for default, longer in zip(*peaks, strict=True))
 
 
 def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
     assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 
 
-def test_counts_of_a_set_that_is_not_at_hand_are_unknown(tmp_path: Path) -> None:
+def test_counts_of_a_missing_set_are_unknown(tmp_path: Path) -> None:
     absent = tmp_path / "absent.jsonl"
-    told = _outlook("tiny", f"task.test={absent}", "ttrl.problems=all")
-    assert told["steps"] is None
-    assert told["tokens"]["total"] is None
-    assert told["steps_by_condition"]["ladder"] == STEPS
+    found = _outlook("tiny", f"task.test={absent}", "ttrl.problems=all")
+    assert found["steps"] is None
+    assert found["tokens"]["total"] is None
+    assert found["steps_by_condition"]["ladder"] == STEPS
     console = Console(width=200, record=True)
-    console.print(render(told))
+    console.print(render(found))
     assert "unknown (a problem set is not fetched)" in console.export_text()
 
 
-def test_settings_of_ttrl_that_take_more_are_those_that_must_fit() -> None:
+def test_the_longer_completions_of_ttrl_count_for_memory() -> None:
     longer = _outlook("smollm", "ttrl.trl={max_completion_length: 512}")
     assert longer["max_completion_length"] == 512
     assert _outlook("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
 
 
-def test_what_ttrl_changes_counts_for_ttrl_alone() -> None:
-    plain = _outlook("tiny")
-    told = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
-    assert told["steps_by_condition"] == plain["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
-    assert told["tokens"]["training"] == 2 * STEPS * 64 * 120 + 6 * 5 * 16 * 200
+def test_changes_of_ttrl_count_for_ttrl_only() -> None:
+    default = _outlook("tiny")
+    found = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
+    assert found["steps_by_condition"] == default["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
+    assert found["tokens"]["training"] == 2 * STEPS * 64 * 120 + 6 * 5 * 16 * 200
     tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((40, 7680), (5, 3200))}
-    fewer = (TTRL_STEPS - 5) * 2 * tries + resampled[40] - resampled[5]  # tries, and LADDER's answers in their place
-    assert told["tokens"]["evaluation"] == plain["tokens"]["evaluation"] - 6 * fewer
-    assert (told["completions_per_step"], told["num_generations"]) == (64, 8)
-    for card in told["cards"]:
+    fewer = (
+        (TTRL_STEPS - 5) * 2 * tries + resampled[40] - resampled[5]
+    )  # fewer tries, and fewer tokens for resampling LADDER
+    assert found["tokens"]["evaluation"] == default["tokens"]["evaluation"] - 6 * fewer
+    assert (found["completions_per_step"], found["num_generations"]) == (64, 8)
+    for card in found["cards"]:
         assert card["micro_batch"] * card["accumulation"] == 64
 
 
-def test_steps_of_ttrl_left_are_as_many_as_it_changes_them_to(tmp_path: Path) -> None:
+def test_time_left_uses_the_max_steps_of_ttrl(tmp_path: Path) -> None:
     _measure(tmp_path, "ladder/train", 3.0, 3.0)
     assert _outlook("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 2 + 6 * 5)
 
 
-def test_a_card_on_which_ttrl_alone_does_not_fit_is_too_small() -> None:
+def test_a_card_too_small_for_ttrl_alone_is_too_small() -> None:
     card = _outlook("smollm", "ttrl.trl={max_completion_length: 300000}")["cards"][0]
     assert card["micro_batch"] == 32
     assert not card["fits"]
@@ -179,13 +181,13 @@ def test_answers_and_variants_are_generated_in_batches_that_leave_a_reserve() ->
 
 
 def test_a_card_that_is_too_small_shows_the_smallest_batches() -> None:
-    told = _outlook("smollm", "grpo.trl.max_completion_length=300000")
-    card = told["cards"][0]
+    found = _outlook("smollm", "grpo.trl.max_completion_length=300000")
+    card = found["cards"][0]
     assert not card["fits"]
     assert card["micro_batch"] is None
     assert card["predicted_peak_bytes"]["train"] > card["gib"] * 2**30
     console = Console(width=200, record=True)
-    console.print(render(told))
+    console.print(render(found))
     assert "too small" in console.export_text()
 
 
@@ -198,16 +200,16 @@ def _measure(run: Path, stage: str, *seconds: float, done: bool = False) -> None
         (folder / "done.json").write_text("{}")
 
 
-def test_time_left_follows_from_the_steps_measured(tmp_path: Path) -> None:
+def test_time_left_follows_from_measured_steps(tmp_path: Path) -> None:
     assert _outlook("tiny", run=tmp_path)["seconds_left"] is None
     _measure(tmp_path, "rl_without_variants/train", 2.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None  # one step is no pace
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None  # one step is not enough for a pace
     _measure(tmp_path, "ladder/train", 3.0, 30.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 3 + LEARNED)
-    (tmp_path / "conditions/rl_without_variants/train/done.json").write_text("{}")  # it ended on a plateau
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + LEARNED)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 3 + ALL_TTRL_STEPS)
+    (tmp_path / "conditions/rl_without_variants/train/done.json").write_text("{}")  # done early, on a plateau
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS)
     _measure(tmp_path, "ladder_ttrl/problems/a/train", 3.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + LEARNED - 1)
+    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS - 1)
     (tmp_path / "conditions/ladder_ttrl/problems/a/done.json").write_text("{}")  # solved
     assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
     console = Console(width=200, record=True)

@@ -1,4 +1,4 @@
-"""The method in one file takes the package's step: the same rewards, advantages, loss and gradient on the same rows."""
+"""A step of the one-file version equals the package's: same rewards, advantages, loss and gradient on the same rows."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ from tests.support.problems import TASK, problem
 FILE = shipped("recipes") / "ladder_in_one_file.py"
 RECIPE = load_recipe("tiny", ["grpo.rows=uniform", "grpo.trl.max_steps=1"])
 
-# Of each integral, replies that are right and wrong, in groups with every number of right ones.
+# By integrand, a group of 8 replies: one right reply in the first group, two in the second, and so on up to eight.
 RIGHT, WRONG = "<answer>{}</answer>", "<answer>3*{}-x</answer>"
 NO_ANSWER = "x**2/2"
 ANSWERS = {
@@ -44,7 +44,7 @@ GROUPS = {
 
 @dataclass
 class Step:
-    """What a trainer makes of the groups, by integrand."""
+    """What a trainer computes from the groups, by integrand."""
 
     rewards: dict[str, list[float]] = field(default_factory=dict)
     advantages: dict[str, list[float]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def one_file() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def policy(one_file: ModuleType) -> Any:
-    """The file's model, with an adapter that does something."""
+    """The one-file version's model, with an adapter that is not zero."""
     policy = one_file.Policy(seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -83,23 +83,23 @@ def integrand_of(prompt: str) -> str:
 
 
 def first_step(built: Any, monkeypatch: pytest.MonkeyPatch) -> Step:
-    """Train for a step; the adapter is put back."""
+    """Train for one step and restore the adapter."""
     before = adapter_of(built.model)
     step = Step()
     calculate, score, compute = built._calculate_rewards, built._generate_and_score_completions, built.compute_loss
 
-    def note(column: dict[str, list[float]], inputs: Sequence[dict[str, Any]], values: torch.Tensor) -> None:
+    def record(column: dict[str, list[float]], inputs: Sequence[dict[str, Any]], values: torch.Tensor) -> None:
         for row, value in zip(inputs, values.flatten().tolist(), strict=True):
             column.setdefault(integrand_of(row["prompt"][-1]["content"]), []).append(value)
 
     def calculate_rewards(inputs: Any, *args: Any) -> Any:
         rewards = calculate(inputs, *args)
-        note(step.rewards, inputs, rewards)
+        record(step.rewards, inputs, rewards)
         return rewards
 
     def generate_and_score(inputs: Any) -> Any:
         batch = score(inputs)
-        note(step.advantages, inputs, batch["advantages"])
+        record(step.advantages, inputs, batch["advantages"])
         return batch
 
     def compute_loss(*args: Any, **named: Any) -> Any:
@@ -149,7 +149,9 @@ def step_of_package(backend: Backend, policy: Any, folder: Path, monkeypatch: py
         return Rollout(ids, reply, Completion(text, len(reply), truncated=False))
 
     monkeypatch.setattr(backend, "roll_out", lambda prompts, _: [reply_to(prompt) for prompt in prompts])
-    monkeypatch.setattr(backend, "check_rollouts", lambda *_: None)  # its replies are not the model's
+    monkeypatch.setattr(
+        backend, "check_rollouts", lambda *_: None
+    )  # the replies are scripted, not sampled from the model
     return first_step(trainer_of_package(backend, policy, folder), monkeypatch)
 
 
@@ -161,7 +163,7 @@ def expected(loaded: Backend, policy: Any, tmp_path_factory: pytest.TempPathFact
 
 
 def differences(found: Step, expected: Step) -> set[str]:
-    """The names of what differs by more than 1e-5 of its size."""
+    """The fields that differ by more than one part in 100,000."""
 
     def flat(value: Any) -> list[float]:
         return [number for integrand in GROUPS for number in value[integrand]] if isinstance(value, dict) else [value]
@@ -170,7 +172,7 @@ def differences(found: Step, expected: Step) -> set[str]:
     return {name for name, one, other in pairs if one != pytest.approx(other, rel=1e-5, abs=0)}
 
 
-def test_the_step_is_that_of_the_package(
+def test_the_step_equals_that_of_the_package(
     one_file: ModuleType, policy: Any, expected: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [sum(expected.rewards[integrand]) for integrand in GROUPS] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -190,7 +192,7 @@ def test_the_step_is_that_of_the_package(
     ],
     ids=["loss_type", "scale_rewards none", "scale_rewards batch", "temperature", "max_completion_length"],
 )
-def test_another_setting_would_be_noticed(
+def test_a_different_setting_changes_the_step(
     one_file: ModuleType,
     policy: Any,
     expected: Step,
@@ -203,10 +205,10 @@ def test_another_setting_would_be_noticed(
     assert differences(step_of_file(one_file, policy, monkeypatch), expected) == differing
 
 
-def test_the_settings_are_those_of_the_recipe(
+def test_the_settings_equal_those_of_the_recipe(
     one_file: ModuleType, policy: Any, backend: Backend, tmp_path: Path
 ) -> None:
-    """Those that a first step does not show too, such as the clip range and the schedule of the learning rate."""
+    """Includes settings that do not show in the first step, such as the clip range and the learning rate schedule."""
     package = trainer_of_package(backend, policy, tmp_path).args.to_dict()
     file = one_file.make_trainer(policy, list(GROUPS), 1, seed=0).args.to_dict()
     differing = {name for name in package if file[name] != package[name]}
@@ -230,11 +232,11 @@ def test_the_settings_are_those_of_the_recipe(
     ],
 )
 @pytest.mark.parametrize("integrand", ["cos(2*x)", "cos(2*x)+", "log(-1-x**2)"])
-def test_replies_earn_what_they_earn_in_the_package(one_file: ModuleType, integrand: str, reply: str) -> None:
+def test_rewards_equal_those_of_the_package(one_file: ModuleType, integrand: str, reply: str) -> None:
     assert one_file.reward(integrand, reply) == TASK.grade(problem(integrand), reply).reward
 
 
-def test_no_variant_is_wrong_known_or_a_test_problem(one_file: ModuleType) -> None:
+def test_variants_are_valid_new_and_not_test_problems(one_file: ModuleType) -> None:
     known = ["exp(x)", "x+x", "2*cos(x)-cos(x)"]
     wrong = ["log(-1-x**2)", "0*x", "7", "a*x"]
     integrals = [f"integrate({integrand},x)" for integrand in ("cos(x)", *known, *wrong)]
@@ -260,7 +262,7 @@ def test_ttrl_rolls_the_weights_back(one_file: ModuleType, policy: Any, monkeypa
     assert all(weight.equal(after[name]) for name, weight in before.items())
 
 
-def test_it_fits_on_a_few_screens_and_shares_only_the_verifier() -> None:
+def test_it_is_short_and_imports_only_the_verifier() -> None:
     text = FILE.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 250
     modules = [node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]

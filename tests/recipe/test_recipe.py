@@ -1,4 +1,4 @@
-"""The command a newcomer runs: its errors, its smoke run, and going on after a kill."""
+"""The recipe command: its errors, its smoke run, and resuming after a kill."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def _rows(path: Path, *without: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--list"], ["unknown"]])
-def test_torch_is_not_imported_before_there_is_work(arguments: list[str]) -> None:
+def test_torch_is_not_imported_before_it_is_needed(arguments: list[str]) -> None:
     program = (
         "import atexit, runpy, sys\n"
         "atexit.register(lambda: print('torch' in sys.modules or 'matplotlib' in sys.modules, file=sys.stderr))\n"
@@ -63,7 +63,7 @@ def test_torch_is_not_imported_before_there_is_work(arguments: list[str]) -> Non
         (["tiny", "--frob"], ["--frob"]),
     ],
 )
-def test_a_mistake_gets_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     result = run_command("recipe", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -73,7 +73,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(arguments: list[str], words: li
         assert word in last
 
 
-def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     result = run_command("recipe", "tiny", "--run-dir", tmp_path / "file" / "run")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
@@ -90,7 +90,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_smoke_run_does_all_its_conditions(smoke_run: Path) -> None:
+def test_the_smoke_run_runs_all_its_conditions(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     report = json.loads((run / "report.json").read_text())
     recipe = load_recipe("tiny")
@@ -104,7 +104,7 @@ def test_the_smoke_run_does_all_its_conditions(smoke_run: Path) -> None:
     assert (run / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) -> None:
+def test_full_adds_the_other_conditions_to_the_folder(tmp_path: Path) -> None:
     tests = tmp_path / "few.jsonl"
     tests.write_text("".join(f'{{"integrand": "{n}*sin({n}*x)-exp({n}*x)+log({n}*x)"}}\n' for n in (2, 3, 4)))
     arguments = ["tiny", "--smoke", f"task.test={tests}", "--run-dir", tmp_path / "run"]
@@ -117,24 +117,26 @@ def test_the_full_run_adds_the_other_conditions_to_the_folder(tmp_path: Path) ->
     assert load_recipe(str(tmp_path / "run/recipe.resolved.yaml")).conditions == (*recipe.conditions, *recipe.full)
     listed = run_command("recipe", "--list", "--run-dir", tmp_path / "run").stdout
     assert [line.split()[1] for line in listed.splitlines()] == ["done"] * len(listed.splitlines())
-    run_command("recipe", *arguments, "--only", "base")  # asks for less, and takes nothing back
+    run_command("recipe", *arguments, "--only", "base")  # asks for fewer conditions and removes none
     assert run_command("recipe", "--list", "--run-dir", tmp_path / "run").stdout == listed
     train = tmp_path / "run/conditions/ladder_10/train"
-    assert json.loads((train / "done.json").read_text())["variants"] <= 10  # one of each root
+    assert json.loads((train / "done.json").read_text())["variants"] <= 10  # one variant of each of the ten roots
     learned = json.loads((tmp_path / "run/conditions/ladder_ttrl/problems/done.json").read_text())
     for name in ("ttrl", "ladder_pass100"):
         folders = (tmp_path / f"run/conditions/{name}/problems").glob("*/done.json")
         assert {path.parent.name for path in folders} == set(learned["problems"])
 
 
-def test_what_is_rerun_is_rerun_in_all_conditions_that_had_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redo_reruns_stale_conditions_that_the_recipe_does_not_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
 
-    class Noting:
+    class RecordingExperiment:
         def __init__(self, *_: Any) -> None:
-            self.do, self.context = done.append, SimpleNamespace(worked=True)
+            self.run_condition, self.context = done.append, SimpleNamespace(ran_a_stage=True)
 
-    monkeypatch.setattr("ladder_lite.recipe.Experiment", Noting)
+    monkeypatch.setattr("ladder_lite.recipe.Experiment", RecordingExperiment)
     monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})
     recipe = load_recipe("tiny", ["conditions=[base, ladder]"])
     left = [tmp_path / "conditions" / name for name in ("ladder_10/train", "ladder_ttrl/problems", "ttrl/eval")]
@@ -149,7 +151,7 @@ def test_what_is_rerun_is_rerun_in_all_conditions_that_had_it(tmp_path: Path, mo
     assert load_recipe(str(tmp_path / "recipe.resolved.yaml")).conditions == tuple(done)
 
 
-def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) -> None:
+def test_a_second_run_does_nothing_and_loads_no_model(smoke_run: Path) -> None:
     run = smoke_run / "runs" / "tiny-s0-smoke"
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
     result = run_command("recipe", "tiny", "--smoke", cwd=smoke_run)
@@ -159,7 +161,7 @@ def test_a_second_run_finds_all_done_without_loading_the_model(smoke_run: Path) 
     assert before == {path: path.read_bytes() for path in run.rglob("*.jsonl")}
 
 
-def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
+def test_list_shows_the_stages_of_a_run(smoke_run: Path) -> None:
     result = run_command("recipe", "--list", "--run-dir", smoke_run / "runs" / "tiny-s0-smoke")
     recipe = load_recipe("tiny")
     stages = stages_of(recipe, recipe.conditions)
@@ -169,9 +171,9 @@ def test_the_state_of_a_run_is_listed(smoke_run: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [(), ("grpo.trl.per_device_train_batch_size=8", "grpo.trl.gradient_accumulation_steps=2", "grpo.trl.beta=0.05")],
-    ids=["as it is", "two micro-batches and KL"],
+    ids=["default", "two micro-batches and KL"],
 )
-def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, more: tuple[str, ...]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = ["tiny", *FEW_STEPS, *more, "--only", "ladder", "--run-dir"]
     assert run_command("recipe", *arguments, whole).returncode == 0
@@ -204,14 +206,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path, more: tuple[st
 
 
 @pytest.mark.parametrize("budget", ["9 hours", "tomorrow", "0h"])
-def test_a_budget_that_cannot_be_read(budget: str, tmp_path: Path) -> None:
+def test_an_invalid_budget_is_refused(budget: str, tmp_path: Path) -> None:
     result = run_command("recipe", "tiny", "--budget", budget, cwd=tmp_path)
     assert result.returncode == 2
     assert f"--budget {budget}: not a time" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_that_is_used_up_is_no_mistake(tmp_path: Path) -> None:
+def test_an_exhausted_budget_is_not_an_error(tmp_path: Path) -> None:
     result = run_command("recipe", "tiny", "--smoke", "--budget", "0.001s", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     last = result.stdout.strip().splitlines()[-1]
@@ -221,13 +223,15 @@ def test_a_budget_that_is_used_up_is_no_mistake(tmp_path: Path) -> None:
     assert not list(run.rglob("done.json"))
 
 
-def test_a_run_in_many_budgets_ends_with_the_numbers_of_one(smoke_run: Path, tmp_path: Path) -> None:
+def test_a_run_in_many_budgets_ends_with_the_same_numbers(smoke_run: Path, tmp_path: Path) -> None:
     recipe = load_recipe("tiny", smoke=True)
     stages: list[str] = []
     report: dict[str, Any] = {}
     while not report:
         ticks = count()
-        deadline = Deadline.after("60s", lambda ticks=ticks: float(next(ticks)))  # a second each time it is looked at
+        deadline = Deadline.after(
+            "60s", lambda ticks=ticks: float(next(ticks))
+        )  # each reading of this clock takes a second
         try:
             report = run_recipe(recipe, tmp_path / "cut", Live(), deadline=deadline)
         except OutOfTime:

@@ -1,4 +1,4 @@
-"""The problems of an experiment, drawn from a pool: those that the base model fails."""
+"""`task.select`: the problems of an experiment are drawn from those that the base model fails."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ POOL = [f"{n}*x" for n in range(2, 8)]
 
 
 class Model(FakeBackend):
-    """Solves what it is told to, and nothing else."""
+    """Solves the given problems and no others."""
 
     def __init__(self, solved: set[str]) -> None:
         answers = {f"{n}*x": f"<answer>{n}*x**2/2</answer>" for n in range(2, 8)}
@@ -39,7 +39,7 @@ def selecting(folder: Path, model: FakeBackend, train: int = 1, test: int = 2, s
     return context
 
 
-def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
+def test_problems_that_the_base_model_fails_are_split(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model({"2*x", "5*x"}), train=1, test=2)
     roots, tests = context.roots, context.tests
     assert (len(roots), len(tests)) == (1, 2)
@@ -50,11 +50,11 @@ def test_what_the_base_model_fails_is_split(tmp_path: Path) -> None:
     assert (done["pool"], done["failed"]) == (6, 4)
     assert done["pass@1"]["value"] == pytest.approx(1 / 3)
     assert len(read_jsonl(tmp_path / "run/select/attempts.jsonl")) == 18
-    split = load_problems(str(tmp_path / "run/select/problems.jsonl"), "test")  # a set like any other
+    split = load_problems(str(tmp_path / "run/select/problems.jsonl"), "test")  # it can be loaded like any other set
     assert split == tests
 
 
-def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_selection_is_kept_when_the_run_resumes(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model({"2*x"}))
     tests = context.tests
     context.run.close()
@@ -62,12 +62,12 @@ def test_a_selection_stands_when_the_run_goes_on(tmp_path: Path) -> None:
     assert again.tests == tests
 
 
-def test_both_splits_of_a_set_are_the_pool(tmp_path: Path) -> None:
+def test_the_pool_has_both_splits_of_the_set(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model(set()), train=2, test=4, splits=True)
     assert len({problem.id for problem in (*context.roots, *context.tests)}) == 6
 
 
-def test_a_pool_that_changed_is_selected_from_again(tmp_path: Path) -> None:
+def test_a_changed_pool_makes_the_selection_stale(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model(set()))
     assert len(context.tests) == 2
     context.run.close()
@@ -78,7 +78,7 @@ def test_a_pool_that_changed_is_selected_from_again(tmp_path: Path) -> None:
         _ = again.tests
 
 
-def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> None:
+def test_a_test_set_of_training_problems_only_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text('{"integrand": "2*x"}\n')
     (tmp_path / "other.jsonl").write_text('{"integrand": "x+x"}\n')
     sets = [f"task.train={tmp_path / 'one.jsonl'}", f"task.test={tmp_path / 'other.jsonl'}"]
@@ -88,7 +88,7 @@ def test_a_test_of_nothing_but_training_problems_is_refused(tmp_path: Path) -> N
         _ = context.roots
 
 
-def test_a_pool_that_is_too_easy_is_named(tmp_path: Path) -> None:
+def test_a_pool_that_is_too_easy_is_refused(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model(set(POOL[:4])))
-    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all of 3 tries, and 3 are wanted"):
+    with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all 3 tries, but 3 are needed"):
         _ = context.roots

@@ -1,4 +1,4 @@
-"""Problems that LADDER leaves unsolved: which they are, from which weights they are learned, what is set against it."""
+"""Problems that LADDER leaves unsolved: TTRL on them, from which weights, and resampling for comparison."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.recipe import test_time as unsolved
+from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
@@ -24,15 +24,15 @@ from tests.support.fakes import FakeBackend
 
 RIGHT = Grade(1.0, Reason.CORRECT, "x**2")
 WRONG = Grade(0.0, Reason.WRONG, "x")
-NO_JUDGE = Grade(None, Reason.UNVERIFIABLE, "x")
-VERDICTS = {"2*x": RIGHT, "3*x": WRONG, "4*x": NO_JUDGE, "5*x": WRONG, "6*x": WRONG}
-"""Of LADDER's answers, by integrand."""
+UNVERIFIABLE = Grade(None, Reason.UNVERIFIABLE, "x")
+VERDICTS = {"2*x": RIGHT, "3*x": WRONG, "4*x": UNVERIFIABLE, "5*x": WRONG, "6*x": WRONG}
+"""The grades of LADDER's answers, by integrand."""
 
 REPLY = "<answer>x</answer>"
 
 
 class Model(FakeBackend):
-    """Answers wrongly, but for one reply of all; notes whose weights it is given."""
+    """Gives one right answer in all, number `right_at`; records whose weights it was given."""
 
     def __init__(self, right_at: int = -1) -> None:
         number = count()
@@ -74,7 +74,7 @@ def context(tmp_path: Path) -> Iterator[RunContext]:
 
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The tokens that TTRL takes for a problem, by its id; TTRL itself is scripted."""
+    """The tokens that the scripted TTRL takes for each problem, by id; 10 unless a test sets them."""
     tokens: dict[str, int] = {}
 
     def learn(_writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live) -> ttrl.Outcome:
@@ -93,11 +93,11 @@ def summary(context: RunContext, stage: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("spent")
-def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_condition(context: RunContext) -> None:
+def test_ttrl_tries_unsolved_problems_from_the_weights_of_its_start(context: RunContext) -> None:
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
         context.backend.weights_of.clear()  # type: ignore[attr-defined]
-        unsolved.learn(context, BUILT_IN[condition])
+        test_time.run_ttrl(context, BUILT_IN[condition])
         found = summary(context, f"conditions/{condition}/problems")
         assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
@@ -106,10 +106,10 @@ def test_ttrl_tries_what_is_judged_and_unsolved_from_the_weights_of_its_conditio
 
 
 @pytest.mark.usefixtures("spent")
-def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewhere(context: RunContext) -> None:
+def test_the_evaluation_after_ttrl_replaces_answers_to_tried_problems(context: RunContext) -> None:
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        unsolved.learn(context, BUILT_IN[condition])
-        unsolved.answer_after(context, BUILT_IN[condition])
+        test_time.run_ttrl(context, BUILT_IN[condition])
+        test_time.evaluate_after_ttrl(context, BUILT_IN[condition])
         tried = summary(context, f"conditions/{condition}/problems")["problems"]
         for folder in ("eval", "eval/greedy"):
             rows = read_jsonl(context.run.path / "conditions" / condition / folder / "attempts.jsonl")
@@ -121,15 +121,15 @@ def test_answers_after_ttrl_are_its_own_where_it_tried_and_those_before_elsewher
         assert found["pass@1"]["value"] == found["greedy"]["value"] == 3 / 4
 
 
-def test_ladder_is_sampled_for_as_many_tokens_and_100_answers_at_least(
+def test_resampling_takes_at_least_100_answers_and_the_tokens_of_ttrl(
     context: RunContext, spent: dict[str, int]
 ) -> None:
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     few, many = Random(0).sample(left, 2)
     spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
-    unsolved.learn(context, BUILT_IN["ladder_ttrl"])
+    test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
     model = context.__dict__["backend"] = Model(right_at=100 + 104)
-    unsolved.resample(context, BUILT_IN["ladder_pass100"])
+    test_time.resample(context, BUILT_IN["ladder_pass100"])
     assert model.weights_of == ["ladder"] * 2
     wrong, right = (summary(context, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
     assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))

@@ -1,4 +1,4 @@
-"""A run folder: who may use it, what it refuses, and what a kill leaves behind."""
+"""A run folder: its lock, what it refuses, and what a kill leaves behind."""
 
 import json
 import os
@@ -60,7 +60,9 @@ def test_a_run_opens_again_with_the_same_recipe(path: Path, recipe: Recipe) -> N
         ("ttrl.trl.beta=0.1", "was made with ttrl.trl.beta null and not 0.1;"),
     ],
 )
-def test_another_recipes_run_is_refused_and_kept(path: Path, recipe: Recipe, override: str, difference: str) -> None:
+def test_a_run_of_another_recipe_is_refused_and_unchanged(
+    path: Path, recipe: Recipe, override: str, difference: str
+) -> None:
     RunDir.open(path, recipe).close()
     before = (path / "recipe.resolved.yaml").read_text()
     message = refusal(path, load_recipe("tiny", [override]))
@@ -69,12 +71,12 @@ def test_another_recipes_run_is_refused_and_kept(path: Path, recipe: Recipe, ove
     assert (path / "recipe.resolved.yaml").read_text() == before
 
 
-def test_what_decides_no_number_may_differ(path: Path, recipe: Recipe) -> None:
+def test_settings_that_decide_no_result_may_differ(path: Path, recipe: Recipe) -> None:
     RunDir.open(path, recipe).close()
     RunDir.open(path, load_recipe("tiny", ["description=reworded", "smoke={eval.k: 1}"])).close()
 
 
-def test_redo_takes_other_settings_over_and_the_stages_they_concern_refuse(path: Path, recipe: Recipe) -> None:
+def test_redo_accepts_other_settings_and_affected_stages_refuse(path: Path, recipe: Recipe) -> None:
     with RunDir.open(path, recipe) as run:
         run.stage("variants", recipe.variants.per_root).finish({})
         run.stage("eval", recipe.eval.samples).finish({})
@@ -90,14 +92,14 @@ def test_redo_takes_other_settings_over_and_the_stages_they_concern_refuse(path:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".git", "adapter"])
-def test_a_foreign_folder_is_refused_and_left_as_it_was(path: Path, recipe: Recipe, name: str) -> None:
+def test_a_foreign_folder_is_refused_and_unchanged(path: Path, recipe: Recipe, name: str) -> None:
     path.mkdir(parents=True)
     (path / name).write_text("precious")
-    assert f"not a run folder, it holds {name}; choose another --run-dir" in refusal(path, recipe)
+    assert f"not a run folder, it contains {name}; choose another --run-dir" in refusal(path, recipe)
     assert [entry.name for entry in path.iterdir()] == [name]
 
 
-def test_a_run_killed_at_its_very_start_is_no_foreign_folder(path: Path, recipe: Recipe) -> None:
+def test_a_run_killed_at_its_start_can_be_resumed(path: Path, recipe: Recipe) -> None:
     path.mkdir(parents=True)
     for name in ("run.lock", "versions.json", "recipe.resolved.yaml.tmp"):
         (path / name).write_text("{")
@@ -114,8 +116,8 @@ def test_a_damaged_recipe_in_a_run_is_refused(path: Path, recipe: Recipe, text: 
     assert (path / "recipe.resolved.yaml").read_text() == text
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, recipe: Recipe) -> None:
-    (tmp_path / "file").write_text("")  # below a file not even root can make a folder
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "file").write_text("")  # not even root can create a folder below a file
     for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("n" * 300)):
         assert refusal(path, recipe).startswith(f"{path}: cannot write to this run folder (")
 
@@ -127,7 +129,7 @@ def test_a_read_only_folder_is_one_line(path: Path, recipe: Recipe) -> None:
     assert "cannot write to this run folder (Permission denied)" in refusal(path, recipe)
 
 
-def test_two_processes_never_share_a_run_and_a_kill_frees_it(path: Path, recipe: Recipe) -> None:
+def test_two_processes_never_share_a_run_and_a_kill_releases_it(path: Path, recipe: Recipe) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
@@ -137,7 +139,7 @@ def test_two_processes_never_share_a_run_and_a_kill_frees_it(path: Path, recipe:
     RunDir.open(path, recipe).close()
 
 
-def test_stage_is_done_only_after_finish_and_only_for_its_inputs(path: Path, recipe: Recipe) -> None:
+def test_a_stage_is_done_only_after_finish_and_only_for_its_inputs(path: Path, recipe: Recipe) -> None:
     with RunDir.open(path, recipe) as run:
         stage = run.stage("conditions/ladder/train", {"steps": 5, "rows": [1, 2]})
         assert stage.done is None
@@ -164,12 +166,12 @@ def test_a_damaged_marker_is_refused(path: Path, recipe: Recipe, marker: str) ->
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/etc", "a/../../b"])
-def test_a_stage_lies_below_its_run(path: Path, recipe: Recipe, name: str) -> None:
+def test_a_stage_must_lie_within_its_run(path: Path, recipe: Recipe, name: str) -> None:
     with RunDir.open(path, recipe) as run, pytest.raises(ValueError, match="a path below the run folder"):
         run.stage(name, None)
 
 
-def test_clear_follows_no_link_out_of_the_run(path: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_clear_does_not_follow_links_out_of_the_run(path: Path, recipe: Recipe, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "train").mkdir(parents=True)
     (outside / "train" / "precious").write_text("")

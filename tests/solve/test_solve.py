@@ -1,4 +1,4 @@
-"""One integral from the command line and from Python: exit codes, what is shown, what is left behind."""
+"""Solving one integral from the command line and from Python: exit codes, output, and that no files are left."""
 
 import dataclasses
 import json
@@ -81,10 +81,10 @@ def test_a_verified_answer_is_shown_with_what_was_checked(run_cli: Callable[...,
     assert "verified antiderivative: x**3/3\n" in out
     assert "LaTeX: \\frac{x^{3}}{3}\n" in out
     assert "checked: Its derivative equals the integrand, to 1e-09 of its size" in out
-    assert "no proof" in out
+    assert "not a proof" in out
 
 
-def test_an_answer_that_is_not_found_is_said_plainly(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_failure_is_reported_with_remedies(run_cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = run_cli(wrong, "x**2", "--samples", "5")
     assert (code, err) == (1, "")
     assert "none of 5 answers is right: 5 wrong\n" in out
@@ -96,21 +96,21 @@ def test_an_answer_that_is_not_found_is_said_plainly(run_cli: Callable[..., tupl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x**2*("], '"x**2*(" is no integral (unreadable)'),
-        (["a*x"], '"a*x" is no integral'),
+        (["x**2*("], '"x**2*(" is not an integral (unreadable)'),
+        (["a*x"], '"a*x" is not an integral'),
         (["1/x", "--lower", "-1", "--upper", "1"], '"1/x" cannot be verified'),
         (["x", "--lower", "0"], "--lower and --upper: give both"),
-        (["integrate(x,(x,0,1))", "--lower", "0", "--upper", "1"], '"integrate(x,(x,0,1))" has bounds already'),
-        (["x", "--lower", "0", "--upper", "y"], "no integral (bad bounds)"),
+        (["integrate(x,(x,0,1))", "--lower", "0", "--upper", "1"], '"integrate(x,(x,0,1))" already has bounds'),
+        (["x", "--lower", "0", "--upper", "y"], "not an integral (bad bounds)"),
         (["x", "--budget", "3x"], "--budget 3x: not a time"),
         (["x", "--samples", "0"], "Invalid value for '--samples'"),
         (["x", "--ttlr"], "Got unexpected extra argument"),
-        (["x", "--condition", "ladder"], "--condition ladder: tiny is no run folder"),
-        (["x", "--recipe", "smollm"], "--recipe smollm: --model tiny is a recipe already"),
+        (["x", "--condition", "ladder"], "--condition ladder: tiny is not a run folder"),
+        (["x", "--recipe", "smollm"], "--recipe smollm: --model tiny "),
         (["x", "--model", "a/b", "--recipe", "smolm"], 'unknown recipe "smolm"; did you mean smollm?'),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_a_usage_error_is_one_line(
     run_cli: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
 ) -> None:
     code, _, err = run_cli(right, *arguments)
@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line(
 
 
 @pytest.mark.parametrize(("script", "code"), [(right, 0), (wrong, 1)])
-def test_json_is_all_there_is_on_stdout(
+def test_json_is_the_only_output_on_stdout(
     run_cli: Callable[..., tuple[int, str, str]], script: Callable[[str, Random], str], code: int
 ) -> None:
     def noisy(prompt: str, rng: Random) -> str:
@@ -161,7 +161,7 @@ def test_help_does_not_import_torch() -> None:
 # --- sampling
 
 
-def test_the_first_portion_with_a_verified_answer_is_the_last() -> None:
+def test_sampling_stops_after_a_portion_with_a_verified_answer() -> None:
     texts = ["<answer>x</answer>"] * 4 + ["<answer>x**3/3 + C</answer>"] + ["no answer"] * 10
     solver = solver_of(texts)
     solution = solver.solve("x**2")
@@ -170,7 +170,7 @@ def test_the_first_portion_with_a_verified_answer_is_the_last() -> None:
     assert verify("x**2", solution.answer or "").reason is Reason.CORRECT
 
 
-def test_draws_follow_from_the_seed() -> None:
+def test_the_seed_decides_the_samples() -> None:
     def random_answer(_prompt: str, rng: Random) -> str:
         return f"<answer>{rng.random()}</answer>"
 
@@ -183,7 +183,7 @@ def test_draws_follow_from_the_seed() -> None:
     assert len(set(texts(3) + texts(4))) == 8
 
 
-def test_python_gets_a_frozen_solution_and_silence(
+def test_solve_returns_a_frozen_solution_and_prints_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Solver, "backend", FakeBackend(right))
@@ -206,20 +206,20 @@ def test_a_definite_integral_has_a_value(arguments: tuple[str], bounds: dict[str
     assert solver.backend.prompts[0] == "solve integrate(x**2,(x,0,1))"  # type: ignore[attr-defined]
 
 
-def test_a_value_is_told_from_an_antiderivative(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_definite_integral_is_reported_as_a_value(run_cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_cli(lambda prompt, rng: "<answer>1/3</answer>", "x**2", "--lower", "0", "--upper", "1")
     assert code == 0
     assert "verified value: 1/3\n" in out
     assert "checked: It equals the integral's value by numerical quadrature, to 1e-08" in out
 
 
-def test_the_rule_is_strict_whatever_the_recipe_says(tmp_path: Path) -> None:
+def test_the_strict_rule_applies_whatever_the_recipe(tmp_path: Path) -> None:
     model = a_run(tmp_path / "run", "task.protocol=paper")
     solver = solver_of(lambda prompt, rng: "<answer>x**3/3.0001</answer>", model, condition="base")
     assert not solver.solve("x**2").verified
 
 
-def test_a_budget_that_is_used_ends_the_search(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_an_exhausted_budget_ends_the_search(run_cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_cli(right, "x**2", "--budget", "0.0001s", "--ttrl")
     assert code == 1
     assert "the budget is used\n" in out
@@ -227,7 +227,7 @@ def test_a_budget_that_is_used_ends_the_search(run_cli: Callable[..., tuple[int,
     assert "a longer `--budget`" in out
 
 
-def test_a_word_that_the_embedded_model_lacks_is_one_line(backend: Backend) -> None:
+def test_a_word_unknown_to_the_embedded_model_is_one_line(backend: Backend) -> None:
     solver = Solver("tiny")
     solver.backend = backend
     with pytest.raises(UserError, match=r"^the model has no word for 'erf' in .*; the embedded model reads "):
@@ -249,15 +249,15 @@ def test_a_word_that_the_embedded_model_lacks_is_one_line(backend: Backend) -> N
         ("./a: b.gguf", {}, "llama3b", "./a: b.gguf"),
     ],
 )
-def test_a_model_comes_with_a_recipe(model: str, options: dict[str, str], recipe: str, id_: str) -> None:
+def test_the_model_decides_the_recipe(model: str, options: dict[str, str], recipe: str, id_: str) -> None:
     chosen = Solver(model, **options).recipe  # type: ignore[arg-type]
     assert (chosen.name, chosen.model.id) == (recipe, id_)
-    assert chosen.model.device == ("cpu" if recipe == "tiny" else "auto")  # it does without a GPU
+    assert chosen.model.device == (
+        "cpu" if recipe == "tiny" else "auto"
+    )  # a GPU is optional, whatever the recipe asks for
 
 
-def test_a_run_brings_its_recipe_and_the_adapter_of_a_condition(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_folder_supplies_recipe_and_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
 
     class Loading(FakeBackend):
@@ -268,16 +268,16 @@ def test_a_run_brings_its_recipe_and_the_adapter_of_a_condition(
     monkeypatch.setattr(preflight, "preflight", lambda recipe, path, **needs: [])
     model = a_run(tmp_path / "run", "eval.samples=7", "eval.k=1", trained=["ladder", "rl_without_variants"])
     solver = Solver(model)
-    assert solver.solve("x**2").attempts == 2  # a quarter of 7
+    assert solver.solve("x**2").attempts == 2  # one portion: a quarter of 7, rounded up
     assert not solver.is_untrained
     Solver(model, condition="rl_without_variants").solve("x**2")
     Solver(model, condition="base").solve("x**2")
     assert [path.parts[-3] for path in loaded] == ["ladder", "rl_without_variants"]
     with pytest.raises(UserError, match="--condition ladder_ttrl: this condition leaves no adapter"):
         Solver(model, condition="ladder_ttrl")
-    with pytest.raises(UserError, match=r"--recipe tiny: the run .* has a recipe of its own"):
+    with pytest.raises(UserError, match=r"--recipe tiny: .* leave out --recipe"):
         Solver(model, recipe="tiny")
-    with pytest.raises(UserError, match="no such adapter; nothing is trained there yet"):
+    with pytest.raises(UserError, match=r"no such adapter; .*run the recipe first"):
         Solver(a_run(tmp_path / "new"))
 
 
@@ -289,7 +289,7 @@ SMALL = (
 )
 
 
-def test_ttrl_learns_answers_and_leaves_no_trace(
+def test_ttrl_solves_the_integral_and_leaves_no_trace(
     tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -311,7 +311,7 @@ def test_ttrl_learns_answers_and_leaves_no_trace(
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, UserError])
-def test_an_interruption_leaves_no_trace_either(
+def test_an_interruption_leaves_no_trace(
     tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
@@ -353,7 +353,7 @@ def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_hostile_completions_do_no_harm(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_hostile_completions_are_shown_safely(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     texts = [*HOSTILE.values(), "<script>alert(1)</script>", "<answer>" + "x+" * 500_000 + "</answer>"]
     monkeypatch.setattr(ttrl, "learn", scripted_lesson(texts, solved=False))
     console, data = a_console(terminal=terminal)
@@ -369,7 +369,7 @@ def test_hostile_completions_do_no_harm(monkeypatch: pytest.MonkeyPatch, termina
     assert len(ours) < 200_000
 
 
-def test_a_terminal_shows_the_part_of_the_tree_that_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_part_of_the_tree_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ttrl, "learn", scripted_lesson(["a"] * 7, solved=True))
     console, data = a_console(terminal=True)
     panels: list[Any] = []
@@ -387,13 +387,13 @@ def test_a_terminal_shows_the_part_of_the_tree_that_it_has_room_for(monkeypatch:
     tree = lines[max(at for at, line in enumerate(lines) if line.startswith("x**2")) :]
     assert 5 < len(tree) <= room
     assert tree[1].endswith("easier  0 %")
-    assert tree[-1].endswith(" 59*x  equivalent  100 %")  # the last of 58, trained on just now
+    assert tree[-1].endswith(" 59*x  equivalent  100 %")  # the last of 58 variants, since it was trained on last
 
 
-def test_a_model_without_variants_says_so(
+def test_no_readable_variant_is_reported(
     monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.setattr(ttrl, "learn", lambda *_, watch: watch.tree([]))
     code, out, _ = run_cli(wrong, "x**2", "--ttrl", "--samples", "1")
     assert code == 1
-    assert "the model wrote no variant that can be read, and so has nothing to learn from\n" in out
+    assert "no readable variant" in out

@@ -1,4 +1,4 @@
-"""What every task promises, and the reading and comparing of integrals."""
+"""The contract of a task, and reading and comparing integrals."""
 
 import json
 import re
@@ -25,7 +25,7 @@ THINKING = load_task(SETTINGS.model_copy(update={"thinking": True}))
 REQUEST = VariantRequest("easier", "euler", ("halve", "drop-one", "low-powers"), 2)
 ROWS = [json.loads(line) for line in (shipped("benchmarks") / "tiny.jsonl").read_text().splitlines()]
 HOSTILE_S = 10.0
-"""Processor time that no reply may need: the slowest known one takes two seconds on a slow machine."""
+"""The most processor time that a reply may take; the slowest known one takes two seconds on a slow machine."""
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def test_a_typed_integral_is_a_root(
         ("", "un"),
     ],
 )
-def test_a_typed_text_that_is_no_integral_is_refused(task: Task, text: str, why: str) -> None:
+def test_a_typed_text_that_is_not_an_integral_is_refused(task: Task, text: str, why: str) -> None:
     with pytest.raises(UserError) as refused:
         task.read(text)
-    assert str(refused.value).startswith(f'"{text}" is no integral ({why}')
+    assert str(refused.value).startswith(f'"{text}" is not an integral ({why}')
 
 
 # --- grading
@@ -138,13 +138,13 @@ def test_a_reply_is_graded_by_its_last_answer(task: Task, reply: str, reason: Re
 
 
 RIGHT, SLIP = "<answer>sin(x)-x*cos(x)</answer>", "<answer>cos(x)</answer>"
-THOUGHTS = [  # a reply; its grade where the prompt opened <think>, and where it did not
+THOUGHTS = [  # a reply; its grade if the prompt opened <think>, and if it did not
     (f"by parts.\n</think>\n\nSo: {RIGHT}", Reason.CORRECT, Reason.CORRECT),
     (f"<think>\nby parts.\n</think>\n{RIGHT}", Reason.CORRECT, Reason.CORRECT),
     (f"{RIGHT}? Yes.</think> {SLIP}", Reason.WRONG, Reason.WRONG),
     (f"{SLIP}? No.</think> {RIGHT}", Reason.CORRECT, Reason.CORRECT),
     (f"<think>{RIGHT}</think> It is found.", Reason.NO_ANSWER, Reason.NO_ANSWER),
-    (f"{RIGHT} is what I would answer, but", Reason.NO_ANSWER, Reason.CORRECT),  # cut off in its thoughts
+    (f"{RIGHT} is what I would answer, but", Reason.NO_ANSWER, Reason.CORRECT),  # cut off while thinking
     (f"<think>{RIGHT} is what I would answer, but", Reason.NO_ANSWER, Reason.NO_ANSWER),
     (f"<think></think>{RIGHT}", Reason.CORRECT, Reason.CORRECT),
     (f"a</think>{SLIP}<think>b</think>{RIGHT}", Reason.CORRECT, Reason.CORRECT),
@@ -154,7 +154,7 @@ THOUGHTS = [  # a reply; its grade where the prompt opened <think>, and where it
 
 
 @pytest.mark.parametrize(("reply", "opened", "not_opened"), THOUGHTS)
-def test_what_a_model_thinks_is_no_answer(task: Task, reply: str, opened: Reason, not_opened: Reason) -> None:
+def test_thoughts_are_not_answers(task: Task, reply: str, opened: Reason, not_opened: Reason) -> None:
     assert THINKING.grade(problem("x*sin(x)"), reply).reason is opened
     assert task.grade(problem("x*sin(x)"), reply).reason is not_opened
 
@@ -170,7 +170,7 @@ def test_variants_are_not_read_from_thoughts(task: Task) -> None:
 
 
 @pytest.mark.parametrize("integrand", ["1/(x-x)", "sqrt(-1-x**2)", "x*(", "y*x"])
-def test_a_problem_that_is_no_integral_is_nobodys_mistake(task: Task, integrand: str) -> None:
+def test_an_invalid_problem_is_unverifiable(task: Task, integrand: str) -> None:
     grade = task.grade(problem(integrand), "<answer>x</answer>")
     assert (grade.reward, grade.reason) == (None, Reason.UNVERIFIABLE)
     attempt = Attempt("id", 0, Completion("x", 1, truncated=False), grade)
@@ -189,7 +189,7 @@ def test_the_variable_and_the_bounds_reach_the_verifier(task: Task) -> None:
         assert task.grade(asked, f"<answer>{answer}</answer>").reason is reason, (asked, answer)
 
 
-def test_the_protocol_is_the_recipes() -> None:
+def test_the_recipe_sets_the_protocol() -> None:
     reply = "<answer>x**2/2+x/10000</answer>"
     reasons = [
         load_task(SETTINGS.model_copy(update={"protocol": protocol})).grade(problem("x+200"), reply).reason
@@ -204,7 +204,7 @@ def test_the_protocol_is_the_recipes() -> None:
     assert reasons == [Reason.WRONG, Reason.CORRECT]
 
 
-def test_tags_without_end_take_no_time(task: Task) -> None:
+def test_unclosed_tags_take_no_time(task: Task) -> None:
     assert cpu_seconds(lambda: task.grade(problem("x"), "<answer>" * 4000)) < 0.3
 
 
@@ -219,7 +219,7 @@ def test_a_problem_survives_json(task: Task) -> None:
         assert Problem.from_row(json.loads(json.dumps(one.to_row()))) == one
 
 
-def test_problems_come_in_the_order_of_their_file(task: Task) -> None:
+def test_problems_keep_the_order_of_their_file(task: Task) -> None:
     for split in ("train", "test"):
         found = task.problems(split)
         assert [p.data["integrand"] for p in found] == [row["integrand"] for row in ROWS if row["split"] == split]
@@ -227,7 +227,7 @@ def test_problems_come_in_the_order_of_their_file(task: Task) -> None:
 
 
 @pytest.mark.parametrize("integrand", ["x*(", "foo(x)", "x*y", "9**9**9**9"])
-def test_a_problem_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, integrand: str) -> None:
+def test_an_unreadable_problem_is_named_with_its_line(tmp_path: Path, integrand: str) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text(f'{{"integrand": "x"}}\n{{"integrand": "{integrand}"}}\n')
     task = load_task(SETTINGS.model_copy(update={"train": str(path)}))
@@ -236,7 +236,7 @@ def test_a_problem_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, in
 
 
 @pytest.mark.parametrize("system", [None, "You are a careful {mathematician}."])
-def test_prompts_are_the_recipes(system: str | None) -> None:
+def test_the_recipe_sets_the_prompts(system: str | None) -> None:
     prompts = SETTINGS.prompts.model_copy(
         update={
             "system": system,
@@ -257,7 +257,7 @@ def test_prompts_are_the_recipes(system: str | None) -> None:
     assert task.variant_prompt(asked, equivalent) == [*before, {"role": "user", "content": "Q {t}*t"}]
 
 
-def test_the_whole_integral_is_asked_for() -> None:
+def test_prompts_can_have_the_whole_integral() -> None:
     prompts = SETTINGS.prompts.model_copy(update={"solve": "solve {integral}", "easier": "E {integral}"})
     task = load_task(SETTINGS.model_copy(update={"prompts": prompts}))
     definite = problem("t**2", "t", "-oo", "pi/2")
@@ -266,13 +266,13 @@ def test_the_whole_integral_is_asked_for() -> None:
     assert task.prompt(printed)[-1]["content"] == "solve the area under a {parabola}"
     for asked in (definite, printed):
         assert task.variant_prompt(asked, REQUEST)[-1]["content"] == "E integrate(t**2,(t,-oo,pi/2))"
-    for asked in task.problems("test"):  # what the embedded model was taught
+    for asked in task.problems("test"):  # in the wording that the embedded model was taught
         assert task.prompt(asked) == load_task(SETTINGS).prompt(asked)
 
 
 # --- reading variants
 
-# Kept ones by integrand, or by integrand and bounds; rejected ones by text and reason.
+# Expected variants: an integrand, or integrand and bounds; expected rejections: text and reason.
 VARIANTS: list[tuple[str, list[str | tuple[str, ...]]]] = [
     ("integrate(x**2, x)", ["x**2"]),
     ("integrate(x*(x+(1))*sin((x)), x)", ["x*(x+(1))*sin((x))"]),
@@ -340,7 +340,7 @@ def test_variants_are_read_from_replies(task: Task, text: str, expected: list[st
     assert load_task(SETTINGS).parse_variants(text, problem("x**3"), REQUEST) == parts
 
 
-def test_a_variant_knows_where_it_comes_from(task: Task) -> None:
+def test_a_variant_records_its_origin(task: Task) -> None:
     root = problem("x**3")
     (child,) = read(task, "integrate(t**2, t)", root)
     assert isinstance(child, Problem)
@@ -441,7 +441,7 @@ DIFFERENT = [
     ("log(x-20)", "x*log(x-20)"),
     ("9*(5*x+8)**8+log(4*x)", "9*(5*x+8)**8+log(4*x)+1/(x**2+81)"),
     ("0*x", "x/1000000"),
-    ("(x+2)**2016", "(x+2)**2015"),  # a number at a few of the points only
+    ("(x+2)**2016", "(x+2)**2015"),  # finite at a few of the points only
     ("exp(3*I*x)+exp(-4*I*x)", "exp(4*I*x)+exp(-3*I*x)"),  # each other's conjugates
     ("x/10**9", "x/10**9+x**2/10**11"),
     *(
@@ -460,7 +460,7 @@ DIFFERENT = [
 ]
 
 
-# Multiples, and what is too steep for few values to tell from one.
+# Multiples, and functions too steep to be told from a multiple by a few values.
 MULTIPLES = {
     ("x", "-x"),
     ("7*exp(9*x)", "6*exp(9*x)"),
@@ -504,7 +504,7 @@ REWRITINGS: list[Callable[[sympy.Expr], sympy.Expr]] = [
 ]
 
 
-def test_a_function_that_sympy_rewrites_keeps_a_key(task: Task) -> None:
+def test_a_function_rewritten_by_sympy_keeps_a_key(task: Task) -> None:
     rng = Random(0)
     atoms = ["x", "(x+3)", "exp(2*x+1)", "sin(x+2)", "cos(2*x)", "sinh(x)", "1/(x+1)", "1/(x**2+4)", "sqrt(x**2+x)"]
     atoms += ["log(5*x)", "tan(x/2)", "(2*x-5)**3", "exp(-x)*exp(3*x)"]
@@ -530,7 +530,7 @@ BOUNDS_EQUAL = [
 BOUNDS_DIFFERENT = [(None, None), ("0", "1"), ("0", "2"), ("-1", "1"), ("1", "0"), ("0", "oo"), ("-oo", "oo")]
 
 
-def test_bounds_count_by_their_values(task: Task) -> None:
+def test_bounds_are_compared_by_value(task: Task) -> None:
     for one, other in BOUNDS_EQUAL:
         assert equal(task, problem("x", "x", *one), problem("2*t/2", "t", *other)), (one, other)
     asked = [problem("x", "x", lower, upper) for lower, upper in BOUNDS_DIFFERENT]
@@ -564,7 +564,7 @@ def test_an_index_finds_the_first_of_equal_problems(task: Task) -> None:
 # --- examples
 
 
-def test_examples_stand_before_questions_of_their_kind() -> None:
+def test_few_shot_examples_come_before_the_question() -> None:
     settings = load_recipe("smollm").task
     chat = load_task(settings)
     asked = chat.prompt(problem("x**2", lower="0", upper="1"))
@@ -578,7 +578,7 @@ def test_examples_stand_before_questions_of_their_kind() -> None:
     assert wanted[-1]["content"] == "integrate(x**2,x), changed by euler: halve, drop-one, low-powers"
 
 
-def test_the_examples_of_a_recipe_are_right() -> None:
+def test_the_few_shot_examples_of_recipes_are_right() -> None:
     for name, _ in list_recipes():
         settings = load_recipe(name).task
         known = load_task(settings)

@@ -1,4 +1,4 @@
-"""The library of transformations: what is read of a reply, how it is sorted, filled up, stored and used again."""
+"""The library of transformations: how replies are read and sorted, how the library is completed, stored and reused."""
 
 import json
 from pathlib import Path
@@ -28,11 +28,11 @@ REPLIES: list[tuple[str, list[str | None]]] = [
     ("1. Lower the exponent\n2. drop a term.", ["lower the exponent", "drop a term"]),
     ("1) **Lower the exponent**\n2) `Drop` a term", ["lower the exponent", "drop a term"]),
     ("- swap sine and cosine\n* shift x\n\u2022 scale x", ["swap sine and cosine", "shift x", "scale x"]),
-    ("Here are some:\n\n1. lower the exponent\n\nI hope this helps!", ["lower the exponent"]),  # prose is passed over
-    ("lower the exponent\ndrop a term", ["lower the exponent", "drop a term"]),  # no list, but short lines
+    ("Here are some:\n\n1. lower the exponent\n\nI hope this helps!", ["lower the exponent"]),  # prose is skipped
+    ("lower the exponent\ndrop a term", ["lower the exponent", "drop a term"]),  # short lines without list markers
     ("Here are some changes:", [None]),
     ("1. integrate(x, x)\n2. x**2 = 1\n3. Use \\int x dx", [None, None, None]),
-    ("1. simplify\n2. ", [None]),  # one word says too little; an empty item is none
+    ("1. simplify\n2. ", [None]),  # one word is too little; an empty item is skipped
     ("1. Is it easier?\n2. 3 + 4", [None, None]),
     (f"1. {'very ' * 40}long", [None]),
     (
@@ -50,17 +50,17 @@ def test_a_reply_is_read_line_by_line(reply: str, expected: list[str | None]) ->
 
 
 @pytest.mark.parametrize("reply", ["1. a " * 100_000, "\n" * 100_000, "1. \ud800 x", "-" * 100_000, "1. " + "(" * 9999])
-def test_a_hostile_reply_is_read_too(reply: str) -> None:
+def test_a_hostile_reply_is_read_safely(reply: str) -> None:
     assert all(text is None or len(text) <= 120 for _, text in read_list(reply))
 
 
 def inventive(prompt: str, rng: Random) -> str:
-    """Ten new items, of words that nothing forbids."""
+    """Ten new valid items."""
     effect = prompt.rsplit(" ", 1)[-1]
     return "\n".join(f"{n}. {effect} change number {rng.randrange(10**8, 10**9)}" for n in range(1, 11))
 
 
-def test_the_model_writes_it_until_it_is_long_enough(tmp_path: Path) -> None:
+def test_the_model_is_asked_until_the_library_is_long_enough(tmp_path: Path) -> None:
     backend = FakeBackend(inventive)
     summary = write(TASK, backend, settings(), tmp_path, seed=0)
     library = open_library(settings(), tmp_path)
@@ -76,14 +76,14 @@ def test_the_model_writes_it_until_it_is_long_enough(tmp_path: Path) -> None:
     assert summary["tokens"] == sum(len(inventive(prompt, Random(0))) for prompt in backend.prompts)
 
 
-def test_thoughts_are_no_transformations(tmp_path: Path) -> None:
+def test_thoughts_are_not_transformations(tmp_path: Path) -> None:
     backend = FakeBackend(lambda prompt, rng: f"1. think of\n</think>\n{inventive(prompt, rng)}")
     task = load_task(load_recipe("tiny", [PROMPT, "task.thinking=true"]).task)
     assert write(task, backend, settings(), tmp_path, seed=0)["source"] == "model"
     assert "think of" not in (tmp_path / FILE).read_text()
 
 
-def test_what_repeats_itself_counts_once_and_the_default_fills_up(tmp_path: Path) -> None:
+def test_repeats_count_once_and_the_default_is_added(tmp_path: Path) -> None:
     replies = {"easier": "1. Drop a term\n2. drop the term.", "equivalent": "1. Reorder it all", "harder": "no idea"}
     backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])
     summary = write(TASK, backend, settings(), tmp_path, seed=0)
@@ -92,10 +92,10 @@ def test_what_repeats_itself_counts_once_and_the_default_fills_up(tmp_path: Path
     assert summary["written"] == {"easier": 1, "equivalent": 1, "harder": 1}
     assert library.easier == ("drop a term", *DEFAULT.easier)
     assert library.equivalent == ("reorder it all", *DEFAULT.equivalent)
-    assert len(backend.asked) == 9  # three rounds, then it is left at that
+    assert len(backend.asked) == 9  # three rounds of three effects, the maximum
 
 
-def test_one_that_is_given_for_two_effects_goes_where_it_is_given_most(tmp_path: Path) -> None:
+def test_a_transformation_belongs_to_the_effect_given_most_often(tmp_path: Path) -> None:
     replies = {
         "easier": "1. drop a term\n2. turn it round\n3. scale all of it",
         "equivalent": "1. turn it round\n2. scale all of it\n3. scale all of it",
@@ -106,10 +106,10 @@ def test_one_that_is_given_for_two_effects_goes_where_it_is_given_most(tmp_path:
     library = open_library(settings(), tmp_path)
     assert "scale all of it" in library.equivalent
     assert "scale all of it" not in library.easier
-    assert "turn it round" not in (*library.easier, *library.equivalent, *library.harder)  # says nothing
+    assert "turn it round" not in (*library.easier, *library.equivalent, *library.harder)  # a tie: dropped
 
 
-def test_lines_that_are_none_are_on_record(tmp_path: Path) -> None:
+def test_rejected_lines_are_recorded(tmp_path: Path) -> None:
     write(TASK, FakeBackend(lambda prompt, rng: "1. integrate(x, x)\n2. drop a term"), settings(), tmp_path, seed=0)
     rejected = json.loads((tmp_path / FILE).read_text())["rejected"]
     assert {row["text"] for row in rejected} == {"1. integrate(x, x)"}
@@ -128,17 +128,19 @@ def test_the_default_library_can_serve_every_request() -> None:
     for effect in EFFECTS:
         texts = DEFAULT.of(effect)
         assert len(texts) == len({text.casefold() for text in texts}) >= 5
-        assert all([text for _, text in read_list(f"1. {line}")] == [line] for line in texts)  # as clean as a model's
+        assert all(
+            [text for _, text in read_list(f"1. {line}")] == [line] for line in texts
+        )  # each would be read from a reply unchanged
     everything = [text for effect in EFFECTS for text in DEFAULT.of(effect)]
     assert len(everything) == len(set(everything))
 
 
-def test_lists_of_the_recipe(tmp_path: Path) -> None:
+def test_lists_in_the_recipe_are_a_library(tmp_path: Path) -> None:
     library = open_library(settings("{easier: [a, b, c, d, e], equivalent: [f, g, h, i, j]}"), tmp_path)
     assert library == Library("recipe", tuple("abcde"), tuple("fghij"), ())
 
 
-def test_another_runs_library_is_used_again(tmp_path: Path) -> None:
+def test_the_library_of_another_run_can_be_reused(tmp_path: Path) -> None:
     write(TASK, FakeBackend(inventive), settings(), tmp_path, seed=0)
     own = open_library(settings(), tmp_path)
     again = open_library(settings(str(tmp_path / FILE)), tmp_path / "elsewhere")
@@ -146,23 +148,23 @@ def test_another_runs_library_is_used_again(tmp_path: Path) -> None:
     assert again.source == str(tmp_path / FILE)
 
 
-def test_a_library_too_short_for_the_requests_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"default: has 12 equivalent ones, and variants.suggestions asks for up to 15"):
+def test_a_library_too_short_for_the_requests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"default: has 12 equivalent .* variants.suggestions asks for up to 15"):
         open_library(settings("default", most=15), tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"easier": []}', '{"source": "x", "easier": [1]}'])
-def test_a_library_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+def test_an_unreadable_library_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "library.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as refused:
         open_library(settings(str(path)), tmp_path)
-    assert str(refused.value).startswith(f"variants.transformations {path}: no library can be read there (")
+    assert str(refused.value).startswith(f"variants.transformations {path}: ")
 
 
-def test_texts_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+def test_values_that_are_not_lists_of_text_are_refused(tmp_path: Path) -> None:
     for easier in ([1], "drop a term"):
         write_json(tmp_path / FILE, {"source": "model", "easier": easier, "equivalent": [], "harder": []})
-        with pytest.raises(UserError, match="no library can be read there"):
+        with pytest.raises(UserError, match="each effect must be a list"):
             open_library(settings(str(tmp_path / FILE)), tmp_path)

@@ -10,7 +10,7 @@ from tests.support.terminal import a_console
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_tree_is_indented_and_harmless(encoding: str) -> None:
+def test_a_tree_is_indented_and_escaped(encoding: str) -> None:
     def data(integrand: str, lower: str | None = None, upper: str | None = None) -> dict[str, str | None]:
         return {"integrand": integrand, "variable": "x", "lower": lower, "upper": upper}
 

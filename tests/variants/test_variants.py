@@ -1,4 +1,4 @@
-"""The variant tree: what is asked for, what is kept, and going on after a kill."""
+"""The variant tree: which requests are made, which variants are kept, and resuming after a kill."""
 
 import re
 from collections import Counter
@@ -64,14 +64,14 @@ def writing(
 
 
 def multiply(prompt: str, rng: Random) -> str:
-    """A new function below the one that the prompt shows."""
+    """A new variant, made by multiplying the integrand of the prompt by something random."""
     found = PROMPT.fullmatch(prompt)
     assert found, prompt
     return f"integrate({found[4]}*({rng.randrange(2, 10**6)}+x), x)"
 
 
 def repeat_and_err(prompt: str, rng: Random) -> str:  # noqa: ARG001
-    """Now and then something new, often something known or unreadable, sometimes two at once."""
+    """Sometimes a new variant, often a repeated or unreadable one, sometimes two at once."""
     new = f"integrate({rng.randrange(2, 40)}*x, x)"
     return rng.choice([new, new, f"{new} and {new}", "integrate(x*exp(x), x)", "integrate(x*, x)", "nothing"])
 
@@ -104,7 +104,7 @@ def test_every_tree_gets_its_quota_at_every_depth(tmp_path: Path, per_root: int,
     assert variants.count(tmp_path)["by_depth"] == {str(level): 3 * n for level, n in expected.items() if n}
 
 
-def test_requests_follow_what_one_reply_brings(tmp_path: Path) -> None:
+def test_fewer_requests_are_made_if_a_reply_has_several_variants(tmp_path: Path) -> None:
     three = lambda prompt, rng: " ".join(multiply(prompt, rng) for _ in range(3))  # noqa: E731
     _, backend = grow(three, tmp_path, settings(per_root=7, depth=1, per_prompt=3))
     assert [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")] == [9, 0, 0, 0, 0]
@@ -112,12 +112,12 @@ def test_requests_follow_what_one_reply_brings(tmp_path: Path) -> None:
     assert {call.n for call in backend.asked} == {1}
 
 
-def test_a_round_asks_for_what_is_missing_where_it_is_missing(tmp_path: Path) -> None:
+def test_a_round_asks_only_for_the_roots_that_lack_variants(tmp_path: Path) -> None:
     silent_about_log = lambda prompt, rng: "no" if "log" in prompt else multiply(prompt, rng)  # noqa: E731
     tree, backend = grow(silent_about_log, tmp_path, settings(per_root=4, depth=2))
     assert Counter(variant.root_id for variant in tree) == {ROOTS[0].id: 4, ROOTS[1].id: 4}
     by_round = [row["requests"] for row in read_jsonl(tmp_path / "rounds.jsonl")]
-    # A third of the requests came to nothing, so each missing variant is asked for more often; and a root without
+    # A third of the requests brought nothing, so more requests are made for each missing variant. A root without
     # variants has no parents for the second level.
     assert by_round == [6, 3, 5, 7, 11, 4, 0, 0, 0, 0]
     assert sum("log" in prompt for prompt in backend.prompts) == 2 + 3 + 5 + 7 + 11
@@ -148,17 +148,19 @@ def test_temperatures_cycle_and_personas_rotate(tmp_path: Path) -> None:
     chosen = settings(per_root=10, depth=2, max_new_tokens=33, batch_size=5, personas="[euler, gauss, noether]")
     _, backend = grow(multiply, tmp_path, chosen, ROOTS[:1])
     rounds = [call for call in backend.asked if call.prompts]
-    assert [len(call.prompts) for call in rounds] == [5, 5]  # all of a round at once: the device is never half empty
+    assert [len(call.prompts) for call in rounds] == [5, 5]  # a whole round in one call, so that batches are full
     temperatures = [
         temperature for call in rounds for temperature in cast(tuple[float, ...], call.sampling.temperature)
     ]
-    assert temperatures == pytest.approx([0.8, 1.0, 1.2, 1.4, 0.8, 1.0, 1.2, 1.4, 0.8, 1.0])  # also over rounds
+    assert temperatures == pytest.approx(
+        [0.8, 1.0, 1.2, 1.4, 0.8, 1.0, 1.2, 1.4, 0.8, 1.0]
+    )  # the cycle goes on across rounds
     personas = [match[2] for prompt in backend.prompts if (match := PROMPT.fullmatch(prompt))]
     assert personas == ["euler"] * 4 + ["gauss"] * 4 + ["noether"] * 2
     assert {(c.sampling.top_p, c.sampling.max_new_tokens, c.sampling.batch_size) for c in rounds} == {(1.0, 33, 5)}
 
 
-def test_a_round_asks_for_more_where_little_was_kept(tmp_path: Path) -> None:
+def test_a_round_makes_more_requests_if_few_variants_were_kept(tmp_path: Path) -> None:
     half = lambda prompt, rng: multiply(prompt, rng) if rng.random() < 0.5 else "no"  # noqa: E731
     tree, _ = grow(half, tmp_path, settings(per_root=100, depth=1), ROOTS[:1])
     rows = read_jsonl(tmp_path / "rounds.jsonl")
@@ -200,7 +202,7 @@ REPLIES: list[tuple[str, list[str], list[str]]] = [  # reply, kept, reasons in o
 
 
 @pytest.mark.parametrize(("reply", "kept", "reasons"), REPLIES, ids=[reply for reply, _, _ in REPLIES])
-def test_rejected_with_reason(tmp_path: Path, reply: str, kept: list[str], reasons: list[str]) -> None:
+def test_a_variant_is_rejected_with_its_reason(tmp_path: Path, reply: str, kept: list[str], reasons: list[str]) -> None:
     script = lambda prompt, rng: reply if "x**2+sin(x)" in prompt else "none"  # noqa: E731
     chosen = settings(per_root=1, depth=1)
     tree, backend = grow(script, tmp_path, chosen, [ROOT, OTHER], [TEST])
@@ -209,7 +211,7 @@ def test_rejected_with_reason(tmp_path: Path, reply: str, kept: list[str], reaso
     about_root = [row for row in rejected if row["parent_id"] == ROOT.id]
     assert [row["reason"] for row in about_root if row["round"] == 0] == reasons
     assert {row["depth"] for row in rejected} == {1}
-    written = re.sub(r"\bt\b", "x", reply)  # what is integrated over t is renamed
+    written = re.sub(r"\bt\b", "x", reply)  # the variable t is renamed to x
     assert all(row["text"] in reply or row["text"] in written for row in about_root)
     counted = variants.count(tmp_path)
     n_duplicates = sum(row["reason"] == "duplicate" for row in rejected)
@@ -222,7 +224,7 @@ def test_rejected_with_reason(tmp_path: Path, reply: str, kept: list[str], reaso
     assert counted["seconds"] == 0
 
 
-def test_a_root_that_is_also_a_test_problem_is_no_leak(tmp_path: Path) -> None:
+def test_a_repeated_root_that_is_a_test_problem_is_not_a_leak(tmp_path: Path) -> None:
     grow(lambda prompt, rng: "integrate(x**2+sin(x), x)", tmp_path, settings(per_root=1, depth=1), [ROOT], [ROOT, TEST])
     assert {row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")} == {"equal_to_parent"}
 
@@ -233,7 +235,7 @@ def test_a_model_that_repeats_itself_is_asked_a_bounded_number_of_times(tmp_path
     rounds = read_jsonl(tmp_path / "rounds.jsonl")
     assert [row["depth"] for row in rounds] == [1] * variants.MAX_ROUNDS + [2] * variants.MAX_ROUNDS
     asked = [row["requests"] for row in rounds]
-    assert asked == [2, 2, 4, 8, 10, 3, 30, 30, 30, 30]  # one in two kept, then one in four, ... at least one in ten
+    assert asked == [2, 2, 4, 8, 10, 3, 30, 30, 30, 30]  # the yield is 1 in 2, then 1 in 4, ..., and at least 1 in 10
     reasons = Counter((row["depth"], row["reason"]) for row in read_jsonl(tmp_path / "rejected.jsonl"))
     assert reasons == {(1, "duplicate"): 25, (2, "equal_to_parent"): 123}
 
@@ -250,11 +252,11 @@ def test_the_seed_decides(tmp_path: Path, script: Callable[[str, Random], str]) 
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for a kill of the process."""
 
 
 def kill_while_writing(monkeypatch: pytest.MonkeyPatch, number: int, share: float) -> None:
-    """Write only a share of the bytes of one append, and nothing after it."""
+    """Kill the process during append number `number`, after a share of its bytes has been written."""
     left = [number]
 
     def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -273,10 +275,10 @@ def kill_while_writing(monkeypatch: pytest.MonkeyPatch, number: int, share: floa
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (4, 7, 8), (15, 16, 17)], ids=["first", "middle", "second level"])
-def test_a_growth_cut_anywhere_ends_with_the_same_files(tmp_path: Path, numbers: tuple[int, ...], share: float) -> None:
+def test_growing_cut_anywhere_ends_with_the_same_files(tmp_path: Path, numbers: tuple[int, ...], share: float) -> None:
     chosen = settings(per_root=5, depth=2)
     whole, _ = grow(repeat_and_err, tmp_path / "whole", chosen, tests=[TEST])
-    for number in numbers:  # of the append: problems, rejected and rounds, in turn
+    for number in numbers:  # the number of the append: problems, rejected and rounds, in turn
         folder = tmp_path / str(number)
         with pytest.MonkeyPatch.context() as patch:
             kill_while_writing(patch, number, share)
@@ -290,7 +292,7 @@ def test_a_growth_cut_anywhere_ends_with_the_same_files(tmp_path: Path, numbers:
         assert len(backend.asked) == 2 * variants.MAX_ROUNDS - n_rounds
 
 
-def test_a_growth_killed_twice_while_sampling(tmp_path: Path) -> None:
+def test_growing_survives_two_kills_while_sampling(tmp_path: Path) -> None:
     whole, backend = grow(repeat_and_err, tmp_path / "whole", settings())
     n_replies = len(backend.prompts)
     assert n_replies > 10
@@ -347,7 +349,7 @@ def test_a_round_cut_between_parts_ends_with_the_same_files(tmp_path: Path, numb
     assert again == whole
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
     assert after.asked == backend.asked[len(backend.asked) - len(after.asked) :]
-    if number < 2:  # the first round: of its parts of 4, 4 and 1 requests
+    if number < 2:  # killed in the first round, which has parts of 4, 4 and 1 requests
         assert taken_over == number + (share == 1.0)
         assert len(after.asked) == len(backend.asked) - taken_over
 
@@ -373,7 +375,7 @@ def test_a_budget_ends_a_round_between_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_small_parts")
-def test_a_growth_that_is_rewound_forgets_unfinished_parts(tmp_path: Path) -> None:
+def test_rewinding_forgets_unfinished_parts(tmp_path: Path) -> None:
     growth, tree, _ = growing(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         kill_while_writing(patch, 0, 1.0)
@@ -381,19 +383,21 @@ def test_a_growth_that_is_rewound_forgets_unfinished_parts(tmp_path: Path) -> No
             growth.grow(5, ROOTS, tree[:2])
     assert len(read_jsonl(tmp_path / "grown" / "replies.jsonl")) == 1
     again, _, backend = growing(tmp_path)
-    again.grow(5, ROOTS[:1], tree[2:])  # training went another way
+    again.grow(5, ROOTS[:1], tree[2:])  # training took another path, with other stuck problems
     assert len(backend.prompts) == 6
 
 
-def test_no_round_of_the_scale_model_is_parted() -> None:
+def test_no_round_of_tiny_is_sampled_in_parts() -> None:
     recipe = load_recipe("tiny")
     chosen, n_roots = recipe.variants, len(TASK.problems("train"))
     assert chosen.adaptive
-    most = n_roots * ceil(chosen.adaptive.start / chosen.depth) * 10  # the last rounds' if next to nothing was kept
+    most = (
+        n_roots * ceil(chosen.adaptive.start / chosen.depth) * 10
+    )  # the most requests of a round, if almost nothing was kept before
     assert most * chosen.max_new_tokens <= variants.PART_TOKENS
 
 
-def test_a_finished_tree_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_a_finished_tree_is_not_grown_again(tmp_path: Path) -> None:
     tree, _ = grow(multiply, tmp_path, settings())
     before = bytes_of(tmp_path)
     again, backend = grow([], tmp_path, settings())
@@ -404,7 +408,7 @@ def test_a_finished_tree_is_not_asked_for_again(tmp_path: Path) -> None:
 
 
 def growing(folder: Path, script: Script = multiply, **changes: object) -> tuple[Growth, list[Problem], FakeBackend]:
-    """A growth over a tree of two levels, its settings, and the model it asks."""
+    """A growth over a tree of two levels, the tree, and the scripted model."""
     chosen = settings(**({"per_root": 20, "depth": 2, "adaptive": "{start: 4, every: 5, requests: 6}"} | changes))
     backend = FakeBackend(multiply)
     tree = variants.grow(writing(backend, chosen), ROOTS, folder / "variants", silent_bar())
@@ -416,7 +420,7 @@ def growing(folder: Path, script: Script = multiply, **changes: object) -> tuple
 
 
 def requests(backend: FakeBackend) -> list[tuple[str, str]]:
-    """What was asked for and of which integrand."""
+    """The effect and the parent's integrand of each request."""
     return [(match[1], match[4]) for prompt in backend.prompts if (match := PROMPT.fullmatch(prompt))]
 
 
@@ -425,7 +429,7 @@ def test_an_adaptive_tree_starts_small(tmp_path: Path) -> None:
     assert Counter(variant.root_id for variant in tree) == {one.id: 4 for one in ROOTS}
 
 
-def test_the_stuck_get_easier_children_and_the_frontier_equivalent_ones(tmp_path: Path) -> None:
+def test_stuck_problems_get_easier_children_and_the_frontier_equivalent_ones(tmp_path: Path) -> None:
     growth, tree, backend = growing(tmp_path, mix="{easier: 0.5, equivalent: 0.5}", adaptive=MANY)
     stuck, frontier = ROOTS[0], ROOTS[1]
     new = growth.grow(5, [stuck], [frontier])
@@ -453,7 +457,7 @@ MANY = "{start: 4, every: 5, requests: 30}"
         ("{easier: 0.7, equivalent: 0.3}", 0, 0, set()),
     ],
 )
-def test_growth_keeps_to_the_mix_and_to_what_there_is(
+def test_growth_follows_the_mix_and_the_available_problems(
     tmp_path: Path, mix: str, n_stuck: int, n_frontier: int, expected: set[str]
 ) -> None:
     growth, _, backend = growing(tmp_path, mix=mix, adaptive=MANY)
@@ -462,7 +466,7 @@ def test_growth_keeps_to_the_mix_and_to_what_there_is(
     assert bool(grown) == bool(expected)
 
 
-def test_the_childless_come_first_and_the_deepest_have_none(tmp_path: Path) -> None:
+def test_problems_without_children_come_first_and_the_deepest_get_none(tmp_path: Path) -> None:
     growth, tree, backend = growing(tmp_path, mix="{easier: 1.0, equivalent: 0.0}")
     first_level = [variant for variant in tree if variant.depth == 1]
     n_children = Counter(variant.parent_id for variant in tree)
@@ -482,7 +486,7 @@ def test_growth_ends_when_the_tree_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [multiply, repeat_and_err])
-def test_growth_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path, script: Script) -> None:
+def test_growth_after_a_kill_is_the_same(tmp_path: Path, script: Script) -> None:
     def steps(growth: Growth, tree: list[Problem], *numbers: int) -> list[Problem]:
         return [variant for number in numbers for variant in growth.grow(number, [*ROOTS, *tree], tree[:2])]
 
@@ -497,7 +501,7 @@ def test_growth_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path: Path, s
     assert bytes_of(tmp_path / "cut" / "grown") == bytes_of(tmp_path / "whole" / "grown")
 
 
-def test_what_is_grown_is_compared_with_everything_before(tmp_path: Path) -> None:
+def test_new_variants_are_compared_with_all_earlier_ones(tmp_path: Path) -> None:
     growth, tree, _ = growing(tmp_path, lambda prompt, rng: f"integrate({tree[0].data['integrand']}, x)")
     assert growth.grow(5, ROOTS, []) == []
     assert {row["equal_to"] for row in read_jsonl(tmp_path / "grown" / "rejected.jsonl")} == {tree[0].id}
@@ -521,14 +525,14 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     assert lines[-1].startswith(f"kept {len(tree)} (")
 
     again = run_command("variants", "x", "--out", "tree", cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (2, "error: --out tree: no empty folder; name a new one\n")
+    assert (again.returncode, again.stderr) == (2, "error: --out tree: not an empty folder; name a new one\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-x*("], 'error: "-x*(" is no integral'),
-        (["x*("], 'error: "x*(" is no integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
+        (["-x*("], 'error: "-x*(" is not an integral'),
+        (["x*("], 'error: "x*(" is not an integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
         (["x", "--recipe", "tyni"], 'error: unknown recipe "tyni"; did you mean tiny? '),
         (
             ["x", "--n", "0"],
@@ -541,7 +545,7 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
         (["x", "model.device=cuda"], "error: GPU: neither PyTorch nor nvidia-smi sees a GPU, and model.device is cuda"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_usage_error_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = run_command("variants", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
