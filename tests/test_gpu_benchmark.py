@@ -275,7 +275,8 @@ def test_a_rehearsal_runs_every_stage_of_both_calls(gpu: SimpleNamespace, tmp_pa
     rows = {row["what"]: row for row in stages["llama3b-unsloth"]["findings"]}
     assert rows["resumed"]["resumed"] == rows["resumed"]["whole"]
     assert rows["timed"]["workload"] == stages["llama3b-plain"]["findings"][1]["workload"]
-    assert rows["timed"]["n_tokens"] == stages["llama3b-plain"]["findings"][1]["n_tokens"]
+    # The engines draw other random numbers, and a reply of random tokens may end early.
+    assert rows["timed"]["n_tokens"] == pytest.approx(stages["llama3b-plain"]["findings"][1]["n_tokens"], rel=0.2)
     assert 0 < rows["timed"]["own_seconds"] < rows["timed"]["median"]["seconds"]
     # A rehearsal uses transformers for both loaders, so their logits are equal.
     assert stages["llama3b-transformers"]["findings"][3]["mean_gap"] == 0

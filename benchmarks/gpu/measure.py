@@ -109,7 +109,7 @@ class Bench:
         return self.train(recipe, 2, partial(self.random_replies, eighths=(3, 4, 5, 6, 7, 8)))
 
     def generation(self, sequences: int, new_tokens: int = 0) -> Finding:
-        """Measure tokens per second, as a share of the bandwidth limit, and memory.
+        """Measure tokens per second, as a share of the bandwidth limit, and memory; for `lean`, also with `generate`.
 
         The limit assumes that each token step reads all weights once.
         """
@@ -126,6 +126,13 @@ class Bench:
         for part in ("optimizer", "lora_reference"):  # no trainer exists between measurements
             parts.pop(part, None)
         finding = {"sequences": sequences, "new_tokens": new_tokens, "seconds": seconds, "tokens_a_second": rate}
+        finding["engine"] = self.backend._engine.name
+        if self.backend._engine.name == "lean":
+            own, self.backend._engine = self.backend._engine, self.backend.open_engine("generate")
+            began = time.monotonic()
+            self.backend.roll_out(prompts, Sampling(1.0, 1.0, new_tokens, sequences, 1))
+            finding["seconds_with_generate"] = time.monotonic() - began
+            self.backend._engine = own
         return finding | {"limit": limit, "share": rate / limit if limit else 0} | predicted(parts, peaks)
 
     def fits(self) -> Finding:
@@ -159,7 +166,8 @@ class Bench:
         from ladder_lite.models import adapter
 
         recipe = self.recipe(self.largest, self.sizes.timed_completions, self.sizes.timed_reply)
-        clock, model = workload.Clock(), self.backend.trainable()[0]
+        clock, engine = workload.Clock(), self.backend._engine
+        sample = engine.sample
         end_step = clock.timed("log", TrainingState.end_step)
 
         def end(log: TrainingState, logs: dict[str, float]) -> bool:
@@ -168,11 +176,14 @@ class Bench:
             return ended
 
         parts = [(self.task, "prompt", "data"), (PassRates, "draw", "data"), (TrainingState, "grade", "verify")]
-        parts += [(self.backend, "roll_out", "roll_out"), (model, "generate", "generate")]
+        parts += [(self.backend, "roll_out", "roll_out")]
         parts += [(TrainingState, "check_step", "log"), (adapter, "is_finite", "log")]
         with ExitStack() as patches:
             for owner, name, part in parts:
                 patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
+            # `sample` yields the replies one by one, so its time is that of all of them.
+            all_at_once = clock.timed("generate", lambda *args: list(sample(*args)))
+            patches.enter_context(patch.object(engine, "sample", all_at_once))
             patches.enter_context(patch.object(TrainingState, "end_step", end))
             finding = self.train(recipe, 3, clock=clock)
         summary = clock.summary(recipe, self.backend.micro_batch(recipe.grpo))

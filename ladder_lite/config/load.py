@@ -24,7 +24,7 @@ from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.install import shipped
 
-_RENAMED = {"arms": "ablations"}  # settings of earlier versions
+_RENAMED = {"arms": "ablations", "model.fast_inference": "model.engine"}  # settings of earlier versions
 
 
 def load_recipe(

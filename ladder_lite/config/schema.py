@@ -129,8 +129,9 @@ class ModelSettings(_Section):
     `id` is "embedded", a local folder, a GGUF file or a Hugging Face hub id. `mirror` is an ungated copy on the hub,
     suggested if the hub refuses access to `id`. `max_prompt_length` limits the prompts that ask for a solution, in
     tokens; longer ones are refused, and the memory prediction uses it. `device: auto` is the GPU if PyTorch can use
-    one; with `cuda`, runs refuse to start without a GPU. `fast_inference` is Unsloth's vLLM; it has never been run with
-    this package.
+    one; with `cuda`, runs refuse to start without a GPU. `engine` samples the replies: `lean`, this package's
+    loop, for models with full attention, `generate` of transformers for all, or Unsloth's `vllm`, which has never been
+    run with this package. `auto` is the first of them that supports the model.
     """
 
     id: str
@@ -139,7 +140,7 @@ class ModelSettings(_Section):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     load_in_4bit: bool
-    fast_inference: bool = False
+    engine: Literal["auto", "lean", "generate", "vllm"] = "auto"
     max_prompt_length: Count
     lora: LoraConfigSettings
 

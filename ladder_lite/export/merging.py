@@ -248,8 +248,8 @@ def _mismatch(adapter: Path, name: str) -> UserError:
 
 def _load(recipe: Recipe, adapter: Path, **settings: object) -> tuple[Any, Any]:
     """Return the peft model with the adapter, and its tokenizer; `settings` override the recipe's `model` section."""
-    # Nothing is sampled here, so vLLM (fast_inference) would only take memory.
-    model = recipe.model.model_copy(update={"fast_inference": False, **settings})
+    # Nothing is sampled here, so vLLM would only take memory.
+    model = recipe.model.model_copy(update={"engine": "auto", **settings})
     backend = load_backend(recipe.model_copy(update={"model": model}))
     backend.load(adapter, check=False)
     return backend.trainable()

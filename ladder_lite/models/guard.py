@@ -35,14 +35,15 @@ _PROMPT: Messages = [{"role": "user", "content": "solve integrate(x,x)"}]
 _REPLIES, _TOKENS = 8, 16  # a check samples 8 replies of at most 16 tokens
 
 _REMEDIES = {
-    "vllm": "set model.fast_inference=false",
+    "vllm": "set model.engine=auto",
+    "lean": "set model.engine=generate",
     "unsloth": "set model.backend=transformers",
-    "transformers": "try other versions of transformers and peft; ladder_lite.doctor prints those installed",
+    "generate": "try other versions of transformers and peft; ladder_lite.doctor prints those installed",
 }
 
 
 class RolloutGuard:
-    """Checks one backend, whose engine is "vllm", "unsloth" or "transformers".
+    """Checks one backend, whose engine is "lean", "generate", "unsloth" (its `generate`) or "vllm".
 
     `gap` is the KL divergence that the last check measured, NaN before the first one.
     """

@@ -51,18 +51,18 @@ def choose_loader(settings: ModelSettings) -> Loader:
     Raises UserError if the recipe requires Unsloth, or vLLM inside it, and that cannot run here.
     """
     if settings.backend == "transformers":
-        if settings.fast_inference:
-            raise UserError("model.fast_inference is Unsloth's; set it to false, or model.backend=auto")
+        if settings.engine == "vllm":
+            raise UserError("model.engine vllm is Unsloth's; set model.engine=auto, or model.backend=auto")
         return "transformers"
-    # backend is "auto" or "unsloth" from here on. vLLM (`fast_inference`) is available through Unsloth only.
+    # backend is "auto" or "unsloth" from here on. vLLM is available through Unsloth only.
     if (obstacle := unsloth_obstacle(settings)) is None:
-        if settings.fast_inference and (reason := _vllm_obstacle(settings.load_in_4bit)):
-            raise UserError(f"model.fast_inference: {reason}, or set it to false")
+        if settings.engine == "vllm" and (reason := _vllm_obstacle(settings.load_in_4bit)):
+            raise UserError(f"model.engine vllm: {reason}, or set model.engine=auto")
         return "unsloth"
     if settings.backend == "unsloth":
         raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
-    if settings.fast_inference:
-        raise UserError(f"model.fast_inference needs Unsloth: {obstacle}; set model.fast_inference=false")
+    if settings.engine == "vllm":
+        raise UserError(f"model.engine vllm needs Unsloth: {obstacle}; set model.engine=auto")
     return "transformers"
 
 
@@ -208,7 +208,7 @@ def _with_unsloth(settings: ModelSettings, dtype: torch.dtype, seed: int, max_le
             use_exact_model_name=True,
             # Otherwise it moves the embedding to the CPU when memory is short, and `model.device` is then the CPU.
             offload_embedding=False,
-            fast_inference=settings.fast_inference,
+            fast_inference=settings.engine == "vllm",
             max_lora_rank=int(lora["r"]),
         )
         with _explain_adapter_errors():

@@ -4,7 +4,6 @@
 model, from a model in a folder, and from one of the Hugging Face hub.
 """
 
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ladder_lite.config import GrpoSettings, Recipe, recipe_for
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.models import vllm
 from ladder_lite.models.adapter import folded, trained
 from ladder_lite.models.backend import Adapter, Rollout, Sampling, Score
+from ladder_lite.models.engines import Engine, Reply, Request, open_engine
+from ladder_lite.models.engines.stopping import Stopping
 from ladder_lite.models.guard import RolloutGuard
 from ladder_lite.models.loading import choose_device, load
 from ladder_lite.models.memory import Loader, Setup, generation_batch, gib, plan
@@ -30,12 +29,9 @@ from ladder_lite.models.shape import Shape
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.tasks.task import Messages
 
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far padding may move a prompt's logits, as a share of the largest one: the rounding errors of each dtype."""
-
 _CPU_BATCH = 32
-"""Replies that a CPU generates together. A batch runs until its longest reply ends, so with prompts sorted by length,
-several small batches take fewer steps than one large batch. benchmarks/steps.py compares the two."""
+"""Replies that `generate` generates together on a CPU. A batch runs until its longest reply ends, so with prompts
+sorted by length, several small batches take fewer steps than one large batch."""
 
 _DATE = "26 Jul 2024"
 """The date in Llama 3's chat template, which defaults to today: a run resumed tomorrow must have the same prompts."""
@@ -55,12 +51,16 @@ class LocalBackend:
         self._model, self._tokenizer, self.dtype = load(settings, loader, self._device, recipe.seed, length)
         self._model.eval()  # peft adds its layers, with their dropout, in training mode
         self._end_ids = _end_token_ids(self._model, self._tokenizer)
-        self._fast_inference = settings.fast_inference
         self._recipe = recipe
         self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
-        if not self._fast_inference:  # vLLM takes lists of token ids and pads nothing
-            self._check_padding()
-        self._guard = RolloutGuard(self, "vllm" if self._fast_inference else loader)
+        self._check_overflow()
+        self._engine = self.open_engine(settings.engine)
+        is_unsloths = loader == "unsloth" and self._engine.name == "generate"
+        self._guard = RolloutGuard(self, "unsloth" if is_unsloths else self._engine.name)
+
+    def open_engine(self, choice: str) -> Engine:
+        """Return an engine that samples from this model: "lean", "generate", "vllm", or "auto"."""
+        return open_engine(choice, self._loader, self._model, self._tokenizer, self._end_ids, self.dtype)
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of similar length are generated together."""
@@ -74,35 +74,28 @@ class LocalBackend:
     def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
         """Sample one reply to each prompt, with the token ids of both."""
         encoded = [self._encode(prompt) for prompt in prompts]
-        if self._fast_inference:
-            replies = zip(encoded, vllm.generate(self._model, encoded, sampling), strict=True)
-            return [self._rollout(prompt, ids, sampling.stop, logprobs) for prompt, (ids, logprobs) in replies]
-        # Indices of the prompts, the shortest prompt first: batches of similar lengths need little padding.
-        waiting = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-        rollouts: dict[int, Rollout] = {}  # by index of the prompt
-        devices = [self._device] if self._device.type == "cuda" else []
-        size = self._generation_batch(max(map(len, encoded), default=0), sampling)
-        # fork_rng restores the global random state afterwards, so sampling does not disturb what training draws.
-        with torch.random.fork_rng(devices), self._for_inference(), folded(self._model):
-            torch.manual_seed(sampling.seed)
-            while waiting:
-                batch = waiting[:size]
-                temperature: Any = sampling.temperature
-                if isinstance(temperature, tuple):
-                    temperature = [temperature[index] for index in batch]
+        temperatures = sampling.temperature
+        if not isinstance(temperatures, tuple):
+            temperatures = (temperatures,) * len(prompts)
+        requests = [Request(*each) for each in zip(range(len(prompts)), encoded, temperatures, strict=True)]
+        stopping = Stopping(self._tokenizer, self._special_ids, sampling.stop)
+        at_once = min(len(prompts), self._generation_batch(max(map(len, encoded), default=0), sampling))
+        rollouts: dict[int, Rollout] = {}
+        with self._for_inference(), folded(self._model):
+            while len(rollouts) < len(requests):
+                missing = [request for request in requests if request.id not in rollouts]
                 try:
-                    generated = list(self._generate([encoded[index] for index in batch], sampling, temperature))
+                    for reply in self._engine.sample(missing, sampling, stopping, at_once):
+                        rollouts[reply.id] = self._rollout(encoded[reply.id], reply, sampling.stop)
                 except torch.OutOfMemoryError as error:
-                    # The prediction was too optimistic: halve the batch and try the same prompts again.
-                    if len(batch) == 1:
+                    # The prediction was too optimistic. Replies that have ended are kept, the others start again.
+                    at_once = min(at_once, len(missing))
+                    if at_once == 1:
                         raise UserError(
                             f"out of memory: not even one reply of {sampling.max_new_tokens} tokens can be generated; "
                             "take a smaller model, or lower grpo.trl.max_completion_length and eval.max_new_tokens"
                         ) from error
-                    size = len(batch) // 2
-                    continue
-                rollouts |= dict(zip(batch, generated, strict=True))
-                waiting = waiting[len(batch) :]
+                    at_once //= 2
         return [rollouts[index] for index in range(len(prompts))]
 
     def check(self, prompts: Sequence[Messages]) -> None:
@@ -204,7 +197,7 @@ class LocalBackend:
     def _generation_batch(self, prompt_length: int, sampling: Sampling) -> int:
         """Return how many replies to generate at once: at most the caller's number, fewer if memory is short."""
         if self._device.type == "cpu":
-            return min(sampling.batch_size, _CPU_BATCH)
+            return min(sampling.batch_size, _CPU_BATCH) if self._engine.name == "generate" else sampling.batch_size
         setup, lengths = self._setup(self._recipe.grpo), (prompt_length, sampling.max_new_tokens)
         fits = generation_batch(setup, self._memory_bytes(), *lengths, sampling.batch_size, sampling.top_p)
         return max(1, fits)
@@ -244,54 +237,11 @@ class LocalBackend:
         else:
             self._model.train(training)
 
-    def _generate(
-        self, prompts: list[list[int]], sampling: Sampling, temperature: float | list[float]
-    ) -> Iterator[Rollout]:
-        """Generate one reply to each prompt. `temperature` is one value, or one for each prompt."""
-        tokenizer = self._tokenizer
-        inputs = self._pad(prompts).to(self._device)  # input_ids and attention_mask (B, P)
-        greedy = temperature == 0
-        temperatures = torch.tensor(temperature, device=self._device).reshape(-1, 1, 1)  # (1, 1, 1) or (B, 1, 1)
-        processors = []
-        if isinstance(temperature, list):
-            # transformers takes one temperature for the whole batch, so a processor divides each row by its own.
-            processors, temperature = [_Temperatures(temperature, self._device)], 1.0
-        settings = transformers.GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=not greedy,
-            temperature=None if greedy else temperature,
-            top_p=None if greedy else sampling.top_p,
-            top_k=None if greedy else 0,  # 0 means all tokens; the default of transformers is the 50 likeliest
-            repetition_penalty=1.0,  # omitted settings come from the model's own config, and Qwen 2.5 sets this one
-            eos_token_id=sorted(self._end_ids),
-            use_cache=True,
-            return_dict_in_generate=True,
-            output_logits=sampling.logprobs,
-        )
-        stopping = [_StopTexts(tokenizer, sampling.stop, inputs.input_ids.shape[1])] if sampling.stop else []
-        output = self._model.generate(
-            **inputs,
-            generation_config=settings,
-            pad_token_id=tokenizer.pad_token_id,  # within `settings`, Unsloth would replace it by an end token
-            logits_processor=processors,
-            stopping_criteria=stopping,
-        )
-        replies = output.sequences[:, inputs.input_ids.shape[1] :]  # (B, P + N) -> (B, N)
-        logprobs: list[list[float] | None] = [None] * len(prompts)
-        if sampling.logprobs:
-            # N tensors of (B, vocabulary) -> (B, N, vocabulary). They are the model's own, before any processor.
-            logits = torch.stack(output.logits, dim=1).float() / temperatures
-            logprobs = logits.log_softmax(-1).gather(-1, replies[..., None]).squeeze(-1).tolist()  # B lists of N
-        for prompt, ids, of_reply in zip(prompts, replies.tolist(), logprobs, strict=True):
-            yield self._rollout(prompt, ids, sampling.stop, of_reply)
-
-    def _rollout(
-        self, prompt: list[int], ids: list[int], stop: tuple[str, ...], logprobs: list[float] | None = None
-    ) -> Rollout:
+    def _rollout(self, prompt: list[int], reply: Reply, stop: tuple[str, ...]) -> Rollout:
         """Cut a row of generated ids to the reply: the tokens before the padding, and its end of turn if it has one."""
+        ids, logprobs = reply.tokens, reply.logprobs
         # Text, then an end token or padding: [5, 9, 7, <end>, <pad>, <pad>] -> length 3.
-        special = self._end_ids | {self._tokenizer.pad_token_id}
-        length = next((index for index, token in enumerate(ids) if token in special), len(ids))
+        length = next((index for index, token in enumerate(ids) if token in self._special_ids), len(ids))
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
         stopped = any(word in text for word in stop)
         # If the padding token is also the end of turn, the one after a stop text is padding.
@@ -301,43 +251,19 @@ class LocalBackend:
         # TRL fails on an empty reply, so one gets an end token; `n_tokens` stays 0 and keeps it out of training.
         return Rollout(prompt, tokens or [min(self._end_ids)], completion, logprobs and logprobs[: len(tokens)])
 
-    def _check_padding(self) -> None:
-        """Raise UserError if padding changes the next token: all batches would be wrong without any error."""
-        # Two prompts of different lengths: as one padded batch, and one by one without padding.
-        prompts = [self._tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
-        together = self._next_logits(prompts)  # (2, vocabulary)
-        alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])
-        if not alone.isfinite().all():
+    @property
+    def _special_ids(self) -> frozenset[int]:
+        """The tokens at which a reply ends: the ends of turn, and padding that the model sampled."""
+        return self._end_ids | {self._tokenizer.pad_token_id}
+
+    def _check_overflow(self) -> None:
+        """Raise UserError if the model's logits are not finite."""
+        ids = torch.tensor([self._tokenizer.encode("solve integrate(x,x)", add_special_tokens=False)])
+        if not self._score(ids.to(self._device), torch.ones_like(ids).to(self._device), 1).isfinite().all():
             raise UserError(
                 f"model.id: this model's logits overflow in {str(self.dtype).removeprefix('torch.')}; "
                 "set model.dtype=bfloat16 if the card supports it, else float32"
             )
-        error = float((together - alone).abs().max() / alone.abs().max())
-        if not error <= _TOLERANCE[self.dtype]:
-            raise UserError(
-                f"model.id: this model's next token depends on padding (logits move by {error:.1%}); "
-                "try another version of transformers or unsloth"
-            )
-
-    def _pad(self, prompts: list[list[int]]) -> Any:
-        # Pass the side on each call, because TRL's trainers change the tokenizer's own to the right.
-        return self._tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-
-    def _next_logits(self, prompts: list[list[int]]) -> torch.Tensor:
-        """Return the logits of the first generated token, shape (prompts, vocabulary), in float32."""
-        inputs = self._pad(prompts).to(self._device)
-        with self._for_inference():
-            output = self._model.generate(
-                **inputs,
-                max_new_tokens=1,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        # `generate`, not a forward pass: what is checked is the way in which replies are sampled.
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
 
 
 def _end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -355,45 +281,3 @@ def _longest_reply(recipe: Recipe) -> int:
         *(each.variants.max_new_tokens for each in recipes),
         *(int(each.trl["max_completion_length"]) for each in grpo_settings),
     )
-
-
-class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]
-    """Divides the logits of each row of a batch by that row's temperature."""
-
-    def __init__(self, temperatures: list[float], device: torch.device) -> None:
-        self._temperatures = torch.tensor(temperatures, device=device)[:, None]  # (B, 1) against scores (B, vocabulary)
-
-    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores / self._temperatures
-
-
-class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
-    """Ends each row whose reply contains a stop text; `stop_strings` of transformers fails on word-level vocabularies.
-
-    `start` is the index of the first generated token, after the prompts.
-    """
-
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...], start: int) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, stop, start
-        # For "</answer>", only tokens with a ">" in them can complete the stop text.
-        self._may_end = _tokens_with(tokenizer, "".join(word[-1] for word in stop))
-        # A stop text has at most one token per ASCII character. Some tokens decode to nothing, hence a few more.
-        self._tail_length = max(len(word) for word in stop) + 4
-
-    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        # transformers calls this after each new token. Decoding every row each time would be slow, so a lookup of the
-        # last token of each row, (B,), decides which rows are decoded at all.
-        self._may_end = self._may_end.to(input_ids.device)  # copies once; it has an entry for each token
-        # A model may have more ids than its tokenizer has tokens. All of them map to the last entry, which is False.
-        ended = self._may_end[input_ids[:, -1].clamp(max=len(self._may_end) - 1)]
-        for row in ended.nonzero().flatten().tolist():
-            tail = input_ids[row, self._start :][-self._tail_length :]
-            ended[row] = any(word in self._tokenizer.decode(tail) for word in self._stop)
-        return ended
-
-
-@functools.cache
-def _tokens_with(tokenizer: Any, letters: str) -> torch.Tensor:
-    """Return for each token whether its text contains one of the letters, and a final False for unknown ids."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return torch.tensor([*(any(letter in text for letter in letters) for text in texts), False])

@@ -19,7 +19,7 @@ Not predicted:
 - the reference's log-probabilities (beta > 0). They need less than training: they are computed without gradients, in
   the same micro-batches. Unsloth alone would use larger ones, up to most of the free memory; the trainer prevents this
   with `unsloth_grpo_mini_batch`.
-- vLLM (`fast_inference`).
+- vLLM (`model.engine: vllm`).
 - Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit). They keep some layers in 16 bits and need more memory.
 """
 
@@ -127,7 +127,7 @@ class Setup:
             group_size=int(trl.get("num_generations") or 8),
             # The prefix grouper is part of Unsloth's packed pass, so switching packing off disables it.
             prefix_grouper=loader == "unsloth"
-            and not model.fast_inference
+            and model.engine != "vllm"
             and _is_on("UNSLOTH_GRPO_PREFIX_GROUPER", "0")
             and _is_on("UNSLOTH_GRPO_SEQ_PACKING", "1"),
             context_bytes=context_bytes,

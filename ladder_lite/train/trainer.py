@@ -20,7 +20,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from enum import Enum
 from io import StringIO
 from random import Random
@@ -35,6 +35,8 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from ladder_lite.config import SETTINGS, settle
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Sampling, adapter
+from ladder_lite.models.engines import lean
+from ladder_lite.models.shared_prompts import sharing_prompts
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.runs import layout
@@ -190,14 +192,22 @@ class Trainer(trl.GRPOTrainer):
         """
         # Unsloth computes the loss in its own way. A probe must run all rows, and its rewards, being equal, would leave
         # none.
-        if "unsloth" in sys.modules or self._probing or not depends_on_advantage_only(self):
+        if "unsloth" in sys.modules or self._probing:
             return super().compute_loss(model, inputs, **options)
-        reduced = drop_zero_advantage_rows(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
-        if reduced is None:
-            # A loss of 0 whose gradients are zeros. If they were None, the optimizer would skip the weights; with
-            # zeros, its momentum still moves them, as TRL's own loss would let it.
-            return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
-        return reduced.factor * super().compute_loss(model, reduced.inputs, **options)
+        factor = 1.0
+        if depends_on_advantage_only(self):
+            reduced = drop_zero_advantage_rows(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
+            if reduced is None:
+                # A loss of 0 whose gradients are zeros. If they were None, the optimizer would skip the weights; with
+                # zeros, its momentum still moves them, as TRL's own loss would let it.
+                return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
+            inputs, factor = reduced
+        base = model.get_base_model()
+        # The model's own flag, not the setting: an earlier trainer may have switched checkpointing on.
+        shares_prompts = not base.is_gradient_checkpointing and lean.obstacle(base) is None
+        reply_length = inputs["completion_ids"].shape[1]
+        with sharing_prompts(base, reply_length) if shares_prompts else nullcontext():
+            return factor * super().compute_loss(model, inputs, **options)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: checkpoints are for resuming only."""

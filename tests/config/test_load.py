@@ -43,7 +43,7 @@ model:
   backend: transformers
   dtype: float32
   load_in_4bit: false
-  fast_inference: false
+  engine: auto
   max_prompt_length: 64
   lora: {r: 8, target_modules: all-linear}
 ablations: {ladder_half: {share: 0.5}}
@@ -174,6 +174,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
     [
         ("sed=1", "unknown setting sed; did you mean seed?"),
         ("arms={}", "unknown setting arms; it is called ablations now"),
+        ("model.fast_inference=true", "unknown setting model.fast_inference; it is called model.engine now"),
         ("grpo.trl.lerning_rate=1", "unknown setting grpo.trl.lerning_rate; did you mean learning_rate?"),
         (
             "grpo.learning_rate=1",
@@ -411,7 +412,7 @@ def test_print_shows_every_setting_with_overrides_applied(name: str, tmp_path: P
     copy = tmp_path / "copy.yaml"
     copy.write_text(printed.stdout, encoding="utf-8")
     assert load_recipe(str(copy)) == load_recipe(name, ["eval.samples=11"])
-    defaults = {*TRL_DEFAULTS, "fast_inference", "equal_up_to_factor", "budget", "seed"}
+    defaults = {*TRL_DEFAULTS, "engine", "equal_up_to_factor", "budget", "seed"}
     assert all(f"{setting}:" in printed.stdout for setting in defaults)
 
 

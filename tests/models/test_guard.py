@@ -74,10 +74,10 @@ def stuck_at(backend: Backend, adapter: Adapter) -> Callable[[Engine], Engine]:
 
 @contextmanager
 def refused() -> Iterator[None]:
-    with pytest.raises(UserError, match=r"rollouts: transformers .* other weights") as caught:
+    with pytest.raises(UserError, match=r"rollouts: lean .* other weights") as caught:
         yield
     assert "1e-05" in str(caught.value)  # the tolerance in float32
-    assert "ladder_lite.doctor" in str(caught.value)
+    assert "model.engine=generate" in str(caught.value)
 
 
 # --- correct engines
@@ -243,7 +243,7 @@ def test_an_engine_whose_log_probabilities_are_nan(backend: Backend, with_engine
 def test_a_model_that_ignores_its_adapter(backend: Backend) -> None:
     start = backend.snapshot()
     fresh = load_backend(RECIPE)  # a new backend, whose guard does not know the scale yet
-    with pytest.raises(UserError, match=r"rollouts: .*transformers .* not depend on the adapter"):
+    with pytest.raises(UserError, match=r"rollouts: what lean .* not depend on the adapter"):
         fresh.check_rollouts(lambda ids, _mask, n: torch.zeros(len(ids), n))
     assert is_same(start, fresh.snapshot())
 
@@ -283,7 +283,7 @@ def test_an_adapter_that_is_loaded_is_checked(
 def test_a_check_is_one_short_rollout_and_one_forward_pass(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     backend.check_rollouts()
     model, _ = backend.trainable()
-    forward, generate = model.forward, model.generate
+    forward, sample = model.forward, backend._engine.sample
     passes: list[Any] = []
     rollouts: list[int] = []
 
@@ -292,17 +292,15 @@ def test_a_check_is_one_short_rollout_and_one_forward_pass(backend: Backend, mon
             passes.append(named["input_ids"].shape)
         return forward(*args, **named)
 
-    def record_generate(**named: Any) -> Any:
-        rollouts.append(named["generation_config"].max_new_tokens)
+    def record_sample(requests: Any, sampling: Any, *more: Any) -> Any:
+        rollouts.append(sampling.max_new_tokens)
         generating.append(True)
-        try:
-            return generate(**named)
-        finally:
-            generating.pop()
+        yield from sample(requests, sampling, *more)
+        generating.pop()
 
     generating: list[bool] = []
     monkeypatch.setattr(model, "forward", record_forward)
-    monkeypatch.setattr(model, "generate", record_generate)
+    monkeypatch.setattr(backend._engine, "sample", record_sample)
     backend.check_rollouts()
     assert rollouts == [16]
     assert len(passes) == 1

@@ -108,9 +108,9 @@ def test_unsloth_is_not_chosen_for_float32(machine: Callable[..., None]) -> None
             ["backend=transformers"],
             (8, 0),
             ("unsloth", "vllm"),
-            r"is Unsloth's; set it to false, or model\.backend=auto",
+            r"is Unsloth's; set model\.engine=auto, or model\.backend=auto",
         ),
-        (["backend=auto"], None, (), r"needs Unsloth: it needs a GPU.*; set model\.fast_inference=false"),
+        (["backend=auto"], None, (), r"needs Unsloth: it needs a GPU.*; set model\.engine=auto"),
         (["device=cpu"], (8, 0), ("unsloth", "vllm"), r"needs Unsloth: .* model\.device is cpu"),
     ],
 )
@@ -122,8 +122,8 @@ def test_vllm_needs_unsloth(
     message: str,
 ) -> None:
     machine(capability, *packages)
-    with pytest.raises(UserError, match=rf"model\.fast_inference {message}"):
-        loading.choose_loader(settings("backend=auto", "fast_inference=true", *overrides))
+    with pytest.raises(UserError, match=rf"model\.engine vllm {message}"):
+        loading.choose_loader(settings("backend=auto", "engine=vllm", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_a_vllm_that_cannot_sample_here_is_an_error(
 ) -> None:
     machine(capability, "unsloth", *packages, *(["vllm"] if version else []))
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: version)
-    chosen = settings("backend=auto", "fast_inference=true", f"load_in_4bit={four_bit}")
+    chosen = settings("backend=auto", "engine=vllm", f"load_in_4bit={four_bit}")
     if refused is None:
         assert loading.choose_loader(chosen) == "unsloth"
     else:
         with pytest.raises(UserError) as caught:
             loading.choose_loader(chosen)
-        assert str(caught.value).startswith(f"model.fast_inference: {refused}")
-        assert str(caught.value).endswith(", or set it to false")
+        assert str(caught.value).startswith(f"model.engine vllm: {refused}")
+        assert str(caught.value).endswith(", or set model.engine=auto")
 
 
 def test_the_command_line_reports_that_unsloth_needs_a_gpu(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_unsloth_gets_the_settings_of_the_recipe(
         "fast_inference": False,
         "max_lora_rank": 32,
     }
-    lora = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    lora = {"r": 32, "lora_alpha": 32, "target_modules": "all-linear"}
     assert arguments["adapt"] == lora | {"use_gradient_checkpointing": "unsloth", "random_state": 11}
     assert arguments["load"].keys() <= LOAD_MODEL
     assert arguments["adapt"].keys() <= GET_PEFT_MODEL

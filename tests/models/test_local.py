@@ -11,6 +11,7 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models import Backend, Rollout, Sampling, load_backend
+from ladder_lite.models.engines import Reply
 from ladder_lite.models.memory import GIB
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.tasks import load_task
@@ -164,16 +165,15 @@ def _first_layer(backend: Backend) -> Any:
     return model.base_model.model.model.layers[0].self_attn.q_proj
 
 
-def _when_generating(backend: Backend, monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) -> None:
-    """Call `hook` whenever the model generates."""
-    model, _ = backend.trainable()
-    generate = type(model).generate
+def _when_sampling(backend: Backend, monkeypatch: pytest.MonkeyPatch, hook: Callable[[], None]) -> None:
+    """Call `hook` whenever the engine samples."""
+    sample = backend._engine.sample
 
-    def generate_after_hook(self: Any, **named: Any) -> Any:
+    def sample_after_hook(*args: Any) -> Any:
         hook()
-        return generate(self, **named)
+        return sample(*args)
 
-    monkeypatch.setattr(type(model), "generate", generate_after_hook)
+    monkeypatch.setattr(backend._engine, "sample", sample_after_hook)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -190,7 +190,7 @@ def test_folding_puts_the_original_tensors_back(backend: Backend, monkeypatch: p
             raise KeyboardInterrupt
 
     (name,) = (name for name, weight in model.named_parameters() if weight is base)
-    _when_generating(backend, monkeypatch, record)
+    _when_sampling(backend, monkeypatch, record)
     if fails:
         with pytest.raises(KeyboardInterrupt):
             backend.sample([_ask("x")], 1, SAMPLING)
@@ -225,7 +225,7 @@ def test_a_folded_model_has_the_same_output(backend: Backend) -> None:
 def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(load_recipe("tiny", [change]))
     merged = []
-    _when_generating(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
+    _when_sampling(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
     backend.sample([_ask("x")], 1, SAMPLING)
     assert merged == [False]
 
@@ -246,10 +246,36 @@ def test_weights_that_are_shared_or_do_not_fit_are_not_folded(monkeypatch: pytes
         assert bool(_foldable(model)) == folds
 
 
-def test_a_cpu_generates_few_replies_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("engine", "at_once"), [("lean", 70), ("generate", 32)])
+def test_replies_that_a_cpu_generates_at_once(engine: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load_backend(load_recipe("tiny", [f"model.engine={engine}"]))
     tried = _fail_above(1000, monkeypatch, backend)
     backend.sample([_ask("x")], 70, replace(SAMPLING, batch_size=200, max_new_tokens=2))
-    assert tried == [32, 32, 6]
+    assert tried == [(70, at_once)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [([], "lean"), (["model.engine=lean", "model.load_in_4bit=true"], "lean"), (["model.engine=generate"], "generate")],
+)
+def test_engines_give_the_same_greedy_replies(backend: Backend, settings: list[str], engine: str) -> None:
+    other = load_backend(load_recipe("tiny", settings))
+    assert other._engine.name == engine
+    if "model.load_in_4bit=true" in settings:  # other weights
+        backend = load_backend(load_recipe("tiny", ["model.engine=generate", "model.load_in_4bit=true"]))
+    texts = ["x**2+sin(3*x)", "x", "exp(2*x)", "5*sin(2*x)+x**3-exp(4*x)", "cos(x)/2+7"]
+    greedy = replace(SAMPLING, temperature=0.0, stop=("</answer>",), batch_size=3)
+    prompts = [_ask(text) for text in texts]
+    assert other.roll_out(prompts, greedy) == backend.roll_out(prompts, greedy)
+
+
+def test_lean_refuses_a_model_that_it_would_get_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ladder_lite.models.engines import lean
+
+    monkeypatch.setattr(lean, "obstacle", lambda _model: "it has layers without full attention")
+    with pytest.raises(UserError, match=r"model\.engine lean: .* set model\.engine=generate"):
+        load_backend(load_recipe("tiny", ["model.engine=lean"]))
+    assert load_backend(load_recipe("tiny"))._engine.name == "generate"  # auto
 
 
 def test_four_bit_weights_train(tmp_path: Path) -> None:
@@ -308,37 +334,48 @@ def test_memory_beyond_the_limit_of_the_process_is_not_counted(
 # --- padding
 
 
-def _ignore_attention_mask(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the model attend to padding, as models do that ignore the mask."""
+@pytest.fixture(scope="module")
+def generating() -> Backend:
+    """A backend whose engine is `generate`."""
+    return load_backend(load_recipe("tiny", ["model.engine=generate"]))
+
+
+def test_a_model_that_attends_to_padding_is_an_error(generating: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As models do that ignore the attention mask."""
     import torch
 
-    pad = backend._pad
+    engine = generating._engine
+    pad = engine._pad
+    engine.check_padding(torch.float32)
 
-    def pad_without_mask(prompts: list[list[int]]) -> Any:
+    def pad_without_mask(prompts: Any) -> Any:
         inputs = pad(prompts)
         inputs["attention_mask"] = torch.ones_like(inputs.input_ids)
         return inputs
 
-    monkeypatch.setattr(backend, "_pad", pad_without_mask)
-
-
-def test_a_model_that_attends_to_padding_is_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend._check_padding()
-    _ignore_attention_mask(backend, monkeypatch)
+    monkeypatch.setattr(engine, "_pad", pad_without_mask)
     with pytest.raises(UserError, match=r"next token depends on padding \(logits move by \d+\.\d%\)"):
-        backend._check_padding()
+        engine.check_padding(torch.float32)
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])
-def test_logits_that_overflow_are_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch, number: float) -> None:
+def test_logits_that_overflow_are_an_error(backend: Backend, number: float) -> None:
     import torch
 
-    monkeypatch.setattr(backend, "_next_logits", lambda prompts: torch.full((len(prompts), 94), number))
-    with pytest.raises(UserError, match=r"overflow in float32; set model\.dtype=bfloat16"):
-        backend._check_padding()
+    model, _ = backend.trainable()
+    weight = model.get_output_embeddings().weight
+    before = weight.detach().clone()
+    try:
+        weight.data.fill_(number)
+        with pytest.raises(UserError, match=r"overflow in float32; set model\.dtype=bfloat16"):
+            backend._check_overflow()
+    finally:
+        weight.data.copy_(before)
+    assert torch.equal(weight, before)
 
 
-def test_the_padding_side_of_the_tokenizer_does_not_matter(backend: Backend) -> None:
+def test_the_padding_side_of_the_tokenizer_does_not_matter(generating: Backend) -> None:
+    backend = generating
     prompts = [_ask("5*sin(2*x)+x**3-exp(4*x)"), _ask("x**2")]
     _, tokenizer = backend.trainable()
     before = backend.sample(prompts, 2, SAMPLING)
@@ -352,7 +389,8 @@ def test_the_padding_side_of_the_tokenizer_does_not_matter(backend: Backend) -> 
 # --- the end of a reply
 
 
-def test_the_generation_config_of_the_model_is_ignored(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generation_config_of_the_model_is_ignored(generating: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = generating
     prompts = [_ask("x**2+sin(3*x)")]
     plain = backend.sample(prompts, 4, SAMPLING)
     model, _ = backend.trainable()
@@ -361,8 +399,9 @@ def test_the_generation_config_of_the_model_is_ignored(backend: Backend, monkeyp
     assert backend.sample(prompts, 4, SAMPLING) == plain
 
 
-def test_the_padding_token_is_passed_as_a_keyword(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_padding_token_is_passed_as_a_keyword(generating: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unsloth's `generate` pads with the config's first end token unless a keyword tells otherwise."""
+    backend = generating
     model, tokenizer = backend.trainable()
     generate, seen = type(model).generate, []
 
@@ -407,12 +446,15 @@ def _stops_after(tokenizer: Any, prompt: str, ids: list[int], stop: tuple[str, .
     """Return after how many tokens of a reply generation would end, None if never."""
     import torch
 
-    from ladder_lite.models.local import _StopTexts
+    from ladder_lite.models.engines.generate import _StopTexts
+    from ladder_lite.models.engines.stopping import Stopping
 
     prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
-    stopping = _StopTexts(tokenizer, stop, len(prompt_ids))
+    stopping = Stopping(tokenizer, frozenset(), stop)
+    in_batches = _StopTexts(stopping, len(prompt_ids))
     for n in range(1, len(ids) + 1):
-        (ended,) = stopping(torch.tensor([prompt_ids + ids[:n]]), torch.empty(0)).tolist()
+        (ended,) = in_batches(torch.tensor([prompt_ids + ids[:n]]), torch.empty(0)).tolist()
+        assert ended == stopping.has_ended(ids[:n])
         if ended:
             return n
     return None
@@ -457,7 +499,7 @@ def test_a_token_id_that_the_tokenizer_lacks_does_not_end_a_reply(bytes_tokenize
 def _with_tokenizer(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
     monkeypatch.setattr(backend, "_tokenizer", tokenizer)
     monkeypatch.setattr(backend, "_end_ids", frozenset({tokenizer.eos_token_id}))
-    return backend._rollout
+    return lambda prompt, ids, stop: backend._rollout(prompt, Reply(0, ids, None), stop)
 
 
 def test_tokens_of_a_reply_exclude_its_padding(
@@ -534,20 +576,21 @@ def test_a_stop_text_ends_a_reply_of_the_model(backend: Backend) -> None:
 # --- out of memory
 
 
-def _fail_above(largest: int, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> list[int]:
-    """Let generation fail for more than `largest` replies at once; return a list that records the sizes tried."""
+def _fail_above(largest: int, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> list[tuple[int, int]]:
+    """Let the engine fail for more than `largest` replies at once; return a list that records (requests, at once)."""
     import torch
 
-    model, _ = backend.trainable()
-    generate, tried = type(model).generate, []
+    sample, tried = backend._engine.sample, []
 
-    def fail(self: Any, **named: Any) -> Any:
-        tried.append(len(named["input_ids"]))
-        if tried[-1] > largest:
+    def fail(requests: Any, sampling: Sampling, stopping: Any, at_once: int) -> Any:
+        tried.append((len(requests), at_once))
+        replies = sample(requests, sampling, stopping, at_once)
+        if at_once > largest:
+            yield next(replies)  # one ends before memory does
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(self, **named)
+        yield from replies
 
-    monkeypatch.setattr(type(model), "generate", fail)
+    monkeypatch.setattr(backend._engine, "sample", fail)
     return tried
 
 
@@ -559,14 +602,14 @@ def test_replies_that_do_not_fit_are_generated_in_smaller_batches(
     whole = backend.sample([_ask(text) for text in texts], 1, greedy)
     tried = _fail_above(3, monkeypatch, backend)
     assert backend.sample([_ask(text) for text in texts], 1, greedy) == whole
-    assert tried == [7, 3, 3, 1]
+    assert tried == [(7, 7), (6, 3)]
 
 
 def test_a_single_reply_that_does_not_fit_is_an_error(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = _fail_above(0, monkeypatch, backend)
     with pytest.raises(UserError, match=r"not even one reply of 60 tokens .* lower grpo\.trl\.max_completion_length"):
         backend.sample([_ask("x"), _ask("x**2")], 2, SAMPLING)
-    assert tried == [4, 2, 1]
+    assert tried == [(4, 4), (3, 2), (2, 1)]
 
 
 # --- copies that Unsloth keeps
@@ -594,6 +637,8 @@ def test_the_requests_to_vllm(backend: Backend, monkeypatch: pytest.MonkeyPatch)
 
     from safetensors.torch import load_file
 
+    from ladder_lite.models.engines.vllm import VllmEngine
+
     model, tokenizer = backend.trainable()
     requests: dict[str, Any] = {}
     reply = [*tokenizer.encode("x</answer>", add_special_tokens=False), tokenizer.eos_token_id]
@@ -610,7 +655,7 @@ def test_the_requests_to_vllm(backend: Backend, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setattr(model, "fast_generate", fast_generate, raising=False)
     monkeypatch.setattr(model, "load_lora", lambda folder: folder, raising=False)
-    monkeypatch.setattr(backend, "_fast_inference", True)
+    monkeypatch.setattr(backend, "_engine", VllmEngine(model))
     _disturb(backend)
     sampling = replace(SAMPLING, temperature=(0.5, 1.5), stop=("</b>",))
     prompts = [_ask("x"), _ask("x**2")]

@@ -62,6 +62,7 @@ def test_it_trains_in_four_bits_without_a_gpu(gguf: Path, tmp_path: Path) -> Non
         f"model.id={gguf}",
         "model.backend=transformers",
         "model.load_in_4bit=true",
+        "seed=1",
         f"task.train={problems}",
         f"task.test={problems}",
         "conditions=[rl_without_variants]",

@@ -112,11 +112,12 @@ def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
     model, _ = backend.trainable()
     number = count(1)
 
-    def spoil(_module: object, _inputs: object, hidden: torch.Tensor) -> torch.Tensor | None:
-        return hidden * torch.nan if torch.is_grad_enabled() and next(number) in steps else None
+    def spoil(_module: object, _inputs: object, output: Any) -> None:
+        if torch.is_grad_enabled() and next(number) in steps:
+            output.last_hidden_state = output.last_hidden_state * torch.nan
 
-    # On the final norm, not on the LM head, because TRL 1.16 does not call the head.
-    hook = model.get_base_model().model.norm.register_forward_hook(spoil)
+    # On the model below the LM head, because TRL 1.16 does not call the head.
+    hook = model.get_base_model().base_model.register_forward_hook(spoil)
     try:
         yield
     finally:

@@ -1,0 +1,214 @@
+"""The lean engine against plain forward passes and against `generate`, on small random models."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from scipy.stats import chisquare
+
+from ladder_lite.models.backend import Sampling
+from ladder_lite.models.engines import Reply, Request
+from ladder_lite.models.engines.lean import LeanEngine, obstacle
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,  # grouped queries
+    "initializer_range": 0.3,  # peaked distributions
+}
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
+    "qwen3": lambda: transformers.Qwen3Config(**SIZES, head_dim=16),  # not hidden_size / heads
+    "one head": lambda: transformers.LlamaConfig(**SIZES | {"num_attention_heads": 1, "num_key_value_heads": 1}),
+}
+END, STOP = 0, 39
+PREFIX = (7, 3, 9, 9, 2, 14, 21, 8, 8, 30, 11)
+PROMPTS = [(*PREFIX, 5), (*PREFIX, 5, 6, 7), (*PREFIX, 1, 2, 3, 4, 5, 6, 7, 8), (*PREFIX, 5, 6, 8), (13,), (4, 4)]
+SAMPLING = Sampling(temperature=0.9, top_p=1.0, max_new_tokens=12, batch_size=8, seed=5, logprobs=True)
+
+
+class Stop:
+    """Ends replies at two tokens."""
+
+    def has_ended(self, tokens: list[int]) -> bool:
+        return tokens[-1] in (END, STOP)
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Iterator[Any]:
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        yield transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), attn_implementation="sdpa").eval()
+
+
+def _requests(temperature: float | None = None, n: int = 3) -> list[Request]:
+    prompts = [prompt for prompt in PROMPTS for _ in range(n)]
+    own = [0.5 + 0.1 * (index % 7) if temperature is None else temperature for index in range(len(prompts))]
+    return [Request(index, prompt, own[index]) for index, prompt in enumerate(prompts)]
+
+
+def _sample(model: Any, requests: list[Request], slots: int, **changes: Any) -> list[Reply]:
+    replies = LeanEngine(model).sample(requests, replace(SAMPLING, **changes), Stop(), slots)  # type: ignore[arg-type]
+    return sorted(replies, key=lambda reply: reply.id)
+
+
+def _logits(model: Any, tokens: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=torch.tensor([tokens])).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("slots", [1, 4, 64])
+def test_greedy_replies_are_those_of_forward_passes(model: Any, slots: int) -> None:
+    for reply in _sample(model, requests := _requests(0.0, n=2), slots):
+        tokens = list(requests[reply.id].prompt)
+        for token in reply.tokens:
+            assert token == int(_logits(model, tokens)[-1].argmax())
+            tokens.append(token)
+        assert reply.tokens[-1] in (END, STOP) or len(reply.tokens) == SAMPLING.max_new_tokens
+        assert not {END, STOP}.intersection(reply.tokens[:-1])
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(model: Any) -> None:
+    requests = _requests()
+    for reply in _sample(model, requests, 5):
+        prompt, temperature = list(requests[reply.id].prompt), requests[reply.id].temperature
+        logits = _logits(model, prompt + reply.tokens)[len(prompt) - 1 : -1] / temperature
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(reply.tokens)[:, None])[:, 0]
+        assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_replies_depend_neither_on_the_number_of_slots_nor_on_the_order_of_requests(model: Any) -> None:
+    requests = _requests()
+    replies = [reply.tokens for reply in _sample(model, requests, 64)]
+    assert [reply.tokens for reply in _sample(model, requests, 3)] == replies
+    assert [reply.tokens for reply in _sample(model, requests[::-1], 7)] == replies
+    assert [reply.tokens for reply in _sample(model, requests, 64, seed=6)] != replies
+    assert len({tuple(tokens) for tokens in replies[:3]}) > 1  # samples of one prompt differ
+
+
+def test_its_own_attention_is_gone_afterwards(model: Any) -> None:
+    before = _logits(model, [*PROMPTS[2]])
+    engine = LeanEngine(model).sample(_requests(), SAMPLING, Stop(), 4)  # type: ignore[arg-type]
+    next(engine)
+    engine.close()  # as an exception in the caller would
+    assert torch.equal(_logits(model, [*PROMPTS[2]]), before)
+
+
+@pytest.fixture
+def small() -> Iterator[Any]:
+    torch.manual_seed(2)
+    with torch.inference_mode():
+        yield transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES | {"vocab_size": 12})).eval()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.6, 0.8), (1.0, 0.35)])
+def test_tokens_have_the_distribution_that_was_asked_for(small: Any, temperature: float, top_p: float) -> None:
+    prompt, n = [3, 1, 4, 1, 5], 3000
+    requests = [Request(index, prompt, temperature) for index in range(n)]
+    counts = Counter(
+        reply.tokens[0] for reply in _sample(small, requests, 512, max_new_tokens=1, top_p=top_p, temperature=1.0)
+    )
+    probabilities = (_logits(small, prompt)[-1].double() / temperature).softmax(-1)
+    # The smallest set of likeliest tokens whose probabilities reach top_p, counted here one by one.
+    expected, total = {}, 0.0
+    for token in probabilities.argsort(descending=True).tolist():
+        if total >= top_p:
+            break
+        expected[token] = float(probabilities[token])
+        total += expected[token]
+    assert set(counts) == {token for token in expected if counts[token]} != set()
+    if len(expected) == 1:
+        return
+    likely = [token for token, share in expected.items() if n * share / total >= 5]
+    rest = n - sum(counts[token] for token in likely)
+    shares = [n * expected[token] / total for token in likely]
+    observed = [counts[token] for token in likely]
+    if (left := n - sum(shares)) > 1:
+        observed, shares = [*observed, rest], [*shares, left]
+    assert chisquare(observed, [share * sum(observed) / sum(shares) for share in shares]).pvalue > 1e-4
+
+
+def test_all_tokens_of_a_reply_use_fresh_random_numbers(small: Any) -> None:
+    """Second tokens, given the first, are distributed as the model says: a draw used twice would tie them together."""
+    requests = [Request(index, [3, 1], 1.0) for index in range(3000)]
+    pairs = [tuple(reply.tokens) for reply in _sample(small, requests, 512, max_new_tokens=2) if len(reply.tokens) == 2]
+    (first, _), *_ = Counter(first for first, _ in pairs).most_common(1)
+    seconds = Counter(second for one, second in pairs if one == first)
+    expected = _logits(small, [3, 1, first])[-1].softmax(-1) * seconds.total()
+    likely = [token for token in range(12) if expected[token] >= 5]
+    observed = torch.tensor([seconds[token] for token in likely]).double()
+    shares = expected[likely].double()
+    assert chisquare(observed, shares * observed.sum() / shares.sum()).pvalue > 1e-4
+
+
+def test_each_prompt_and_the_prefix_of_all_is_read_once(model: Any) -> None:
+    read: list[int] = []
+
+    def count(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
+        if inputs["input_ids"].shape[1] > 1 or inputs["input_ids"].shape[0] == 1:
+            read.append(inputs["input_ids"].shape[1])
+
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    prompts = PROMPTS[:4]  # those with the common prefix
+    requests = [Request(index, prompts[index % 4], 1.0) for index in range(40)]
+    _sample(model, requests, 6, max_new_tokens=1)
+    handle.remove()
+    # The last token of a prompt is fed with its replies. The prefix of the four has one token more than PREFIX, less
+    # the last token of the shortest prompt, which is not read ahead.
+    assert sum(read) == len(PREFIX) + sum(len(prompt) - 1 - len(PREFIX) for prompt in prompts)
+
+
+@pytest.mark.parametrize("prompts", [[PREFIX, (*PREFIX, 4)], [(*PREFIX, 4), (*PREFIX, 4, 5), (*PREFIX, 9)]])
+def test_a_prompt_may_begin_another_one(model: Any, prompts: list[tuple[int, ...]]) -> None:
+    requests = [Request(number, prompt, 0.0) for number, prompt in enumerate(prompts)]
+    for reply in _sample(model, requests, 4, max_new_tokens=3):
+        tokens = [*prompts[reply.id], *reply.tokens]
+        assert [int(at) for at in _logits(model, tokens).argmax(-1)][-len(reply.tokens) - 1 : -1] == reply.tokens
+
+
+def test_freed_slots_are_refilled(small: Any) -> None:
+    class Lengths:
+        """The first token of a reply decides how long it gets: one in twelve has 40 tokens."""
+
+        def has_ended(self, tokens: list[int]) -> bool:
+            return len(tokens) >= (40 if tokens[0] == 5 else 2)
+
+    rows: list[int] = []
+    handle = small.register_forward_pre_hook(lambda _m, _a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    requests, sampling = [Request(index, [3], 3.0) for index in range(80)], replace(SAMPLING, max_new_tokens=40)
+    replies = list(LeanEngine(small).sample(requests, sampling, Lengths(), 4))  # type: ignore[arg-type]
+    handle.remove()
+    lengths = [len(reply.tokens) for reply in sorted(replies, key=lambda reply: reply.id)]
+    assert set(lengths) == {2, 40}
+    # Slots are idle only while the last replies end. In fixed batches they wait for the longest reply of each batch.
+    assert sum(rows) <= sum(lengths) + 4 * 40
+    assert sum(4 * max(lengths[start : start + 4]) for start in range(0, 80, 4)) > 1.5 * sum(rows)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (lambda: transformers.MistralConfig(**SIZES, sliding_window=8), "full attention"),
+        (lambda: transformers.Gemma2Config(**SIZES, head_dim=8), "full attention"),
+        (
+            lambda: transformers.DeepseekV3Config(**SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 4}),
+            "compresses",
+        ),
+        (lambda: transformers.MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1), "attention"),
+    ],
+)
+def test_models_that_it_would_get_wrong_are_refused(config: Any, reason: str) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(config())
+    assert reason in (obstacle(model) or "")
+
+
+def test_models_that_it_knows_are_not_refused(model: Any) -> None:
+    assert obstacle(model) is None

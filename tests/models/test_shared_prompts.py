@@ -1,0 +1,106 @@
+"""The forward pass that reads each prompt once, against the plain one."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from ladder_lite.models.shared_prompts import sharing_prompts
+
+SIZES = {
+    "vocab_size": 30,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
+}
+PROMPTS = [[0, 0, 5, 6, 7], [1, 2, 3, 4, 5], [0, 0, 0, 0, 9]]  # 0 is padding, on the left
+REPLIES = 4
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), attn_implementation="sdpa").train()
+
+
+def _rows(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of a prompt and a reply of four tokens, one of them shorter, and their attention mask."""
+    torch.manual_seed(1)
+    ids = torch.cat([torch.tensor(prompts), torch.randint(1, 30, (len(prompts), REPLIES))], dim=1)
+    mask = (ids != 0).long()
+    mask[0, -1] = ids[0, -1] = 0
+    return ids, mask
+
+
+def _logprobs_and_gradients(model: Any, ids: torch.Tensor, mask: torch.Tensor, shares: bool) -> list[torch.Tensor]:
+    model.zero_grad()
+    with sharing_prompts(model, REPLIES) if shares else nullcontext():
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=REPLIES + 1, use_cache=False).logits
+    assert logits.shape == (len(ids), REPLIES + 1, 30)
+    logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, -REPLIES:, None]).squeeze(-1) * mask[:, -REPLIES:]
+    (logprobs * torch.arange(len(ids))[:, None]).sum().backward()  # other weights for the replies of a prompt
+    return [logprobs.detach(), *(weight.grad.clone() for weight in model.parameters())]
+
+
+def _n_tokens(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> int:
+    """Tokens that go through the layers when prompts are shared."""
+    seen: list[int] = []
+    hook = model.model.layers[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0][..., 0].numel()))
+    with torch.no_grad(), sharing_prompts(model, REPLIES):
+        model(input_ids=ids, attention_mask=mask, logits_to_keep=REPLIES + 1, use_cache=False)
+    hook.remove()
+    return sum(seen)
+
+
+def test_logits_and_gradients_are_those_of_the_plain_pass(model: Any) -> None:
+    ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(3)])
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    assert all(bool(gradient.any()) for gradient in shared[1:])
+
+
+def test_each_prompt_is_read_once(model: Any) -> None:
+    ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(3)])
+    # All but the last token of each prompt once; that token and the reply once for each row.
+    assert _n_tokens(model, ids, mask) == 3 * 4 + 9 * (REPLIES + 1)
+
+
+def test_rows_in_any_order_and_prompts_of_one_token(model: Any) -> None:
+    for prompts in ([PROMPTS[at] for at in (2, 0, 1, 0, 2, 2)], [[7], [7], [8]]):
+        ids, mask = _rows(prompts)
+        plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+        assert torch.allclose(plain[0], shared[0], atol=1e-5)
+
+
+def test_prompts_that_differ_take_the_plain_pass(model: Any) -> None:
+    ids, mask = _rows(PROMPTS)
+    assert _n_tokens(model, ids, mask) == ids.numel()
+
+
+def test_gradient_checkpointing_is_an_error(model: Any) -> None:
+    model.gradient_checkpointing_enable()
+    ids, mask = _rows(PROMPTS * 2)
+    with pytest.raises(RuntimeError, match="gradient checkpointing"):
+        _logprobs_and_gradients(model, ids, mask, shares=True)
+
+
+def test_the_models_own_forward_is_back_afterwards(model: Any) -> None:
+    backbone = model.base_model
+    forward = backbone.forward
+    with sharing_prompts(model, REPLIES):
+        assert backbone.forward != forward
+    assert backbone.forward == forward
+    assert "forward" not in vars(backbone)
+    backbone.forward = wrapped = lambda **named: forward(**named)  # as accelerate does
+    with sharing_prompts(model, REPLIES):
+        pass
+    assert backbone.forward is wrapped
