@@ -4,7 +4,7 @@
     python benchmarks/rollouts.py smollm task.select=null model.id=FILE.gguf          # minutes
     python benchmarks/rollouts.py --lengths                                           # replies of very different length
 
-All engines sample the same 8 prompts 8 times each, in one process, on one thread, in turns. `generate` is the baseline.
+All engines sample the same 8 prompts 8 times each, in one process, in turns. `generate` is the baseline.
 Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds on a GPU. `tokens_computed`
 counts what goes through the model: prompts, replies, and the rows of a batch that wait for others. With `--lengths`, a
 small random model gets replies whose lengths are exponential, with a mean of 100 tokens and a limit of 1,024, as those
@@ -45,15 +45,16 @@ def main(
     recipe: Annotated[str, typer.Argument(help="Recipe whose model, prompts and sampling settings are used.")] = "tiny",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds; the ratio is the median over them.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 1,
     lengths: Annotated[bool, typer.Option("--lengths", help="Replies of exponential length instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     name = "lengths" if lengths else recipe
     command = " ".join(["python benchmarks/rollouts.py", *(["--lengths"] if lengths else [recipe][recipe == "tiny" :])])
     figures: dict[str, Any] = {
         "command": command,
-        "machine": f"{psutil.cpu_count()} cores, one used, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{psutil.cpu_count()} cores, {threads} used, {platform.machine()}",
         "versions": {module.__name__: module.__version__ for module in (torch, transformers)},
         **(_exponential(rounds) if lengths else _rollouts(recipe, overrides or [], rounds)),
     }

@@ -101,7 +101,7 @@ class Deadline:
         # The slowest of the recent pieces, not their mean: a piece that is cut off is worse than one not started.
         return size * max(self._paces[kind], default=0.0)
 
-    def note(self, kind: str, seconds: float, size: float = 1.0) -> None:
+    def record(self, kind: str, seconds: float, size: float = 1.0) -> None:
         """Record the duration of a piece of work."""
         self._paces[kind].append(seconds / size)
 
@@ -111,4 +111,4 @@ class Deadline:
         self.check(self.expected_s(kind, size))
         started = self._clock()
         yield  # without `finally`: a piece that fails is not a measure of the next one
-        self.note(kind, self._clock() - started, size)
+        self.record(kind, self._clock() - started, size)

@@ -244,7 +244,7 @@ class Live:
         self.console.print(renderable)
 
     @property
-    def room(self) -> int | None:
+    def panel_height(self) -> int | None:
         """Lines available to a panel below the bars; None in a log, which shows no panel."""
         # Each open bar takes two lines, itself and its fields; two more are kept for the lines above.
         return None if self._screen is None else max(3, self.console.height - 2 * len(self._open) - 2)

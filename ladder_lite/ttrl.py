@@ -65,7 +65,7 @@ class Outcome:
         return asdict(self)
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """An observer of TTRL on one problem."""
 
     def tree(self, variants: Sequence[Problem]) -> None:
@@ -82,7 +82,12 @@ def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> li
 
 
 def learn(
-    writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, watch: Watch | None = None
+    writer: variants.Writer,
+    problem: Problem,
+    recipe: Recipe,
+    folder: Path,
+    live: Live,
+    observer: Observer | None = None,
 ) -> Outcome:
     """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
 
@@ -101,7 +106,7 @@ def learn(
 
     before = writer.backend.snapshot()
     try:
-        return _ProblemRun(writer, problem, recipe, folder, live, watch).run()
+        return _ProblemRun(writer, problem, recipe, folder, live, observer).run()
     finally:
         # The next problem must start from the same weights, and results of one problem must not leak into another.
         writer.backend.restore(before)
@@ -113,14 +118,20 @@ class _ProblemRun:
     """TTRL on one problem. All results are in its folder, from which another process can resume."""
 
     def __init__(
-        self, writer: variants.Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, watch: Watch | None
+        self,
+        writer: variants.Writer,
+        problem: Problem,
+        recipe: Recipe,
+        folder: Path,
+        live: Live,
+        observer: Observer | None,
     ) -> None:
         self._writer = writer
         self._problem = problem
         self._recipe = recipe
         self._folder = folder
         self._live = live
-        self._watch = watch
+        self._observer = observer
         self._curve = folder / layout.TRAIN / layout.CURVE
         # Earlier processes may have spent time on this problem: count it as if this one had begun earlier.
         earlier_s = self._recorded_seconds()
@@ -134,8 +145,8 @@ class _ProblemRun:
     def run(self) -> Outcome:
         """Do the work that is not yet done, and return the outcome."""
         tree = self._grow_tree()
-        if self._watch:
-            self._watch.tree(tree)
+        if self._observer:
+            self._observer.tree(tree)
         steps = self._train(tree)
         # The backend has the trained adapter from here until `learn` restores the first one.
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
@@ -195,13 +206,13 @@ class _ProblemRun:
                 # The tries only measure: the test problem itself is never trained on.
                 tries = self._sampler(f"tries/{step.step}").sample([self._problem], self._recipe.ttrl.samples_per_step)
                 now = self._deadline.now()
-                self._budget.note("TTRL step", now - step_began_at)
+                self._budget.record("TTRL step", now - step_began_at)
                 step_began_at = now
                 is_last = step.step == int(settings.trl["max_steps"])
                 stop = self._record_tries(step.step, tries, is_last=is_last)
                 bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
-                if self._watch:
-                    self._watch.step(step, rollouts, tries)
+                if self._observer:
+                    self._observer.step(step, rollouts, tries)
                 return stop is not None
 
             training = Training(

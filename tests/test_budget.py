@@ -68,7 +68,7 @@ def test_a_piece_is_expected_to_be_as_slow_as_the_slowest_recent_one() -> None:
     assert deadline.expected_s("chunk", size=5) == pytest.approx(20)
     assert deadline.expected_s("round") == 0
     for _ in range(20):
-        deadline.note("chunk", 1, size=10)
+        deadline.record("chunk", 1, size=10)
     assert deadline.expected_s("chunk", size=10) == pytest.approx(1)
 
 

@@ -187,7 +187,7 @@ def test_a_terminal_shows_bars_and_is_restored_after_ctrl_c() -> None:
 def test_a_panel_is_drawn_below_the_bars_of_a_terminal(terminal: bool) -> None:
     console, data = a_console(terminal=terminal)
     with Live(console) as live, live.progress("its GRPO", 30):
-        assert (live.room is not None) is terminal
+        assert (live.panel_height is not None) is terminal
         live.show_panel(Text("the panel"))
     written = data.getvalue().decode()
     assert ("the panel" in written) is terminal

@@ -53,7 +53,7 @@ def test_shuffled_problems_are_a_sample_drawn_from_the_seed() -> None:
 
 def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> None:
     recipe, notes = small(), Notes()
-    outcome = learn(backend, tmp_path, recipe, watch=notes)
+    outcome = learn(backend, tmp_path, recipe, observer=notes)
     steps, curve = read_jsonl(tmp_path / "train/metrics.jsonl"), read_jsonl(tmp_path / "train/curve.jsonl")
     rollouts, rounds = read_jsonl(tmp_path / "train/attempts.jsonl"), read_jsonl(tmp_path / "variants/rounds.jsonl")
     answers = [Attempt.from_row(row) for row in read_jsonl(tmp_path / "eval/attempts.jsonl")]
@@ -139,7 +139,7 @@ class WithTensors(FakeBackend):
 
 def test_a_problem_without_variants_is_answered_untrained(tmp_path: Path) -> None:
     fake, notes = WithTensors(), Notes()
-    outcome = learn(fake, tmp_path, small(), watch=notes)
+    outcome = learn(fake, tmp_path, small(), observer=notes)
     assert (outcome.stopped, outcome.steps, outcome.n_variants) == ("no variants", 0, 0)
     assert (outcome.solved, outcome.voted_answer, outcome.voted_right) == (False, "x", False)
     assert outcome.n_tokens == sum(row["n_tokens"] for row in read_jsonl(tmp_path / "variants/rounds.jsonl")) > 0
@@ -218,7 +218,7 @@ def test_the_adapter_is_restored_after_an_exception(
                 raise error
 
     with pytest.raises(error):
-        learn(backend, tmp_path, small("grpo.trl.beta=0.05"), watch=Fails())
+        learn(backend, tmp_path, small("grpo.trl.beta=0.05"), observer=Fails())
     assert not same(tuned.adapters[-1], start)
     assert same(backend.snapshot(), start)
     assert list(backend.trainable()[0].peft_config) == ["default"]

@@ -69,7 +69,7 @@ def test_finished_training_is_not_rerun(backend: Backend, tmp_path: Path, monkey
     adapter, rows = tuned.adapters[-1], result_rows(tmp_path)
     (tmp_path / "eval/attempts.jsonl").unlink()
     notes = Notes()
-    again = learn(backend, tmp_path, recipe, EASY, watch=notes)
+    again = learn(backend, tmp_path, recipe, EASY, observer=notes)
     assert without_times([asdict(again)]) == without_times([asdict(whole)])
     assert again.seconds > read_jsonl(tmp_path / "train/curve.jsonl")[-1]["seconds"]
     assert result_rows(tmp_path) == rows
@@ -125,7 +125,7 @@ def test_a_budget_counts_what_earlier_processes_used(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock), watch=PulledPlug())
+        learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock), observer=PulledPlug())
     clock.seconds = 7_000  # time between the two processes does not count
     outcome = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
     assert (outcome.stopped, outcome.steps, outcome.seconds) == ("budget", 2, 30)  # the second step was done twice

@@ -1,6 +1,6 @@
 """Checks before a run loads its model: problems that would stop it after minutes or hours are reported at once.
 
-    demand(preflight(recipe, Path("runs/llama3b-s0"), **predict(recipe)))
+    require_passed(preflight(recipe, Path("runs/llama3b-s0"), **predict(recipe)))
 
 A check that does not apply is left out rather than passed: without a GPU, there is no check of GPU memory. Nothing is
 downloaded except the config of a model that no shipped recipe uses. `python -m ladder_lite.doctor` also prints the
@@ -135,7 +135,7 @@ def predict(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def demand(checks: Sequence[Check]) -> None:
+def require_passed(checks: Sequence[Check]) -> None:
     """Raise UserError with the first check that failed, if any."""
     if failed := [check for check in checks if not check.ok]:
         raise UserError(str(failed[0]))
@@ -150,7 +150,7 @@ def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend
 
     needs = predict(recipe)
     checked = needs if run_path else {name: needs[name] for name in needs if name == "download_bytes"}
-    demand(preflight(recipe, run_path, **checked))
+    require_passed(preflight(recipe, run_path, **checked))
     if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
     with live.progress(f"load {recipe.model.id}"):

@@ -74,11 +74,11 @@ def main(
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
     path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
     if json_:
-        typer.echo(json.dumps(dry_run.outlook(recipe, path), indent=2))
+        typer.echo(json.dumps(dry_run.predict(recipe, path), indent=2))
         return
     with Live() as live:
         if dry:
-            live.print(dry_run.render(dry_run.outlook(recipe, path)))
+            live.print(dry_run.render(dry_run.predict(recipe, path)))
             return
         try:
             result = run_recipe(recipe, path, live, only, redo or (), deadline)

@@ -32,7 +32,7 @@ from ladder_lite.terminal import clock_time
 _SHOWN_PARTS = 2
 
 
-def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
+def predict(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The JSON object of `--dry-run --json`; `run` is the recipe's run folder, which need not exist.
 
     Numbers that depend on a problem set which has not been fetched are None. `tokens` are upper bounds, except those of
@@ -63,14 +63,14 @@ def outlook(recipe: Recipe, run: Path) -> dict[str, Any]:
     }
 
 
-def render(outlook: dict[str, Any]) -> RenderableType:
-    """The outlook as a table, a row for each card, and a few lines below it."""
-    title = f"{outlook['recipe']}: {outlook['model']}, {outlook['parameters'] / 1e6:,.0f} million weights"
+def render(prediction: dict[str, Any]) -> RenderableType:
+    """The prediction as a table, a row for each card, and a few lines below it."""
+    title = f"{prediction['recipe']}: {prediction['model']}, {prediction['parameters'] / 1e6:,.0f} million weights"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("card", "GiB", "micro-batch", "rollouts", "generate", "train"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("largest parts of training")
-    for card in outlook["cards"]:
+    for card in prediction["cards"]:
         peaks = card["predicted_peak_bytes"]
         largest = nlargest(_SHOWN_PARTS, card["parts"].items(), key=lambda part: part[1])
         table.add_row(
@@ -82,19 +82,19 @@ def render(outlook: dict[str, Any]) -> RenderableType:
             memory.gib(peaks["train"]),
             ", ".join(f"{name} {size / memory.GIB:.1f}" for name, size in largest),
         )
-    return Group(table, *_lines(outlook))
+    return Group(table, *_lines(prediction))
 
 
-def _lines(outlook: dict[str, Any]) -> list[str]:
-    tokens, left = outlook["tokens"], outlook["seconds_left"]
-    by_condition = ", ".join(f"{name} {_count(steps)}" for name, steps in outlook["steps_by_condition"].items())
+def _lines(prediction: dict[str, Any]) -> list[str]:
+    tokens, left = prediction["tokens"], prediction["seconds_left"]
+    by_condition = ", ".join(f"{name} {_count(steps)}" for name, steps in prediction["steps_by_condition"].items())
     purposes = ", ".join(f"{name} {_count(number)}" for name, number in tokens.items() if name != "total")
     return [
         "GiB: free memory on such a card. generate, train: predicted peaks in GiB, with the smallest batches if the "
         "card is too small. rollouts: completions generated at once.",
-        f"On every card: groups of {outlook['num_generations']}, {outlook['completions_per_step']} completions a step, "
-        f"up to {outlook['max_prompt_length']} + {outlook['max_completion_length']} tokens each.",
-        f"Steps: at most {_count(outlook['steps'])} ({by_condition or 'no condition trains'}).",
+        f"On every card: groups of {prediction['num_generations']}, {prediction['completions_per_step']} completions "
+        f"a step, up to {prediction['max_prompt_length']} + {prediction['max_completion_length']} tokens each.",
+        f"Steps: at most {_count(prediction['steps'])} ({by_condition or 'no condition trains'}).",
         f"Tokens: at most about {_count(tokens['total'])} ({purposes}); most replies end earlier.",
         "Time left: unknown until two training steps have been measured."
         if left is None

@@ -37,8 +37,8 @@ _SHOWN_ANSWERS = 2
 class Search:
     """The search for one verified answer: `sample` first, then `learn`.
 
-    During `learn` it is the `ttrl.Watch` of the TTRL run: `tree` and `step` are called back to collect the tries and to
-    draw the tree. `answer` is the first verified answer, None so far otherwise.
+    During `learn` it is the `ttrl.Observer` of the TTRL run: `tree` and `step` are called back to collect the tries and
+    to draw the tree. `answer` is the first verified answer, None so far otherwise.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class Search:
             library = transformations.open_library(recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
-            ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, watch=self)
+            ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
             self._record([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
         # On a terminal the panel disappears at the end, so the whole tree is printed once. A log (`room` is None) has
         # had a line for each variant of each step.
-        if self._variants and live.room is not None:
+        if self._variants and live.panel_height is not None:
             live.print(self._tree(self._variants))
 
     def tree(self, variants: Sequence[Problem]) -> None:
@@ -124,7 +124,7 @@ class Search:
             live.say("the model wrote no readable variant, so there is nothing to train on")
             return
         live.say(f"{len(variants)} variants to learn from")
-        if live.room is None:
+        if live.panel_height is None:
             live.print(self._tree(variants))
         self._draw()
 
@@ -141,7 +141,7 @@ class Search:
             f"step {step.step}: reward {step.reward:.2f}, zero-variance groups {percent(step.groups_without_signal)}; "
             f"tries: {_count_outcomes(tries)}"
         )
-        if live.room is None:
+        if live.panel_height is None:
             self._list({attempt.problem_id for attempt in rollouts})
         best = max(tries, key=lambda attempt: attempt.correct)  # a right one if there is any, else the first
         live.say(f"  {verdict(best)}  {show(best.completion.text)}")
@@ -164,7 +164,7 @@ class Search:
     def _draw(self) -> None:
         """Draw the part of the tree that fits on the terminal: the variants trained on last and their ancestors."""
         live = self._live
-        if live.room is None:
+        if live.panel_height is None:
             return
         parents = {variant.id: variant.parent_id for variant in self._variants}
         latest = [id_ for id_ in reversed(self._results) if id_ in parents]
@@ -178,7 +178,7 @@ class Search:
                 branch.add(node)
                 node = parents[node]
             # >= leaves one line for the root.
-            if len(shown | branch) >= live.room:
+            if len(shown | branch) >= live.panel_height:
                 break
             shown |= branch
         visible = [variant for variant in self._variants if variant.id in shown]

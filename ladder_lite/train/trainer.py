@@ -283,7 +283,7 @@ class _StepCallback(TrainerCallback):
         deadline = training.deadline
         # The time since the last step was recorded: all of a step, and what `after_step` and the tree's growth took.
         now = deadline.now()
-        deadline.note("step", now - self._began_at)
+        deadline.record("step", now - self._began_at)
         self._began_at = now
         # Would the next step, as slow as the slowest recent one, exceed the budget?
         is_late = not deadline.allows(deadline.expected_s("step")) and not progress.ended(args.max_steps)

@@ -18,7 +18,7 @@ from rich.console import Console
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.doctor import checks as module
-from ladder_lite.doctor.checks import Check, demand, nvidia_smi, on_hub, open_backend, predict, preflight
+from ladder_lite.doctor.checks import Check, nvidia_smi, on_hub, open_backend, predict, preflight, require_passed
 from ladder_lite.errors import UserError
 from ladder_lite.terminal import Live
 from tests.support.commands import run_command
@@ -63,7 +63,7 @@ def test_this_machine_passes(tmp_path: Path) -> None:
         "disk for checkpoints",
     ]
     assert [check for check in checks if not check.ok or check.remedy] == []
-    demand(checks)
+    require_passed(checks)
     assert not (tmp_path / "runs").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_gpu_is_checked(tmp_path: Path) -> None:
         "matrix product (cpu, float16)",
         "GPU memory",
     ]
-    demand(checks)
+    require_passed(checks)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_gpu_on_which_no_kernel_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.Tensor, "__matmul__", raise_)
     checks = preflight(_recipe(), tmp_path)
     with pytest.raises(UserError, match=r"matrix product .*no kernel image .*device\); choose another accelerator"):
-        demand(checks)
+        require_passed(checks)
 
 
 def test_a_full_gpu_is_distinguished_from_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_broken_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_too_little_memory(card: SimpleNamespace, tmp_path: Path) -> None:
     card.free = 5 * GIB
     with pytest.raises(UserError, match=r"GPU memory: 5\.0 of 15\.0 GiB are free, the run needs at least 7\.3; close"):
-        demand(preflight(_recipe(), tmp_path, int(7.3 * GIB)))
+        require_passed(preflight(_recipe(), tmp_path, int(7.3 * GIB)))
 
 
 @pytest.mark.parametrize(("capability", "ok"), [((7, 5), False), ((8, 0), True)])
@@ -254,11 +254,11 @@ def test_a_gpu_that_torch_cannot_use_fails(
     assert [check.ok for check in checks if check.name == "GPU"] == [False] * bool(words)
     if words:
         with pytest.raises(UserError) as caught:
-            demand(checks)
+            require_passed(checks)
         assert all(word in str(caught.value) for word in words)
         assert "\n" not in str(caught.value)
     else:
-        demand(checks)
+        require_passed(checks)
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
@@ -271,7 +271,7 @@ def test_a_recipe_for_gpus_does_not_start_on_a_cpu(
     on_purpose = preflight(load_recipe(recipe, ["model.device=cpu"]), tmp_path)
     assert "GPU" not in [check.name for check in on_purpose]
     rehearsal = load_recipe(recipe, (), profile="rehearsal")
-    demand(preflight(rehearsal, tmp_path))
+    require_passed(preflight(rehearsal, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def _requirements(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 def test_versions_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
     _requirements(monkeypatch, "numpy>=1", line)
     with pytest.raises(UserError, match=message):
-        demand(preflight(_recipe(), tmp_path))
+        require_passed(preflight(_recipe(), tmp_path))
 
 
 def test_a_build_of_torch_for_a_card_is_in_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,9 +401,9 @@ def _free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
 
 def test_a_disk_too_small_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _free(monkeypatch, GIB)
-    demand(preflight(_recipe(), tmp_path, adapter_bytes=40 * 2**20))  # 0.25 GiB, and 14 adapters
+    require_passed(preflight(_recipe(), tmp_path, adapter_bytes=40 * 2**20))  # 0.25 GiB, and 14 adapters
     with pytest.raises(UserError, match=r"disk for checkpoints: 1\.0 GiB are free .* 1\.6 are needed; free some space"):
-        demand(preflight(_recipe(), tmp_path, adapter_bytes=100 * 2**20))
+        require_passed(preflight(_recipe(), tmp_path, adapter_bytes=100 * 2**20))
 
 
 @pytest.fixture
@@ -424,13 +424,13 @@ def test_a_model_that_must_be_downloaded_needs_disk_space(
     _free(monkeypatch, 2 * GIB)
     recipe = _recipe("model.id=someone/model")
     with pytest.raises(UserError, match=r"disk for checkpoints and the model: .* 3\.2 are needed; .* or set HF_HOME"):
-        demand(preflight(recipe, tmp_path, download_bytes=3 * GIB))
+        require_passed(preflight(recipe, tmp_path, download_bytes=3 * GIB))
     shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (cache / "model.safetensors.index.json").write_text(json.dumps(shards))
     (cache / "model-1.safetensors").touch()
     assert not all(check.ok for check in preflight(recipe, tmp_path, download_bytes=3 * GIB))  # half of it is there
     (cache / "model-2.safetensors").touch()
-    demand(preflight(recipe, tmp_path, download_bytes=3 * GIB))
+    require_passed(preflight(recipe, tmp_path, download_bytes=3 * GIB))
 
 
 def test_a_download_is_announced(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +475,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"Read-only file system\); choose another --run-dir"):
-        demand(preflight(_recipe(), tmp_path))
+        require_passed(preflight(_recipe(), tmp_path))
 
 
 def test_predicted_needs_are_those_of_the_smallest_batches() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, read_shape, total
-from ladder_lite.recipe.dry_run import outlook, render
+from ladder_lite.recipe.dry_run import predict, render
 
 # Blocks the network and reports which of the heavy libraries were imported.
 PROGRAM = """
@@ -37,8 +37,8 @@ def _run(cwd: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
 
 
-def _outlook(name: str, *overrides: str, run: Path = Path("absent")) -> dict[str, Any]:
-    return outlook(load_recipe(name, overrides), run)
+def _predict(name: str, *overrides: str, run: Path = Path("absent")) -> dict[str, Any]:
+    return predict(load_recipe(name, overrides), run)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in list_recipes()])
@@ -75,7 +75,7 @@ def test_json_without_dry_run_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_steps_and_tokens_of_tiny() -> None:
-    found = _outlook("tiny")
+    found = _predict("tiny")
     assert found["steps_by_condition"] == {"rl_without_variants": STEPS, "ladder": STEPS, "ladder_ttrl": ALL_TTRL_STEPS}
     assert found["steps"] == 2 * STEPS + ALL_TTRL_STEPS
     # 100 tests: 10 samples and a greedy answer after each of three conditions; in two training runs one answer before
@@ -100,12 +100,12 @@ def test_steps_and_tokens_of_tiny() -> None:
     ],
 )
 def test_steps_include_the_training_of_conditions_that_are_needed(conditions: str, steps: dict[str, int]) -> None:
-    assert _outlook("tiny", f"conditions={conditions}")["steps_by_condition"] == steps
+    assert _predict("tiny", f"conditions={conditions}")["steps_by_condition"] == steps
 
 
 def test_an_ablation_is_evaluated_whatever_its_name() -> None:
     found = [
-        _outlook("tiny", f"ablations.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
+        _predict("tiny", f"ablations.{name}={{share: 0.5}}", f"conditions=[{name}]")["tokens"]
         for name in ("half", "half_for_ttrl")
     ]
     assert found[0] == found[1]
@@ -113,19 +113,19 @@ def test_an_ablation_is_evaluated_whatever_its_name() -> None:
 
 def test_changes_of_an_ablation_count_for_memory() -> None:
     longer = "ablations.longer={grpo.trl.max_completion_length: 4000}"
-    found = [_outlook("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
+    found = [_predict("llama3b", longer, f"conditions=[{name}]") for name in ("ladder", "longer")]
     assert [each["max_completion_length"] for each in found] == [found[0]["max_completion_length"], 4000]
     peaks = [[card["predicted_peak_bytes"]["train"] for card in each["cards"]] for each in found]
     assert all(longer > default for default, longer in zip(*peaks, strict=True))
 
 
 def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
-    assert _outlook("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
+    assert _predict("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 
 
 def test_counts_of_a_missing_set_are_unknown(tmp_path: Path) -> None:
     absent = tmp_path / "absent.jsonl"
-    found = _outlook("tiny", f"task.test={absent}", "ttrl.problems=all")
+    found = _predict("tiny", f"task.test={absent}", "ttrl.problems=all")
     assert found["steps"] is None
     assert found["tokens"]["total"] is None
     assert found["steps_by_condition"]["ladder"] == STEPS
@@ -135,14 +135,14 @@ def test_counts_of_a_missing_set_are_unknown(tmp_path: Path) -> None:
 
 
 def test_the_longer_completions_of_ttrl_count_for_memory() -> None:
-    longer = _outlook("smollm", "ttrl.trl={max_completion_length: 512}")
+    longer = _predict("smollm", "ttrl.trl={max_completion_length: 512}")
     assert longer["max_completion_length"] == 512
-    assert _outlook("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
+    assert _predict("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
 
 
 def test_changes_of_ttrl_count_for_ttrl_only() -> None:
-    default = _outlook("tiny")
-    found = _outlook("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
+    default = _predict("tiny")
+    found = _predict("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
     assert found["steps_by_condition"] == default["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
     assert found["tokens"]["training"] == 2 * STEPS * 64 * 120 + 6 * 5 * 16 * 200
     tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((40, 7680), (5, 3200))}
@@ -157,11 +157,11 @@ def test_changes_of_ttrl_count_for_ttrl_only() -> None:
 
 def test_time_left_uses_the_max_steps_of_ttrl(tmp_path: Path) -> None:
     _measure(tmp_path, "ladder/train", 3.0, 3.0)
-    assert _outlook("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 2 + 6 * 5)
+    assert _predict("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 2 + 6 * 5)
 
 
 def test_a_card_too_small_for_ttrl_alone_is_too_small() -> None:
-    card = _outlook("smollm", "ttrl.trl={max_completion_length: 300000}")["cards"][0]
+    card = _predict("smollm", "ttrl.trl={max_completion_length: 300000}")["cards"][0]
     assert card["micro_batch"] == 32
     assert not card["fits"]
     assert card["predicted_peak_bytes"]["train"] > card["gib"] * 2**30
@@ -170,7 +170,7 @@ def test_a_card_too_small_for_ttrl_alone_is_too_small() -> None:
 def test_answers_and_variants_are_generated_in_batches_that_leave_a_reserve() -> None:
     recipe = load_recipe("qwen7b", ["eval.batch_size=500", "variants.batch_size=500"])
     setup = Setup.of(read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, "unsloth")
-    for card in outlook(recipe, Path("absent"))["cards"][1:]:
+    for card in predict(recipe, Path("absent"))["cards"][1:]:
         usable, length = USABLE * card["gib"] * 2**30, recipe.model.max_prompt_length
         for batch, settings, top_p in (
             (card["eval_batch"], recipe.eval, recipe.eval.top_p),
@@ -181,7 +181,7 @@ def test_answers_and_variants_are_generated_in_batches_that_leave_a_reserve() ->
 
 
 def test_a_card_that_is_too_small_shows_the_smallest_batches() -> None:
-    found = _outlook("smollm", "grpo.trl.max_completion_length=300000")
+    found = _predict("smollm", "grpo.trl.max_completion_length=300000")
     card = found["cards"][0]
     assert not card["fits"]
     assert card["micro_batch"] is None
@@ -201,17 +201,17 @@ def _measure(run: Path, stage: str, *seconds: float, done: bool = False) -> None
 
 
 def test_time_left_follows_from_measured_steps(tmp_path: Path) -> None:
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None
+    assert _predict("tiny", run=tmp_path)["seconds_left"] is None
     _measure(tmp_path, "rl_without_variants/train", 2.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] is None  # one step is not enough for a pace
+    assert _predict("tiny", run=tmp_path)["seconds_left"] is None  # one step is not enough for a pace
     _measure(tmp_path, "ladder/train", 3.0, 30.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 3 + ALL_TTRL_STEPS)
+    assert _predict("tiny", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 3 + ALL_TTRL_STEPS)
     (tmp_path / "conditions/rl_without_variants/train/done.json").write_text("{}")  # done early, on a plateau
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS)
+    assert _predict("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS)
     _measure(tmp_path, "ladder_ttrl/problems/a/train", 3.0)
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS - 1)
+    assert _predict("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + ALL_TTRL_STEPS - 1)
     (tmp_path / "conditions/ladder_ttrl/problems/a/done.json").write_text("{}")  # solved
-    assert _outlook("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
+    assert _predict("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
     console = Console(width=200, record=True)
-    console.print(render(_outlook("tiny", run=tmp_path)))
+    console.print(render(_predict("tiny", run=tmp_path)))
     assert "Time left: at most 14:54" in console.export_text()

@@ -332,13 +332,13 @@ def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
     """A stand-in for `ttrl.learn`: a tree of two levels, then a step whose rollouts and tries are these texts."""
     from ladder_lite.train.grpo import Step
 
-    def learn(_writer: Any, problem: Problem, *_: Any, watch: ttrl.Watch) -> None:
+    def learn(_writer: Any, problem: Problem, *_: Any, observer: ttrl.Observer) -> None:
         def data(integrand: str) -> dict[str, str | None]:
             return {"integrand": integrand, "variable": "x", "lower": None, "upper": None}
 
         child = Problem.child(problem, data("x\x1b[31m\u202e[red]"), (), "easier")
         others = [Problem.child(child, data(f"{k}*x"), (), "equivalent") for k in range(2, 60)]
-        watch.tree([child, *others])
+        observer.tree([child, *others])
         grade = Grade(0.0, Reason.WRONG, "x")
         rollouts = [Attempt(child.id, at, Completion(text, 9, False), grade) for at, text in enumerate(texts)]
         rollouts.append(Attempt(others[-1].id, 0, Completion("", 9, False), Grade(1.0, Reason.CORRECT, "x")))
@@ -347,7 +347,7 @@ def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
             tries.append(
                 Attempt(problem.id, 99, Completion("<answer>", 9, False), Grade(1.0, Reason.CORRECT, "x**3/3"))
             )
-        watch.step(Step(1, 0.25, 0.5, 9, 1.0, 0.0, 0.0, 0.0, None, None), rollouts, tries)
+        observer.step(Step(1, 0.25, 0.5, 9, 1.0, 0.0, 0.0, 0.0, None, None), rollouts, tries)
 
     return learn
 
@@ -376,7 +376,7 @@ def test_a_terminal_shows_the_part_of_the_tree_that_fits(monkeypatch: pytest.Mon
     with Live(console) as live:
         monkeypatch.setattr(live, "show_panel", panels.append)
         solution = solver_of(wrong, live=live).solve("x**2", ttrl=True)
-        room = live.room
+        room = live.panel_height
     assert (solution.verified, solution.answer, solution.steps) == (True, "x**3/3", 1)
     grown, trained, gone = panels
     assert gone is None
@@ -393,7 +393,7 @@ def test_a_terminal_shows_the_part_of_the_tree_that_fits(monkeypatch: pytest.Mon
 def test_no_readable_variant_is_reported(
     monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(ttrl, "learn", lambda *_, watch: watch.tree([]))
+    monkeypatch.setattr(ttrl, "learn", lambda *_, observer: observer.tree([]))
     code, out, _ = run_cli(wrong, "x**2", "--ttrl", "--samples", "1")
     assert code == 1
     assert "no readable variant" in out

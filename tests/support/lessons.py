@@ -41,12 +41,12 @@ def learn(
     recipe: Recipe,
     problem: Problem = HARD,
     deadline: Deadline | None = None,
-    watch: ttrl.Watch | None = None,
+    observer: ttrl.Observer | None = None,
 ) -> ttrl.Outcome:
     library = open_library(recipe.variants, folder)
     writer = Writer(TASK, backend, recipe.variants, library, {}, recipe.seed, deadline)
     with Live() as live:
-        return ttrl.learn(writer, problem, recipe, folder, live, watch)
+        return ttrl.learn(writer, problem, recipe, folder, live, observer)
 
 
 def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def shaken(backend: Backend) -> Adapter:
 
 
 class Notes:
-    """A `Watch` that records its calls."""
+    """An observer that records its calls."""
 
     def __init__(self) -> None:
         self.trees: list[list[Problem]] = []
