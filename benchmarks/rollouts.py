@@ -13,6 +13,7 @@ of reasoning models are. Writes benchmarks/results/rollouts-RECIPE.json.
 
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # loading a model leaves a number set by the user as it is
     name = "lengths" if lengths else recipe
     command = " ".join(["python benchmarks/rollouts.py", *(["--lengths"] if lengths else [recipe][recipe == "tiny" :])])
     figures: dict[str, Any] = {

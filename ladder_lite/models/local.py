@@ -33,6 +33,10 @@ _CPU_BATCH = 32
 """Replies that `generate` generates together on a CPU. A batch runs until its longest reply ends, so with prompts
 sorted by length, several small batches take fewer steps than one large batch."""
 
+_ONE_THREAD = 20_000_000
+"""Models with fewer weights run on one thread on a CPU: their matrices are too small to be shared. With two threads on
+two cores, the embedded model's rollouts took 1.5 times as long (benchmarks/rollouts.py --threads 2)."""
+
 _DATE = "26 Jul 2024"
 """The date in Llama 3's chat template, which defaults to today: a run resumed tomorrow must have the same prompts."""
 
@@ -53,6 +57,7 @@ class LocalBackend:
         self._end_ids = _end_token_ids(self._model, self._tokenizer)
         self._recipe = recipe
         self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
+        self._choose_threads()
         self._check_overflow()
         self._engine = self.open_engine(settings.engine)
         is_unsloths = loader == "unsloth" and self._engine.name == "generate"
@@ -255,6 +260,12 @@ class LocalBackend:
     def _special_ids(self) -> frozenset[int]:
         """The tokens at which a reply ends: the ends of turn, and padding that the model sampled."""
         return self._end_ids | {self._tokenizer.pad_token_id}
+
+    def _choose_threads(self) -> None:
+        """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number."""
+        n_weights = sum(weight.numel() for weight in self._model.parameters())
+        if self._device.type == "cpu" and n_weights < _ONE_THREAD and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
 
     def _check_overflow(self) -> None:
         """Raise UserError if the model's logits are not finite."""

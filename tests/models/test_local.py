@@ -331,6 +331,31 @@ def test_memory_beyond_the_limit_of_the_process_is_not_counted(
         backend.micro_batch(settings)
 
 
+@pytest.mark.parametrize(
+    ("variable", "limit", "threads"),
+    [(None, 10**9, 1), (None, 10**6, 2), ("2", 10**9, 2)],
+    ids=["small model", "large model", "number set by the user"],
+)
+def test_a_small_model_runs_on_one_thread(
+    variable: str | None, limit: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from ladder_lite.models import local
+
+    monkeypatch.setattr(local, "_ONE_THREAD", limit)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        load_backend(load_recipe("tiny"))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 # --- padding
 
 
