@@ -110,7 +110,7 @@ def _repetitions(rows: dict[int, Row]) -> Iterator[str]:
                 break
             if _proportional(f, g):
                 texts = f"{rows[number].integrand} and {rows[earlier].integrand}"
-                yield f"line {number}: the same as in line {earlier} but for a constant factor: {texts}"
+                yield f"line {number}: the same as in line {earlier} except for a constant factor: {texts}"
 
 
 def _real_values(integrand: str) -> NDArray[np.float64]:
