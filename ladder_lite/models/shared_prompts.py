@@ -12,12 +12,12 @@ import transformers
 def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
     """Let a causal language model, within the block, compute equal prompts of its rows once.
 
-    Rows end with `reply_length` tokens of a reply and its padding. The model then returns hidden states and logits only
-    for these and the last token of each prompt, (rows, reply_length + 1). They and their gradients are those of the
-    plain pass, up to rounding: the gradients of all replies flow into the keys and values of their prompt. Gradient
-    checkpointing must be off, because it keeps no keys and values.
+    Rows end with `reply_length` tokens of a reply and its padding. Hidden states of these and of the last token of each
+    prompt, and their gradients, are those of the plain pass, up to rounding: the gradients of all replies flow into the
+    keys and values of their prompt. Hidden states before them are zeros. Gradient checkpointing must be off, because it
+    keeps no keys and values.
     """
-    # The model below the LM head: TRL calls either the whole model or, in newer versions, this part.
+    # The model below the LM head: TRL calls either the whole model or, from 1.16 on, this part.
     backbone = model.base_model
     forward, own = backbone.forward, vars(backbone).get("forward")
 
@@ -35,7 +35,9 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             raise RuntimeError("the model kept no keys and values of the prompts: gradient checkpointing must be off")
         for layer in cache.layers:  # (prompts, heads, length, size) -> (rows, heads, length, size)
             layer.keys, layer.values = layer.keys[prompt_of], layer.values[prompt_of]
-        return forward(input_ids[:, length:], attention_mask, **options)
+        output = forward(input_ids[:, length:], attention_mask, **options)
+        output.last_hidden_state = torch.nn.functional.pad(output.last_hidden_state, (0, 0, length, 0))
+        return output
 
     backbone.forward = shared
     try:
