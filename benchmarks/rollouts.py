@@ -4,8 +4,8 @@
     python benchmarks/rollouts.py smollm task.select=null model.id=FILE.gguf          # minutes
     python benchmarks/rollouts.py --lengths                                           # replies of very different length
 
-All engines sample the same 8 prompts 8 times each, in one process, in turns. `generate` is the baseline.
-Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds on a GPU. `tokens_computed`
+All engines sample the same prompts 8 times each, in one process, in turns: 8 prompts, or 32 with `--lengths`.
+`generate` is the baseline. Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds on a GPU. `tokens_computed`
 counts what goes through the model: prompts, replies, and the rows of a batch that wait for others. With `--lengths`, a
 small random model gets replies whose lengths are exponential, with a mean of 100 tokens and a limit of 1,024, as those
 of reasoning models are. Writes benchmarks/results/rollouts-RECIPE.json.
@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,9 +54,8 @@ def main(
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # loading a model leaves a number set by the user as it is
     name = "lengths" if lengths else recipe
-    command = " ".join(["python benchmarks/rollouts.py", *(["--lengths"] if lengths else [recipe][recipe == "tiny" :])])
     figures: dict[str, Any] = {
-        "command": command,
+        "command": " ".join(["python benchmarks/rollouts.py", *sys.argv[1:]]),
         "machine": f"{psutil.cpu_count()} cores, {threads} used, {platform.machine()}",
         "versions": {module.__name__: module.__version__ for module in (torch, transformers)},
         **(_exponential(rounds) if lengths else _rollouts(recipe, overrides or [], rounds)),
@@ -66,7 +66,7 @@ def main(
     for engine, row in figures["engines"].items():
         print(
             f"{engine}: {row['tokens_per_second']:.0f} tokens a second, {row['over_generate']:.2f} times generate, "
-            f"{row['tokens_computed']} tokens computed for {row['tokens']} sampled"
+            f"{row['tokens_computed']} computed for {row['tokens']} sampled, {row['elapsed']:.2f} s a round"
         )
     for key in ("greedy_replies_equal", "greedy_ties", "largest_logprob_error"):
         if key in figures:
@@ -89,12 +89,12 @@ def _rollouts(name: str, overrides: list[str], rounds: int) -> dict[str, Any]:
         for choice, engine in engines.items():
             backend._engine = engine
             with _count(model) as computed:
-                began = _now(model)
+                began, started = _now(model), time.perf_counter()
                 rollouts = backend.roll_out(prompts, replace(sampling, seed=seed))
-                seconds = _now(model) - began
+                seconds, elapsed = _now(model) - began, time.perf_counter() - started
             sampled = sum(rollout.completion.n_tokens for rollout in rollouts)
             if seed:
-                row = {"seconds": seconds, "tokens": sampled, "tokens_computed": sum(computed)}
+                row = {"seconds": seconds, "elapsed": elapsed, "tokens": sampled, "tokens_computed": sum(computed)}
                 rows[choice].append(row | _peak(model))
     return {"engines": _summarize(rows), **_agreement(backend, engines, prompts, sampling)}
 
@@ -159,23 +159,25 @@ def _exponential(rounds: int) -> dict[str, Any]:
     prompts = [torch.randint(10, 500, (40,)).tolist() for _ in range(4 * PROMPTS)]
     requests = [Request(at, prompts[at // SAMPLES], 1.0) for at in range(len(prompts) * SAMPLES)]
     engines: dict[str, Any] = {
-        "generate": GenerateEngine(model, tokenizer, frozenset({511})),
+        "generate": GenerateEngine(model, tokenizer, frozenset({512})),
         "lean": LeanEngine(model),
     }
     rows: dict[str, list[dict[str, float]]] = {choice: [] for choice in engines}
-    for seed in range(rounds):
+    for seed in range(rounds + 1):  # the first round warms up
         sampling = Sampling(1.0, 1.0, LIMIT, 32, seed)
         for choice, engine in engines.items():
             with _count(model) as computed, torch.no_grad():
-                began = _now(model)
+                began, started = _now(model), time.perf_counter()
                 replies = list(engine.sample(requests, sampling, _Exponential(), 32))
-                seconds = _now(model) - began
+                seconds, elapsed = _now(model) - began, time.perf_counter() - started
             stops = _Exponential()
             sampled = sum(
                 next((n for n in range(4, len(each.tokens) + 1) if stops.has_ended(each.tokens[:n])), len(each.tokens))
                 for each in replies
             )
-            rows[choice].append({"seconds": seconds, "tokens": sampled, "tokens_computed": sum(computed)})
+            if seed:
+                row = {"seconds": seconds, "elapsed": elapsed, "tokens": sampled, "tokens_computed": sum(computed)}
+                rows[choice].append(row)
     return {"engines": _summarize(rows)}
 
 
@@ -185,6 +187,7 @@ def _summarize(rows: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         choice: {
             "tokens_per_second": median(rates[choice]),
             "over_generate": median(a / b for a, b in zip(rates[choice], rates["generate"], strict=True)),
+            "elapsed": median(row["elapsed"] for row in found),
             "tokens": sum(row["tokens"] for row in found),
             "tokens_computed": sum(row["tokens_computed"] for row in found),
             "rounds": found,

@@ -131,7 +131,7 @@ class ModelSettings(_Section):
     tokens; longer ones are refused, and the memory prediction uses it. `device: auto` is the GPU if PyTorch can use
     one; with `cuda`, runs refuse to start without a GPU. `engine` samples the replies: `lean`, this package's
     loop, for models with full attention, `generate` of transformers for all, or Unsloth's `vllm`, which has never been
-    run with this package. `auto` is the first of them that supports the model.
+    run with this package. `auto` is `lean` if it supports the model and the loader, else `generate`.
     """
 
     id: str

@@ -34,8 +34,8 @@ _CPU_BATCH = 32
 sorted by length, several small batches take fewer steps than one large batch."""
 
 _ONE_THREAD = 20_000_000
-"""Models with fewer weights run on one thread on a CPU: their matrices are too small to be shared. With two threads on
-two cores, the embedded model's rollouts took 1.5 times as long (benchmarks/rollouts.py --threads 2)."""
+"""Models with fewer weights run on one thread on a CPU: their matrices are too small to be shared. See
+benchmarks/rollouts.py --threads 2."""
 
 _DATE = "26 Jul 2024"
 """The date in Llama 3's chat template, which defaults to today: a run resumed tomorrow must have the same prompts."""
@@ -262,7 +262,10 @@ class LocalBackend:
         return self._end_ids | {self._tokenizer.pad_token_id}
 
     def _choose_threads(self) -> None:
-        """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number."""
+        """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number.
+
+        The limit holds for the whole process: PyTorch has no other one.
+        """
         n_weights = sum(weight.numel() for weight in self._model.parameters())
         if self._device.type == "cpu" and n_weights < _ONE_THREAD and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)

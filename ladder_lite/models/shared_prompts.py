@@ -14,10 +14,10 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
 
     Rows end with `reply_length` tokens of a reply and its padding. Hidden states of these and of the last token of each
     prompt, and their gradients, are those of the plain pass, up to rounding: the gradients of all replies flow into the
-    keys and values of their prompt. Hidden states before them are zeros. Gradient checkpointing must be off, because it
-    keeps no keys and values.
+    keys and values of their prompt. Hidden states before them are zeros. With dropout, all replies to a prompt get the
+    same mask for it. Gradient checkpointing must be off, because it keeps no keys and values.
     """
-    # The model below the LM head: TRL calls either the whole model or, from 1.16 on, this part.
+    # The model below the LM head: depending on its version and settings, TRL calls the whole model or this part.
     backbone = model.base_model
     forward, own = backbone.forward, vars(backbone).get("forward")
 

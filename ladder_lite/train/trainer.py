@@ -203,8 +203,12 @@ class Trainer(trl.GRPOTrainer):
                 return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
             inputs, factor = reduced
         base = model.get_base_model()
-        # The model's own flag, not the setting: an earlier trainer may have switched checkpointing on.
-        shares_prompts = not base.is_gradient_checkpointing and lean.obstacle(base) is None
+        shares_prompts = (
+            not base.is_gradient_checkpointing  # the model's flag: an earlier trainer may have switched it on
+            and not getattr(self, "aux_loss_enabled", False)  # the loss of a mixture's routers needs all tokens
+            and positions_are_relative(model)
+            and lean.obstacle(base) is None
+        )
         reply_length = inputs["completion_ids"].shape[1]
         with sharing_prompts(base, reply_length) if shares_prompts else nullcontext():
             return factor * super().compute_loss(model, inputs, **options)

@@ -68,6 +68,16 @@ def test_logits_and_gradients_are_those_of_the_plain_pass(model: Any) -> None:
     assert all(bool(gradient.any()) for gradient in shared[1:])
 
 
+def test_hidden_states_have_their_full_length(model: Any) -> None:
+    """TRL 1.16 calls the model below the LM head, and expects a hidden state for each token."""
+    ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(2)])
+    plain = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    with sharing_prompts(model, REPLIES):
+        shared = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert shared.shape == plain.shape
+    assert torch.allclose(shared[:, -REPLIES - 1 :], plain[:, -REPLIES - 1 :], atol=1e-5)
+
+
 def test_each_prompt_is_read_once(model: Any) -> None:
     ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(3)])
     # All but the last token of each prompt once; that token and the reply once for each row.

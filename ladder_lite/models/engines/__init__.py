@@ -28,10 +28,17 @@ def open_engine(
         return VllmEngine(model)
     if choice != "generate":
         from ladder_lite.models.engines.lean import LeanEngine, obstacle
+        from ladder_lite.models.engines.stopping import Stopping
+        from ladder_lite.models.guard import TOLERANCE
 
+        lean = LeanEngine(model.get_base_model())
         why_not = "it does not use Unsloth's kernels" if loader == "unsloth" else obstacle(model.get_base_model())
         if why_not is None:
-            return LeanEngine(model.get_base_model())
+            # Two prompts of different lengths. Models with an unknown kind of attention show here.
+            prompts = [tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
+            if lean.error(prompts, Stopping(tokenizer, end_ids, ())) <= TOLERANCE[dtype]:
+                return lean
+            why_not = "its replies do not have the model's own probabilities"
         if choice == "lean":
             raise UserError(f"model.engine lean: {why_not}; set model.engine=generate")
     from ladder_lite.models.engines.generate import GenerateEngine

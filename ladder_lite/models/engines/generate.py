@@ -34,7 +34,8 @@ class GenerateEngine:
         waiting = sorted(requests, key=lambda request: len(request.prompt))
         device = self._model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(sampling.seed)
+            # Replies that are requested again, after memory ran out, need other random numbers than the first ones.
+            torch.manual_seed(sampling.seed + max(request.id for request in requests) + 1 - len(requests))
             for start in range(0, len(waiting), at_once):
                 yield from self._sample_batch(waiting[start : start + at_once], sampling, stopping)
 

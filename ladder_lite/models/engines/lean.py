@@ -50,6 +50,20 @@ class LeanEngine:
     def __init__(self, model: Any) -> None:
         self._model = model
 
+    def error(self, prompts: Sequence[Sequence[int]], stopping: Stopping) -> float:
+        """Return the KL divergence of short replies to these prompts from the model's own forward passes, per token."""
+        requests = [Request(number, prompt, 1.0) for number, prompt in enumerate([*prompts] * 4)]
+        sampling = Sampling(1.0, 1.0, 4, len(requests), 0, logprobs=True)
+        log_ratios = []
+        with torch.no_grad():
+            for reply in self.sample(requests, sampling, stopping, len(requests)):
+                tokens = torch.tensor([[*requests[reply.id].prompt, *reply.tokens]], device=self._model.device)
+                logits = self._model(input_ids=tokens).logits[0, -len(reply.tokens) - 1 : -1].float()
+                expected = logits.log_softmax(-1).gather(-1, tokens[0, -len(reply.tokens) :, None])[:, 0].cpu()
+                log_ratios.append(expected - torch.tensor(reply.logprobs))
+        log_ratio = torch.cat(log_ratios)
+        return float((log_ratio.exp() - 1 - log_ratio).mean())  # GRPO's estimator, as in the rollout guard
+
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, at_once: int
     ) -> Iterator[Reply]:
@@ -82,7 +96,7 @@ class _Batch:
         self, model: Any, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, n_slots: int
     ) -> None:
         self._model, self._sampling, self._stopping = model, sampling, stopping
-        # Samples of one prompt follow one another, so that few prompts are in use at a time; short ones come first.
+        # Samples of one prompt follow one another, so that few prompts are in use at a time. Short prompts come first.
         waiting = [(len(request.prompt), tuple(request.prompt), request.id, request) for request in requests]
         self._waiting = deque(sorted(waiting))
         prompts = {prompt for _, prompt, _, _ in waiting}
@@ -91,7 +105,6 @@ class _Batch:
         longest = max(map(len, prompts), default=1) - 1
         self._slots = _Slots(model.device, (len(self._busy), sampling.max_new_tokens), (n_places, longest))
         self._place: dict[tuple[int, ...], int] = {}  # where the keys and values of a prompt are
-        self._free_places = list(range(n_places))
         self._prefix = self._read_common_prefix(prompts)
 
     def fill(self) -> bool:
@@ -155,11 +168,11 @@ class _Batch:
         """Begin a reply; read its prompt unless an earlier request had the same one."""
         prompt = tuple(request.prompt)
         if prompt not in self._place:
-            # Requests with prompts that have been read come first, so at this point none of them waits any more.
-            if not self._free_places:
-                in_use = {active.prompt for active in self._busy if active is not None}
-                self._free_places = [self._place.pop(old) for old in [*self._place] if old not in in_use]
-            self._place[prompt] = self._free_places.pop()
+            # Requests wait in the order of their prompts, so no other one needs a prompt that no slot is using now.
+            in_use = {active.prompt for active in self._busy if active is not None}
+            self._place = {old: place for old, place in self._place.items() if old in in_use}
+            # The first free place, because attention covers all places up to the last one in use.
+            self._place[prompt] = min(set(range(len(self._busy))).difference(self._place.values()))
             self._slots.write_prompt(self._place[prompt], self._read(prompt[:-1], copy.deepcopy(self._prefix)))
         generator = np.random.default_rng([self._sampling.seed, request.id])
         draws = torch.from_numpy(generator.random(self._sampling.max_new_tokens))
@@ -188,9 +201,8 @@ class _Slots(transformers.Cache):
     """
 
     def __init__(self, device: torch.device, own: tuple[int, int], prompts: tuple[int, int]) -> None:
-        super().__init__(
-            layer_class_to_replicate=transformers.cache_utils.DynamicLayer
-        )  # required, but no layer is ever made
+        # The base class requires a kind of layer, of which none is made.
+        super().__init__(layer_class_to_replicate=transformers.cache_utils.DynamicLayer)
         self.device = device
         self._shapes = own, prompts  # rows and length of the two buffers
         self._own: list[torch.Tensor] = []
@@ -226,7 +238,8 @@ class _Slots(transformers.Cache):
         # Attention multiplies the queries of all slots with the same prompt by its keys as one matrix. `member`, with
         # one row per place, lists its slots; (place, rank) is where a slot is in it. For places [1, 0, 1]:
         #   member = [[1, 0], [0, 2]] (the 0 in the first row is filler), rank = [0, 0, 1]
-        order, sizes = place.argsort(stable=True), place.bincount(minlength=len(self._prompt_lengths))
+        order, sizes = place.argsort(stable=True), place.bincount()
+        self._n_places = len(sizes)
         self._rows = torch.arange(len(place), device=self.device)
         self._place, self._rank = place, torch.empty_like(place)
         self._rank[order] = self._rows - (sizes.cumsum(0) - sizes)[place[order]]
@@ -262,10 +275,12 @@ class _Slots(transformers.Cache):
         """Attention of the slots' queries, (slots, query heads, 1, size), to their prompts and to their own tokens."""
         # Several query heads may share a head of keys (grouped-query attention): (slots, heads, sharing, size).
         query = query.reshape(*keys.shape[:2], -1, query.shape[-1])
-        prompt_keys, prompt_values = self._prompts[module.layer_idx][..., : self._prompt_end, :]
-        to_prompt = self._by_slot(self._by_place(query) @ prompt_keys.transpose(-1, -2))
-        scores = torch.cat([to_prompt, query @ keys.transpose(-1, -2)], dim=-1)
-        weights = (scores.float() * options["scaling"] + self._mask).softmax(-1).to(query.dtype)
+        prompt_keys, prompt_values = self._prompts[module.layer_idx][:, : self._n_places, :, : self._prompt_end]
+        # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
+        scaled = query.float() * options["scaling"]
+        to_prompt = self._by_slot(self._by_place(scaled) @ prompt_keys.float().transpose(-1, -2))
+        scores = torch.cat([to_prompt, scaled @ keys.float().transpose(-1, -2)], dim=-1)
+        weights = (scores + self._mask).softmax(-1).to(query.dtype)
         to_prompt, to_own = weights.split([self._prompt_end, self._own_end], dim=-1)
         output = self._by_slot(self._by_place(to_prompt) @ prompt_values) + to_own @ values
         return output.reshape(len(query), 1, -1, output.shape[-1]), None
@@ -313,9 +328,10 @@ def _choose(
 def _attention(model: Any, attend: Any) -> Iterator[None]:
     """Let the model call `attend` in place of its own attention."""
     before = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, attend)
+    ALL_ATTENTION_FUNCTIONS[_ATTENTION] = attend
     model.config._attn_implementation = _ATTENTION
     try:
         yield
     finally:
         model.config._attn_implementation = before
+        del ALL_ATTENTION_FUNCTIONS[_ATTENTION]  # it would keep the buffers alive

@@ -9,10 +9,12 @@ import pytest
 import torch
 import transformers
 from scipy.stats import chisquare
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ladder_lite.models.backend import Sampling
-from ladder_lite.models.engines import Reply, Request
+from ladder_lite.models.engines import Reply, Request, lean
 from ladder_lite.models.engines.lean import LeanEngine, obstacle
+from ladder_lite.models.guard import TOLERANCE
 
 SIZES = {
     "vocab_size": 40,
@@ -94,12 +96,49 @@ def test_replies_depend_neither_on_the_number_of_slots_nor_on_the_order_of_reque
     assert len({tuple(tokens) for tokens in replies[:3]}) > 1  # samples of one prompt differ
 
 
-def test_its_own_attention_is_gone_afterwards(model: Any) -> None:
+def test_its_own_attention_is_gone_after_an_exception(model: Any) -> None:
     before = _logits(model, [*PROMPTS[2]])
-    engine = LeanEngine(model).sample(_requests(), SAMPLING, Stop(), 4)  # type: ignore[arg-type]
-    next(engine)
-    engine.close()  # as an exception in the caller would
+    calls: list[int] = []
+
+    def fail(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyError
+
+    hook = model.base_model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(KeyError):
+        _sample(model, _requests(), 4)
+    hook.remove()
     assert torch.equal(_logits(model, [*PROMPTS[2]]), before)
+    assert lean._ATTENTION not in ALL_ATTENTION_FUNCTIONS.valid_keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_are_computed_in_32_bits(dtype: torch.dtype) -> None:
+    """Large biases of queries and keys make scores that 16 bits cannot hold before they are scaled."""
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS["qwen2"](), attn_implementation="sdpa").eval()
+    with torch.inference_mode():
+        for layer in model.base_model.layers:
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                projection.bias.data.normal_(std=100)
+        error = LeanEngine(model.to(dtype)).error(PROMPTS[:4], Stop())  # type: ignore[arg-type]
+    assert error < TOLERANCE[dtype]
+
+
+def test_the_error_shows_an_attention_of_another_kind(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LeanEngine(model).error(PROMPTS[:4], Stop()) < 1e-6  # type: ignore[arg-type]
+    attend = lean._Slots.attend
+    monkeypatch.setattr(
+        lean._Slots, "attend", lambda self, *args, **named: attend(self, *args, **named | {"scaling": 0.1})
+    )
+    assert LeanEngine(model).error(PROMPTS[:4], Stop()) > 1e-3  # type: ignore[arg-type]
+
+
+def test_a_draw_that_rounds_up_to_one_chooses_a_token_that_exists() -> None:
+    logits, draws = torch.tensor([[0.0, 1.0, -torch.inf]]), torch.tensor([[1 - 1e-12]], dtype=torch.double)
+    tokens, _ = lean._choose(logits, torch.ones(1, 1), SAMPLING, draws)
+    assert tokens.tolist() == [1]
 
 
 @pytest.fixture
@@ -202,7 +241,9 @@ def test_freed_slots_are_refilled(small: Any) -> None:
             lambda: transformers.DeepseekV3Config(**SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 4}),
             "compresses",
         ),
-        (lambda: transformers.MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1), "attention"),
+        (lambda: transformers.MambaConfig(vocab_size=12, hidden_size=16, num_hidden_layers=1), "full attention"),
+        (lambda: transformers.BloomConfig(vocab_size=12, hidden_size=16, n_layer=1, n_head=2), "replace its attention"),
+        (lambda: transformers.Gemma2Config(**SIZES, head_dim=8, layer_types=["full_attention"] * 3), "caps scores"),
     ],
 )
 def test_models_that_it_would_get_wrong_are_refused(config: Any, reason: str) -> None:
