@@ -5,8 +5,9 @@
     python benchmarks/rollouts.py --lengths                                           # replies of very different length
 
 All engines sample the same prompts 8 times each, in one process, in turns: 8 prompts, or 32 with `--lengths`.
-`generate` is the baseline. Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds on a GPU. `tokens_computed`
-counts what goes through the model: prompts, replies, and the rows of a batch that wait for others. With `--lengths`, a
+`generate` is the baseline. Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds
+on a GPU; `elapsed` is by the clock. `tokens_computed` counts what goes through the model: prompts, replies, and the
+rows of a batch that wait for others. With `--lengths`, a
 small random model gets replies whose lengths are exponential, with a mean of 100 tokens and a limit of 1,024, as those
 of reasoning models are. Writes benchmarks/results/rollouts-RECIPE.json.
 """
