@@ -26,7 +26,7 @@ OUTSIDE = [
     ("x*sqrt(x+3)", f"2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+{HIDDEN}/10**9"),
     ("cos(x)", "sin(x)+sign((x+10**20)-10**20-3)/10**10"),
     # Errors of F' above one part in 1e9, or in 1e12 if the text has no decimals.
-    ("cos(x)", "sin(x)+5e-9*x"),
+    ("cos(x)", "1.00000001*sin(x)"),
     ("cos(x)", "sin(x)+x/10**11"),
     ("cos(x)", "sin(x)+x/10**12"),
     ("cos(x)", f"sin(x)+x/10**11{COSTLY}"),
