@@ -39,8 +39,8 @@ def test_a_problem_that_was_never_tried_is_judged_by_its_tokens() -> None:
     estimated = rates(KINDS, s1=[(0, True)] * 16 + [(1, True)] * 16 + [(4, False)] * 16 + [(5, False)] * 16)
     estimate = estimated.estimate(1)
     assert min(estimate[2:4]) > 0.8 > 0.2 > max(estimate[6:8])
-    with_sine = problem("7*x+sin(7*x)")
-    estimated = rates([*KINDS, with_sine, problem("7*x+7*x")], s1=[(0, True)] * 8 + [(4, False)] * 8)
+    with_sine, without = problem("sin(7*x)"), problem("-7*x+x")  # six tokens each
+    estimated = rates([*KINDS, with_sine, without], s1=[(0, True)] * 8 + [(4, False)] * 8)
     assert estimated.estimate(1)[8] < estimated.estimate(1)[9]  # as long, but with a function that has failed
 
 
@@ -80,6 +80,26 @@ def test_old_rollouts_are_moved_up_by_the_gain_of_the_steps_since() -> None:
     estimate = rates(ALIKE, **rollouts).estimate(8)
     assert estimate[0] == pytest.approx(expit(np.log(0.3 / 0.7) + 0.3 * 6), abs=0.02)
     assert estimate[9] == pytest.approx(shares[8], abs=0.02)  # never tried: the level of today
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_a_problem_always_or_never_solved_long_ago_is_not_expected_to_stay_so(solved: bool) -> None:
+    """All pass rates fall, or rise, by 0.3 logits per step, since the problem was always, or never, solved."""
+    sign = -1 if solved else 1
+    shares = {step: expit(sign * (0.3 * step - 1.2)) for step in range(1, 9)}
+    rollouts = {
+        f"s{step}": [(row, turn < 100 * share) for row in range(1, 9) for turn in range(100)]
+        for step, share in shares.items()
+    }
+    rollouts["s2"] += [(0, solved)] * 500
+    estimate = rates(ALIKE, **rollouts).estimate(8)[0]
+    assert 0.08 < (1 - estimate if solved else estimate) < 0.2
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_the_prior_is_never_certain(solved: bool) -> None:
+    estimate = rates(ALIKE, s1=[(row, solved) for row in range(79) for _ in range(200)]).estimate(1)
+    assert estimate[79] == pytest.approx(0.99 if solved else 0.01)
 
 
 def test_old_rollouts_are_corrected_for_what_the_model_has_learned_since() -> None:
