@@ -112,22 +112,22 @@ def main() -> None:
     parser.add_argument("modules", nargs="+", type=Path, help="files, relative to the checkout")
     parser.add_argument("--n", type=int, default=10, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
-    own, _, pytest_arguments = " ".join(sys.argv[1:]).partition(" -- ")
-    options = parser.parse_args(own.split())
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, pytest_arguments = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     everything = [mutant for module in options.modules for mutant in mutants(module)]
     drawn = random.Random(options.seed).sample(everything, min(options.n, len(everything)))
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder) / "checkout"
         copy_checkout(checkout)
         started = time.monotonic()
-        if not run_tests(checkout, pytest_arguments.split()):
+        if not run_tests(checkout, pytest_arguments):
             sys.exit("the tests fail without a mutant too")
         limit_s = 60 + 5 * (time.monotonic() - started)
         survived = 0
         for mutant in sorted(drawn, key=lambda mutant: mutant[:2]):
             file = checkout / mutant.module
             file.write_bytes(mutant.source)
-            passed = run_tests(checkout, pytest_arguments.split(), limit_s)
+            passed = run_tests(checkout, pytest_arguments, limit_s)
             file.write_bytes((ROOT / mutant.module).read_bytes())
             survived += passed
             verdict = "survived" if passed else "killed  "
