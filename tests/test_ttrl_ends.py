@@ -132,6 +132,30 @@ def test_a_budget_counts_what_earlier_processes_used(
     assert [row["seconds"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [10, 30]
 
 
+def test_a_resumed_problem_without_budget_is_answered_by_the_trained_model(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second step exceeded the budget, and a kill came before the answers."""
+    recipe = small("ttrl.budget=35s", "ttrl.max_steps=9")
+    start, tuned = shaken(backend), Tuned(backend, monkeypatch)
+    clock = clocked(backend, monkeypatch, tries=10)
+
+    class Slow(Notes):
+        def step(self, *_: object) -> None:
+            clock.seconds += 40
+
+    whole = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock), observer=Slow())
+    assert (whole.stopped, whole.steps) == ("budget", 2)
+    adapter, rows = tuned.adapters[-1], result_rows(tmp_path)
+    assert not same(adapter, start)
+    for name in ("attempts.jsonl", "greedy/attempts.jsonl"):
+        (tmp_path / "eval" / name).unlink()
+    again = learn(backend, tmp_path, recipe, deadline=Deadline(inf, "", clock))
+    assert without_times([asdict(again)]) == without_times([asdict(whole)])
+    assert result_rows(tmp_path) == rows
+    assert same(tuned.adapters[-1], adapter)
+
+
 def test_a_budget_cuts_the_tree_and_resuming_does_not_grow_it(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

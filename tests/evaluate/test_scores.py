@@ -332,3 +332,16 @@ def test_pass_rates_by_depth_early_and_late() -> None:
     }
     assert pass_rates_by_depth([], {}) == {}
     assert pass_rates_by_depth(rows[:1], {}) == {0: {key: {"n": 1, "pass_rate": 0.0} for key in ("first", "last")}}
+
+
+def test_thirds_are_those_of_all_steps_rounded_up() -> None:
+    """Of seven steps the first three and the last three; the problem at depth 2 was tried between them alone."""
+    rows = [
+        *(rollout(step, "child", RIGHT if step >= 5 else WRONG) for step in range(1, 8)),
+        rollout(4, "grandchild", RIGHT),
+        rollout(7, "root", WRONG),
+    ]
+    assert pass_rates_by_depth(rows, {"child": 1, "grandchild": 2}) == {
+        0: {"last": {"n": 1, "pass_rate": 0.0}},
+        1: {"first": {"n": 3, "pass_rate": 0.0}, "last": {"n": 3, "pass_rate": 1.0}},
+    }

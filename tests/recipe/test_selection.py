@@ -8,7 +8,7 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
-from ladder_lite.problems import load_problems
+from ladder_lite.problems import held_out_problems, load_problems
 from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
@@ -92,3 +92,10 @@ def test_a_pool_that_is_too_easy_is_refused(tmp_path: Path) -> None:
     context = selecting(tmp_path, Model(set(POOL[:4])))
     with pytest.raises(UserError, match=r"fails 2 of the 6 problems in all 3 tries, but 3 are needed"):
         _ = context.roots
+
+
+def test_variants_must_not_equal_the_tests_of_this_run_or_of_any_shipped_set(tmp_path: Path) -> None:
+    context = selecting(tmp_path, Model(set()))
+    held_out = context.writer(context.recipe).held_out
+    assert held_out[context.recipe.task.test] == context.tests
+    assert held_out.keys() > held_out_problems().keys() > {"tiny", "mit_bee"}

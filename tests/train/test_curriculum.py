@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
+from scipy.stats import beta
 
 from ladder_lite.problems import Problem
 from ladder_lite.train.curriculum import PassRates
@@ -37,8 +39,8 @@ def test_a_problem_that_was_never_tried_is_judged_by_its_tokens() -> None:
     estimated = rates(KINDS, s1=[(0, True)] * 16 + [(1, True)] * 16 + [(4, False)] * 16 + [(5, False)] * 16)
     estimate = estimated.estimate(1)
     assert min(estimate[2:4]) > 0.8 > 0.2 > max(estimate[6:8])
-    with_sine = problem("7*x+sin(7*x)")
-    estimated = rates([*KINDS, with_sine, problem("7*x+7*x")], s1=[(0, True)] * 8 + [(4, False)] * 8)
+    with_sine, without = problem("sin(7*x)"), problem("-7*x+x")  # six tokens each
+    estimated = rates([*KINDS, with_sine, without], s1=[(0, True)] * 8 + [(4, False)] * 8)
     assert estimated.estimate(1)[8] < estimated.estimate(1)[9]  # as long, but with a function that has failed
 
 
@@ -55,6 +57,49 @@ def test_old_rollouts_count_less() -> None:
     assert seen.estimate(20)[0] == pytest.approx(rates(ALIKE, s1=[(0, False)] * 8).estimate(20)[0])
     tries = [row["tries"] for row in seen.table(21)]
     assert (tries[0], sum(tries[1:])) == (16, 0)
+
+
+@pytest.mark.parametrize(("age", "weight"), [(0, 8), (10, 4), (20, 2)])
+def test_the_prior_counts_as_four_rollouts_and_old_rollouts_half_after_ten_steps(age: int, weight: float) -> None:
+    """Six of eight rollouts were right. A problem without rollouts has the prior's pass rate."""
+    seen = rates(ALIKE, s1=[(0, turn < 6) for turn in range(8)])
+    own, prior = seen.estimate(1 + age)[:2]
+    assert own == pytest.approx((weight * 6 / 8 + 4 * prior) / (weight + 4))
+    low, high = beta.ppf([0.025, 0.975], 4 * prior, 4 * (1 - prior))
+    assert [seen.table(1 + age)[1][key] for key in ("low", "high")] == pytest.approx([low, high])
+
+
+def test_old_rollouts_are_moved_up_by_the_gain_of_the_steps_since() -> None:
+    """All pass rates gain 0.3 logits per step. A problem that was tried at step 2 alone gains the same until step 8."""
+    shares = {step: expit(0.3 * step - 1.2) for step in range(1, 9)}
+    rollouts = {
+        f"s{step}": [(row, turn < 500 * share) for row in range(1, 9) for turn in range(500)]
+        for step, share in shares.items()
+    }
+    rollouts["s2"] += [(0, turn < 150) for turn in range(500)]
+    estimate = rates(ALIKE, **rollouts).estimate(8)
+    assert estimate[0] == pytest.approx(expit(np.log(0.3 / 0.7) + 0.3 * 6), abs=0.02)
+    assert estimate[9] == pytest.approx(shares[8], abs=0.02)  # never tried: the level of today
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_a_problem_always_or_never_solved_long_ago_is_not_expected_to_stay_so(solved: bool) -> None:
+    """All pass rates fall, or rise, by 0.3 logits per step, since the problem was always, or never, solved."""
+    sign = -1 if solved else 1
+    shares = {step: expit(sign * (0.3 * step - 1.2)) for step in range(1, 9)}
+    rollouts = {
+        f"s{step}": [(row, turn < 100 * share) for row in range(1, 9) for turn in range(100)]
+        for step, share in shares.items()
+    }
+    rollouts["s2"] += [(0, solved)] * 500
+    estimate = rates(ALIKE, **rollouts).estimate(8)[0]
+    assert 0.08 < (1 - estimate if solved else estimate) < 0.2
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_the_prior_is_never_certain(solved: bool) -> None:
+    estimate = rates(ALIKE, s1=[(row, solved) for row in range(79) for _ in range(200)]).estimate(1)
+    assert estimate[79] == pytest.approx(0.99 if solved else 0.01)
 
 
 def test_old_rollouts_are_corrected_for_what_the_model_has_learned_since() -> None:
@@ -151,6 +196,28 @@ def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
         share[rows] = sum(40 <= row < 60 for row in drawn) / len(drawn)
     assert share["uniform"] == pytest.approx(0.25, abs=0.04)
     assert 0.85 < share["pass_rate"] < 1  # rows that were never solved are still drawn sometimes
+
+
+def test_rows_are_drawn_in_proportion_to_the_third_power_of_their_signal() -> None:
+    """Four groups of 100 rows, drawn until all have come: a row comes before another one as often as its weight says.
+
+    The first group was right half the time, the second one in a tenth of the tries, the third one never. The last one
+    was not tried, so its pass rate is less certain.
+    """
+    right = {0: 50, 1: 10, 2: 0}
+    problems = [problem(f"{n}*x") for n in range(10, 410)]
+    rollouts = [(row, turn < right[row // 100]) for row in range(300) for turn in range(100)]
+    table = rates(problems, s1=rollouts).table(1)[50::100]  # a row of each group
+    n = np.array([row["tries"] + 4 for row in table])  # with the prior
+    mean = np.array([row["pass_rate"] for row in table])
+    signal = mean * (1 - mean) - mean * (1 - mean) / (n + 1)  # E[p (1 - p)] = E[p] (1 - E[p]) - Var[p]
+    weights = signal**3 + 0.05 * np.mean(signal**3)
+
+    earlier = []
+    for seed in range(60):
+        places = np.argsort(rates(problems, seed=seed, s1=rollouts).draw(3, 400)).reshape(4, 100)
+        earlier.append((places[:, :, None] < places[0]).mean(axis=(1, 2)))  # than rows of the first group
+    assert np.mean(earlier, axis=0)[1:] == pytest.approx((weights / (weights + weights[0]))[1:], rel=0.06)
 
 
 def test_solved_problems_are_retired_unless_all_are_solved() -> None:

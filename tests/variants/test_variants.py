@@ -224,6 +224,27 @@ def test_a_variant_is_rejected_with_its_reason(tmp_path: Path, reply: str, kept:
     assert counted["seconds"] == 0
 
 
+@pytest.mark.parametrize(("up_to_factor", "reason"), [("true", "test_problem"), ("false", None)])
+def test_a_multiple_of_a_test_problem_is_rejected_if_multiples_count_as_equal(
+    tmp_path: Path, up_to_factor: str, reason: str | None
+) -> None:
+    chosen = settings(per_root=1, depth=1, equal_up_to_factor=up_to_factor)
+    tree, _ = grow(lambda prompt, rng: "integrate(-2*x-2*cos(3*x), x)", tmp_path, chosen, [ROOT], [TEST])
+    assert [variant.data["integrand"] for variant in tree] == ([] if reason else ["-2*x-2*cos(3*x)"])
+    rejected = read_jsonl(tmp_path / "rejected.jsonl")
+    assert {(row["reason"], row["equal_to"]) for row in rejected} == ({(reason, "a benchmark")} if reason else set())
+
+
+def test_no_variant_that_grows_during_training_is_a_test_problem(tmp_path: Path) -> None:
+    adaptive = settings(adaptive="{start: 4, every: 5, requests: 6}")
+    assert adaptive.adaptive
+    writer = writing(FakeBackend(lambda *_: "integrate(cos(3*x)+x, x)"), adaptive, held_out={"a benchmark": [TEST]})
+    growth = Growth(writer, ROOTS, [], adaptive.adaptive, tmp_path)
+    growth.rewind(0)
+    assert growth.grow(5, ROOTS, ROOTS) == []
+    assert {row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")} == {"test_problem"}
+
+
 def test_a_repeated_root_that_is_a_test_problem_is_not_a_leak(tmp_path: Path) -> None:
     grow(lambda prompt, rng: "integrate(x**2+sin(x), x)", tmp_path, settings(per_root=1, depth=1), [ROOT], [ROOT, TEST])
     assert {row["reason"] for row in read_jsonl(tmp_path / "rejected.jsonl")} == {"equal_to_parent"}

@@ -1,0 +1,72 @@
+"""Answers just outside and just inside the limits of the strict rule, which `ladder_lite.verify` documents."""
+
+import pytest
+
+from ladder_lite.verify import verify
+
+# A sum of nested error functions, which uses up the budget for ball arithmetic: floating point must decide.
+COSTLY = "+10**(-30)*(" + "+".join("erf(" * 40 + f"2+x/10**{8 + k}" + ")" * 40 for k in range(6)) + ")"
+HIDDEN = "erf(10**9*((x+10**20)-10**20-74/101))"  # a step that floating point does not see
+ZERO = "(3*sin(x/3)-4*sin(x/3)**3-sin(x))"  # zero by an identity, with rounding noise
+
+
+def signs(n: int) -> str:
+    """Return a zero that may break at n far places."""
+    return "".join(f"+0*sign(x-{place})" for place in range(50, 50 + n))
+
+
+OUTSIDE = [
+    # Steps above one part in 1e8 of the integral between two points, or in 1e11 where rounding hides them.
+    ("cos(x)", "sin(x)+1e-7*Heaviside(x-1)"),
+    ("cos(x)", "sin(x)+1.0e-7*Heaviside(x-1)"),
+    ("cos(x)", "sin(x)+Heaviside(x-1)/10**9"),
+    ("cos(x)", "sin(x)+sqrt((x-3)**2)/(x-3)/10**8"),
+    ("cos(x)", "sin(x)+tanh(10**9*(x-3))/10**8"),
+    ("Abs(x-1)", "(x-1)*Abs(x-1)/2+Heaviside(x-1)/10**9"),
+    ("x*sqrt(x+3)", f"2*(x+3)**(5/2)/5-2*(x+3)**(3/2)+{HIDDEN}/10**9"),
+    ("cos(x)", "sin(x)+sign((x+10**20)-10**20-3)/10**10"),
+    # Errors of F' above one part in 1e9, or in 1e12 if the text has no decimals.
+    ("cos(x)", "1.00000001*sin(x)"),
+    ("cos(x)", "sin(x)+x/10**11"),
+    ("cos(x)", "sin(x)+x/10**12"),
+    ("cos(x)", f"sin(x)+x/10**11{COSTLY}"),
+    ("1/x", f"log(x)+log(x)/10**11{COSTLY}"),
+    # Too many places at which F may break: near ones, far ones, and infinite arguments of inverse tangents.
+    ("cos(x)", "sin(x)+0*floor(7*x/3)"),
+    ("cos(x)", f"sin(x){signs(17)}"),
+    ("2", "atan(tan(2*x))"),
+    # Only ball arithmetic could tell whether F jumps, and it costs too much.
+    ("cos(x)", f"sin(x)+0*sign(x){COSTLY}"),
+    # F overflows at more than a tenth of the points.
+    ("cos(x)", "sin(x)+0*exp(exp(1000*x))"),
+]
+INSIDE = [
+    # Nine or ten decimals, which are wrong by less than one part in 1e9.
+    ("1/(2+x**2)", "0.707106781*atan(0.707106781*x)"),
+    ("exp(x/3)", "3.000000001*exp(x/3)"),
+    ("sqrt(x)", "0.6666666666*x**1.5"),
+    ("floor(x)", "x*floor(x)-0.5000000001*floor(x)*(floor(x)+1)"),
+    # Rounding noise that ball arithmetic cannot check.
+    ("cos(x)", f"(sin(x)+10**8)-10**8{COSTLY}"),
+    ("cos(x)", f"sin(x)+100*{ZERO}{COSTLY}"),
+    # F' loses many digits, but not at most points.
+    ("cos(x)", "sin(x)+10**7*(exp(x)-exp(x/3)**3)"),
+    ("cos(x)", "sin(x)+10**9*exp(x)-10**9*exp(x/3)**3"),
+    # As many breaks as can be examined.
+    ("Abs(sin(3*x))", "(2*floor(3*x/pi)+1-cos(3*x-pi*floor(3*x/pi)))/3"),
+    ("cos(x)", f"sin(x){signs(16)}"),
+    ("1", "atan(tan(x))"),
+    # F overflows far from 0, or at less than a tenth of the points.
+    ("cos(x)", "sin(x)+0*exp(exp(20*x))"),
+    ("cos(x)", "sin(x)+0*exp(exp(300*(x-7)))"),
+]
+
+
+@pytest.mark.parametrize(("integrand", "answer"), OUTSIDE)
+def test_answers_outside_the_limits_are_refused(integrand: str, answer: str) -> None:
+    assert [verify(integrand, answer, seed=seed).reward for seed in range(3)] == [0.0] * 3
+
+
+@pytest.mark.parametrize(("integrand", "answer"), INSIDE)
+def test_right_answers_inside_the_limits_are_accepted(integrand: str, answer: str) -> None:
+    assert [verify(integrand, answer, seed=seed).reward for seed in range(3)] == [1.0] * 3
