@@ -222,7 +222,7 @@ def _depths(run: Run) -> dict[str, Any]:
 def _markers(run: Run) -> dict[str, dict[str, Any]]:
     """Return the done.json of every finished stage by its name, in the order of the work."""
     stages = [layout.SELECT, layout.TRANSFORMATIONS, layout.VARIANTS]
-    stages += [stage for name in run.conditions for stage in _stages(name)]
+    stages += [stage for name in run.conditions for stage in (layout.variants(name), *_stages(name))]
     markers = {stage: run.done(stage) for stage in stages}
     return {stage: done for stage, done in markers.items() if done}
 

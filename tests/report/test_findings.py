@@ -1,5 +1,6 @@
 """The numbers of report.json: what each condition cost, and which conditions are compared on which problems."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_costs_count_the_tokens_of_variants(run: Path) -> None:
     assert costs["variants"] == tokens(run / "variants/rounds.jsonl") > 0
     assert tokens(train / "variants/rounds.jsonl") > 0
     assert costs["conditions/ladder/train"] == tokens(train / "metrics.jsonl", train / "variants/rounds.jsonl")
+
+
+def test_costs_count_an_ablations_own_tree(run: Path) -> None:
+    folder = run / "conditions/ladder_static/variants"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {"digest": "", "tokens": 4321, "seconds": 5.0, "peak_memory_bytes": 2**40}
+    (folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
+    report = measure(open_run(run))
+    assert {row["stage"]: row["n_tokens"] for row in report["costs"]}["conditions/ladder_static/variants"] == 4321
+    assert report["peak_memory_bytes"] == 2**40
 
 
 def test_each_condition_is_compared_with_what_it_adds_to(run: Path) -> None:
