@@ -1,14 +1,16 @@
 """Measure the parts of a GRPO step on a CPU, with and without the optimizations of this package.
 
-    python -m ladder_lite.recipe tiny --only ladder --run-dir runs/tiny-s0    # half an hour, once
+    python -m ladder_lite.recipe tiny --only ladder --run-dir runs/tiny-s0    # five minutes, once
     python benchmarks/steps.py runs/tiny-s0                                   # minutes
 
 Each step starts from the final adapter of that run and trains on the problems of one of its last steps. All arms take
 the same steps in turn, on one thread:
 
-- `baseline` samples all rollouts in one batch, computes weights and adapter separately, and trains on all rows;
-- `one_batch` has all optimizations except the smaller sampling batches;
-- `now` has all of them.
+- `baseline` samples all rollouts in one batch of `generate`, computes weights and adapter separately, trains on all
+  rows, and reads the prompt of each;
+- `generate` samples in smaller batches with the adapter folded into the weights, and trains on the rows with a nonzero
+  advantage only;
+- `now` also has the engine `lean`, and its loss reads each prompt once.
 
 Times are CPU seconds, which other processes disturb less than wall-clock time. Training includes grading and the
 optimizer. Writes benchmarks/results/steps.json.
@@ -38,17 +40,22 @@ from ladder_lite.train import grpo, trainer
 from ladder_lite.train.state import Training
 
 HERE = Path(__file__).parent
-_ONE_BATCH = ("_CPU_BATCH", 1_000_000)
-ARMS = {
-    "baseline": [
-        (local, *_ONE_BATCH),
-        (local, "folded", lambda _model: nullcontext()),
-        (trainer, "depends_on_advantage_only", lambda _trainer: False),
-    ],
-    "one_batch": [(local, *_ONE_BATCH)],
-    "now": [],
+_ONE_BATCH = (local, "_CPU_BATCH", 1_000_000)
+_PROMPTS_READ_FOR_EACH_REPLY = (trainer, "sharing_prompts", lambda *_: nullcontext())
+ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
+    "baseline": (
+        "generate",
+        [
+            _ONE_BATCH,
+            _PROMPTS_READ_FOR_EACH_REPLY,
+            (local, "folded", lambda _model: nullcontext()),
+            (trainer, "depends_on_advantage_only", lambda _trainer: False),
+        ],
+    ),
+    "generate": ("generate", [_PROMPTS_READ_FOR_EACH_REPLY]),
+    "now": ("lean", []),
 }
-"""The patches of each arm: module, name, replacement."""
+"""The engine of each arm, and what is replaced where."""
 
 Seconds = dict[str, float]
 
@@ -61,7 +68,8 @@ def main(
     """Measure the parts of a GRPO step on a CPU, with and without the optimizations of this package."""
     torch.set_num_threads(1)
     recipe = load_recipe("tiny", ["grpo.trl.max_steps=1"])
-    task, backend, trained = load_task(recipe.task), load_backend(recipe), run / "conditions" / "ladder" / "train"
+    backend: Any = load_backend(recipe)
+    task, trained = load_task(recipe.task), run / "conditions" / "ladder" / "train"
     taken: dict[str, list[Seconds]] = {arm: [] for arm in ARMS}
     without_signal = []
     for seed, problems in enumerate(_last_steps(run, rounds)):
@@ -108,7 +116,7 @@ def _last_steps(run: Path, n: int) -> list[list[Problem]]:
 @contextmanager
 def _patched(arm: str) -> Iterator[None]:
     with ExitStack() as stack:
-        for module, name, value in ARMS[arm]:
+        for module, name, value in ARMS[arm][1]:
             stack.enter_context(patch.object(module, name, value))
         yield
 
