@@ -29,6 +29,7 @@ from ladder_lite.runs import layout
 from ladder_lite.terminal import Live
 from ladder_lite.train import grpo
 from ladder_lite.train.state import Step, Training
+from ladder_lite.variants import Writer
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
 """Why training on a problem ended."""
@@ -82,12 +83,7 @@ def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> li
 
 
 def learn(
-    writer: variants.Writer,
-    problem: Problem,
-    recipe: Recipe,
-    folder: Path,
-    live: Live,
-    observer: Observer | None = None,
+    writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None = None
 ) -> Outcome:
     """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
 
@@ -118,13 +114,7 @@ class _ProblemRun:
     """TTRL on one problem. All results are in its folder, from which another process can resume."""
 
     def __init__(
-        self,
-        writer: variants.Writer,
-        problem: Problem,
-        recipe: Recipe,
-        folder: Path,
-        live: Live,
-        observer: Observer | None,
+        self, writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None
     ) -> None:
         self._writer = writer
         self._problem = problem

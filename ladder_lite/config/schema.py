@@ -327,9 +327,7 @@ class Recipe(_Section):
     grpo: GrpoSettings
     eval: EvalSettings
     ttrl: TtrlSettings
-    profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]] = Field(
-        default_factory=dict
-    )  # --profile NAME
+    profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]] = {}  # --profile NAME
     smoke: dict[str, JsonValue]
 
     @field_validator("variants")
