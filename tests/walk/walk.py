@@ -64,7 +64,9 @@ class Walk:
         if loader == "unsloth":
             stand_in.import_unsloth()
         self.loader, self.folder = loader, folder
-        self.recipe = load_recipe(recipe_name, [f"model.id={model}", f"model.backend={loader}", *_RECIPE])
+        # Both sample with `generate`: the lean engine draws other random numbers.
+        settings = [f"model.id={model}", f"model.backend={loader}", "model.engine=generate", *_RECIPE]
+        self.recipe = load_recipe(recipe_name, settings)
 
         import torch
 
