@@ -24,7 +24,11 @@ from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.install import shipped
 
-_RENAMED = {"arms": "ablations", "model.fast_inference": "model.engine"}  # settings of earlier versions
+# Settings of earlier versions
+_RENAMED = {
+    "arms": "ablations now; `conditions` says what runs",
+    "model.fast_inference": "model.engine now; true is vllm",
+}
 
 
 def load_recipe(
@@ -172,7 +176,7 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     if error["type"] == "missing":
         return f"{place}: {key} is missing; it has no default"
     if error["type"] == "extra_forbidden":
-        new = f"; it is called {_RENAMED[key]} now" if key in _RENAMED else _nearest_setting(path)
+        new = f"; it is called {_RENAMED[key]}" if key in _RENAMED else _nearest_setting(path)
         return f"{place}: unknown setting {key}{new}"
     # Pydantic reports one error per member of a union; join their rules with "or".
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]

@@ -13,7 +13,7 @@ from ladder_lite.budget import Deadline
 from ladder_lite.errors import run
 from ladder_lite.problems import Problem
 from ladder_lite.solve import CHAT_RECIPE, Solution, Solver, checked
-from ladder_lite.terminal import Live
+from ladder_lite.terminal import Live, counted
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -103,9 +103,9 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
 
 
 def _effort(solution: Solution) -> str:
-    steps = f", {solution.steps} steps of GRPO" if solution.steps else ""
+    steps = f", {counted(solution.steps, 'step')} of GRPO" if solution.steps else ""
     # "75 answers tried, 8 steps of GRPO, 95 s"
-    return f"{solution.attempts} answers tried{steps}, {solution.seconds:.0f} s"
+    return f"{counted(solution.attempts, 'answer')} tried{steps}, {solution.seconds:.0f} s"
 
 
 if __name__ == "__main__":
