@@ -144,6 +144,7 @@ class _Exponential:
         return len(tokens) >= 4 and len(tokens) >= self._length(tokens[:4])
 
     completes_stop_text = has_ended
+    stop, tail_length = ("",), LIMIT  # `generate` then looks at whole replies
 
     @staticmethod
     def _length(first: Sequence[int]) -> int:

@@ -176,7 +176,7 @@ class _ProblemRun:
                 return variants.grow(writer, [self._problem], folder, bar)
             except OutOfTime:
                 # If the deadline of the whole run is reached, stop. If only the problem's budget is used up, continue
-                # with the variants that there are.
+                # with the variants it has.
                 if self._budget is self._deadline:
                     raise
                 return variants.load(folder)

@@ -19,8 +19,8 @@ Not predicted:
 - the reference's log-probabilities (beta > 0). They need less than training: they are computed without gradients, in
   the same micro-batches. Unsloth alone would use larger ones, up to most of the free memory; the trainer prevents this
   with `unsloth_grpo_mini_batch`.
-- the engine `lean`. It needs less than `generate`, whose memory is predicted: prompts are read one by one and kept
-  once, and no step copies the cache.
+- the engine `lean`. The prediction is that of `generate`, and should be an upper bound: `lean` reads prompts one by
+  one, keeps each once, and copies no cache. This has not been measured on a GPU.
 - vLLM (`model.engine: vllm`).
 - Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit). They keep some layers in 16 bits and need more memory.
 """

@@ -148,7 +148,7 @@ class Growth:
                 if (parent := next(turns[effect], None)) is not None:
                     wishes.append((parent, effect))
                     break
-        # No deadline here: training has checked that there is time for a whole step, growth included.
+        # No deadline here: before each step, training checks the time for the whole step, growth included.
         return tree.run_round(step, None, wishes, rng, Deadline.never()) if wishes else []
 
     def _in_turn(

@@ -1,6 +1,7 @@
 """Engines that sample replies from a loaded model: `lean`, `generate` and `vllm`.
 
-`lean` is this package's own loop, several times faster than `generate` of transformers, which works for every model.
+`lean` is this package's own loop, 1.7 to 8 times as fast as `generate` of transformers in benchmarks/rollouts.py on a
+CPU. `generate` works for every model.
 `vllm` comes with Unsloth. Import an engine's module only when it is used: each imports torch and a library.
 """
 

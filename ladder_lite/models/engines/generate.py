@@ -61,7 +61,7 @@ class GenerateEngine:
             generation_config=settings,
             pad_token_id=self._tokenizer.pad_token_id,  # in the settings, Unsloth would replace it by an end token
             logits_processor=[] if greedy else [_Temperatures(temperatures)],
-            stopping_criteria=[_StopTexts(stopping, length)],
+            stopping_criteria=[_StopTexts(stopping, length)] if stopping.stop else [],
         )
         replies = output.sequences[:, length:]
         logprobs: list[list[float] | None] = [None] * len(batch)
@@ -122,5 +122,6 @@ class _StopTexts(transformers.StoppingCriteria):  # type: ignore[misc]
         self._stopping, self._start = stopping, start
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        rows = [self._stopping.completes_stop_text(row) for row in input_ids[:, self._start :].tolist()]
-        return torch.tensor(rows, device=input_ids.device)
+        # Only the last tokens of each reply: this is called after each new token.
+        tails = input_ids[:, self._start :][:, -self._stopping.tail_length :].tolist()
+        return torch.tensor([self._stopping.completes_stop_text(tail) for tail in tails], device=input_ids.device)
