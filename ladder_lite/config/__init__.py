@@ -12,6 +12,7 @@ from ladder_lite.config.schema import (
     Mix,
     ModelSettings,
     Recipe,
+    Refill,
     TaskSettings,
     Transformations,
     TtrlSettings,
@@ -21,5 +22,5 @@ from ladder_lite.config.trl_settings import SETTINGS, settle
 
 __all__ = ["BUILT_IN", "Condition", "condition_of", "recipe_for", "shares_tree", "with_ablations"]
 __all__ += ["EMBEDDED", "Recipe", "dump_recipe", "list_recipes", "load_recipe", "recipe_names", "with_more"]
-__all__ += ["Adaptive", "EvalSettings", "Example", "GrpoSettings", "Mix", "ModelSettings", "TaskSettings"]
+__all__ += ["Adaptive", "EvalSettings", "Example", "GrpoSettings", "Mix", "ModelSettings", "Refill", "TaskSettings"]
 __all__ += ["SETTINGS", "Transformations", "TtrlSettings", "VariantSettings", "settle"]

@@ -225,10 +225,18 @@ class Plateau(_Section):
     min_signal: Fraction
 
 
+class Refill(_Section):
+    """Replace groups whose first `pilot` rewards are equal, with at most `limit` times the rollouts of a step."""
+
+    pilot: Annotated[int, Field(ge=2)]
+    limit: Annotated[float, Field(ge=1)]
+
+
 class GrpoSettings(_Section):
     """GRPO: how rows are drawn, the format reward, the interval of test evaluations in steps, and TRL's settings."""
 
     rows: Literal["pass_rate", "uniform"]
+    refill: Refill | None = None
     format_reward: NonNegative
     eval_every: Count
     plateau: Plateau | None = None

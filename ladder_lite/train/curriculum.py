@@ -128,18 +128,20 @@ class PassRates:
         at_frontier = self._beliefs(step).signal > self.FRONTIER
         return np.flatnonzero(at_frontier & ~self._is_unverifiable(step)).tolist()
 
-    def draw(self, step: int, count: int) -> list[int]:
-        """Draw the rows that a step trains on, at random but determined by the seed and the step."""
+    def draw(self, step: int, count: int, spare: int = 0) -> list[int]:
+        """Draw the rows that a step trains on, at random but determined by the seed and the step.
+
+        They are followed by up to `spare` others, in case that some of them turn out to teach nothing.
+        """
         rng = np.random.default_rng([self._seed, step])
-        # Use only what was known two steps before. accelerate's data loader reads one batch ahead: it asks for the rows
-        # of step 5 before step 4 has run, when step 3 is the last complete one. A resumed run must draw the same rows.
-        known = max(0, step - 2)
+        known = step - 1
         weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known)
+        n_drawable = int(np.count_nonzero(weights))
         rows: list[int] = []
         # Draw without replacement, so that each row comes once before any comes twice. With fewer rows than `count`,
-        # start over.
-        while len(rows) < count:
-            size = min(count - len(rows), int(np.count_nonzero(weights)))
+        # start over; spare rows are never repetitions.
+        while len(rows) < max(count, min(count + spare, n_drawable)):
+            size = min(count + spare - len(rows), n_drawable)
             rows += rng.choice(len(weights), size, replace=False, p=weights / weights.sum()).tolist()
         return rows
 

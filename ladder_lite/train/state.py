@@ -15,6 +15,7 @@ from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates
+from ladder_lite.train.groups import Group
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
 
@@ -31,7 +32,7 @@ class Step:
 
     step: int
     reward: float
-    groups_without_signal: float  # share of zero-variance groups
+    groups_without_signal: float  # share of zero-variance groups among those trained on
     n_tokens: int
     seconds: float  # rollouts, verification and update
     verify_seconds: float
@@ -42,6 +43,8 @@ class Step:
     grad_norm: float | None = None
     kl: float | None = None
     training_pass: str | None = None
+    sampled_groups_without_signal: float | None = None  # share among all groups, those that were replaced included
+    n_rollouts: int | None = None  # of all groups
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -85,7 +88,8 @@ class TrainingState:
         # The current step:
         self._started = time.monotonic()
         self._rollouts: list[Attempt] = []
-        self._rewards: list[float | None] = []
+        self.trained: list[Group] = []
+        self.dropped: list[Group] = []
         self._verify_seconds = 0.0
         # Restore the problems that the tree gained while training ran; those of later steps are dropped.
         for step, problem in growth.rewind(len(self.steps)) if growth else ():
@@ -102,7 +106,7 @@ class TrainingState:
     def begin_step(self) -> None:
         """Start the clock of the next step."""
         self._started = time.monotonic()
-        self._rollouts, self._rewards, self._verify_seconds = [], [], 0.0
+        self._rollouts, self.trained, self.dropped, self._verify_seconds = [], [], [], 0.0
 
     def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
         """Grade completions of the problems in `rows`, record the attempts, and return the rewards.
@@ -120,9 +124,7 @@ class TrainingState:
         # Written before the step is complete. After a kill, the rows of an incomplete step are cut off.
         append_jsonl(self._folder / layout.ATTEMPTS, [{"step": step, **attempt.to_row()} for attempt in attempts])
         self._rollouts += attempts
-        rewards = [self._reward(grade) for grade in grades]
-        self._rewards += rewards
-        return rewards
+        return [self._reward(grade) for grade in grades]
 
     def check_step(self, logs: dict[str, float], *, max_grad_norm: float, skipped: bool, finite: bool) -> None:
         """Raise Diverged if the current step went wrong; see `divergence.check_step`."""
@@ -135,16 +137,15 @@ class TrainingState:
 
     def end_step(self, logs: dict[str, float]) -> bool:
         """Record the current step, grow the tree if it is due, and return whether training ends."""
-        # Rewards come group by group, `num_generations` of each problem in a row.
-        size = int(self._settings.trl["num_generations"])
-        groups = [self._rewards[start : start + size] for start in range(0, len(self._rewards), size)]
+        sampled = [*self.trained, *self.dropped]
         # Rewards of None are ignored, as TRL does: such rows get an advantage of 0.
-        verified = [reward for reward in self._rewards if reward is not None]
+        verified = [reward for group in sampled for reward in group.rewards if reward is not None]
         step = Step(
             step=len(self.steps) + 1,
             reward=sum(verified) / max(1, len(verified)),
-            # If all rewards of a group are equal, all its advantages are 0.
-            groups_without_signal=sum(len(set(group) - {None}) <= 1 for group in groups) / len(groups),
+            groups_without_signal=_share_without_signal(self.trained),
+            sampled_groups_without_signal=_share_without_signal(sampled),
+            n_rollouts=len(self._rollouts),
             n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
             seconds=time.monotonic() - self._started,
             verify_seconds=self._verify_seconds,
@@ -162,8 +163,7 @@ class TrainingState:
         elif self._on_plateau([*self.steps, step]):
             step = replace(step, stop="plateau")
         self.steps.append(step)
-        # A problem that grows now is drawn two steps later at the earliest (see `PassRates.draw`).
-        in_time = step.stop is None and step.step <= int(self._settings.trl["max_steps"]) - 2
+        in_time = step.stop is None and step.step < int(self._settings.trl["max_steps"])
         if self._growth and in_time and step.step % self._growth.every == 0:
             stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
             frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
@@ -197,3 +197,7 @@ class TrainingState:
             return False
         recent = steps[-plateau.patience :]
         return sum(1 - step.groups_without_signal for step in recent) / plateau.patience < plateau.min_signal
+
+
+def _share_without_signal(groups: Sequence[Group]) -> float:
+    return sum(not group.has_signal for group in groups) / len(groups)

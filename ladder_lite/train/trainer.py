@@ -2,8 +2,9 @@
 
 What happens in one optimizer step, and where:
 
-1. `_RowSampler` draws the rows, and `Trainer.collate` turns them into prompts.
-2. TRL calls `Trainer.roll_out` for one completion per prompt, and `Trainer.reward` for the rewards.
+1. TRL calls `Trainer.roll_out`, which draws rows by their pass rates, samples a group of completions for each, has them
+   verified, and replaces groups without signal (`groups`).
+2. TRL asks `Trainer.reward` for the rewards, which are known by then.
 3. TRL computes the advantages. With `scale_rewards: group`, as in the paper, the advantage of a completion is its
    reward minus the mean of its group, divided by the group's standard deviation.
 4. For each micro-batch, TRL calls `Trainer.compute_loss` and accumulates the gradient. Then the optimizer steps.
@@ -19,28 +20,30 @@ Importing this module imports TRL. It must be imported after the model is loaded
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from enum import Enum
 from io import StringIO
+from itertools import count
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from datasets import Dataset
-from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from ladder_lite.config import SETTINGS, settle
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Sampling, adapter
+from ladder_lite.models.backend import Rollout
 from ladder_lite.models.engines import lean
 from ladder_lite.models.shared_prompts import sharing_prompts
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
-from ladder_lite.problems.attempts import Completion
 from ladder_lite.runs import layout
 from ladder_lite.train import divergence
+from ladder_lite.train.groups import most_groups, sample_groups
 from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.train.zero_advantage import (
     depends_on_advantage_only,
@@ -49,9 +52,8 @@ from ladder_lite.train.zero_advantage import (
     positions_are_relative,
 )
 
-_MAX_ROWS = 1_000_000
-"""Length of the data set, which TRL requires to be fixed. It is more than any tree has, so that the tree can grow while
-training runs; rows that are never drawn cost nothing."""
+_PLACEHOLDER = {"prompt": [{"role": "user", "content": ""}]}
+"""A row of TRL's data set. `Trainer.roll_out` chooses the problems of a step when it begins."""
 
 
 class Trainer(trl.GRPOTrainer):
@@ -72,13 +74,14 @@ class Trainer(trl.GRPOTrainer):
         config = _make_config(settings, training.settings.trl)
         backend.check([task.prompt(problem) for problem in progress.problems])
         before = backend.snapshot()
+        n_groups = config.generation_batch_size // config.num_generations
         with redirect_stdout(StringIO()):  # Unsloth prints advice
             super().__init__(
                 model=model,
                 reward_funcs=self.reward,
                 args=config,
-                # The data set has only row numbers; `collate` adds the prompts.
-                train_dataset=Dataset.from_dict({"row": range(_MAX_ROWS)}),
+                # One epoch has all steps. TRL repeats each row for the completions of its group.
+                train_dataset=Dataset.from_list([_PLACEHOLDER] * (config.max_steps * n_groups)),
                 processing_class=tokenizer,
                 callbacks=[_StepCallback(self, probe_first)],
                 rollout_func=self.roll_out,
@@ -87,40 +90,31 @@ class Trainer(trl.GRPOTrainer):
         # and put back the values from before the rounding.
         adapter.in_full_precision(model)
         backend.restore(before)
-        self.data_collator = self.collate
         self.remove_callback(PrinterCallback)  # it would print each step's logs as a dict
         _check_settings(self, settings)
 
-    def step_seed(self, step: int) -> int:
-        """Return the seed of everything random in a step, which differs from that of any other step of the run."""
-        # Runs with different seeds share none of these in fewer than a million steps.
-        return (self.training.seed * 1_000_003 + step) % 2**32
-
-    def collate(self, rows: list[dict[str, int]]) -> list[dict[str, Any]]:
-        """Add the prompts to rows: [{"row": 3}] -> [{"prompt": [...], "row": 3}]."""
-        # Done when rows are drawn and not in advance, because the tree may have grown since training began. TRL passes
-        # the other keys of a row, here "row", to the reward function.
-        return [{"prompt": self.training.task.prompt(self.progress.problems[row["row"]]), **row} for row in rows]
+    def step_seed(self, step: int, wave: int = 0) -> int:
+        """Return the seed of everything random in a step or in one of its waves of rollouts, different for each."""
+        return int(np.random.SeedSequence([self.training.seed, step, wave]).generate_state(1)[0])
 
     def roll_out(self, prompts: list[Any], _: object) -> dict[str, Any]:
-        """Sample one completion for each prompt, as evaluation does, in the form that TRL expects of a `rollout_func`.
+        """Sample the completions of a step, in the form that TRL expects of a `rollout_func`.
 
-        TRL's own generation would not stop at stop texts, sort prompts by length, or adapt batches to the memory.
+        TRL's own generation would not stop at stop texts, sort prompts by length, or adapt batches to the memory. Only
+        the number of `prompts` matters: which rows a step trains on is known only after their first completions.
         """
-        # TRL passes each prompt `num_generations` times in a row: the completions of a group are adjacent.
-        config, backend = self.args, self.training.backend
+        config, progress = self.args, self.progress
+        n, size = len(prompts) // config.num_generations, config.num_generations
         if self._probing:
-            lengths = backend.max_prompt_length, config.max_completion_length
-            return _probe_batch(*lengths, len(prompts), config.num_generations, self.processing_class)
-        sampling = Sampling(
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_new_tokens=config.max_completion_length,
-            batch_size=len(prompts),
-            seed=self.step_seed(self.state.global_step),
-            stop=self.training.task.stop,
+            lengths = self.training.backend.max_prompt_length, config.max_completion_length
+            return _probe_batch(*lengths, len(prompts), size, self.processing_class)
+        refill, step = self.training.settings.refill, self.state.global_step
+        rows = progress.rates.draw(step + 1, n, spare=most_groups(n, size, refill) - n)
+        waves = count()
+        progress.trained, progress.dropped = sample_groups(
+            rows, lambda wave: self._sample(wave, next(waves)), n, size, refill
         )
-        rollouts = backend.roll_out(prompts, sampling)
+        rollouts = [rollout for group in progress.trained for rollout in group.rollouts]
         # Whether to exclude truncated replies is decided here. TRL would look for an end token, and would take replies
         # that end with a stop text for truncated.
         masks_truncated = bool(self.training.settings.trl.get("mask_truncated_completions"))
@@ -133,13 +127,28 @@ class Trainer(trl.GRPOTrainer):
             # TRL's mask for tokens that the model did not write: 1 for tokens to train on. TRL multiplies the loss of
             # each token by it (it is named "tool_mask" in the inputs of `compute_loss`).
             "env_mask": [[int(not e)] * len(r.completion_ids) for e, r in zip(excluded, rollouts, strict=True)],
-            "reply": [rollout.completion for rollout in rollouts],  # an extra key, passed to the reward function
+            # An extra key, passed to the reward function.
+            "rewards": [reward for group in progress.trained for reward in group.rewards],
         }
 
-    def reward(self, row: list[int], reply: list[Completion], **_: Any) -> list[float | None]:
-        """Return the rewards of replies to the problems in `row`; None for a problem that cannot be verified."""
-        # TRL calls this once per step, with the columns of the rows and the extra keys of `roll_out` by name.
-        return [0.0] * len(row) if self._probing else self.progress.grade(row, reply)
+    def _sample(self, rows: list[int], wave: int) -> tuple[list[Rollout], list[float | None]]:
+        """Sample one completion for each row, as evaluation does; return the rollouts and their rewards."""
+        config = self.args
+        sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_completion_length,
+            batch_size=len(rows),
+            seed=self.step_seed(self.state.global_step, wave),
+            stop=self.training.task.stop,
+        )
+        prompts = [self.training.task.prompt(self.progress.problems[row]) for row in rows]
+        rollouts = self.training.backend.roll_out(prompts, sampling)
+        return rollouts, self.progress.grade(rows, [rollout.completion for rollout in rollouts])
+
+    def reward(self, rewards: list[float | None], **_: Any) -> list[float | None]:
+        """Return the rewards that `roll_out` passes on; None for a problem that cannot be verified."""
+        return rewards
 
     def score(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
         """Return log-probabilities (replies, n) of the last n tokens, computed as TRL computes the reference's."""
@@ -160,7 +169,7 @@ class Trainer(trl.GRPOTrainer):
         try:
             # TRL needs whole groups: round the micro-batch up to a multiple of the group size, then cut it again.
             n = self.args.num_generations * -(-self._micro_batch // self.args.num_generations)
-            batch = self._generate_and_score_completions(self.collate([{"row": 0}] * n))
+            batch = self._generate_and_score_completions([dict(_PLACEHOLDER) for _ in range(n)])
             part = {name: value[: self._micro_batch] if has_rows(value, n) else value for name, value in batch.items()}
             # TRL's loss divides by this attribute, which the training loop sets at each step.
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
@@ -173,9 +182,6 @@ class Trainer(trl.GRPOTrainer):
             self.model.train(was_training)
 
     # Overrides of methods of TRL and transformers.
-
-    def _get_train_sampler(self, _dataset: Dataset | None = None) -> Sampler[int]:
-        return _RowSampler(self.args, self.progress)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save only the trained adapter."""
@@ -215,37 +221,6 @@ class Trainer(trl.GRPOTrainer):
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: checkpoints are for resuming only."""
-
-
-class _RowSampler(Sampler[int]):
-    """The rows of all steps that are left, in the order in which TRL expects them.
-
-    It replaces TRL's RepeatSampler, which drops rows that do not fill a whole generation. On a tree of few variants,
-    that one would silently train nothing; here rows are drawn again.
-    """
-
-    def __init__(self, config: trl.GRPOConfig, progress: TrainingState) -> None:
-        self._config, self._progress = config, progress
-        self._first_step = len(progress.steps) + 1
-
-    def __len__(self) -> int:
-        # Of all steps, also when resuming: transformers derives the number of steps in an epoch from it.
-        config = self._config
-        n_rows: int = config.max_steps * config.generation_batch_size * config.steps_per_generation
-        return n_rows
-
-    def __iter__(self) -> Iterator[int]:
-        config = self._config
-        # One generation per optimizer step: `generation_batch_size` completions, in groups of `num_generations`.
-        n_prompts = config.generation_batch_size // config.num_generations
-        for step in range(self._first_step, config.max_steps + 1):
-            drawn = self._progress.rates.draw(step, n_prompts)
-            # With groups of 2: rows 7, 4 -> 7, 7, 4, 4
-            rows = [row for row in drawn for _ in range(config.num_generations)]
-            # TRL loads the whole generation batch for each micro-batch. It generates completions for the first copy and
-            # ignores the others.
-            for _ in range(config.steps_per_generation):
-                yield from rows
 
 
 class _StepCallback(TrainerCallback):
@@ -378,5 +353,5 @@ def _probe_batch(prompt_length: int, completion_length: int, n: int, group_size:
         "completion_ids": [rng.choices(tokens, k=completion_length) for _ in range(n)],
         "logprobs": None,
         "env_mask": [[1] * completion_length] * n,
-        "reply": [None] * n,
+        "rewards": [0.0] * n,
     }
