@@ -233,10 +233,17 @@ class Refill(_Section):
 
 
 class GrpoSettings(_Section):
-    """GRPO: how rows are drawn, the format reward, the interval of test evaluations in steps, and TRL's settings."""
+    """GRPO: how rows are drawn, which rollouts are trained on, rewards, test evaluations, and TRL's settings.
+
+    `downsample_from` completions are sampled for each group (null: `num_generations`), and those whose rewards vary
+    most are trained on. With `replay`, a group without a right answer gets an earlier one, if there was one.
+    `eval_every` is the interval of test evaluations in steps.
+    """
 
     rows: Literal["pass_rate", "uniform"]
     refill: Refill | None = None
+    downsample_from: Count | None = None
+    replay: bool = False
     format_reward: NonNegative
     eval_every: Count
     plateau: Plateau | None = None

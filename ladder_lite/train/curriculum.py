@@ -68,8 +68,13 @@ class PassRates:
     HALF_LIFE = 10
     """Steps after which a rollout counts half."""
 
-    PRIOR_WEIGHT = 4.0
-    """The prior counts as much as this number of rollouts."""
+    PRIOR_WEIGHT = 1.0
+    """The prior counts as much as this number of rollouts.
+
+    Few, because the outcomes of new rows are U-shaped: most are solved always or never. In runs of `tiny`, 1 makes the
+    outcomes of the next groups most likely (beta-binomial); with 4, rows known to be solved sometimes are drawn too
+    seldom, and half of the groups have no signal.
+    """
 
     SHARPNESS = 3
     """Rows are drawn in proportion to this power of their expected signal."""
@@ -137,11 +142,12 @@ class PassRates:
         known = step - 1
         weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known)
         n_drawable = int(np.count_nonzero(weights))
+        n_rows = max(count, min(count + spare, n_drawable))
         rows: list[int] = []
         # Draw without replacement, so that each row comes once before any comes twice. With fewer rows than `count`,
-        # start over; spare rows are never repetitions.
-        while len(rows) < max(count, min(count + spare, n_drawable)):
-            size = min(count + spare - len(rows), n_drawable)
+        # start over; spare rows repeat none.
+        while len(rows) < n_rows:
+            size = min(n_rows - len(rows), n_drawable)
             rows += rng.choice(len(weights), size, replace=False, p=weights / weights.sum()).tolist()
         return rows
 

@@ -1,13 +1,19 @@
-"""The groups of rollouts that a step trains on: those without signal are recognised early and replaced.
+"""The groups of rollouts that a step trains on. Those without signal are recognised early and replaced.
 
-If all completions of a group have the same reward, their advantages are zero, and the group teaches nothing. DAPO
-(arXiv 2503.14476) samples whole groups, drops those without signal, and samples others until the step is full. Here a
-group starts with a pilot, a few of its completions. Only if their rewards differ is the rest sampled, so that a dropped
-group costs the pilot alone.
+If all completions of a group have the same reward, their advantages are zero, and the group teaches nothing. Three
+measures against that, each a setting of the recipe:
+
+- `grpo.refill`: DAPO (arXiv 2503.14476) samples whole groups, drops those without signal, and samples others until the
+  step is full. Here a group starts with a pilot, a few of its completions. Only if their rewards differ is the rest
+  sampled, so that a dropped group costs the pilot alone.
+- `grpo.replay`: a group without a right answer gets one from an earlier step, as in ExGRPO (arXiv 2510.02245).
+- `grpo.downsample_from`: more completions are sampled than are trained on, and those whose rewards vary most are
+  selected (PODS, arXiv 2504.13818). This saves time in the update, not in sampling.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import pvariance
 
 from ladder_lite.config import Refill
 from ladder_lite.models.backend import Rollout
@@ -29,6 +35,19 @@ class Group:
         """Whether the rewards differ. Rewards of None do not count, as TRL gives them an advantage of 0."""
         return len(set(self.rewards) - {None}) > 1
 
+    def select(self, size: int) -> "Group":
+        """Return the group with only those `size` rollouts whose rewards have the largest variance."""
+        # Such a subset consists of the k largest and the size - k smallest rewards, for some k (PODS, Theorem 1).
+        values = [reward or 0.0 for reward in self.rewards]
+        order = sorted(range(len(values)), key=values.__getitem__)
+        subsets = [order[: size - k] + order[len(order) - k :] for k in range(size + 1)]
+        places = max(subsets, key=lambda places: pvariance([values[place] for place in places]))
+        return Group(self.row, [self.rollouts[i] for i in places], [self.rewards[i] for i in places])
+
+
+Replay = Callable[[Group], tuple[Rollout, float | None] | None]
+"""Returns an earlier right rollout of a group's row with its reward, or None if there is none."""
+
 
 def most_groups(n: int, size: int, refill: Refill | None) -> int:
     """Return how many groups may be started to get `n` complete ones of `size` rollouts."""
@@ -40,7 +59,7 @@ def most_groups(n: int, size: int, refill: Refill | None) -> int:
 
 
 def sample_groups(
-    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None
+    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None, replay: Replay = lambda _: None
 ) -> tuple[list[Group], list[Group]]:
     """Sample `n` groups of `size` rollouts from the rows, in their order; return them and the groups that were dropped.
 
@@ -68,5 +87,7 @@ def sample_groups(
             group.rollouts.append(rollout)
             group.rewards.append(reward)
         for group in new:
+            if not any(group.rewards) and (earlier := replay(group)) is not None:
+                group.rollouts[-1], group.rewards[-1] = earlier
             (kept if group.has_signal or not refill else dropped).append(group)
         n_new = 2 * max(0, n - len(kept))  # about half of them will have signal

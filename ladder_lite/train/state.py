@@ -3,19 +3,21 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from ladder_lite.budget import Deadline
 from ladder_lite.config import GrpoSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
-from ladder_lite.models import Backend
+from ladder_lite.models import Backend, Rollout
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates
-from ladder_lite.train.groups import Group
+from ladder_lite.train.groups import Group, most_groups, sample_groups
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
 
@@ -45,6 +47,16 @@ class Step:
     training_pass: str | None = None
     sampled_groups_without_signal: float | None = None  # share among all groups, those that were replaced included
     n_rollouts: int | None = None  # of all groups
+
+
+class Sampler(Protocol):
+    """What a training run needs of its trainer to make rollouts."""
+
+    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
+        """Sample one completion for each problem. `wave` counts the calls within a step."""
+
+    def encode(self, completion: Completion) -> list[int]:
+        """Return the token ids of an earlier completion."""
 
 
 AfterStep = Callable[[Step, list[Attempt]], bool]
@@ -85,6 +97,7 @@ class TrainingState:
         self._task, self._settings, self._folder = training.task, training.settings, training.folder
         self._after_step = after_step
         self._growth = growth
+        self._solved: dict[int, Attempt] = {}  # row -> its latest right attempt
         # The current step:
         self._started = time.monotonic()
         self._rollouts: list[Attempt] = []
@@ -107,6 +120,28 @@ class TrainingState:
         """Start the clock of the next step."""
         self._started = time.monotonic()
         self._rollouts, self.trained, self.dropped, self._verify_seconds = [], [], [], 0.0
+
+    def roll_out(self, n: int, size: int, sampler: Sampler) -> list[Group]:
+        """Draw rows and sample `n` groups of `size` rollouts for the current step; return those to train on."""
+        settings, step = self._settings, len(self.steps) + 1
+        n_sampled = max(size, settings.downsample_from or size)
+        rows = self.rates.draw(step, n, spare=most_groups(n, n_sampled, settings.refill) - n)
+        waves = count()
+
+        def sample(rows: list[int]) -> tuple[list[Rollout], list[float | None]]:
+            rollouts = sampler.sample([self.problems[row] for row in rows], next(waves))
+            return rollouts, self.grade(rows, [rollout.completion for rollout in rollouts])
+
+        def replay(group: Group) -> tuple[Rollout, float | None] | None:
+            if not settings.replay or group.row not in self._solved:
+                return None
+            attempt = self._solved[group.row]
+            rollout = Rollout(group.rollouts[0].prompt_ids, sampler.encode(attempt.completion), attempt.completion)
+            return rollout, self._reward(attempt.grade)
+
+        trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
+        self.trained = [group.select(size) for group in trained]
+        return self.trained
 
     def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
         """Grade completions of the problems in `rows`, record the attempts, and return the rewards.
@@ -181,6 +216,8 @@ class TrainingState:
         self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
+        if attempt.correct:
+            self._solved[row] = attempt
         # The format reward plays no part here: a pass rate counts verified answers.
         self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
 

@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from enum import Enum
 from io import StringIO
-from itertools import count
 from random import Random
 from typing import Any
 
@@ -41,9 +40,10 @@ from ladder_lite.models.backend import Rollout
 from ladder_lite.models.engines import lean
 from ladder_lite.models.shared_prompts import sharing_prompts
 from ladder_lite.models.unsloth_checks import forget_self_checks, training_pass
+from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Completion
 from ladder_lite.runs import layout
 from ladder_lite.train import divergence
-from ladder_lite.train.groups import most_groups, sample_groups
 from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.train.zero_advantage import (
     depends_on_advantage_only,
@@ -103,18 +103,12 @@ class Trainer(trl.GRPOTrainer):
         TRL's own generation would not stop at stop texts, sort prompts by length, or adapt batches to the memory. Only
         the number of `prompts` matters: which rows a step trains on is known only after their first completions.
         """
-        config, progress = self.args, self.progress
-        n, size = len(prompts) // config.num_generations, config.num_generations
+        size = self.args.num_generations
         if self._probing:
-            lengths = self.training.backend.max_prompt_length, config.max_completion_length
+            lengths = self.training.backend.max_prompt_length, self.args.max_completion_length
             return _probe_batch(*lengths, len(prompts), size, self.processing_class)
-        refill, step = self.training.settings.refill, self.state.global_step
-        rows = progress.rates.draw(step + 1, n, spare=most_groups(n, size, refill) - n)
-        waves = count()
-        progress.trained, progress.dropped = sample_groups(
-            rows, lambda wave: self._sample(wave, next(waves)), n, size, refill
-        )
-        rollouts = [rollout for group in progress.trained for rollout in group.rollouts]
+        groups = self.progress.roll_out(len(prompts) // size, size, self)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
         # Whether to exclude truncated replies is decided here. TRL would look for an end token, and would take replies
         # that end with a stop text for truncated.
         masks_truncated = bool(self.training.settings.trl.get("mask_truncated_completions"))
@@ -128,23 +122,28 @@ class Trainer(trl.GRPOTrainer):
             # each token by it (it is named "tool_mask" in the inputs of `compute_loss`).
             "env_mask": [[int(not e)] * len(r.completion_ids) for e, r in zip(excluded, rollouts, strict=True)],
             # An extra key, passed to the reward function.
-            "rewards": [reward for group in progress.trained for reward in group.rewards],
+            "rewards": [reward for group in groups for reward in group.rewards],
         }
 
-    def _sample(self, rows: list[int], wave: int) -> tuple[list[Rollout], list[float | None]]:
-        """Sample one completion for each row, as evaluation does; return the rollouts and their rewards."""
+    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
+        """Sample one completion for each problem, as evaluation does. `wave` counts the calls within a step."""
         config = self.args
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
             max_new_tokens=config.max_completion_length,
-            batch_size=len(rows),
+            batch_size=len(problems),
             seed=self.step_seed(self.state.global_step, wave),
             stop=self.training.task.stop,
         )
-        prompts = [self.training.task.prompt(self.progress.problems[row]) for row in rows]
-        rollouts = self.training.backend.roll_out(prompts, sampling)
-        return rollouts, self.progress.grade(rows, [rollout.completion for rollout in rollouts])
+        return self.training.backend.roll_out([self.training.task.prompt(problem) for problem in problems], sampling)
+
+    def encode(self, completion: Completion) -> list[int]:
+        """Return the token ids of an earlier completion."""
+        ids: list[int] = self.processing_class(completion.text, add_special_tokens=False).input_ids
+        # A completion that no stop text ended, and that is not truncated, was ended by the model.
+        ended = not completion.truncated and not any(stop in completion.text for stop in self.training.task.stop)
+        return [*ids, *[self.processing_class.eos_token_id] * ended]
 
     def reward(self, rewards: list[float | None], **_: Any) -> list[float | None]:
         """Return the rewards that `roll_out` passes on; None for a problem that cannot be verified."""

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.install import shipped
 from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_json
-from ladder_lite.models import Adapter, Sampling
+from ladder_lite.models import Adapter, Rollout, Sampling
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.recipe import run_recipe
@@ -194,16 +194,21 @@ def train(
     state, trl = TrainingState(training, problems, growth, after_step), training.settings.trl
     while not state.ended(int(trl["max_steps"])):
         number = len(state.steps) + 1
-        rows = state.rates.draw(number, training.settings.completions_per_step // trl["num_generations"])
         state.begin_step()
-        prompts = [training.task.prompt(state.problems[row]) for row in rows]
-        sampling = Sampling(1.0, 1.0, 200, 50, training.seed * 1_000 + number)
-        groups = training.backend.sample(prompts, trl["num_generations"], sampling)
-        state.grade([row for row in rows for _ in groups[0]], [reply for group in groups for reply in group])
+        size = int(trl["num_generations"])
+        n_groups = training.settings.completions_per_step // size
+        state.roll_out(n_groups, size, partial(sample, training, number))
         training.backend.step()
         state.end_step({"loss": 0.5, "learning_rate": 1e-3, "entropy": 0.5, "grad_norm": 1.0})
     state.write_pass_rates()
     return state.steps
+
+
+def sample(training: Training, step: int, problems: Sequence[Problem], wave: int) -> list[Rollout]:
+    """Replace the trainer's sampling: ask the backend for one answer to each problem, without token ids."""
+    sampling = Sampling(1.0, 1.0, 200, 50, training.seed * 1_000_000 + 1_000 * step + wave)
+    prompts = [training.task.prompt(problem) for problem in problems]
+    return [Rollout([], [], completion, None) for (completion,) in training.backend.sample(prompts, 1, sampling)]
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ from ladder_lite.train.state import Training, TrainingState
 from ladder_lite.variants import Growth
 from tests.support.fakes import FakeBackend
 from tests.support.problems import TASK, problem
+from tests.support.steps import grade_groups
 
 NEVER_SOLVED, SOMETIMES_SOLVED, UNVERIFIABLE = problem("exp(x**2)*cos(x)"), problem("2*x"), problem("1/(x-x)")
 PROBLEMS = [NEVER_SOLVED, SOMETIMES_SOLVED, UNVERIFIABLE]
@@ -56,12 +57,12 @@ def do_step(state: TrainingState) -> None:
     state.begin_step()
     rows = [row for row in range(3) for _ in range(40)]
     texts = [f"<answer>x**{2 + place % 2}</answer>" for place in range(len(rows))]
-    state.grade(rows, [Completion(text, len(text), truncated=False) for text in texts])
+    grade_groups(state, rows, texts, 2)
     state.end_step({"loss": 0.5, "learning_rate": 0.1})
 
 
-@pytest.mark.parametrize(("max_steps", "grows_at"), [(10, [3, 6]), (11, [3, 6, 9]), (12, [3, 6, 9])])
-def test_stuck_problems_and_the_frontier_grow_at_every_third_step_but_the_last_two(
+@pytest.mark.parametrize(("max_steps", "grows_at"), [(9, [3, 6]), (10, [3, 6, 9]), (12, [3, 6, 9])])
+def test_stuck_problems_and_the_frontier_grow_at_every_third_step_but_the_last(
     tmp_path: Path, max_steps: int, grows_at: list[int]
 ) -> None:
     growth = Grower()
@@ -85,18 +86,18 @@ def test_nothing_grows_after_the_step_that_ends_training(tmp_path: Path) -> None
     assert [step for step, _, _ in growth.asked] == [3]
 
 
-def test_a_problem_that_grew_after_step_three_is_drawn_from_step_five_on(tmp_path: Path) -> None:
+def test_a_problem_that_grew_after_step_three_is_drawn_from_step_four_on(tmp_path: Path) -> None:
     state = open_state(tmp_path, Grower())
-    for _ in range(4):
+    for _ in range(3):
         do_step(state)
     new = problem("3*x**3")
     assert new == state.problems[3]
-    assert 3 not in state.rates.draw(4, 20)
-    assert 3 in state.rates.draw(5, 3)
+    assert 3 not in state.rates.draw(3, 20)
+    assert 3 in state.rates.draw(4, 3)
     state.begin_step()
     state.grade([3, 3], [Completion("<answer>3*x**4/4</answer>", 9, truncated=False)] * 2)
     last = read_jsonl(tmp_path / "attempts.jsonl")[-1]
-    assert (last["step"], last["problem_id"], last["reason"]) == (5, new.id, "CORRECT")
+    assert (last["step"], last["problem_id"], last["reason"]) == (4, new.id, "CORRECT")
 
 
 def test_a_resumed_run_has_the_problems_that_grew_and_draws_the_same_rows(tmp_path: Path) -> None:

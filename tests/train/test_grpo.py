@@ -20,6 +20,7 @@ from ladder_lite.train.state import Step, Training, TrainingState
 from ladder_lite.verify import Reason
 from tests.support.fakes import FakeBackend
 from tests.support.problems import TASK, problem
+from tests.support.steps import grade_groups
 
 # --- steps
 
@@ -52,8 +53,7 @@ def do_step(state: TrainingState, *groups: tuple[int, str, str]) -> bool:
     """Do a step of groups (row, reply, reply), graded in one call."""
     state.begin_step()
     rows = [row for row, *_ in groups for _ in range(2)]
-    replies = [Completion(text, len(text), truncated=False) for _, *texts in groups for text in texts]
-    state.grade(rows, replies)
+    grade_groups(state, rows, [text for _, *texts in groups for text in texts], 2)
     return state.end_step(LOGS)
 
 
@@ -110,13 +110,13 @@ def test_a_step_graded_in_parts_is_one_step(tmp_path: Path) -> None:
     do_step(state, SIGNAL)
     state.begin_step()
     for texts in ((RIGHT, RIGHT), (RIGHT, WRONG)):
-        state.grade([1, 1], [Completion(text, 7, truncated=False) for text in texts])
+        grade_groups(state, [1, 1], texts, 2)
     state.end_step(LOGS)
     assert [(step.step, step.reward, step.groups_without_signal) for step in state.steps] == [
         (1, 0.5, 0),
         (2, 0.75, 0.5),
     ]
-    assert state.steps[1].n_tokens == 28
+    assert state.steps[1].n_tokens == 4 * len(RIGHT)
     assert [row["step"] for row in read_jsonl(tmp_path / "attempts.jsonl")] == [1, 1, 2, 2, 2, 2]
 
 
@@ -184,7 +184,7 @@ def test_a_state_read_from_its_folder_equals_the_one_that_wrote_it(tmp_path: Pat
 def test_a_loss_that_is_not_finite_does_not_break_the_log(tmp_path: Path, loss: float) -> None:
     state = open_state(tmp_path)
     state.begin_step()
-    state.grade([0, 0], [Completion(RIGHT, 1, truncated=False)] * 2)
+    grade_groups(state, [0, 0], [RIGHT] * 2, 2)
     state.end_step(LOGS | {"loss": loss})
     assert [step.step for step in open_state(tmp_path).steps] == [1]
     assert read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"] is None

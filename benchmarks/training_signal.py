@@ -1,23 +1,32 @@
-"""Measure the benefit of the adaptive tree: LADDER on the tiny recipe with three ways of choosing what to train on.
+"""Measure what each way of choosing what to train on brings: LADDER on the tiny recipe, at equal generated tokens.
 
-    python benchmarks/adaptive.py                  # 3 seeds x 3 arms, about 10 minutes each on one core
-    python benchmarks/adaptive.py --runs FOLDER    # resumes or reuses the runs in FOLDER/ARM-s0, ...
+    python benchmarks/training_signal.py                  # 3 seeds x 6 arms, a few minutes each on one core
+    python benchmarks/training_signal.py --runs FOLDER    # resumes or reuses the runs in FOLDER/ARM-s0, ...
 
 Arms:
 
 - `static`, the paper's method: the whole tree is written before training, and rows are drawn uniformly;
 - `pass_rate`: the same tree, but rows are drawn by measured pass rate;
-- `adaptive`: also starts with a smaller tree, which grows during training.
+- `adaptive`: also starts with a smaller tree, which grows during training;
+- `refill`, `replay`, `downsample`: `adaptive` with that setting of `grpo` alone.
 
 They are compared at equal numbers of generated tokens, counting all rollouts and the variants written before and during
-training. Seconds cover the same work; interim evaluations are not counted.
-Writes benchmarks/results/adaptive.json and adaptive.png.
+training. An arm that samples more completions in a step has fewer steps, so that all learning rates decay over about
+as many tokens. Seconds cover the same work; interim evaluations are not counted.
+
+`reliability` compares the pass rates expected of the groups that were drawn with their outcomes, by bins of the
+expected rate: how many groups there were, their mean reward, and how many had no signal.
+
+Writes benchmarks/results/training_signal.json and training_signal.png.
 """
 
 import json
 import platform
 import subprocess
 import sys
+from bisect import bisect_right
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -25,35 +34,46 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from ladder_lite.problems import Problem
+from ladder_lite.train.curriculum import PassRates
+
 HERE = Path(__file__).parent
 ARMS = {
-    "static": ["variants.adaptive=null", "grpo.rows=uniform"],
-    "pass_rate": ["variants.adaptive=null"],
-    "adaptive": [],
+    "static": ["grpo.refill=null", "variants.adaptive=null", "grpo.rows=uniform"],
+    "pass_rate": ["grpo.refill=null", "variants.adaptive=null"],
+    "adaptive": ["grpo.refill=null"],
+    "refill": ["grpo.refill={pilot: 4, limit: 2}"],
+    "replay": ["grpo.refill=null", "grpo.replay=true"],
+    "downsample": ["grpo.refill=null", "grpo.downsample_from=16"],
 }
+STEPS = {"refill": 120, "downsample": 100}
+"""Steps of the arms that sample more than 64 completions in a step; the others have 200."""
+
 GOALS = (0.6, 0.8)
+BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def main(
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/benchmark-adaptive"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/training-signal"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     arms: Annotated[str, typer.Option(help="Arms, separated by commas.")] = ",".join(ARMS),
-    out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "adaptive.json",
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "training_signal.json",
 ) -> None:
-    """Run LADDER with three ways of choosing what to train on, and compare them at equal tokens."""
+    """Run LADDER with each way of choosing what to train on, and compare them at equal tokens."""
     measured: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms.split(",")}
     for seed in seeds.split(","):
         for arm in measured:
             folder = runs / f"{arm}-s{seed}"
             command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", f"seed={seed}", "grpo.eval_every=10"]
-            command += [*ARMS[arm], "--only", "ladder", "--run-dir", str(folder)]
+            command += [*ARMS[arm], f"grpo.trl.max_steps={STEPS.get(arm, 200)}"]
+            command += ["--only", "ladder", "--run-dir", str(folder)]
             subprocess.run(command, check=True)
             measured[arm].append({"seed": int(seed), **_measure(folder)})
     # The run that generated the fewest tokens limits the comparison.
     budget = min(run["curve"][-1]["tokens"] for runs_of_arm in measured.values() for run in runs_of_arm)
     figures = {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "command": "python benchmarks/adaptive.py",
+        "command": "python benchmarks/training_signal.py",
         "tokens_compared": budget,
         "arms": {arm: _summarize(runs_of_arm, budget) for arm, runs_of_arm in measured.items()},
         "runs": measured,
@@ -93,7 +113,41 @@ def _measure(run: Path) -> dict[str, Any]:
             for step in [row["step"]]
         ],
         "signal": [[tokens[step["step"]], step["groups_without_signal"]] for step in steps],
+        "sampled_without_signal": mean(step["sampled_groups_without_signal"] for step in steps),
+        "reliability": _reliability(run, train),
     }
+
+
+def _reliability(run: Path, train: Path) -> list[dict[str, float]]:
+    """Return for each bin of expected pass rates the outcomes of the groups drawn from variants in it."""
+    first, grown = ([dict(row) for row in _rows(folder / "variants/problems.jsonl")] for folder in (run, train))
+    round_of = {row["id"]: row.pop("round") for row in first + grown}
+    problems = [Problem.from_row(row) for row in first + grown]
+    row_of = {problem.id: row for row, problem in enumerate(problems)}
+    rates = PassRates(problems[: len(first)], "pass_rate", 0)
+    for problem in problems[len(first) :]:
+        rates.add([problem], round_of[problem.id])
+    outcomes: dict[int, list[list[bool]]] = {number: [] for number in range(len(BINS) - 1)}
+    for step, attempts in groupby(_rows(train / "attempts.jsonl"), itemgetter("step")):
+        expected = rates.estimate(step - 1)
+        groups: dict[int, list[bool]] = {}
+        for attempt in attempts:
+            if attempt["problem_id"] in row_of and attempt["reward"] is not None:  # not a root
+                groups.setdefault(row_of[attempt["problem_id"]], []).append(attempt["reason"] == "CORRECT")
+        for row, right in groups.items():
+            outcomes[min(bisect_right(BINS, expected[row]), len(BINS) - 1) - 1].append(right)
+            for correct in right:
+                rates.observe(step, row, correct)
+    return [
+        {
+            "expected_from": BINS[number],
+            "groups": len(groups),
+            "mean": mean(mean(right) for right in groups),
+            "without_signal": mean(len(set(right)) == 1 for right in groups),
+        }
+        for number, groups in outcomes.items()
+        if groups
+    ]
 
 
 def _summarize(runs: list[dict[str, Any]], budget: int) -> dict[str, Any]:
@@ -102,6 +156,7 @@ def _summarize(runs: list[dict[str, Any]], budget: int) -> dict[str, Any]:
         "pass@1": mean(run["pass@1"] for run in runs),
         "pass@1_at_equal_tokens": mean(_last_within(run, budget)["pass@1"] for run in runs),
         "groups_without_signal": mean(mean(share for used, share in run["signal"] if used <= budget) for run in runs),
+        "sampled_without_signal": mean(run["sampled_without_signal"] for run in runs),
     }
     for goal in GOALS:
         # None for a seed that never reaches the goal.
@@ -151,10 +206,11 @@ def _print(figures: dict[str, Any]) -> None:
         )
         for goal in GOALS:
             print(f"  tokens to {goal:.0%}, by seed: {summary[f'tokens_to_{goal:.0%}']}")
-    static, adaptive = figures["arms"].get("static"), figures["arms"].get("adaptive")
-    if static and adaptive:
-        ratio = adaptive["groups_without_signal"] / static["groups_without_signal"]
-        print(f"adaptive has {ratio:.2f} times as many zero-variance groups as static")
+        for row in (row for run in figures["runs"][arm] for row in run["reliability"]):
+            print(
+                f"  expected from {row['expected_from']:.0%}: {row['groups']} groups, {row['mean']:.0%} right, "
+                f"{row['without_signal']:.0%} without signal"
+            )
 
 
 if __name__ == "__main__":
