@@ -146,7 +146,7 @@ ROWS = {
     "conditions/ladder_ttrl/eval/done.json": {*SUMMARY, *words("digest seconds peak_memory_bytes")},
     "conditions/ladder/train/metrics.jsonl": words(
         "step reward groups_without_signal n_tokens seconds verify_seconds loss learning_rate entropy stop grad_norm "
-        "kl training_pass"
+        "kl training_pass sampled_groups_without_signal n_rollouts"
     ),
     "conditions/ladder/train/attempts.jsonl": {*ATTEMPT, "step"},
     "conditions/ladder/train/curve.jsonl": words("step pass@1 seconds"),

@@ -254,6 +254,13 @@ class GrpoSettings(_Section):
         """Completions per optimizer step, whatever the micro-batch."""
         return int(self.trl["per_device_train_batch_size"] * self.trl.get("gradient_accumulation_steps", 1))
 
+    @property
+    def most_rollouts_per_step(self) -> int:
+        """Completions that may be sampled for an optimizer step; not all of them are trained on."""
+        size = int(self.trl["num_generations"])
+        per_group = max(size, self.downsample_from or size) / size
+        return int(self.completions_per_step * per_group * (self.refill.limit if self.refill else 1))
+
     @field_validator("trl")
     @classmethod
     def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:

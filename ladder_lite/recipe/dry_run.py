@@ -220,7 +220,7 @@ def _max_steps(training: GrpoSettings) -> int:
 
 
 def _tokens_per_step(training: GrpoSettings) -> int:
-    return training.completions_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's default
+    return training.most_rollouts_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's default
 
 
 def _card(recipe: Recipe, setups: Sequence[memory.Setup], card_gb: int, gib: float) -> dict[str, Any]:
