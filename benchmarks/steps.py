@@ -8,7 +8,7 @@ the same steps in turn, on one thread:
 
 - `baseline` samples all rollouts in one batch of `generate`, computes weights and adapter separately, trains on all
   rows, and reads the prompt of each;
-- `generate` samples in smaller batches with the adapter folded into the weights, and trains on the rows with a nonzero
+- `generate` samples in smaller batches with the adapter merged into the weights, and trains on the rows with a nonzero
   advantage only;
 - `now` also has the engine `lean`, and its loss reads each prompt once.
 
@@ -48,7 +48,7 @@ ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
         [
             _ONE_BATCH,
             _PROMPTS_READ_FOR_EACH_REPLY,
-            (local, "folded", lambda _model: nullcontext()),
+            (local, "merged", lambda _model: nullcontext()),
             (trainer, "depends_on_advantage_only", lambda _trainer: False),
         ],
     ),

@@ -76,13 +76,13 @@ class Observer(Protocol):
         """Called after each step, with its answers to the variants and the tries at the problem itself."""
 
 
-def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:
+def choose_problems(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:
     """Choose the problems for TTRL from those left unsolved, in the order in which they will be tried."""
     n = len(problems) if settings.problems == "all" else min(settings.problems, len(problems))
     return list(problems[:n]) if settings.order == "listed" else Random(seed).sample(problems, n)
 
 
-def learn(
+def train_on_problem(
     writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None = None
 ) -> Outcome:
     """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
@@ -138,11 +138,11 @@ class _ProblemRun:
         if self._observer:
             self._observer.tree(tree)
         steps = self._train(tree)
-        # The backend has the trained adapter from here until `learn` restores the first one.
+        # The backend has the trained adapter from here until `train_on_problem` restores the first one.
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        tree_tokens = variants.count(self._folder / layout.VARIANTS)["tokens"]
+        tree_tokens = variants.summarize_tree(self._folder / layout.VARIANTS)["tokens"]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -265,7 +265,9 @@ class _ProblemRun:
     def _recorded_seconds(self) -> float:
         """Return the time that earlier processes spent on the problem: up to the last step, else on the tree."""
         rows = read_jsonl(self._curve)
-        return float(rows[-1]["seconds"] if rows else variants.count(self._folder / layout.VARIANTS)["seconds"])
+        return float(
+            rows[-1]["seconds"] if rows else variants.summarize_tree(self._folder / layout.VARIANTS)["seconds"]
+        )
 
 
 def _why_stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:

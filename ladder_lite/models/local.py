@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ladder_lite.config import GrpoSettings, Recipe, recipe_for
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.models.adapter import folded, trained
+from ladder_lite.models.adapter import merged, trained
 from ladder_lite.models.backend import Adapter, Rollout, Sampling, Score
 from ladder_lite.models.engines import Engine, Reply, Request, open_engine
 from ladder_lite.models.engines.stopping import Stopping
@@ -86,7 +86,7 @@ class LocalBackend:
         stopping = Stopping(self._tokenizer, self._special_ids, sampling.stop)
         at_once = min(len(prompts), self._generation_batch(max(map(len, encoded), default=0), sampling))
         rollouts: dict[int, Rollout] = {}
-        with self._for_inference(), folded(self._model):
+        with self._for_inference(), merged(self._model):
             while len(rollouts) < len(requests):
                 missing = [request for request in requests if request.id not in rollouts]
                 try:

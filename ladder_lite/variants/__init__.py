@@ -165,7 +165,7 @@ def load(folder: Path) -> list[Problem]:
     return [_problem(row) for row in read_jsonl(folder / layout.PROBLEMS)]
 
 
-def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
+def first_per_root(variants: Sequence[Problem], per_root: int) -> list[Problem]:
     """The first `per_root` variants of each root, in the order in which they were written."""
     # A parent was written before its children, so the result is again a tree.
     taken: Counter[str] = Counter()
@@ -177,7 +177,7 @@ def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
     return chosen
 
 
-def count(folder: Path) -> dict[str, Any]:
+def summarize_tree(folder: Path) -> dict[str, Any]:
     """Counts, tokens and seconds of a grown tree, for the stage's `done.json`; all zero if the folder does not exist.
 
     `held_out` counts the variants that equal a test problem, by the name of its set.
