@@ -65,7 +65,8 @@ class LocalBackend:
 
     def open_engine(self, choice: str) -> Engine:
         """Return an engine that samples from this model: "lean", "generate", "vllm", or "auto"."""
-        return open_engine(choice, self._loader, self._model, self._tokenizer, self._end_ids, self.dtype)
+        with self._for_inference():
+            return open_engine(choice, self._loader, self._model, self._tokenizer, self._end_ids, self.dtype)
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of similar length are generated together."""

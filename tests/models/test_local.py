@@ -369,18 +369,17 @@ def test_a_model_that_attends_to_padding_is_an_error(generating: Backend, monkey
     """As models do that ignore the attention mask."""
     import torch
 
-    engine = generating._engine
-    pad = engine._pad
-    engine.check_padding(torch.float32)
+    _, tokenizer = generating.trainable()
+    pad = type(tokenizer).pad
 
-    def pad_without_mask(prompts: Any) -> Any:
-        inputs = pad(prompts)
+    def pad_without_mask(self: Any, *args: Any, **named: Any) -> Any:
+        inputs = pad(self, *args, **named)
         inputs["attention_mask"] = torch.ones_like(inputs.input_ids)
         return inputs
 
-    monkeypatch.setattr(engine, "_pad", pad_without_mask)
-    with pytest.raises(UserError, match=r"next token depends on padding \(logits move by \d+\.\d%\)"):
-        engine.check_padding(torch.float32)
+    monkeypatch.setattr(type(tokenizer), "pad", pad_without_mask)
+    with pytest.raises(UserError, match=r"model\.id: its replies .* probabilities"):
+        generating.open_engine("generate")
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])

@@ -50,20 +50,6 @@ class LeanEngine:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def error(self, prompts: Sequence[Sequence[int]], stopping: Stopping) -> float:
-        """Return the KL divergence of short replies to these prompts from the model's own forward passes, per token."""
-        requests = [Request(number, prompt, 1.0) for number, prompt in enumerate([*prompts] * 4)]
-        sampling = Sampling(1.0, 1.0, 4, len(requests), 0, logprobs=True)
-        log_ratios = []
-        with torch.no_grad():
-            for reply in self.sample(requests, sampling, stopping, len(requests)):
-                tokens = torch.tensor([[*requests[reply.id].prompt, *reply.tokens]], device=self._model.device)
-                logits = self._model(input_ids=tokens).logits[0, -len(reply.tokens) - 1 : -1].float()
-                expected = logits.log_softmax(-1).gather(-1, tokens[0, -len(reply.tokens) :, None])[:, 0].cpu()
-                log_ratios.append(expected - torch.tensor(reply.logprobs))
-        log_ratio = torch.cat(log_ratios)
-        return float((log_ratio.exp() - 1 - log_ratio).mean())  # GRPO's estimator, as in the rollout guard
-
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, at_once: int
     ) -> Iterator[Reply]:
