@@ -123,8 +123,10 @@ class _ProblemRun:
         self._live = live
         self._observer = observer
         self._curve = folder / layout.TRAIN / layout.CURVE
-        # Earlier processes may have spent time on this problem: count it as if this one had begun earlier.
-        earlier_s = self._recorded_seconds()
+        # Earlier processes may have spent time on this problem, up to the last step or else on the tree: count it as if
+        # this one had begun earlier.
+        rows = read_jsonl(self._curve) or [variants.summarize_tree(folder / layout.VARIANTS)]
+        earlier_s = float(rows[-1]["seconds"])
         self._deadline = writer.deadline or Deadline.never()
         self._began_at = self._deadline.now() - earlier_s
         # The problem's own budget, or the deadline itself if there is none or the deadline comes first.
@@ -261,13 +263,6 @@ class _ProblemRun:
     def _seconds(self) -> float:
         """Time spent on the problem, including that of earlier processes."""
         return self._deadline.now() - self._began_at
-
-    def _recorded_seconds(self) -> float:
-        """Return the time that earlier processes spent on the problem: up to the last step, else on the tree."""
-        rows = read_jsonl(self._curve)
-        return float(
-            rows[-1]["seconds"] if rows else variants.summarize_tree(self._folder / layout.VARIANTS)["seconds"]
-        )
 
 
 def _why_stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:

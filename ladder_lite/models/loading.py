@@ -50,18 +50,14 @@ def choose_loader(settings: ModelSettings) -> Loader:
 
     Raises UserError if the recipe requires Unsloth, or vLLM inside it, and that cannot run here.
     """
-    if settings.backend == "transformers":
-        if settings.engine == "vllm":
-            raise UserError("model.engine vllm is Unsloth's; set model.engine=auto, or model.backend=auto")
-        return "transformers"
-    # backend is "auto" or "unsloth" from here on. vLLM is available through Unsloth only.
-    if (obstacle := unsloth_obstacle(settings)) is None:
+    obstacle = "model.backend is transformers" if settings.backend == "transformers" else unsloth_obstacle(settings)
+    if obstacle is None:
         if settings.engine == "vllm" and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.engine vllm: {reason}, or set model.engine=auto")
         return "unsloth"
     if settings.backend == "unsloth":
         raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
-    if settings.engine == "vllm":
+    if settings.engine == "vllm":  # it is available through Unsloth only
         raise UserError(f"model.engine vllm needs Unsloth: {obstacle}; set model.engine=auto")
     return "transformers"
 

@@ -1,7 +1,7 @@
 """Completions with their grades: the rows that evaluation, training logs and reports share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -73,13 +73,9 @@ class Attempt:
         return {
             "problem_id": self.problem_id,
             "index": self.index,
-            "text": self.completion.text,
-            "n_tokens": self.completion.n_tokens,
-            "truncated": self.completion.truncated,
-            "reward": self.grade.reward,
+            **asdict(self.completion),
+            **asdict(self.grade),
             "reason": self.grade.reason.value,
-            "answer": self.grade.answer,
-            "detail": self.grade.detail,
         }
 
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_atomic
-from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
+from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, Written, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
 
@@ -81,9 +81,14 @@ def read_problem(value: Any) -> tuple[Data | None, str]:
     piece = _piece(value)  # the parts of the integral as text: nothing says yet that they are formulas
     if isinstance(piece, Unread):
         return None, "unreadable"
-    data = {"integrand": piece.integrand, "variable": piece.variable, "lower": piece.lower, "upper": piece.upper}
+    data = data_of(piece)
     reason = fault(data)
     return (data, "") if reason is None else (None, reason)
+
+
+def data_of(integral: Written) -> Data:
+    """The problem data of an integral in a text."""
+    return {key: getattr(integral, key) for key in ("integrand", "variable", "lower", "upper")}
 
 
 def _piece(value: Any) -> Piece:

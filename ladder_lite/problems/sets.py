@@ -38,17 +38,14 @@ def load_problems(
     "technique", "steps", "source" and "note" are for people and tests. Raises UserError with file:line for a row that
     cannot be read, repeats an earlier one, or has something wrong according to `fault`.
     """
-    # Both by problem id, in the order of the file.
-    problems: dict[str, Problem] = {}
-    first_line: dict[str, int] = {}
+    lines: dict[Problem, int] = {}  # in the order of the file
     for place, number, row in _read_rows(name_or_path, split):
         problem = _problem(row)
         if (wrong := fault(problem)) is not None:
             raise UserError(f"{place}: {wrong}")
-        if problem.id in problems:
-            raise UserError(f"{place}: the same problem as in line {first_line[problem.id]}; remove one")
-        problems[problem.id], first_line[problem.id] = problem, number
-    return list(problems.values())
+        if (first := lines.setdefault(problem, number)) != number:
+            raise UserError(f"{place}: the same problem as in line {first}; remove one")
+    return list(lines)
 
 
 def notes(name_or_path: str) -> dict[str, Notes]:

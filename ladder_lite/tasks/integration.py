@@ -12,7 +12,7 @@ from typing import Literal
 from ladder_lite.config import Example, TaskSettings
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.problems.clean import read_problem
+from ladder_lite.problems.clean import data_of, read_problem
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
@@ -135,12 +135,7 @@ def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Pro
     text = piece.text[:_MAX_REJECTED_CHARS]
     if isinstance(piece, Unread):
         return Rejected(text, "unreadable")
-    data = {
-        "integrand": piece.integrand,
-        "variable": piece.variable,
-        "lower": piece.lower,
-        "upper": piece.upper,
-    }
+    data = data_of(piece)
     # A variant that is identically zero, such as x - x, is a valid integral that teaches nothing.
     if (reason := fault(data) or ("zero" if is_zero(data) else None)) is not None:
         return Rejected(text, reason)

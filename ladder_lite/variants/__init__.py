@@ -134,30 +134,24 @@ class Growth:
             return []
         rng = Random(f"{self._writer.seed}/growth/{step}")
         children = Counter(variant.parent_id for variant in tree.variants)
-        turns: dict[Effect, Iterator[Problem]] = {
-            "easier": self._in_turn(stuck if settings.mix.easier else (), children, rng),
-            "equivalent": self._in_turn(frontier if settings.mix.equivalent else (), children, rng),
-        }
+        candidates: dict[Effect, Sequence[Problem]] = {"easier": stuck, "equivalent": frontier}
+        turns: dict[Effect, Iterator[Problem]] = {}
+        for effect, problems in candidates.items():
+            # A problem at the deepest level gets no children.
+            parents = [problem for problem in problems if problem.depth < settings.depth]
+            if parents and getattr(settings.mix, effect):
+                # Ties are broken at random, or the order of rows would decide.
+                turns[effect] = cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
+        if not turns:
+            return []
         wishes: list[_Wish] = []
         for _ in range(self._n_requests):
-            # The effect drawn comes first; the other one takes its place if no problem is in that state.
-            effects: list[Effect] = ["easier", "equivalent"]
-            if rng.random() >= settings.mix.easier:
-                effects.reverse()
-            for effect in effects:
-                if (parent := next(turns[effect], None)) is not None:
-                    wishes.append((parent, effect))
-                    break
+            effect = _draw_effect(settings.mix, rng)
+            # If no problem is in that state, the other effect takes its place.
+            effect = effect if effect in turns else next(iter(turns))
+            wishes.append((next(turns[effect]), effect))
         # No deadline here: before each step, training checks the time for the whole step, growth included.
-        return tree.run_round(step, None, wishes, rng, Deadline.never()) if wishes else []
-
-    def _in_turn(
-        self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
-    ) -> Iterator[Problem]:
-        """The possible parents, those with the fewest children first, over and over."""
-        # A problem at the deepest level gets no children. Ties are broken at random, or the order of rows would decide.
-        parents = [problem for problem in problems if problem.depth < self._writer.settings.depth]
-        return cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
+        return tree.run_round(step, None, wishes, rng, Deadline.never())
 
 
 def load(folder: Path) -> list[Problem]:
@@ -264,25 +258,22 @@ class _Tree:
         path = self._folder / layout.REPLIES
         # Parts that were finished before a kill. Only their replies are stored; judging them again costs little.
         finished = [row for row in read_jsonl(path) if row["round"] == number]
-        kept: list[Problem] = []
-        rejected: list[dict[str, Any]] = []
-        n_tokens = 0
+        replies: list[Completion] = []
         for place, part in enumerate(parts):
             seed = rng.getrandbits(32)  # drawn for finished parts too, so that later parts get the same seeds
             if place < len(finished):
-                replies = [Completion(**row) for row in finished[place]["replies"]]
-                self._judge_replies(number, part, replies, kept, rejected)
-            else:
-                with deadline.piece("variants", max(1, len(part))):
-                    sampling_started = time.monotonic()
-                    replies = self._sample(part, seed)
-                    # The last part needs no row: the rows of the whole round follow at once.
-                    if place < len(parts) - 1:
-                        seconds = time.monotonic() - sampling_started
-                        rows = [asdict(reply) for reply in replies]
-                        append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
-                    self._judge_replies(number, part, replies, kept, rejected)
-            n_tokens += sum(reply.n_tokens for reply in replies)
+                replies += [Completion(**row) for row in finished[place]["replies"]]
+                continue
+            with deadline.piece("variants", max(1, len(part))):
+                sampling_started = time.monotonic()
+                new = self._sample(part, seed)
+                # The last part needs no row: the rows of the whole round follow at once.
+                if place < len(parts) - 1:
+                    seconds = time.monotonic() - sampling_started
+                    rows = [asdict(reply) for reply in new]
+                    append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
+            replies += new
+        kept, rejected = self._judge_replies(number, requests, replies)
         self.variants += kept
         # The order matters: the row in rounds.jsonl comes last and makes the rows before it count. A kill before it
         # costs the last part of the round; one after it, before the unlink, leaves replies that no round asks for.
@@ -293,7 +284,7 @@ class _Tree:
             "depth": depth,
             "requests": len(requests),
             "kept": len(kept),
-            "n_tokens": n_tokens,
+            "n_tokens": sum(reply.n_tokens for reply in replies),
             "seconds": time.monotonic() - started + sum(row["seconds"] for row in finished),
         }
         append_jsonl(self._folder / layout.ROUNDS, [self.rounds[number]])
@@ -310,14 +301,11 @@ class _Tree:
         return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
 
     def _judge_replies(
-        self,
-        number: int,
-        requests: Sequence[_Prompted],
-        replies: Sequence[Completion],
-        kept: list[Problem],
-        rejected: list[dict[str, Any]],
-    ) -> None:
-        """Parse the replies; append each variant to `kept`, or a row with the reason to `rejected`."""
+        self, number: int, requests: Sequence[_Prompted], replies: Sequence[Completion]
+    ) -> tuple[list[Problem], list[dict[str, Any]]]:
+        """Parse the replies; return the new variants, and a row with the reason for each rejected one."""
+        kept: list[Problem] = []
+        rejected: list[dict[str, Any]] = []
         for (parent, request, _), reply in zip(requests, replies, strict=True):
             # A reply may bring several variants, or none, whatever the prompt asked for.
             for parsed in self._writer.task.parse_variants(reply.text, parent, request):
@@ -327,6 +315,7 @@ class _Tree:
                 else:
                     place = {"parent_id": parent.id, "depth": parent.depth + 1}
                     rejected.append({"round": number, **asdict(judged), **place})
+        return kept, rejected
 
     def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Prompted]:
         """Draw suggestions, persona and temperature for each wish."""
@@ -368,12 +357,16 @@ def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list
     sizes = Counter(variant.root_id for variant in tree.variants)
     per_request = tree.kept_per_request(depth)
     return [
-        (rng.choice(parents[root.id]), "easier" if rng.random() < mix.easier else "equivalent")
+        (rng.choice(parents[root.id]), _draw_effect(mix, rng))
         for root in tree.roots
         if parents[root.id]  # a root without variants at the level above has no parents here
         # 10 missing, and every second request brings one -> 20 requests. Negative if the root has enough: none.
         for _ in range(ceil((quota - sizes[root.id]) / per_request))
     ]
+
+
+def _draw_effect(mix: Mix, rng: Random) -> Effect:
+    return "easier" if rng.random() < mix.easier else "equivalent"
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:

@@ -108,7 +108,7 @@ def test_unsloth_is_not_chosen_for_float32(machine: Callable[..., None]) -> None
             ["backend=transformers"],
             (8, 0),
             ("unsloth", "vllm"),
-            r"is Unsloth's; set model\.engine=auto, or model\.backend=auto",
+            r"needs Unsloth: model\.backend is transformers; set model\.engine=auto",
         ),
         (["backend=auto"], None, (), r"needs Unsloth: it needs a GPU.*; set model\.engine=auto"),
         (["device=cpu"], (8, 0), ("unsloth", "vllm"), r"needs Unsloth: .* model\.device is cpu"),

@@ -83,9 +83,8 @@ class _Batch:
     ) -> None:
         self._model, self._sampling, self._stopping = model, sampling, stopping
         # Samples of one prompt follow one another, so that few prompts are in use at a time. Short prompts come first.
-        waiting = [(len(request.prompt), tuple(request.prompt), request.id, request) for request in requests]
-        self._waiting = deque(sorted(waiting))
-        prompts = {prompt for _, prompt, _, _ in waiting}
+        prompts = {tuple(request.prompt) for request in requests}
+        self._waiting = deque(sorted(requests, key=lambda each: (len(each.prompt), tuple(each.prompt), each.id)))
         self._busy: list[_Active | None] = [None] * min(n_slots, len(requests))
         n_places = min(len(prompts), len(self._busy))
         longest = max(map(len, prompts), default=1) - 1
@@ -99,7 +98,7 @@ class _Batch:
         if self._waiting and n_busy < len(self._busy):
             for slot, active in enumerate(self._busy):
                 if active is None and self._waiting:
-                    self._busy[slot] = self._start(self._waiting.popleft()[-1])
+                    self._busy[slot] = self._start(self._waiting.popleft())
             self._arrange()
         elif 0 < n_busy <= _SHRINK_AT * len(self._busy):
             kept = [slot for slot, active in enumerate(self._busy) if active is not None]
