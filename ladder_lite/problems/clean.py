@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -92,16 +92,17 @@ def data_of(integral: Written) -> Data:
 
 
 def _piece(value: Any) -> Piece:
-    if isinstance(value, str):
-        return read_one(value)
-    if isinstance(value, dict):
-        if value.get("integrand") is not None:
-            return read_fields(value)  # {"integrand": "x**2", "variable": "x", ...}
-        # {"question": "Evaluate $\\int x^2 dx$."}: the integral must be found in the text.
-        for key in TEXT_KEYS:
-            if isinstance(value.get(key), str):
-                return _piece(value[key])
-    return Unread("")
+    if isinstance(value, dict) and value.get("integrand") is not None:
+        return read_fields(value)  # {"integrand": "x**2", "variable": "x", ...}
+    text = _text_of(value)
+    return Unread("") if text is None else read_one(text)
+
+
+def _text_of(value: Any) -> str | None:
+    """The text of an entry in which the integral must be found, None if it has none."""
+    if isinstance(value, dict):  # {"question": "Evaluate $\\int x^2 dx$."}
+        value = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), None)
+    return value if isinstance(value, str) else None
 
 
 def write_rows(path: Path, rows: list[Any]) -> None:
@@ -212,7 +213,5 @@ def _plain(text: str) -> Iterator[Entry]:
 
 def _shown(value: Any) -> str:
     """The text of an entry for the file of rejected ones."""
-    text = value if isinstance(value, str) else as_text(value)
-    if isinstance(value, Mapping):
-        text = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), text)
-    return text[:_MAX_SHOWN_CHARS]
+    text = _text_of(value)
+    return (as_text(value) if text is None else text)[:_MAX_SHOWN_CHARS]

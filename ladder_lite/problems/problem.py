@@ -1,10 +1,10 @@
 """A problem: what a task asks, and its place in a tree of variants."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from ladder_lite.jsonl import digest
 
 Requested = Literal["root", "easier", "equivalent", "harder"]
 
@@ -54,7 +54,6 @@ class Problem:
 
 
 def _hash(task: str, data: Mapping[str, str | None]) -> str:
-    # Sorted keys and fixed separators: the same data must give the same id on every machine and in every version, since
+    # The same data must give the same id on every machine and in every version, since
     # ids name folders of a run and are part of the digests of its stages. 16 hex digits are 64 bits.
-    canonical = json.dumps([task, dict(data)], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return digest([task, dict(data)])[:16]
