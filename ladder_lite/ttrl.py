@@ -125,8 +125,9 @@ class _ProblemRun:
         self._curve = folder / layout.TRAIN / layout.CURVE
         # Earlier processes may have spent time on this problem, up to the last step or else on the tree: count it as if
         # this one had begun earlier.
-        rows = read_jsonl(self._curve) or [variants.summarize_tree(folder / layout.VARIANTS)]
-        earlier_s = float(rows[-1]["seconds"])
+        rows = read_jsonl(self._curve)
+        self._has_trained = bool(rows)
+        earlier_s = float((rows or [variants.summarize_tree(folder / layout.VARIANTS)])[-1]["seconds"])
         self._deadline = writer.deadline or Deadline.never()
         self._began_at = self._deadline.now() - earlier_s
         # The problem's own budget, or the deadline itself if there is none or the deadline comes first.
@@ -164,7 +165,7 @@ class _ProblemRun:
         """Grow the tree of the problem, or resume growing it, and return its variants."""
         folder, settings = self._folder / layout.VARIANTS, self._recipe.ttrl
         # If training has started, the tree must stay as it is, even if the budget ended its growth early.
-        if read_jsonl(self._curve):
+        if self._has_trained:
             return variants.load(folder)
         # The tree of a single problem is small, so all of it is grown before training (`adaptive` is None).
         tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
@@ -187,8 +188,7 @@ class _ProblemRun:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
         settings = self._recipe.ttrl.over(self._recipe.grpo)
         # If training has started, `grpo.train` must load its weights for the answers, even if no time is left.
-        has_started = bool(read_jsonl(self._curve))
-        if not tree or (self._is_budget_used() and not has_started):
+        if not tree or (self._is_budget_used() and not self._has_trained):
             return []
         with self._live.progress("its GRPO", int(settings.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()

@@ -38,7 +38,6 @@ from ladder_lite.config import ModelSettings
 from ladder_lite.models.shape import Shape
 
 GIB = 2**30
-MIB = 2**20
 
 CARDS = {8: 7.3, 12: 11.0, 16: 14.5, 24: 22.5}
 """Nominal size of a card in GB -> GiB that one process can use, including its CUDA context."""
@@ -56,7 +55,7 @@ Loader = Literal["unsloth", "transformers"]
 Parts = dict[str, int]
 
 # PyTorch's largest workspace, on Hopper GPUs (see its documentation of CUBLAS_WORKSPACE_CONFIG); 8 MiB on others.
-_CUBLAS_WORKSPACE_BYTES = 32 * MIB
+_CUBLAS_WORKSPACE_BYTES = 32 * 2**20
 # Per weight: 4 bits, an 8-bit scale for each 64 weights, and a 32-bit scale for each 256 of these scales. About 0.516.
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
@@ -105,7 +104,7 @@ class Setup:
         `dtype` is the one that the backend chose, or "auto" for the recipe's. Settings that the recipe leaves out get
         the defaults of TRL or peft.
         """
-        batch = int(trl.get("per_device_train_batch_size") or 8)
+        batch = int(trl["per_device_train_batch_size"])
         return Setup(
             shape=shape,
             loader=loader,
@@ -116,8 +115,8 @@ class Setup:
             reference=bool(trl.get("beta", 0.0)),
             gradient_checkpointing=bool(trl.get("gradient_checkpointing", True)),
             max_prompt_length=model.max_prompt_length,
-            max_completion_length=int(trl.get("max_completion_length") or 256),
-            top_p=float(trl.get("top_p", 1.0)),
+            max_completion_length=int(trl["max_completion_length"]),
+            top_p=float(trl["top_p"]),
             completions_per_step=batch * int(trl.get("gradient_accumulation_steps") or 1),
             largest_micro_batch=batch,
             context_bytes=context_bytes,

@@ -110,7 +110,7 @@ class Shape:
         """Number of all weights of the model, without an adapter."""
         return self.linear_weights + self.other_weights
 
-    def lora_weights(self, rank: int, target_modules: object) -> int:
+    def lora_weights(self, rank: int, target_modules: list[str] | str | None) -> int:
         """Number of weights of a LoRA adapter, with `target_modules` as peft.LoraConfig takes it.
 
         An adapter on the embeddings or the head is not counted.
@@ -155,18 +155,16 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _is_target(name: str, target_modules: object) -> bool:
+def _is_target(name: str, target_modules: list[str] | str | None) -> bool:
     """Return whether peft adds an adapter to this module, as its `check_target_module_exists` decides.
 
     `name` is a full module name, such as "model.layers.0.self_attn.q_proj".
     """
-    # For None, peft looks the modules up in a table by architecture. Counting all of them gives an upper bound.
-    if target_modules is None or target_modules == "all-linear":
-        return True
     # A string is a regular expression for the full name, a list has the last parts of names, such as "q_proj".
     if isinstance(target_modules, str):
-        return re.fullmatch(target_modules, name) is not None
-    return isinstance(target_modules, list) and any(name.endswith(f".{target}") for target in target_modules)
+        return target_modules == "all-linear" or re.fullmatch(target_modules, name) is not None
+    # For None, peft looks the modules up in a table by architecture. Counting all of them gives an upper bound.
+    return target_modules is None or any(name.endswith(f".{target}") for target in target_modules)
 
 
 def _gguf_config(path: Path) -> dict[str, Any]:

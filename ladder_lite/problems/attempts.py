@@ -28,7 +28,8 @@ class Outcome(Enum):
     UNVERIFIABLE = "unverifiable"  # the problem cannot be verified, whatever the answer
 
 
-# By `verify.Reason`, as text: rows of old runs may have a reason that this version no longer has.
+# By `verify.Reason`, as text: rows of old runs may have a reason that this version no longer has. All others count as
+# unverifiable.
 _OUTCOMES = {
     "CORRECT": Outcome.RIGHT,
     "WRONG": Outcome.WRONG,
@@ -36,7 +37,6 @@ _OUTCOMES = {
     "UNPARSEABLE": Outcome.UNREADABLE,
     "FORBIDDEN": Outcome.REFUSED,
     "TOO_LARGE": Outcome.REFUSED,
-    "UNVERIFIABLE": Outcome.UNVERIFIABLE,
 }
 
 

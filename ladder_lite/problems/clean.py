@@ -122,9 +122,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a list. Raises UserError if the file cannot be read or is not text."""
     try:
         raw = path.read_bytes()
-    except PermissionError:
-        raise  # `errors.run` has its own message for it
-    except OSError as error:  # no such file, a folder, a name too long
+    except OSError as error:  # no such file, a folder, a name too long, no permission
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
         raise UserError(f"{path}: a binary file (or UTF-16); give JSON lines, JSON, CSV or text in UTF-8")

@@ -54,6 +54,6 @@ class Problem:
 
 
 def _hash(task: str, data: Mapping[str, str | None]) -> str:
-    # The same data must give the same id on every machine and in every version, since
-    # ids name folders of a run and are part of the digests of its stages. 16 hex digits are 64 bits.
+    # The same data must give the same id on every machine and in every version, since ids name folders of a run and are
+    # part of the digests of its stages. 16 hex digits are 64 bits.
     return digest([task, dict(data)])[:16]

@@ -103,10 +103,10 @@ def _read_rows(name_or_path: str, split: str | None) -> list[tuple[str, int, dic
     try:
         # split("\n") and not splitlines(): a JSON string may contain other line breaks, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such problem set; give the name of a set or the path of a file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read this problem set: {error}") from error
+        raise UserError(
+            f"{path}: cannot read this problem set ({error}); give the name of a set or the path of a file"
+        ) from error
     # All rows are checked, whatever the split: a mistake in the test split shows before training starts.
     numbered = [(f"{path}:{number}", number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     read = [(place, number, _read_row(line, place)) for place, number, line in numbered]

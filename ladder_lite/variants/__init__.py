@@ -209,8 +209,7 @@ class _Tree:
     """A tree so far, in memory and in its folder. `given` are variants from another folder that it starts from."""
 
     def __init__(self, writer: Writer, roots: Sequence[Problem], given: Sequence[Problem], folder: Path) -> None:
-        rounds = read_jsonl(folder / layout.ROUNDS)
-        self.rounds = {row["round"]: row for row in rounds}
+        self.rounds = {row["round"]: row for row in read_jsonl(folder / layout.ROUNDS)}
         # Rows of a round without its row in rounds.jsonl were written just before a kill. The round will be repeated.
         for name in (layout.PROBLEMS, layout.REJECTED):
             truncate_jsonl(folder / name, lambda row: row["round"] in self.rounds)
@@ -327,8 +326,7 @@ class _Tree:
         for number, (parent, effect) in enumerate(wishes, start=n_before):
             # Requests 0-3 have the first persona at the four temperatures, requests 4-7 the second, and so on.
             turn, step = divmod(number, N_TEMPERATURES)
-            n_suggestions = min(len(library.of(effect)), rng.randint(*settings.suggestions))
-            suggestions = tuple(rng.sample(library.of(effect), n_suggestions))
+            suggestions = tuple(rng.sample(library.of(effect), rng.randint(*settings.suggestions)))
             persona = settings.personas[turn % len(settings.personas)]
             request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
             prompted.append(_Prompted(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
