@@ -100,11 +100,10 @@ def main(
 def _last_steps(run: Path, n: int) -> list[list[Problem]]:
     """Return the problems of each of the run's last n steps."""
     trained = run / "conditions" / "ladder" / "train"
-    fields = set(Problem.__dataclass_fields__)
     # The tree written before training, and the variants added during training.
     trees = [run / "variants" / "problems.jsonl", trained / "variants" / "problems.jsonl"]
     rows = [row for tree in trees for row in read_jsonl(tree)]
-    variants = [Problem.from_row({name: value for name, value in row.items() if name in fields}) for row in rows]
+    variants = [Problem.from_row(row) for row in rows]
     roots = load_task(load_recipe("tiny").task).problems("train")
     problems = {problem.id: problem for problem in [*roots, *variants]}
     drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem

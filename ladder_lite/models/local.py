@@ -55,6 +55,8 @@ class LocalBackend:
         self._model, self._tokenizer, self.dtype = load(settings, loader, self._device, recipe.seed, length)
         self._model.eval()  # peft adds its layers, with their dropout, in training mode
         self._end_ids = _end_token_ids(self._model, self._tokenizer)
+        # The tokens at which a reply ends: the ends of turn, and padding that the model sampled.
+        self._special_ids = self._end_ids | {self._tokenizer.pad_token_id}
         self._recipe = recipe
         self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
         self._choose_threads()
@@ -256,11 +258,6 @@ class LocalBackend:
         completion = Completion(text, len(tokens), truncated=not (stopped or ended))
         # TRL fails on an empty reply, so one gets an end token; `n_tokens` stays 0 and keeps it out of training.
         return Rollout(prompt, tokens or [min(self._end_ids)], completion, logprobs and logprobs[: len(tokens)])
-
-    @property
-    def _special_ids(self) -> frozenset[int]:
-        """The tokens at which a reply ends: the ends of turn, and padding that the model sampled."""
-        return self._end_ids | {self._tokenizer.pad_token_id}
 
     def _choose_threads(self) -> None:
         """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number.

@@ -196,8 +196,8 @@ def total(parts: Parts) -> int:
 def train_parts(setup: Setup, micro_batch: int) -> Parts:
     """Predict the peak of training on `micro_batch` completions of full length with full prompts, in bytes by part."""
     permanent = _weights(setup) | _adapter(setup) | {"lora_gradients": 4 * setup.lora_weights}  # 32-bit gradients
-    moments = _loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)
-    return _with_overheads(setup, permanent, max(moments, key=total))
+    loss, layer = _loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)
+    return _with_overheads(setup, permanent, max(loss, layer, key=total))
 
 
 def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float = 1.0) -> Parts:
@@ -206,11 +206,9 @@ def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens:
     permanent = _weights(setup) | _adapter(setup)
     if setup.loader == "unsloth":  # fast_linear_forward keeps a copy of the adapter in the model's dtype
         permanent["lora_16bit_copy"] = setup.dtype_bytes * setup.lora_weights
-    moments = (
-        _prefill_moment(setup, sequences, prompt_length),
-        _decode_moment(setup, sequences, prompt_length, new_tokens, top_p),
-    )
-    return _with_overheads(setup, permanent, max(moments, key=total))
+    prefill = _prefill_moment(setup, sequences, prompt_length)
+    decode = _decode_moment(setup, sequences, prompt_length, new_tokens, top_p)
+    return _with_overheads(setup, permanent, max(prefill, decode, key=total))
 
 
 def _with_overheads(setup: Setup, permanent: Parts, moment: Parts) -> Parts:
@@ -243,8 +241,11 @@ def _adapter(setup: Setup) -> Parts:
 
 def _loss_moment(setup: Setup, micro_batch: int) -> Parts:
     """The loss and the start of its backward pass: activations of all layers, and logits."""
+    # The last layer's output and its norm for all tokens; those of the completions again, with their gradient.
+    tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
+    last_hidden = setup.residual_bytes * tokens * setup.shape.hidden_size
     activations = _kept_activations(setup, micro_batch)
-    return activations | {"last_hidden": _last_hidden(setup, micro_batch), "logits": _logits(setup, micro_batch)}
+    return activations | {"last_hidden": last_hidden, "logits": _logits(setup, micro_batch)}
 
 
 def _layer_moment(setup: Setup, micro_batch: int) -> Parts:
@@ -308,13 +309,6 @@ def _mask(setup: Setup, micro_batch: int) -> int:
         return 0
     length = setup.max_prompt_length + setup.max_completion_length
     return setup.dtype_bytes * micro_batch * length * length
-
-
-def _last_hidden(setup: Setup, micro_batch: int) -> int:
-    """The hidden states after the last layer."""
-    # The layer's output and its norm for all tokens; those of the completions again, with their gradient.
-    tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
-    return setup.residual_bytes * tokens * setup.shape.hidden_size
 
 
 def _logits(setup: Setup, micro_batch: int) -> int:

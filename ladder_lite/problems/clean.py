@@ -22,7 +22,7 @@ from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
 
 _MAX_ENTRY_CHARS: Final = 20_000  # what is longer is not parsed
-_MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text
+MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text: enough to see what went wrong
 
 
 class Entry(NamedTuple):
@@ -68,10 +68,8 @@ def clean(
             write_rows(target, rows)
     reasons = Counter(row["reason"] for row in refused)
     n_duplicates = reasons.pop("duplicate", 0)
-    seconds = round(time.perf_counter() - started, 3)
-    n_read = len(kept) + len(refused)
-    counts = {"read": n_read, "kept": len(kept), "duplicates": n_duplicates, "rejected": dict(reasons)}
-    return kept, counts | {"seconds": seconds}
+    counts = {"read": len(kept) + len(refused), "kept": len(kept), "duplicates": n_duplicates}
+    return kept, counts | {"rejected": dict(reasons), "seconds": round(time.perf_counter() - started, 3)}
 
 
 def read_problem(value: Any) -> tuple[Data | None, str]:
@@ -212,4 +210,4 @@ def _plain(text: str) -> Iterator[Entry]:
 def _shown(value: Any) -> str:
     """The text of an entry for the file of rejected ones."""
     text = _text_of(value)
-    return (as_text(value) if text is None else text)[:_MAX_SHOWN_CHARS]
+    return (as_text(value) if text is None else text)[:MAX_SHOWN_CHARS]

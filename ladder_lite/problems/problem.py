@@ -1,7 +1,7 @@
 """A problem: what a task asks, and its place in a tree of variants."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ladder_lite.jsonl import digest
@@ -49,8 +49,9 @@ class Problem:
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> "Problem":
-        """Return the problem that `to_row` wrote."""
-        return Problem(**{**row, "transforms": tuple(row["transforms"])})
+        """Return the problem that `to_row` wrote; further keys, such as the `round` of a tree, are ignored."""
+        values = {own.name: row[own.name] for own in fields(Problem)}
+        return Problem(**values | {"transforms": tuple(row["transforms"])})
 
 
 def _hash(task: str, data: Mapping[str, str | None]) -> str:

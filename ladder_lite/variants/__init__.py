@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import cycle
+from itertools import count, cycle
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -119,7 +119,7 @@ class Growth:
         # and rejections of rounds that do not exist.
         truncate_jsonl(self._folder / layout.ROUNDS, lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
-        return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
+        return [(row["round"], Problem.from_row(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
 
     def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
         """Request new variants after a step; returns those that were kept.
@@ -156,19 +156,14 @@ class Growth:
 
 def load(folder: Path) -> list[Problem]:
     """The variants of a grown tree."""
-    return [_problem(row) for row in read_jsonl(folder / layout.PROBLEMS)]
+    return [Problem.from_row(row) for row in read_jsonl(folder / layout.PROBLEMS)]
 
 
 def first_per_root(variants: Sequence[Problem], per_root: int) -> list[Problem]:
     """The first `per_root` variants of each root, in the order in which they were written."""
     # A parent was written before its children, so the result is again a tree.
-    taken: Counter[str] = Counter()
-    chosen = []
-    for variant in variants:
-        if taken[variant.root_id] < per_root:
-            chosen.append(variant)
-            taken[variant.root_id] += 1
-    return chosen
+    numbers: dict[str, Iterator[int]] = defaultdict(count)  # 0, 1, ... for the variants of each root
+    return [variant for variant in variants if next(numbers[variant.root_id]) < per_root]
 
 
 def summarize_tree(folder: Path) -> dict[str, Any]:
@@ -226,14 +221,6 @@ class _Tree:
         for name, problems in writer.held_out.items():
             for problem in problems:
                 self._held_out.add(self._keys(problem), name)
-
-    def level(self, depth: int) -> dict[str, list[Problem]]:
-        """The problems at a depth by the id of their root; depth 0 are the roots themselves."""
-        level: dict[str, list[Problem]] = defaultdict(list)
-        for problem in (*self.roots, *self.variants):
-            if problem.depth == depth:
-                level[problem.root_id].append(problem)
-        return level
 
     def kept_per_request(self, depth: int) -> float:
         """The mean number of variants kept per request at a depth; before the first request, `per_prompt`."""
@@ -351,7 +338,10 @@ class _Tree:
 
 def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list[_Wish]:
     """The wishes that should bring every root to its quota of variants, given the yield of requests so far."""
-    parents = tree.level(depth - 1)
+    parents: dict[str, list[Problem]] = defaultdict(list)  # by the id of their root
+    for problem in (*tree.roots, *tree.variants):
+        if problem.depth == depth - 1:
+            parents[problem.root_id].append(problem)
     sizes = Counter(variant.root_id for variant in tree.variants)
     per_request = tree.kept_per_request(depth)
     return [
@@ -365,7 +355,3 @@ def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list
 
 def _draw_effect(mix: Mix, rng: Random) -> Effect:
     return "easier" if rng.random() < mix.easier else "equivalent"
-
-
-def _problem(row: Mapping[str, Any]) -> Problem:
-    return Problem.from_row({key: value for key, value in row.items() if key != "round"})

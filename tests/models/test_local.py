@@ -523,6 +523,7 @@ def test_a_token_id_that_the_tokenizer_lacks_does_not_end_a_reply(bytes_tokenize
 def _with_tokenizer(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
     monkeypatch.setattr(backend, "_tokenizer", tokenizer)
     monkeypatch.setattr(backend, "_end_ids", frozenset({tokenizer.eos_token_id}))
+    monkeypatch.setattr(backend, "_special_ids", frozenset({tokenizer.eos_token_id, tokenizer.pad_token_id}))
     return lambda prompt, ids, stop: backend._rollout(prompt, Reply(0, ids, None), stop)
 
 
