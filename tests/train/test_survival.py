@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.lessons import poisoned, without_times
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import load_recipe
@@ -19,6 +18,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.state import Step, Training
 from tests.support.fakes import Clock
+from tests.support.lessons import poisoned, without_times
 from tests.support.problems import TASK, problem
 
 EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]

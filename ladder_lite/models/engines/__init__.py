@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "Reply", "Request", "engine_error", "open_engine"]
 
-_OTHER = "its replies do not have the model's own probabilities"
+_WRONG_REPLIES = "its replies do not have the model's own probabilities"
 
 
 def open_engine(
@@ -50,10 +50,10 @@ def open_engine(
         if why_not is None and is_right(lean):
             return lean
         if choice == "lean":
-            raise UserError(f"model.engine lean: {why_not or _OTHER}; set model.engine=generate")
+            raise UserError(f"model.engine lean: {why_not or _WRONG_REPLIES}; set model.engine=generate")
     engine = GenerateEngine(model, tokenizer, end_ids)
     if not is_right(engine):
-        raise UserError(f"model.id: {_OTHER}; try another version of transformers or unsloth")
+        raise UserError(f"model.id: {_WRONG_REPLIES}; try another version of transformers or unsloth")
     return engine
 
 
