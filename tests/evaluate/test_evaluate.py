@@ -346,7 +346,7 @@ BROKEN = [
     ("{run} --problems {easy} --out {easy}", "easy.jsonl: not a folder; name another --out"),
     ("{run}/variants --problems {easy}", "variants: not a run folder (no recipe.resolved.yaml)"),
     ("{run} --problems tiniy", 'unknown problem set "tiniy"; did you mean tiny?'),
-    ("{run} --problems {easy}.jsonl", "no such problem set"),
+    ("{run} --problems {easy}.jsonl", "cannot read this problem set"),
     ("{run} --problems {bad}", "bad.jsonl:2: the integrand cannot be read"),
     ("{run}", "Missing option '--problems'"),
 ]
