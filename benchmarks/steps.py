@@ -8,7 +8,7 @@ the same steps in turn, on one thread:
 
 - `baseline` samples all rollouts in one batch of `generate`, computes weights and adapter separately, trains on all
   rows, and reads the prompt of each;
-- `generate` samples in smaller batches with the adapter folded into the weights, and trains on the rows with a nonzero
+- `generate` samples in smaller batches with the adapter merged into the weights, and trains on the rows with a nonzero
   advantage only;
 - `now` also has the engine `lean`, and its loss reads each prompt once.
 
@@ -48,7 +48,7 @@ ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
         [
             _ONE_BATCH,
             _PROMPTS_READ_FOR_EACH_REPLY,
-            (local, "folded", lambda _model: nullcontext()),
+            (local, "merged", lambda _model: nullcontext()),
             (trainer, "depends_on_advantage_only", lambda _trainer: False),
         ],
     ),
@@ -100,11 +100,10 @@ def main(
 def _last_steps(run: Path, n: int) -> list[list[Problem]]:
     """Return the problems of each of the run's last n steps."""
     trained = run / "conditions" / "ladder" / "train"
-    fields = set(Problem.__dataclass_fields__)
     # The tree written before training, and the variants added during training.
     trees = [run / "variants" / "problems.jsonl", trained / "variants" / "problems.jsonl"]
     rows = [row for tree in trees for row in read_jsonl(tree)]
-    variants = [Problem.from_row({name: value for name, value in row.items() if name in fields}) for row in rows]
+    variants = [Problem.from_row(row) for row in rows]
     roots = load_task(load_recipe("tiny").task).problems("train")
     problems = {problem.id: problem for problem in [*roots, *variants]}
     drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem

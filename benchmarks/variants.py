@@ -97,7 +97,7 @@ def _write(
     with TemporaryDirectory() as scratch:
         writer = variants.Writer(task, backend, chosen, open_library(chosen, Path(scratch)), {}, seed)
         variants.grow(writer, task.problems("train")[:roots], Path(scratch), bar)
-        counts = variants.count(Path(scratch))
+        counts = variants.summarize_tree(Path(scratch))
     # Rejected only because they equal another problem: valid, but not distinct.
     n_repeated = sum(counts["reasons"].get(reason, 0) for reason in ("duplicate", "equal_to_parent", "test_problem"))
     written = counts["kept"] + counts["duplicates"] + counts["rejected"]

@@ -76,13 +76,13 @@ class Observer(Protocol):
         """Called after each step, with its answers to the variants and the tries at the problem itself."""
 
 
-def choose(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:
+def choose_problems(problems: Sequence[Problem], settings: TtrlSettings, seed: int) -> list[Problem]:
     """Choose the problems for TTRL from those left unsolved, in the order in which they will be tried."""
     n = len(problems) if settings.problems == "all" else min(settings.problems, len(problems))
     return list(problems[:n]) if settings.order == "listed" else Random(seed).sample(problems, n)
 
 
-def learn(
+def train_on_problem(
     writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None = None
 ) -> Outcome:
     """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
@@ -123,8 +123,11 @@ class _ProblemRun:
         self._live = live
         self._observer = observer
         self._curve = folder / layout.TRAIN / layout.CURVE
-        # Earlier processes may have spent time on this problem: count it as if this one had begun earlier.
-        earlier_s = self._recorded_seconds()
+        # Earlier processes may have spent time on this problem, up to the last step or else on the tree: count it as if
+        # this one had begun earlier.
+        rows = read_jsonl(self._curve)
+        self._has_trained = bool(rows)
+        earlier_s = float((rows or [variants.summarize_tree(folder / layout.VARIANTS)])[-1]["seconds"])
         self._deadline = writer.deadline or Deadline.never()
         self._began_at = self._deadline.now() - earlier_s
         # The problem's own budget, or the deadline itself if there is none or the deadline comes first.
@@ -138,11 +141,11 @@ class _ProblemRun:
         if self._observer:
             self._observer.tree(tree)
         steps = self._train(tree)
-        # The backend has the trained adapter from here until `learn` restores the first one.
+        # The backend has the trained adapter from here until `train_on_problem` restores the first one.
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        tree_tokens = variants.count(self._folder / layout.VARIANTS)["tokens"]
+        tree_tokens = variants.summarize_tree(self._folder / layout.VARIANTS)["tokens"]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -162,7 +165,7 @@ class _ProblemRun:
         """Grow the tree of the problem, or resume growing it, and return its variants."""
         folder, settings = self._folder / layout.VARIANTS, self._recipe.ttrl
         # If training has started, the tree must stay as it is, even if the budget ended its growth early.
-        if read_jsonl(self._curve):
+        if self._has_trained:
             return variants.load(folder)
         # The tree of a single problem is small, so all of it is grown before training (`adaptive` is None).
         tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
@@ -185,8 +188,7 @@ class _ProblemRun:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
         settings = self._recipe.ttrl.over(self._recipe.grpo)
         # If training has started, `grpo.train` must load its weights for the answers, even if no time is left.
-        has_started = bool(read_jsonl(self._curve))
-        if not tree or (self._is_budget_used() and not has_started):
+        if not tree or (self._is_budget_used() and not self._has_trained):
             return []
         with self._live.progress("its GRPO", int(settings.trl["max_steps"])) as bar:
             step_began_at = self._deadline.now()
@@ -261,11 +263,6 @@ class _ProblemRun:
     def _seconds(self) -> float:
         """Time spent on the problem, including that of earlier processes."""
         return self._deadline.now() - self._began_at
-
-    def _recorded_seconds(self) -> float:
-        """Return the time that earlier processes spent on the problem: up to the last step, else on the tree."""
-        rows = read_jsonl(self._curve)
-        return float(rows[-1]["seconds"] if rows else variants.count(self._folder / layout.VARIANTS)["seconds"])
 
 
 def _why_stopped(tree: Sequence[Problem], steps: Sequence[Step], rows: Sequence[dict[str, Any]]) -> Stopped:

@@ -15,14 +15,14 @@ pytest.register_assert_rewrite("tests.support")  # failed assertions there show 
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Backend:
+def module_backend() -> Backend:
     """The model of the tiny recipe, loaded once for each test file."""
     return load_backend(load_recipe("tiny"))
 
 
 @pytest.fixture
-def backend(loaded: Backend) -> Iterator[Backend]:
+def backend(module_backend: Backend) -> Iterator[Backend]:
     """The loaded model; its initial adapter is restored after each test."""
-    fresh = loaded.snapshot()
-    yield loaded
-    loaded.restore(fresh)
+    fresh = module_backend.snapshot()
+    yield module_backend
+    module_backend.restore(fresh)

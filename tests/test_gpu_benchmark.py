@@ -44,7 +44,7 @@ def gpu() -> Iterator[SimpleNamespace]:
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])
 def test_models_have_the_shapes_of_the_recipes(gpu: SimpleNamespace, recipe: str) -> None:
-    assert Shape.from_config(gpu.random_models.config_of(recipe)) == read_shape(load_recipe(recipe).model.id)
+    assert Shape.from_config(gpu.random_models.config_of(recipe), recipe) == read_shape(load_recipe(recipe).model.id)
 
 
 @pytest.mark.parametrize("recipe", ["llama3b", "qwen7b"])

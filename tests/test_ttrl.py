@@ -19,8 +19,18 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import grpo
 from tests.support.fakes import FakeBackend
-from tests.support.lessons import EASY, HARD, Notes, Tuned, learn, same, shaken, small, without_times
 from tests.support.problems import TASK
+from tests.support.ttrl_runs import (
+    EASY,
+    HARD,
+    AdapterLog,
+    Recorder,
+    perturbed,
+    run_ttrl,
+    same,
+    small_recipe,
+    without_times,
+)
 
 # --- the choice of problems
 
@@ -32,17 +42,17 @@ def problems(n: int) -> list[Problem]:
 def test_listed_problems_are_the_first_ones() -> None:
     left = problems(10)
     for n in (0, 3, 10):
-        assert ttrl.choose(left, small(f"ttrl.problems={n}", "ttrl.order=listed").ttrl, 0) == left[:n]
-    assert ttrl.choose(left, small("ttrl.problems=11", "ttrl.order=listed").ttrl, 0) == left
-    assert ttrl.choose(left, small("ttrl.problems=all", "ttrl.order=listed").ttrl, 0) == left
+        assert ttrl.choose_problems(left, small_recipe(f"ttrl.problems={n}", "ttrl.order=listed").ttrl, 0) == left[:n]
+    assert ttrl.choose_problems(left, small_recipe("ttrl.problems=11", "ttrl.order=listed").ttrl, 0) == left
+    assert ttrl.choose_problems(left, small_recipe("ttrl.problems=all", "ttrl.order=listed").ttrl, 0) == left
 
 
 def test_shuffled_problems_are_a_sample_drawn_from_the_seed() -> None:
     left = problems(10)
-    chosen = ttrl.choose(left, small("ttrl.problems=4", "ttrl.order=shuffled").ttrl, 3)
+    chosen = ttrl.choose_problems(left, small_recipe("ttrl.problems=4", "ttrl.order=shuffled").ttrl, 3)
     assert chosen == Random(3).sample(left, 4)
-    assert chosen != ttrl.choose(left, small("ttrl.problems=4", "ttrl.order=shuffled").ttrl, 4)
-    everything = ttrl.choose(left, small("ttrl.problems=all", "ttrl.order=shuffled").ttrl, 3)
+    assert chosen != ttrl.choose_problems(left, small_recipe("ttrl.problems=4", "ttrl.order=shuffled").ttrl, 4)
+    everything = ttrl.choose_problems(left, small_recipe("ttrl.problems=all", "ttrl.order=shuffled").ttrl, 3)
     assert everything != left
     assert sorted(everything, key=left.index) == left
     assert left == problems(10)
@@ -52,8 +62,8 @@ def test_shuffled_problems_are_a_sample_drawn_from_the_seed() -> None:
 
 
 def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> None:
-    recipe, notes = small(), Notes()
-    outcome = learn(backend, tmp_path, recipe, observer=notes)
+    recipe, notes = small_recipe(), Recorder()
+    outcome = run_ttrl(backend, tmp_path, recipe, observer=notes)
     steps, curve = read_jsonl(tmp_path / "train/metrics.jsonl"), read_jsonl(tmp_path / "train/curve.jsonl")
     rollouts, rounds = read_jsonl(tmp_path / "train/attempts.jsonl"), read_jsonl(tmp_path / "variants/rounds.jsonl")
     answers = [Attempt.from_row(row) for row in read_jsonl(tmp_path / "eval/attempts.jsonl")]
@@ -94,8 +104,8 @@ def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> 
 def test_the_first_right_answer_solves_the_problem_and_may_end_training(
     backend: Backend, tmp_path: Path, stop_when_solved: bool
 ) -> None:
-    recipe = small(f"ttrl.stop_when_solved={json.dumps(stop_when_solved)}", "ttrl.samples_per_step=8")
-    outcome = learn(backend, tmp_path, recipe, EASY)
+    recipe = small_recipe(f"ttrl.stop_when_solved={json.dumps(stop_when_solved)}", "ttrl.samples_per_step=8")
+    outcome = run_ttrl(backend, tmp_path, recipe, EASY)
     curve = read_jsonl(tmp_path / "train/curve.jsonl")
     first = next(row for row in curve if row["answer"] is not None)
     assert (outcome.solved, outcome.steps_to_solve, outcome.answer) == (True, first["step"], first["answer"])
@@ -119,7 +129,7 @@ def test_the_vote_is_independent_of_right_tries(
         return [[Completion(f"<answer>{answer}</answer>", 3, truncated=False) for answer in replies[n]]]
 
     monkeypatch.setattr(backend, "sample", scripted)
-    outcome = learn(backend, tmp_path, small("ttrl.stop_when_solved=true"), EASY)
+    outcome = run_ttrl(backend, tmp_path, small_recipe("ttrl.stop_when_solved=true"), EASY)
     assert (outcome.solved, outcome.answer, outcome.stopped) == (True, "sin(2*x)/2", "solved")
     assert (outcome.voted_answer, outcome.voted_share, outcome.voted_right) == ("x", 0.75, False)
 
@@ -138,8 +148,8 @@ class WithTensors(FakeBackend):
 
 
 def test_a_problem_without_variants_is_answered_untrained(tmp_path: Path) -> None:
-    fake, notes = WithTensors(), Notes()
-    outcome = learn(fake, tmp_path, small(), observer=notes)
+    fake, notes = WithTensors(), Recorder()
+    outcome = run_ttrl(fake, tmp_path, small_recipe(), observer=notes)
     assert (outcome.stopped, outcome.steps, outcome.n_variants) == ("no variants", 0, 0)
     assert (outcome.solved, outcome.voted_answer, outcome.voted_right) == (False, "x", False)
     assert outcome.n_tokens == sum(row["n_tokens"] for row in read_jsonl(tmp_path / "variants/rounds.jsonl")) > 0
@@ -166,7 +176,7 @@ def test_each_use_has_its_own_seed(backend: Backend, tmp_path: Path, monkeypatch
     monkeypatch.setattr(backend, "sample", record_sample)
     monkeypatch.setattr(backend, "roll_out", record_roll_out)
     for problem in (HARD, EASY):
-        learn(backend, tmp_path / problem.id, small("ttrl.max_steps=2"), problem)
+        run_ttrl(backend, tmp_path / problem.id, small_recipe("ttrl.max_steps=2"), problem)
     assert len(seeds) >= 2 * (1 + 2 + 2 + 2)  # rounds of the tree, rollouts, tries, sampled and greedy answers
     assert len(set(seeds)) == len(seeds)
 
@@ -181,8 +191,8 @@ def test_a_tree_of_few_variants_is_trained_on(
     """TRL's own sampler drops a batch with fewer prompts than a generation has groups, and would train nothing."""
     few = [TASK.read(text) for text in ("4*cos(8*x)", "8*x**2", "exp(4*x)")[:n]]
     monkeypatch.setattr(variants, "grow", lambda *_: few)
-    start, tuned = backend.snapshot(), Tuned(backend, monkeypatch)
-    outcome = learn(backend, tmp_path, small("grpo.trl.per_device_train_batch_size=32"))  # of four groups
+    start, adapter_log = backend.snapshot(), AdapterLog(backend, monkeypatch)
+    outcome = run_ttrl(backend, tmp_path, small_recipe("grpo.trl.per_device_train_batch_size=32"))  # of four groups
     assert (outcome.steps, outcome.n_variants) == (3, n)
     rollouts = read_jsonl(tmp_path / "train/attempts.jsonl")
     for step in (1, 2, 3):
@@ -191,35 +201,35 @@ def test_a_tree_of_few_variants_is_trained_on(
         assert set(own) == {problem.id for problem in few}
         assert all(len(set(own[at : at + 8])) == 1 for at in range(0, 32, 8))
     assert any(row["grad_norm"] > 0 for row in read_jsonl(tmp_path / "train/metrics.jsonl"))
-    assert not same(tuned.adapters[-1], start)
+    assert not same(adapter_log.adapters[-1], start)
 
 
 # --- the rollback
 
 
 def test_the_adapter_is_restored(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = shaken(backend)
-    tuned = Tuned(backend, monkeypatch)
-    learn(backend, tmp_path, small())
+    start = perturbed(backend)
+    adapter_log = AdapterLog(backend, monkeypatch)
+    run_ttrl(backend, tmp_path, small_recipe())
     assert same(backend.snapshot(), start)
-    assert not same(tuned.adapters[-1], start)
+    assert not same(adapter_log.adapters[-1], start)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, OutOfTime])
 def test_the_adapter_is_restored_after_an_exception(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    start = shaken(backend)
-    tuned = Tuned(backend, monkeypatch)
+    start = perturbed(backend)
+    adapter_log = AdapterLog(backend, monkeypatch)
 
-    class Fails(Notes):
+    class Fails(Recorder):
         def step(self, step: grpo.Step, *_: list[Attempt]) -> None:
             if step.step == 2:
                 raise error
 
     with pytest.raises(error):
-        learn(backend, tmp_path, small("grpo.trl.beta=0.05"), observer=Fails())
-    assert not same(tuned.adapters[-1], start)
+        run_ttrl(backend, tmp_path, small_recipe("grpo.trl.beta=0.05"), observer=Fails())
+    assert not same(adapter_log.adapters[-1], start)
     assert same(backend.snapshot(), start)
     assert list(backend.trainable()[0].peft_config) == ["default"]
 
@@ -228,7 +238,7 @@ def test_a_rollback_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     fake = WithTensors()
     monkeypatch.setattr(fake, "restore", lambda adapter: fake.weights["lora"].add_(1e-7))
     with pytest.raises(RuntimeError, match="rollback failed"):
-        learn(fake, tmp_path, small())
+        run_ttrl(fake, tmp_path, small_recipe())
 
 
 def test_adapters_are_compared_bit_by_bit() -> None:

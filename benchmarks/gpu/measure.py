@@ -25,6 +25,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models import Rollout, Sampling, load_backend, memory
+from ladder_lite.models.shape import read_shape
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.train import grpo
 from ladder_lite.train.curriculum import PassRates
@@ -256,7 +257,7 @@ class Bench:
     def setup(self, recipe: Recipe) -> memory.Setup:
         """Return the input of the memory prediction."""
         loading = self.backend._loader, str(self.backend.dtype).removeprefix("torch."), 0
-        return memory.Setup.of(memory.read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, *loading)
+        return memory.Setup.of(read_shape(recipe.model.id), recipe.model, recipe.grpo.trl, *loading)
 
 
 def main() -> None:

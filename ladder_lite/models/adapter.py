@@ -19,10 +19,10 @@ from ladder_lite.models.backend import Adapter
 TRAINED, REFERENCE = "default", "ref"  # "default" is peft's name for the first adapter; TRL looks for "ref"
 
 _MAX_COPY_SHARE = 0.125
-"""Share of the machine's memory that copies of weights may take when the adapter is folded in.
+"""Share of the machine's memory that copies of weights may take when the adapter is merged.
 
-It is a share of all memory, not of the free memory. What is free changes from moment to moment, and a folded model's
-replies differ from those of the unfolded model by rounding errors, so a resumed run might sample other replies.
+It is a share of all memory, not of the free memory. What is free changes from moment to moment, and a merged model's
+replies differ from those of the plain model by rounding errors, so a resumed run might sample other replies.
 """
 
 
@@ -80,12 +80,12 @@ def is_same(one: Adapter, other: Adapter) -> bool:
 
 
 @contextmanager
-def folded(model: Any) -> Iterator[None]:
+def merged(model: Any) -> Iterator[None]:
     """Merge the adapter into the base weights on a CPU while the block runs, then put the original tensors back.
 
-    A folded layer computes one matrix product, (W + s B A) x, instead of three, W x + s B (A x).
+    A merged layer computes one matrix product, (W + s B A) x, instead of three, W x + s B (A x).
     """
-    layers = _foldable(model)
+    layers = _mergeable(model)
     # Keep references to the original tensors. Subtracting the adapter again would leave rounding errors in them.
     originals = [(weight, weight.data) for layer in layers for weight in layer.get_base_layer().parameters()]
     try:
@@ -100,8 +100,8 @@ def folded(model: Any) -> Iterator[None]:
             layer.merged_adapters.clear()  # tells peft that the layer is not merged, without its own subtraction
 
 
-def _foldable(model: Any) -> list[Any]:
-    """Return the LoRA layers that can be folded; none if copies of all their weights would take too much memory."""
+def _mergeable(model: Any) -> list[Any]:
+    """Return the LoRA layers that can be merged; none if copies of all their weights would take too much memory."""
     from peft.tuners import lora
 
     # How many modules use each weight. A head tied to the embedding shares its weight, and merging the adapter of one

@@ -89,11 +89,11 @@ class RolloutGuard:
                 # The effect of the random adapter: how far its log-probabilities are from those of the base model,
                 # which a zero adapter leaves unchanged. Half the target is still 3 margins.
                 self._backend.restore(zero)
-                effect = _divergence(scored, self._score(rollouts, score))
+                effect = divergence(scored, self._score(rollouts, score))
                 self._scale_is_known = effect >= target / 2
             if self._scale_is_known:
                 sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs or ()])
-                return _divergence(sampled, scored)
+                return divergence(sampled, scored)
             # The adapter's change is the product B A, so it is quadratic in the scale, and the divergence is quadratic
             # in a small change: effect ~ scale**4. Steps are limited, as that fails for large changes.
             self._scale *= min(max((target / max(effect, 1e-9)) ** 0.25, 1.1), 1.5)
@@ -113,22 +113,18 @@ class RolloutGuard:
     def _score(self, rollouts: list[Rollout], score: Score) -> torch.Tensor:
         """Return the log-probabilities of all replies' tokens, reply after reply, on the CPU; one forward pass."""
         model, tokenizer = self._backend.trainable()
-        lengths = torch.tensor([len(rollout.completion_ids) for rollout in rollouts])
-        longest = int(lengths.max())
         # All prompts are the same, so only the replies need padding, on the right:
         #   ids   P P P R R R .      mask  1 1 1 1 1 1 0
         #         P P P R . . .            1 1 1 1 0 0 0
-        padding = [[tokenizer.pad_token_id] * (longest - length) for length in lengths.tolist()]
-        rows = [[*r.prompt_ids, *r.completion_ids, *pad] for r, pad in zip(rollouts, padding, strict=True)]
-        replies = torch.arange(longest) < lengths[:, None]  # (replies, longest), True at real tokens
-        prompts = torch.ones(len(rows), len(rows[0]) - longest, dtype=torch.bool)
-        mask = torch.cat([prompts, replies], dim=1).long()
+        rows = {"input_ids": [[*rollout.prompt_ids, *rollout.completion_ids] for rollout in rollouts]}
+        inputs = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
+        longest = max(len(rollout.completion_ids) for rollout in rollouts)
         with torch.no_grad():
-            logprobs = score(torch.tensor(rows).to(model.device), mask.to(model.device), longest)
-        return logprobs.float().cpu()[replies]  # boolean indexing flattens row by row
+            logprobs = score(inputs.input_ids, inputs.attention_mask, longest)
+        return logprobs.float()[inputs.attention_mask[:, -longest:].bool()].cpu()  # flattened, row by row
 
 
-def _divergence(sampled: torch.Tensor, other: torch.Tensor) -> float:
+def divergence(sampled: torch.Tensor, other: torch.Tensor) -> float:
     """Estimate the KL divergence from log-probabilities of tokens that the first distribution sampled.
 
     This is GRPO's estimator, the mean of exp(d) - 1 - d for d = other - sampled (arXiv 2402.03300).

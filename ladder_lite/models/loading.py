@@ -50,18 +50,14 @@ def choose_loader(settings: ModelSettings) -> Loader:
 
     Raises UserError if the recipe requires Unsloth, or vLLM inside it, and that cannot run here.
     """
-    if settings.backend == "transformers":
-        if settings.engine == "vllm":
-            raise UserError("model.engine vllm is Unsloth's; set model.engine=auto, or model.backend=auto")
-        return "transformers"
-    # backend is "auto" or "unsloth" from here on. vLLM is available through Unsloth only.
-    if (obstacle := unsloth_obstacle(settings)) is None:
+    obstacle = "model.backend is transformers" if settings.backend == "transformers" else unsloth_obstacle(settings)
+    if obstacle is None:
         if settings.engine == "vllm" and (reason := _vllm_obstacle(settings.load_in_4bit)):
             raise UserError(f"model.engine vllm: {reason}, or set model.engine=auto")
         return "unsloth"
     if settings.backend == "unsloth":
         raise UserError(f"model.backend unsloth: {obstacle}; model.backend=transformers runs without it")
-    if settings.engine == "vllm":
+    if settings.engine == "vllm":  # it is available through Unsloth only
         raise UserError(f"model.engine vllm needs Unsloth: {obstacle}; set model.engine=auto")
     return "transformers"
 
@@ -255,7 +251,7 @@ def _model_path(settings: ModelSettings) -> str:
 @contextmanager
 def _explain_load_errors(settings: ModelSettings) -> Iterator[None]:
     """Turn errors of the hub, of files and of memory into a UserError: one line with the remedy."""
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -265,20 +261,14 @@ def _explain_load_errors(settings: ModelSettings) -> Iterator[None]:
         raise UserError(
             f"model.id {settings.id}: this model does not fit on the GPU ({first_line(error)}); {remedy}"
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:  # ValueError: not a model, or an unknown architecture
+    # ValueError: not a model, or an unknown architecture. StrictDataclassError: a setting of the wrong type.
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        # What transformers says of a gated model has the page of its licence in the second line.
+        reason = " ".join(str(error).splitlines()[:2])
         copy = f", or take an ungated copy: model.id={settings.mirror}" if settings.mirror else ""
-        # transformers wraps the hub's GatedRepoError in an OSError, sometimes more than once.
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-            causes.append(cause)
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
-            raise UserError(
-                f"model.id {settings.id}: its licence must be accepted first: do so at "
-                f"https://huggingface.co/{settings.id}, then log in with `hf auth login` or set HF_TOKEN{copy}"
-            ) from error
         raise UserError(
-            f"model.id {settings.id}: cannot load this model ({first_line(error)}); "
-            f'give the id of a hub model that can be reached, a local folder, or "{EMBEDDED}"{copy}'
+            f"model.id {settings.id}: cannot load this model ({reason}); give the id of a hub model that can be "
+            f'reached (gated ones need `hf auth login` or HF_TOKEN), a local folder, or "{EMBEDDED}"{copy}'
         ) from error
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ladder_lite.config import GrpoSettings, Recipe, recipe_for
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.models.adapter import folded, trained
+from ladder_lite.models.adapter import merged, trained
 from ladder_lite.models.backend import Adapter, Rollout, Sampling, Score
 from ladder_lite.models.engines import Engine, Reply, Request, open_engine
 from ladder_lite.models.engines.stopping import Stopping
@@ -55,6 +55,8 @@ class LocalBackend:
         self._model, self._tokenizer, self.dtype = load(settings, loader, self._device, recipe.seed, length)
         self._model.eval()  # peft adds its layers, with their dropout, in training mode
         self._end_ids = _end_token_ids(self._model, self._tokenizer)
+        # The tokens at which a reply ends: the ends of turn, and padding that the model sampled.
+        self._special_ids = self._end_ids | {self._tokenizer.pad_token_id}
         self._recipe = recipe
         self._shape = Shape.from_config(self._model.config.to_dict(), settings.id)
         self._choose_threads()
@@ -65,7 +67,8 @@ class LocalBackend:
 
     def open_engine(self, choice: str) -> Engine:
         """Return an engine that samples from this model: "lean", "generate", "vllm", or "auto"."""
-        return open_engine(choice, self._loader, self._model, self._tokenizer, self._end_ids, self.dtype)
+        with self._for_inference():
+            return open_engine(choice, self._loader, self._model, self._tokenizer, self._end_ids, self.dtype)
 
     def sample(self, prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
         """Sample `n` replies to each prompt; prompts of similar length are generated together."""
@@ -86,7 +89,7 @@ class LocalBackend:
         stopping = Stopping(self._tokenizer, self._special_ids, sampling.stop)
         at_once = min(len(prompts), self._generation_batch(max(map(len, encoded), default=0), sampling))
         rollouts: dict[int, Rollout] = {}
-        with self._for_inference(), folded(self._model):
+        with self._for_inference(), merged(self._model):
             while len(rollouts) < len(requests):
                 missing = [request for request in requests if request.id not in rollouts]
                 try:
@@ -255,11 +258,6 @@ class LocalBackend:
         completion = Completion(text, len(tokens), truncated=not (stopped or ended))
         # TRL fails on an empty reply, so one gets an end token; `n_tokens` stays 0 and keeps it out of training.
         return Rollout(prompt, tokens or [min(self._end_ids)], completion, logprobs and logprobs[: len(tokens)])
-
-    @property
-    def _special_ids(self) -> frozenset[int]:
-        """The tokens at which a reply ends: the ends of turn, and padding that the model sampled."""
-        return self._end_ids | {self._tokenizer.pad_token_id}
 
     def _choose_threads(self) -> None:
         """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number.

@@ -22,24 +22,22 @@ Not predicted:
 - the engine `lean`. The prediction is that of `generate`, and should be an upper bound: `lean` reads prompts one by
   one, keeps each once, and copies no cache. This has not been measured on a GPU.
 - vLLM (`model.engine: vllm`).
+- Unsloth's prefix grouper (UNSLOTH_GRPO_PREFIX_GROUPER=1), which reads the prompt of a group once, and compares its
+  pass with the packed one while both are in memory. It is off unless the user turns it on.
 - Unsloth's "dynamic" 4-bit copies of models (unsloth-bnb-4bit). They keep some layers in 16 bits and need more memory.
 """
 
-import os
+import resource
 import sys
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import psutil
-
 from ladder_lite.config import ModelSettings
-from ladder_lite.models.shape import Shape as Shape
-from ladder_lite.models.shape import read_shape as read_shape
+from ladder_lite.models.shape import Shape
 
 GIB = 2**30
-MIB = 2**20
 
 CARDS = {8: 7.3, 12: 11.0, 16: 14.5, 24: 22.5}
 """Nominal size of a card in GB -> GiB that one process can use, including its CUDA context."""
@@ -57,7 +55,7 @@ Loader = Literal["unsloth", "transformers"]
 Parts = dict[str, int]
 
 # PyTorch's largest workspace, on Hopper GPUs (see its documentation of CUBLAS_WORKSPACE_CONFIG); 8 MiB on others.
-_CUBLAS_WORKSPACE_BYTES = 32 * MIB
+_CUBLAS_WORKSPACE_BYTES = 32 * 2**20
 # Per weight: 4 bits, an 8-bit scale for each 64 weights, and a 32-bit scale for each 256 of these scales. About 0.516.
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _KV_INCREMENT_TOKENS = 512  # unsloth/models/llama.py, KV_CACHE_INCREMENT
@@ -74,9 +72,7 @@ _OPTIMIZER_BYTES = {
 class Setup:
     """A model and everything about its loading and training that memory depends on.
 
-    `recompute_logits` stands for Unsloth's UNSLOTH_GRPO_LOGPROB_RECOMPUTE=1: the backward pass recomputes the logits
-    chunk by chunk instead of keeping all of them. `prefix_grouper` stands for UNSLOTH_GRPO_PREFIX_GROUPER=1: the prompt
-    of a group goes through the model once. `context_bytes` is 0 if free memory is measured after CUDA has started.
+    `context_bytes` is 0 if free memory is measured after CUDA has started.
     """
 
     shape: Shape
@@ -92,9 +88,6 @@ class Setup:
     top_p: float
     completions_per_step: int
     largest_micro_batch: int
-    group_size: int = 1
-    prefix_grouper: bool = False
-    recompute_logits: bool = True
     context_bytes: int = CUDA_CONTEXT_BYTES
 
     @staticmethod
@@ -111,7 +104,7 @@ class Setup:
         `dtype` is the one that the backend chose, or "auto" for the recipe's. Settings that the recipe leaves out get
         the defaults of TRL or peft.
         """
-        batch = int(trl.get("per_device_train_batch_size") or 8)
+        batch = int(trl["per_device_train_batch_size"])
         return Setup(
             shape=shape,
             loader=loader,
@@ -122,16 +115,10 @@ class Setup:
             reference=bool(trl.get("beta", 0.0)),
             gradient_checkpointing=bool(trl.get("gradient_checkpointing", True)),
             max_prompt_length=model.max_prompt_length,
-            max_completion_length=int(trl.get("max_completion_length") or 256),
-            top_p=float(trl.get("top_p", 1.0)),
+            max_completion_length=int(trl["max_completion_length"]),
+            top_p=float(trl["top_p"]),
             completions_per_step=batch * int(trl.get("gradient_accumulation_steps") or 1),
             largest_micro_batch=batch,
-            group_size=int(trl.get("num_generations") or 8),
-            # The prefix grouper is part of Unsloth's packed pass, so switching packing off disables it.
-            prefix_grouper=loader == "unsloth"
-            and model.engine != "vllm"
-            and _is_on("UNSLOTH_GRPO_PREFIX_GROUPER", "0")
-            and _is_on("UNSLOTH_GRPO_SEQ_PACKING", "1"),
             context_bytes=context_bytes,
         )
 
@@ -209,11 +196,8 @@ def total(parts: Parts) -> int:
 def train_parts(setup: Setup, micro_batch: int) -> Parts:
     """Predict the peak of training on `micro_batch` completions of full length with full prompts, in bytes by part."""
     permanent = _weights(setup) | _adapter(setup) | {"lora_gradients": 4 * setup.lora_weights}  # 32-bit gradients
-    moments = [_loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)]
-    # If the prefix grouper saves tokens, Unsloth also compares its pass with the packed one.
-    if _tokens(setup, micro_batch) < _tokens(replace(setup, prefix_grouper=False), micro_batch):
-        moments.append(_grouper_check_moment(setup, micro_batch))
-    return _with_overheads(setup, permanent, max(moments, key=total))
+    loss, layer = _loss_moment(setup, micro_batch), _layer_moment(setup, micro_batch)
+    return _with_overheads(setup, permanent, max(loss, layer, key=total))
 
 
 def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens: int, top_p: float = 1.0) -> Parts:
@@ -222,11 +206,9 @@ def generate_parts(setup: Setup, sequences: int, prompt_length: int, new_tokens:
     permanent = _weights(setup) | _adapter(setup)
     if setup.loader == "unsloth":  # fast_linear_forward keeps a copy of the adapter in the model's dtype
         permanent["lora_16bit_copy"] = setup.dtype_bytes * setup.lora_weights
-    moments = (
-        _prefill_moment(setup, sequences, prompt_length),
-        _decode_moment(setup, sequences, prompt_length, new_tokens, top_p),
-    )
-    return _with_overheads(setup, permanent, max(moments, key=total))
+    prefill = _prefill_moment(setup, sequences, prompt_length)
+    decode = _decode_moment(setup, sequences, prompt_length, new_tokens, top_p)
+    return _with_overheads(setup, permanent, max(prefill, decode, key=total))
 
 
 def _with_overheads(setup: Setup, permanent: Parts, moment: Parts) -> Parts:
@@ -259,8 +241,11 @@ def _adapter(setup: Setup) -> Parts:
 
 def _loss_moment(setup: Setup, micro_batch: int) -> Parts:
     """The loss and the start of its backward pass: activations of all layers, and logits."""
+    # The last layer's output and its norm for all tokens; those of the completions again, with their gradient.
+    tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
+    last_hidden = setup.residual_bytes * tokens * setup.shape.hidden_size
     activations = _kept_activations(setup, micro_batch)
-    return activations | {"last_hidden": _last_hidden(setup, micro_batch), "logits": _logits(setup, micro_batch)}
+    return activations | {"last_hidden": last_hidden, "logits": _logits(setup, micro_batch)}
 
 
 def _layer_moment(setup: Setup, micro_batch: int) -> Parts:
@@ -272,22 +257,9 @@ def _layer_moment(setup: Setup, micro_batch: int) -> Parts:
     return _kept_activations(setup, micro_batch) | {"one_layer": tokens * layer + _mask(setup, micro_batch)}
 
 
-def _grouper_check_moment(setup: Setup, micro_batch: int) -> Parts:
-    """Unsloth's check of its prefix grouper: a grouped pass without gradients while the packed pass is in memory."""
-    kept = _loss_moment(replace(setup, prefix_grouper=False), micro_batch)
-    # Without gradients, nothing is kept from layer to layer: only the widest layer of the grouped pass counts.
-    widest = setup.dtype_bytes * 3 * (setup.shape.hidden_size + setup.shape.intermediate_size)
-    return kept | {"one_layer": _tokens(setup, micro_batch) * widest}
-
-
 def _tokens(setup: Setup, micro_batch: int) -> int:
-    """The number of tokens of a micro-batch that go through the layers (T in the formulas)."""
-    replies = micro_batch * setup.max_completion_length
-    # With a prompt for each reply, and with one for each group.
-    repeated, grouped = (n * setup.max_prompt_length + replies for n in (micro_batch, micro_batch // setup.group_size))
-    # Unsloth groups only whole groups, and only if it saves enough (unsloth/utils/prefix_grouper.py).
-    is_grouped = setup.prefix_grouper and micro_batch % setup.group_size == 0 and repeated >= 1.3 * grouped
-    return grouped if is_grouped else repeated
+    """The number of tokens of a micro-batch, with a prompt for each reply (T in the formulas)."""
+    return micro_batch * (setup.max_prompt_length + setup.max_completion_length)
 
 
 def _kept_activations(setup: Setup, micro_batch: int) -> Parts:
@@ -339,13 +311,6 @@ def _mask(setup: Setup, micro_batch: int) -> int:
     return setup.dtype_bytes * micro_batch * length * length
 
 
-def _last_hidden(setup: Setup, micro_batch: int) -> int:
-    """The hidden states after the last layer."""
-    # The layer's output and its norm for all tokens; those of the completions again, with their gradient.
-    tokens = 2 * _tokens(setup, micro_batch) + 2 * micro_batch * setup.max_completion_length
-    return setup.residual_bytes * tokens * setup.shape.hidden_size
-
-
 def _logits(setup: Setup, micro_batch: int) -> int:
     """Bytes of the logits of the completions and of their gradients."""
     vocabulary, new_tokens = setup.shape.vocab_size, setup.max_completion_length
@@ -356,12 +321,11 @@ def _logits(setup: Setup, micro_batch: int) -> int:
         cast_bytes = setup.dtype_bytes if setup.residual_bytes > setup.dtype_bytes else 0
         return 2 * 4 * micro_batch * (new_tokens + 1) * vocabulary + cast_bytes * vocabulary * setup.shape.hidden_size
     # Unsloth (unsloth_zoo/rl_replacements.py, grpo_accumulated_loss) splits each sequence into max(4, length // 4096)
-    # chunks. Its compiled loss keeps the logits of all chunks in 16 bits, or none with `recompute_logits`. For the
-    # current chunk it needs 4 more bytes per logit, or 8 if the temperature is not 1, as measured with the compiled
-    # function on a CPU; 8 are counted here. `-(-a // b)` rounds the quotient up.
+    # chunks. With UNSLOTH_GRPO_LOGPROB_RECOMPUTE=1, its compiled loss keeps no logits. For the current chunk it needs 4
+    # bytes per logit, or 8 if the temperature is not 1, as measured with the compiled function on a CPU; 8 are counted
+    # here. `-(-a // b)` rounds the quotient up.
     chunk_tokens = -(-new_tokens // max(4, (setup.max_prompt_length + new_tokens) // 4096))
-    kept_tokens = 0 if setup.recompute_logits else micro_batch * new_tokens
-    return vocabulary * (setup.dtype_bytes * kept_tokens + 8 * chunk_tokens)
+    return 8 * vocabulary * chunk_tokens
 
 
 def _prefill_moment(setup: Setup, sequences: int, prompt_length: int) -> Parts:
@@ -412,11 +376,6 @@ def _sampling_bytes(setup: Setup, top_p: float) -> int:
     return setup.residual_bytes + 4 * 4 + (4 + 8 + 2 * 4 + 2 if top_p < 1 else 0)
 
 
-def _is_on(variable: str, default: str) -> bool:
-    """Read a switch from the environment as Unsloth does."""
-    return os.environ.get(variable, default).lower() not in ("0", "false", "no", "off")
-
-
 def gib(n_bytes: int) -> str:
     """Format bytes as GiB with one decimal, without the unit."""
     return f"{n_bytes / GIB:.1f}"
@@ -427,9 +386,5 @@ def peak_memory_bytes() -> int:
     torch = sys.modules.get("torch")  # a process that never imported torch has used no GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_reserved())
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS reports bytes, Linux KiB

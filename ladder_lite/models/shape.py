@@ -44,7 +44,7 @@ class Shape:
     o_bias: bool
 
     @staticmethod
-    def from_config(config: Mapping[str, Any], source: str = "config.json") -> "Shape":
+    def from_config(config: Mapping[str, Any], source: str) -> "Shape":
         """Read a transformers config. Raises UserError, with the source, if keys are missing or not supported."""
         family = config.get("model_type")
         if family not in _FAMILIES:
@@ -110,7 +110,7 @@ class Shape:
         """Number of all weights of the model, without an adapter."""
         return self.linear_weights + self.other_weights
 
-    def lora_weights(self, rank: int, target_modules: object) -> int:
+    def lora_weights(self, rank: int, target_modules: list[str] | str | None) -> int:
         """Number of weights of a LoRA adapter, with `target_modules` as peft.LoraConfig takes it.
 
         An adapter on the embeddings or the head is not counted.
@@ -126,66 +126,54 @@ def read_shape(model_id: str) -> Shape:
     Raises UserError if the model's config cannot be read.
     """
     path = Path(__file__).parents[1] / "tiny" if model_id == EMBEDDED else Path(model_id)
-    if path.is_dir():
-        return _from_file(path / "config.json")
-    if path.suffix == ".gguf":
-        return _from_gguf(path)
-    known = json.loads(Path(__file__).with_name("known.json").read_text(encoding="utf-8"))
-    for entry in known:
-        if model_id in entry["ids"]:
-            return Shape.from_config(entry["config"], model_id)
+    if not path.is_dir():
+        for entry in json.loads(Path(__file__).with_name("known.json").read_text(encoding="utf-8")):
+            if model_id in entry["ids"]:
+                return Shape.from_config(entry["config"], model_id)
+    try:
+        config = _gguf_config(path) if path.suffix == ".gguf" else _config(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.id {model_id}: cannot read its config ({first_line(error)}); give the id of a hub model that can "
+            f'be reached, a local folder, a GGUF file, or "{EMBEDDED}"'
+        ) from error
+    return Shape.from_config(config, str(path))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return the config of a model in a folder or on the hub. Raises OSError or ValueError if it cannot be read."""
+    file = path / "config.json"
     # Only models that no shipped recipe uses need the hub, or its cache.
-    return _from_hub(model_id)
+    if not path.is_dir():
+        from huggingface_hub import hf_hub_download
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its five retries
+        file = Path(hf_hub_download(str(path), file.name))
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} has no mapping of settings")
+    return config
 
 
-def _is_target(name: str, target_modules: object) -> bool:
+def _is_target(name: str, target_modules: list[str] | str | None) -> bool:
     """Return whether peft adds an adapter to this module, as its `check_target_module_exists` decides.
 
     `name` is a full module name, such as "model.layers.0.self_attn.q_proj".
     """
-    # For None, peft looks the modules up in a table by architecture. Counting all of them gives an upper bound.
-    if target_modules is None or target_modules == "all-linear":
-        return True
     # A string is a regular expression for the full name, a list has the last parts of names, such as "q_proj".
     if isinstance(target_modules, str):
-        return re.fullmatch(target_modules, name) is not None
-    return isinstance(target_modules, list) and any(name.endswith(f".{target}") for target in target_modules)
+        return target_modules == "all-linear" or re.fullmatch(target_modules, name) is not None
+    # For None, peft looks the modules up in a table by architecture. Counting all of them gives an upper bound.
+    return target_modules is None or any(name.endswith(f".{target}") for target in target_modules)
 
 
-def _from_file(path: Path) -> Shape:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot read this model's config ({error}); name a folder with a model") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: this file has no mapping of settings; name a folder with a model")
-    return Shape.from_config(config, str(path))
-
-
-def _from_hub(model_id: str) -> Shape:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its five retries
-    try:
-        path = hf_hub_download(model_id, "config.json")
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"model.id {model_id}: cannot read its config ({first_line(error)}); give the id of a hub model that can "
-            f'be reached, a local folder, or "{EMBEDDED}"'
-        ) from error
-    return _from_file(Path(path))
-
-
-def _from_gguf(path: Path) -> Shape:
+def _gguf_config(path: Path) -> dict[str, Any]:
+    """Return the config that a GGUF file has in its metadata. Raises OSError or ValueError if it cannot be read."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise UserError(f"{path}: reading GGUF files needs the package gguf; pip install gguf") from error
-    try:
-        reader = GGUFReader(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot read this GGUF file ({error}); name another one") from error
+    reader = GGUFReader(path)
 
     def field(name: str) -> Any:
         return None if (value := reader.get_field(name)) is None else value.contents()
@@ -194,19 +182,16 @@ def _from_gguf(path: Path) -> Shape:
     family = field("general.architecture")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     embedding = tensors.get("token_embd.weight")
-    return Shape.from_config(
-        {
-            "model_type": family,
-            "hidden_size": field(f"{family}.embedding_length"),
-            "intermediate_size": field(f"{family}.feed_forward_length"),
-            "num_hidden_layers": field(f"{family}.block_count"),
-            "num_attention_heads": field(f"{family}.attention.head_count"),
-            "num_key_value_heads": field(f"{family}.attention.head_count_kv"),
-            "head_dim": field(f"{family}.attention.key_length"),
-            # GGUF stores shapes with the dimensions reversed: the embedding is (hidden size, vocabulary).
-            "vocab_size": None if embedding is None else int(embedding.shape[1]),
-            "tie_word_embeddings": "output.weight" not in tensors,  # a tied head is not stored
-            "attention_bias": "blk.0.attn_q.bias" in tensors,
-        },
-        str(path),
-    )
+    return {
+        "model_type": family,
+        "hidden_size": field(f"{family}.embedding_length"),
+        "intermediate_size": field(f"{family}.feed_forward_length"),
+        "num_hidden_layers": field(f"{family}.block_count"),
+        "num_attention_heads": field(f"{family}.attention.head_count"),
+        "num_key_value_heads": field(f"{family}.attention.head_count_kv"),
+        "head_dim": field(f"{family}.attention.key_length"),
+        # GGUF stores shapes with the dimensions reversed: the embedding is (hidden size, vocabulary).
+        "vocab_size": None if embedding is None else int(embedding.shape[1]),
+        "tie_word_embeddings": "output.weight" not in tensors,  # a tied head is not stored
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+    }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -19,7 +20,7 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
     """
     # The model below the LM head: depending on its version and settings, TRL calls the whole model or this part.
     backbone = model.base_model
-    forward, own = backbone.forward, vars(backbone).get("forward")
+    forward = backbone.forward
 
     def shared(input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
         # The last token of a prompt predicts the first one of the reply, so each row computes it for itself.
@@ -39,11 +40,6 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
         output.last_hidden_state = torch.nn.functional.pad(output.last_hidden_state, (0, 0, length, 0))
         return output
 
-    backbone.forward = shared
-    try:
+    # Afterwards, the model has its own forward again: that of its class, or one set by a library, as accelerate does.
+    with patch.object(backbone, "forward", shared):
         yield
-    finally:
-        if own is None:
-            del backbone.forward
-        else:
-            backbone.forward = own

@@ -1,7 +1,7 @@
 """Completions with their grades: the rows that evaluation, training logs and reports share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -28,7 +28,8 @@ class Outcome(Enum):
     UNVERIFIABLE = "unverifiable"  # the problem cannot be verified, whatever the answer
 
 
-# By `verify.Reason`, as text: rows of old runs may have a reason that this version no longer has.
+# By `verify.Reason`, as text: rows of old runs may have a reason that this version no longer has. All others count as
+# unverifiable.
 _OUTCOMES = {
     "CORRECT": Outcome.RIGHT,
     "WRONG": Outcome.WRONG,
@@ -36,7 +37,6 @@ _OUTCOMES = {
     "UNPARSEABLE": Outcome.UNREADABLE,
     "FORBIDDEN": Outcome.REFUSED,
     "TOO_LARGE": Outcome.REFUSED,
-    "UNVERIFIABLE": Outcome.UNVERIFIABLE,
 }
 
 
@@ -73,13 +73,9 @@ class Attempt:
         return {
             "problem_id": self.problem_id,
             "index": self.index,
-            "text": self.completion.text,
-            "n_tokens": self.completion.n_tokens,
-            "truncated": self.completion.truncated,
-            "reward": self.grade.reward,
+            **asdict(self.completion),
+            **asdict(self.grade),
             "reason": self.grade.reason.value,
-            "answer": self.grade.answer,
-            "detail": self.grade.detail,
         }
 
     @classmethod

@@ -11,18 +11,18 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_atomic
-from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, as_text, read_fields, read_one
+from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, Written, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
 
 _MAX_ENTRY_CHARS: Final = 20_000  # what is longer is not parsed
-_MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text
+MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text: enough to see what went wrong
 
 
 class Entry(NamedTuple):
@@ -68,10 +68,8 @@ def clean(
             write_rows(target, rows)
     reasons = Counter(row["reason"] for row in refused)
     n_duplicates = reasons.pop("duplicate", 0)
-    seconds = round(time.perf_counter() - started, 3)
-    n_read = len(kept) + len(refused)
-    counts = {"read": n_read, "kept": len(kept), "duplicates": n_duplicates, "rejected": dict(reasons)}
-    return kept, counts | {"seconds": seconds}
+    counts = {"read": len(kept) + len(refused), "kept": len(kept), "duplicates": n_duplicates}
+    return kept, counts | {"rejected": dict(reasons), "seconds": round(time.perf_counter() - started, 3)}
 
 
 def read_problem(value: Any) -> tuple[Data | None, str]:
@@ -81,22 +79,28 @@ def read_problem(value: Any) -> tuple[Data | None, str]:
     piece = _piece(value)  # the parts of the integral as text: nothing says yet that they are formulas
     if isinstance(piece, Unread):
         return None, "unreadable"
-    data = {"integrand": piece.integrand, "variable": piece.variable, "lower": piece.lower, "upper": piece.upper}
+    data = data_of(piece)
     reason = fault(data)
     return (data, "") if reason is None else (None, reason)
 
 
+def data_of(integral: Written) -> Data:
+    """The problem data of an integral in a text."""
+    return {key: getattr(integral, key) for key in ("integrand", "variable", "lower", "upper")}
+
+
 def _piece(value: Any) -> Piece:
-    if isinstance(value, str):
-        return read_one(value)
-    if isinstance(value, dict):
-        if value.get("integrand") is not None:
-            return read_fields(value)  # {"integrand": "x**2", "variable": "x", ...}
-        # {"question": "Evaluate $\\int x^2 dx$."}: the integral must be found in the text.
-        for key in TEXT_KEYS:
-            if isinstance(value.get(key), str):
-                return _piece(value[key])
-    return Unread("")
+    if isinstance(value, dict) and value.get("integrand") is not None:
+        return read_fields(value)  # {"integrand": "x**2", "variable": "x", ...}
+    text = _text_of(value)
+    return Unread("") if text is None else read_one(text)
+
+
+def _text_of(value: Any) -> str | None:
+    """The text of an entry in which the integral must be found, None if it has none."""
+    if isinstance(value, dict):  # {"question": "Evaluate $\\int x^2 dx$."}
+        value = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), None)
+    return value if isinstance(value, str) else None
 
 
 def write_rows(path: Path, rows: list[Any]) -> None:
@@ -116,9 +120,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a list. Raises UserError if the file cannot be read or is not text."""
     try:
         raw = path.read_bytes()
-    except PermissionError:
-        raise  # `errors.run` has its own message for it
-    except OSError as error:  # no such file, a folder, a name too long
+    except OSError as error:  # no such file, a folder, a name too long, no permission
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a list of integrals") from error
     if b"\0" in raw:
         raise UserError(f"{path}: a binary file (or UTF-16); give JSON lines, JSON, CSV or text in UTF-8")
@@ -207,7 +209,5 @@ def _plain(text: str) -> Iterator[Entry]:
 
 def _shown(value: Any) -> str:
     """The text of an entry for the file of rejected ones."""
-    text = value if isinstance(value, str) else as_text(value)
-    if isinstance(value, Mapping):
-        text = next((value[key] for key in TEXT_KEYS if isinstance(value.get(key), str)), text)
-    return text[:_MAX_SHOWN_CHARS]
+    text = _text_of(value)
+    return (as_text(value) if text is None else text)[:MAX_SHOWN_CHARS]

@@ -46,7 +46,7 @@ def fetch(name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     counts = {}
     for split, file in _SETS[name].items():
-        problems, counts[split] = _convert(_download(file, path.parent), file)
+        problems, counts[split] = _convert(_download(file, path.parent))
         rows += [{**problem, "split": split} for problem in problems]
     # Written once all files are there and converted: the set exists as a whole or not at all.
     write_rows(path, rows)
@@ -62,41 +62,31 @@ def _download(file: str, folder: Path) -> str:
         # pooch checks the SHA-256, keeps the file in the folder, and does not download it again.
         path: str = pooch.create(folder, _URL, registry=_SHA256).fetch(file)
         return Path(path).read_text(encoding="utf-8")
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: cannot write to it; set LADDER_LITE_CACHE to a writable folder") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UserError(f"{url}: cannot be downloaded ({reason}); check the connection and try again") from error
-    except ValueError as error:  # pooch's for a hash that differs; UnicodeDecodeError is one too
+        raise UserError(
+            f"{url}: cannot be downloaded to {folder} ({reason}); check the connection, or set LADDER_LITE_CACHE to a "
+            "writable folder"
+        ) from error
+    except ValueError as error:  # pooch's for a hash that differs
         raise UserError(f"{url}: not the file that was published (its SHA-256 differs); nothing was kept") from error
 
 
-def _convert(source: str, file: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _convert(source: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The problems among the strings in the lists of a Python file, and the counts of the split."""
-    # The file is somebody else's code: it is parsed and never run.
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{_URL}{file}: not a list of questions: {error}") from error
-    # Every string that is an element of a list or tuple, at any depth.
+    # Every string that is an element of a list or tuple, at any depth. The file is parsed and never run: it is somebody
+    # else's code.
     texts = [
         item.value
-        for node in ast.walk(tree)
+        for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.List | ast.Tuple)
         for item in node.elts
         if isinstance(item, ast.Constant) and isinstance(item.value, str)
     ]
-    problems: dict[str, dict[str, Any]] = {}
-    rejected: Counter[str] = Counter()
-    n_repeats = 0
-    for text in texts:
-        data, reason = read_problem(text)
-        if data is None:
-            rejected[reason] += 1
-        elif (key := json.dumps(data)) in problems:
-            n_repeats += 1  # the same text; problems that are equal as functions stay, as the authors have them
-        else:
-            problems[key] = dict(data)
-    if not problems:
-        raise UserError(f"{_URL}{file}: has no list of questions")
-    return list(problems.values()), {"kept": len(problems), "repeats": n_repeats, "rejected": dict(rejected)}
+    read = [read_problem(text) for text in texts]
+    valid = [dict(data) for data, _ in read if data is not None]
+    # Exact repeats only: problems that are equal as functions stay, as the authors have them.
+    problems = {json.dumps(data): data for data in valid}
+    rejected = Counter(reason for data, reason in read if data is None)
+    counts = {"kept": len(problems), "repeats": len(valid) - len(problems), "rejected": dict(rejected)}
+    return list(problems.values()), counts

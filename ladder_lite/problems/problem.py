@@ -1,10 +1,10 @@
 """A problem: what a task asks, and its place in a tree of variants."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
+
+from ladder_lite.jsonl import digest
 
 Requested = Literal["root", "easier", "equivalent", "harder"]
 
@@ -49,12 +49,12 @@ class Problem:
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> "Problem":
-        """Return the problem that `to_row` wrote."""
-        return Problem(**{**row, "transforms": tuple(row["transforms"])})
+        """Return the problem that `to_row` wrote; further keys, such as the `round` of a tree, are ignored."""
+        values = {own.name: row[own.name] for own in fields(Problem)}
+        return Problem(**values | {"transforms": tuple(row["transforms"])})
 
 
 def _hash(task: str, data: Mapping[str, str | None]) -> str:
-    # Sorted keys and fixed separators: the same data must give the same id on every machine and in every version, since
-    # ids name folders of a run and are part of the digests of its stages. 16 hex digits are 64 bits.
-    canonical = json.dumps([task, dict(data)], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    # The same data must give the same id on every machine and in every version, since ids name folders of a run and are
+    # part of the digests of its stages. 16 hex digits are 64 bits.
+    return digest([task, dict(data)])[:16]

@@ -38,17 +38,14 @@ def load_problems(
     "technique", "steps", "source" and "note" are for people and tests. Raises UserError with file:line for a row that
     cannot be read, repeats an earlier one, or has something wrong according to `fault`.
     """
-    # Both by problem id, in the order of the file.
-    problems: dict[str, Problem] = {}
-    first_line: dict[str, int] = {}
+    lines: dict[Problem, int] = {}  # in the order of the file
     for place, number, row in _read_rows(name_or_path, split):
         problem = _problem(row)
         if (wrong := fault(problem)) is not None:
             raise UserError(f"{place}: {wrong}")
-        if problem.id in problems:
-            raise UserError(f"{place}: the same problem as in line {first_line[problem.id]}; remove one")
-        problems[problem.id], first_line[problem.id] = problem, number
-    return list(problems.values())
+        if (first := lines.setdefault(problem, number)) != number:
+            raise UserError(f"{place}: the same problem as in line {first}; remove one")
+    return list(lines)
 
 
 def notes(name_or_path: str) -> dict[str, Notes]:
@@ -106,10 +103,10 @@ def _read_rows(name_or_path: str, split: str | None) -> list[tuple[str, int, dic
     try:
         # split("\n") and not splitlines(): a JSON string may contain other line breaks, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such problem set; give the name of a set or the path of a file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read this problem set: {error}") from error
+        raise UserError(
+            f"{path}: cannot read this problem set ({error}); give the name of a set or the path of a file"
+        ) from error
     # All rows are checked, whatever the split: a mistake in the test split shows before training starts.
     numbered = [(f"{path}:{number}", number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     read = [(place, number, _read_row(line, place)) for place, number, line in numbered]

@@ -107,7 +107,7 @@ class Experiment:
             # The last two entries are about contamination: which sets no variant may equal, and which test problems
             # equal a training problem.
             return {
-                **variants.count(stage.path),
+                **variants.summarize_tree(stage.path),
                 "library": writer.library.source,
                 "held_out_sets": {name: len(problems) for name, problems in writer.held_out.items()},
                 "tests_among_roots": [self.context.task.statement(test) for test in self.context.tests_among(roots)],
@@ -122,7 +122,7 @@ class Experiment:
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
         n_first = self.context.recipe_for(condition).variants.first_per_root
-        return variants.first(tree, n_first) if n_first < per_root else tree
+        return variants.first_per_root(tree, n_first) if n_first < per_root else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
         """Train a fresh adapter with GRPO on the problems and save it in `train/adapter`.
@@ -157,7 +157,7 @@ class Experiment:
             # A kill before done.json is written costs nothing: `grpo.train` then loads the last checkpoint, finds that
             # training has ended, and returns the same steps.
             context.backend.save(stage.path / layout.ADAPTER)
-            grown = variants.count(stage.path / layout.VARIANTS)  # all zero if the tree did not grow
+            grown = variants.summarize_tree(stage.path / layout.VARIANTS)  # all zero if the tree did not grow
             # Totals come from the logs, which earlier processes of a resumed run wrote too.
             return {
                 "steps": len(steps),

@@ -34,7 +34,7 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
         # TTRL without LADDER takes the problems that TTRL after LADDER took, not the (larger) set that the base model
         # leaves unsolved: the two are compared problem by problem.
         after_ladder = condition.problems_of == "ladder/eval"
-        chosen = ttrl.choose(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
+        chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
         outcomes: list[dict[str, Any]] = []
         with context.live.progress(condition.label, len(chosen)) as bar:
             for problem in chosen:
@@ -116,9 +116,11 @@ def _run_ttrl_on(context: "RunContext", problem: Problem, start: str, parent: St
     from ladder_lite import ttrl
 
     def work(stage: Stage) -> dict[str, Any]:
-        # `ttrl.learn` puts the adapter back when it ends, but the first problem finds whatever the stage before left.
+        # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
         context.restore(start)
-        outcome = ttrl.learn(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
+        outcome = ttrl.train_on_problem(
+            context.writer(context.recipe), problem, context.recipe, stage.path, context.live
+        )
         verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
         context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
         return outcome.to_row()

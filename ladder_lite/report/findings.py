@@ -35,7 +35,7 @@ def measure(run: Run) -> dict[str, Any]:
     `seconds` and `n_tokens` of a condition cover its training (or its single problems) and its evaluation. `steps` of
     a TTRL condition are summed over its problems.
     """
-    tree = variants.count(run.path / layout.VARIANTS)
+    tree = variants.summarize_tree(run.path / layout.VARIANTS)
     # `_condition` is empty for a condition without a finished evaluation.
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
     return {

@@ -128,7 +128,7 @@ def _ttrl(
                 "solved at step": str(row["steps_to_solve"]) if row["solved"] else _unsolved(row),
                 "steps": str(row["steps"]),
                 "time": clock_time(row["seconds"]),
-                "variants": str(variants.count(tree)["kept"]),
+                "variants": str(variants.summarize_tree(tree)["kept"]),
                 **({"vote": _vote(row)} if voted else {}),
                 "problem": statement,
                 "answer": _code(row["answer"]),

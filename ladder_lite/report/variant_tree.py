@@ -31,7 +31,7 @@ _CODE_WIDTH = 140
 
 def variants_chapter(report: Report, run: Run) -> Chapter:
     """Build the chapter on the variants: how many were kept, why others were rejected, how hard they are, two trees."""
-    tree, grown = (variants.count(run.path / place) for place in TREES)
+    tree, grown = (variants.summarize_tree(run.path / place) for place in TREES)
     if not tree["requests"]:
         return Chapter("Variants", ())
     done = run.done(layout.VARIANTS)

@@ -108,7 +108,7 @@ class Search:
             library = transformations.open_library(recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
-            ttrl.learn(writer, self._problem, recipe.model_copy(update=changes), folder, live, observer=self)
+            ttrl.train_on_problem(writer, self._problem, recipe.model_copy(update=changes), folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
             self._record([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
         # On a terminal the panel disappears at the end, so the whole tree is printed once. A log (`room` is None) has

@@ -12,7 +12,7 @@ from typing import Literal
 from ladder_lite.config import Example, TaskSettings
 from ladder_lite.errors import UserError
 from ladder_lite.problems import Problem, load_problems
-from ladder_lite.problems.clean import read_problem
+from ladder_lite.problems.clean import MAX_SHOWN_CHARS, data_of, read_problem
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
@@ -23,21 +23,14 @@ from ladder_lite.verify.rules.fingerprints import Keys, fingerprints
 from ladder_lite.verify.rules.same_answers import same_answers
 from ladder_lite.verify.rules.validity import Data, bounds_of, fault, is_zero
 
-_MAX_REJECTED_CHARS = 2_000
-"""Characters kept of a rejected text: enough to see what went wrong."""
-
 
 class IntegrationTask:
     """Integrals of one variable. `references` is the file that keeps the values of definite integrals."""
 
     def __init__(self, settings: TaskSettings, references: Path | None = None) -> None:
         self._settings = settings
+        self.stop = settings.stop  # for most models `</answer>`, since nothing useful follows it
         self._references = KeptReferences(references) if references else References()
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The stop strings of the recipe: for most models `</answer>`, since nothing useful follows it."""
-        return self._settings.stop
 
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split. Raises UserError, with the line, for one that is not an integral."""
@@ -93,7 +86,7 @@ class IntegrationTask:
         """Read every integral in a reply; a reply without any is one rejection."""
         pieces = read_integrals(self.strip_thinking(text), parent.data["variable"] or "x")
         if not pieces:
-            return [Rejected(text[:_MAX_REJECTED_CHARS], "unreadable")]
+            return [Rejected(text[:MAX_SHOWN_CHARS], "unreadable")]
         return [_read_variant(piece, parent, request) for piece in pieces]
 
     def grade(self, problem: Problem, text: str) -> Grade:
@@ -132,15 +125,10 @@ class IntegrationTask:
 
 
 def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Problem | Rejected:
-    text = piece.text[:_MAX_REJECTED_CHARS]
+    text = piece.text[:MAX_SHOWN_CHARS]
     if isinstance(piece, Unread):
         return Rejected(text, "unreadable")
-    data = {
-        "integrand": piece.integrand,
-        "variable": piece.variable,
-        "lower": piece.lower,
-        "upper": piece.upper,
-    }
+    data = data_of(piece)
     # A variant that is identically zero, such as x - x, is a valid integral that teaches nothing.
     if (reason := fault(data) or ("zero" if is_zero(data) else None)) is not None:
         return Rejected(text, reason)

@@ -43,9 +43,8 @@ class Rejected:
 class Task(Protocol):
     """A family of problems with a verifier."""
 
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """Stop strings: a reply to a problem ends with the first one that occurs."""
+    stop: tuple[str, ...]
+    """Stop strings: a reply to a problem ends with the first one that occurs."""
 
     def problems(self, split: Literal["train", "test"]) -> list[Problem]:
         """The problems of a split, in the order of their file."""

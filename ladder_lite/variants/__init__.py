@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import cycle
+from itertools import count, cycle
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -119,7 +119,7 @@ class Growth:
         # and rejections of rounds that do not exist.
         truncate_jsonl(self._folder / layout.ROUNDS, lambda row: row["round"] <= step)
         self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
-        return [(row["round"], _problem(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
+        return [(row["round"], Problem.from_row(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
 
     def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
         """Request new variants after a step; returns those that were kept.
@@ -134,50 +134,39 @@ class Growth:
             return []
         rng = Random(f"{self._writer.seed}/growth/{step}")
         children = Counter(variant.parent_id for variant in tree.variants)
-        turns: dict[Effect, Iterator[Problem]] = {
-            "easier": self._in_turn(stuck if settings.mix.easier else (), children, rng),
-            "equivalent": self._in_turn(frontier if settings.mix.equivalent else (), children, rng),
-        }
+        candidates: dict[Effect, Sequence[Problem]] = {"easier": stuck, "equivalent": frontier}
+        turns: dict[Effect, Iterator[Problem]] = {}
+        for effect, problems in candidates.items():
+            # A problem at the deepest level gets no children.
+            parents = [problem for problem in problems if problem.depth < settings.depth]
+            if parents and getattr(settings.mix, effect):
+                # Ties are broken at random, or the order of rows would decide.
+                turns[effect] = cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
+        if not turns:
+            return []
         wishes: list[_Wish] = []
         for _ in range(self._n_requests):
-            # The effect drawn comes first; the other one takes its place if no problem is in that state.
-            effects: list[Effect] = ["easier", "equivalent"]
-            if rng.random() >= settings.mix.easier:
-                effects.reverse()
-            for effect in effects:
-                if (parent := next(turns[effect], None)) is not None:
-                    wishes.append((parent, effect))
-                    break
+            effect = _draw_effect(settings.mix, rng)
+            # If no problem is in that state, the other effect takes its place.
+            effect = effect if effect in turns else next(iter(turns))
+            wishes.append((next(turns[effect]), effect))
         # No deadline here: before each step, training checks the time for the whole step, growth included.
-        return tree.run_round(step, None, wishes, rng, Deadline.never()) if wishes else []
-
-    def _in_turn(
-        self, problems: Sequence[Problem], children: Mapping[str | None, int], rng: Random
-    ) -> Iterator[Problem]:
-        """The possible parents, those with the fewest children first, over and over."""
-        # A problem at the deepest level gets no children. Ties are broken at random, or the order of rows would decide.
-        parents = [problem for problem in problems if problem.depth < self._writer.settings.depth]
-        return cycle(sorted(parents, key=lambda parent: (children[parent.id], rng.random())))
+        return tree.run_round(step, None, wishes, rng, Deadline.never())
 
 
 def load(folder: Path) -> list[Problem]:
     """The variants of a grown tree."""
-    return [_problem(row) for row in read_jsonl(folder / layout.PROBLEMS)]
+    return [Problem.from_row(row) for row in read_jsonl(folder / layout.PROBLEMS)]
 
 
-def first(variants: Sequence[Problem], per_root: int) -> list[Problem]:
+def first_per_root(variants: Sequence[Problem], per_root: int) -> list[Problem]:
     """The first `per_root` variants of each root, in the order in which they were written."""
     # A parent was written before its children, so the result is again a tree.
-    taken: Counter[str] = Counter()
-    chosen = []
-    for variant in variants:
-        if taken[variant.root_id] < per_root:
-            chosen.append(variant)
-            taken[variant.root_id] += 1
-    return chosen
+    numbers: dict[str, Iterator[int]] = defaultdict(count)  # 0, 1, ... for the variants of each root
+    return [variant for variant in variants if next(numbers[variant.root_id]) < per_root]
 
 
-def count(folder: Path) -> dict[str, Any]:
+def summarize_tree(folder: Path) -> dict[str, Any]:
     """Counts, tokens and seconds of a grown tree, for the stage's `done.json`; all zero if the folder does not exist.
 
     `held_out` counts the variants that equal a test problem, by the name of its set.
@@ -215,8 +204,7 @@ class _Tree:
     """A tree so far, in memory and in its folder. `given` are variants from another folder that it starts from."""
 
     def __init__(self, writer: Writer, roots: Sequence[Problem], given: Sequence[Problem], folder: Path) -> None:
-        rounds = read_jsonl(folder / layout.ROUNDS)
-        self.rounds = {row["round"]: row for row in rounds}
+        self.rounds = {row["round"]: row for row in read_jsonl(folder / layout.ROUNDS)}
         # Rows of a round without its row in rounds.jsonl were written just before a kill. The round will be repeated.
         for name in (layout.PROBLEMS, layout.REJECTED):
             truncate_jsonl(folder / name, lambda row: row["round"] in self.rounds)
@@ -233,14 +221,6 @@ class _Tree:
         for name, problems in writer.held_out.items():
             for problem in problems:
                 self._held_out.add(self._keys(problem), name)
-
-    def level(self, depth: int) -> dict[str, list[Problem]]:
-        """The problems at a depth by the id of their root; depth 0 are the roots themselves."""
-        level: dict[str, list[Problem]] = defaultdict(list)
-        for problem in (*self.roots, *self.variants):
-            if problem.depth == depth:
-                level[problem.root_id].append(problem)
-        return level
 
     def kept_per_request(self, depth: int) -> float:
         """The mean number of variants kept per request at a depth; before the first request, `per_prompt`."""
@@ -264,25 +244,22 @@ class _Tree:
         path = self._folder / layout.REPLIES
         # Parts that were finished before a kill. Only their replies are stored; judging them again costs little.
         finished = [row for row in read_jsonl(path) if row["round"] == number]
-        kept: list[Problem] = []
-        rejected: list[dict[str, Any]] = []
-        n_tokens = 0
+        replies: list[Completion] = []
         for place, part in enumerate(parts):
             seed = rng.getrandbits(32)  # drawn for finished parts too, so that later parts get the same seeds
             if place < len(finished):
-                replies = [Completion(**row) for row in finished[place]["replies"]]
-                self._judge_replies(number, part, replies, kept, rejected)
-            else:
-                with deadline.piece("variants", max(1, len(part))):
-                    sampling_started = time.monotonic()
-                    replies = self._sample(part, seed)
-                    # The last part needs no row: the rows of the whole round follow at once.
-                    if place < len(parts) - 1:
-                        seconds = time.monotonic() - sampling_started
-                        rows = [asdict(reply) for reply in replies]
-                        append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
-                    self._judge_replies(number, part, replies, kept, rejected)
-            n_tokens += sum(reply.n_tokens for reply in replies)
+                replies += [Completion(**row) for row in finished[place]["replies"]]
+                continue
+            with deadline.piece("variants", max(1, len(part))):
+                sampling_started = time.monotonic()
+                new = self._sample(part, seed)
+                # The last part needs no row: the rows of the whole round follow at once.
+                if place < len(parts) - 1:
+                    seconds = time.monotonic() - sampling_started
+                    rows = [asdict(reply) for reply in new]
+                    append_jsonl(path, [{"round": number, "replies": rows, "seconds": seconds}])
+            replies += new
+        kept, rejected = self._judge_replies(number, requests, replies)
         self.variants += kept
         # The order matters: the row in rounds.jsonl comes last and makes the rows before it count. A kill before it
         # costs the last part of the round; one after it, before the unlink, leaves replies that no round asks for.
@@ -293,7 +270,7 @@ class _Tree:
             "depth": depth,
             "requests": len(requests),
             "kept": len(kept),
-            "n_tokens": n_tokens,
+            "n_tokens": sum(reply.n_tokens for reply in replies),
             "seconds": time.monotonic() - started + sum(row["seconds"] for row in finished),
         }
         append_jsonl(self._folder / layout.ROUNDS, [self.rounds[number]])
@@ -310,14 +287,11 @@ class _Tree:
         return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
 
     def _judge_replies(
-        self,
-        number: int,
-        requests: Sequence[_Prompted],
-        replies: Sequence[Completion],
-        kept: list[Problem],
-        rejected: list[dict[str, Any]],
-    ) -> None:
-        """Parse the replies; append each variant to `kept`, or a row with the reason to `rejected`."""
+        self, number: int, requests: Sequence[_Prompted], replies: Sequence[Completion]
+    ) -> tuple[list[Problem], list[dict[str, Any]]]:
+        """Parse the replies; return the new variants, and a row with the reason for each rejected one."""
+        kept: list[Problem] = []
+        rejected: list[dict[str, Any]] = []
         for (parent, request, _), reply in zip(requests, replies, strict=True):
             # A reply may bring several variants, or none, whatever the prompt asked for.
             for parsed in self._writer.task.parse_variants(reply.text, parent, request):
@@ -327,6 +301,7 @@ class _Tree:
                 else:
                     place = {"parent_id": parent.id, "depth": parent.depth + 1}
                     rejected.append({"round": number, **asdict(judged), **place})
+        return kept, rejected
 
     def _draw_requests(self, wishes: Sequence[_Wish], rng: Random) -> list[_Prompted]:
         """Draw suggestions, persona and temperature for each wish."""
@@ -338,8 +313,7 @@ class _Tree:
         for number, (parent, effect) in enumerate(wishes, start=n_before):
             # Requests 0-3 have the first persona at the four temperatures, requests 4-7 the second, and so on.
             turn, step = divmod(number, N_TEMPERATURES)
-            n_suggestions = min(len(library.of(effect)), rng.randint(*settings.suggestions))
-            suggestions = tuple(rng.sample(library.of(effect), n_suggestions))
+            suggestions = tuple(rng.sample(library.of(effect), rng.randint(*settings.suggestions)))
             persona = settings.personas[turn % len(settings.personas)]
             request = VariantRequest(effect, persona, suggestions, settings.per_prompt)
             prompted.append(_Prompted(parent, request, lowest + (highest - lowest) * step / (N_TEMPERATURES - 1)))
@@ -364,11 +338,14 @@ class _Tree:
 
 def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list[_Wish]:
     """The wishes that should bring every root to its quota of variants, given the yield of requests so far."""
-    parents = tree.level(depth - 1)
+    parents: dict[str, list[Problem]] = defaultdict(list)  # by the id of their root
+    for problem in (*tree.roots, *tree.variants):
+        if problem.depth == depth - 1:
+            parents[problem.root_id].append(problem)
     sizes = Counter(variant.root_id for variant in tree.variants)
     per_request = tree.kept_per_request(depth)
     return [
-        (rng.choice(parents[root.id]), "easier" if rng.random() < mix.easier else "equivalent")
+        (rng.choice(parents[root.id]), _draw_effect(mix, rng))
         for root in tree.roots
         if parents[root.id]  # a root without variants at the level above has no parents here
         # 10 missing, and every second request brings one -> 20 requests. Negative if the root has enough: none.
@@ -376,5 +353,5 @@ def _missing(tree: _Tree, depth: int, quota: int, mix: Mix, rng: Random) -> list
     ]
 
 
-def _problem(row: Mapping[str, Any]) -> Problem:
-    return Problem.from_row({key: value for key, value in row.items() if key != "round"})
+def _draw_effect(mix: Mix, rng: Random) -> Effect:
+    return "easier" if rng.random() < mix.easier else "equivalent"

@@ -14,7 +14,7 @@ from ladder_lite.evaluate.scores import pass_rates
 from ladder_lite.problems import held_out_problems
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
-from ladder_lite.variants import Writer, count, grow, transformations
+from ladder_lite.variants import Writer, grow, summarize_tree, transformations
 from ladder_lite.variants.tree_view import draw_tree
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -52,7 +52,7 @@ def main(
             with live.progress("answers", None):
                 rates = pass_rates(Sampler(task, backend, settings.eval, settings.seed).sample([root, *tree], tries))
         live.print(draw_tree(live, task.statement, [root, *tree], rates))
-        counts = count(folder)
+        counts = summarize_tree(folder)
     # Tokens are what variants cost, so this is the number to compare models and settings by.
     per_1000 = 1000 * counts["kept"] / max(1, counts["tokens"])
     reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in sorted(counts["reasons"].items()))

@@ -479,7 +479,8 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_predicted_needs_are_those_of_the_smallest_batches() -> None:
-    from ladder_lite.models.memory import Setup, read_shape, total, train_parts
+    from ladder_lite.models.memory import Setup, total, train_parts
+    from ladder_lite.models.shape import read_shape
 
     recipe = load_recipe("llama3b", ["model.backend=transformers"])
     needs = predict(recipe)

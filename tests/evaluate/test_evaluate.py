@@ -235,19 +235,19 @@ def test_running_out_of_time_keeps_finished_chunks(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, loaded: Backend) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, module_backend: Backend) -> Path:
     """A run with two adapters: a fresh one, which changes nothing, and one with random weights."""
     import torch
 
     path = tmp_path_factory.mktemp("runs") / "tiny-s0"
     path.mkdir()
     (path / "recipe.resolved.yaml").write_text(dump_recipe(load_recipe("tiny")))
-    fresh = loaded.snapshot()
-    loaded.save(path / "conditions/rl_without_variants/train/adapter")
+    fresh = module_backend.snapshot()
+    module_backend.save(path / "conditions/rl_without_variants/train/adapter")
     torch.manual_seed(0)
-    loaded.restore({name: weight + 0.5 * torch.randn_like(weight) for name, weight in fresh.items()})
-    loaded.save(path / "conditions/ladder/train/adapter")
-    loaded.restore(fresh)
+    module_backend.restore({name: weight + 0.5 * torch.randn_like(weight) for name, weight in fresh.items()})
+    module_backend.save(path / "conditions/ladder/train/adapter")
+    module_backend.restore(fresh)
     return path
 
 
@@ -346,7 +346,7 @@ BROKEN = [
     ("{run} --problems {easy} --out {easy}", "easy.jsonl: not a folder; name another --out"),
     ("{run}/variants --problems {easy}", "variants: not a run folder (no recipe.resolved.yaml)"),
     ("{run} --problems tiniy", 'unknown problem set "tiniy"; did you mean tiny?'),
-    ("{run} --problems {easy}.jsonl", "no such problem set"),
+    ("{run} --problems {easy}.jsonl", "cannot read this problem set"),
     ("{run} --problems {bad}", "bad.jsonl:2: the integrand cannot be read"),
     ("{run}", "Missing option '--problems'"),
 ]

@@ -21,8 +21,8 @@ from ladder_lite.models.loading import choose_dtype
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo
 from ladder_lite.train.state import Training
-from tests.support.lessons import shaken
 from tests.support.problems import problem
+from tests.support.ttrl_runs import perturbed
 
 RECIPE = load_recipe(
     "tiny",
@@ -85,7 +85,7 @@ def refused() -> Iterator[None]:
 
 @TRAINED
 def test_a_correct_engine_passes_and_nothing_is_changed(backend: Backend, trained: bool) -> None:
-    start = shaken(backend) if trained else backend.snapshot()
+    start = perturbed(backend) if trained else backend.snapshot()
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -170,7 +170,7 @@ def test_a_deep_model_passes_although_it_amplifies_rounding_errors(
 def test_an_engine_without_the_adapter(
     backend: Backend, with_engine: Callable[..., None], tmp_path: Path, trained: bool
 ) -> None:
-    start = shaken(backend) if trained else backend.snapshot()
+    start = perturbed(backend) if trained else backend.snapshot()
 
     def without_adapter(real: Engine) -> Engine:
         def roll_out(prompts: list[Any], sampling: Sampling) -> list[Rollout]:
@@ -191,7 +191,7 @@ def test_an_engine_with_an_old_copy_of_the_adapter(
     backend: Backend, with_engine: Callable[..., None], tmp_path: Path, trained: bool
 ) -> None:
     if trained:
-        shaken(backend)
+        perturbed(backend)
     with_engine(stuck_at(backend, backend.snapshot()))
     with refused():
         train(backend, tmp_path)

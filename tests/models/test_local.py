@@ -134,7 +134,7 @@ def test_ttrl_changes_no_weight(backend: Backend, tmp_path: Path) -> None:
     with Live() as live:
         library = open_library(recipe.variants, tmp_path)
         writer = Writer(task, backend, recipe.variants, library, {"tiny": tests}, recipe.seed)
-        outcome = ttrl.learn(writer, tests[0], recipe, tmp_path, live)
+        outcome = ttrl.train_on_problem(writer, tests[0], recipe, tmp_path, live)
     assert outcome.steps >= 1
     assert outcome.problem_id == tests[0].id
     assert (tmp_path / "train" / "metrics.jsonl").exists()
@@ -157,7 +157,7 @@ def test_a_model_is_loaded_for_the_longest_reply_of_any_condition(change: str, t
     assert _longest_reply(load_recipe("tiny", [change])) == tokens
 
 
-# --- folding the adapter into the weights
+# --- merging the adapter into the weights
 
 
 def _first_layer(backend: Backend) -> Any:
@@ -177,15 +177,15 @@ def _when_sampling(backend: Backend, monkeypatch: pytest.MonkeyPatch, hook: Call
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_folding_puts_the_original_tensors_back(backend: Backend, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+def test_merging_puts_the_original_tensors_back(backend: Backend, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     _disturb(backend)
     model, _ = backend.trainable()
     before = {name: (weight.data_ptr(), weight.detach().clone()) for name, weight in model.named_parameters()}
     base = _first_layer(backend).get_base_layer().weight
-    folded = []
+    is_merged = []
 
     def record() -> None:
-        folded.append(not base.detach().equal(before[name][1]))
+        is_merged.append(not base.detach().equal(before[name][1]))
         if fails:
             raise KeyboardInterrupt
 
@@ -196,33 +196,33 @@ def test_folding_puts_the_original_tensors_back(backend: Backend, monkeypatch: p
             backend.sample([_ask("x")], 1, SAMPLING)
     else:
         backend.sample([_ask("x")], 1, SAMPLING)
-    assert folded == [True]
+    assert is_merged == [True]
     for name, weight in model.named_parameters():
         assert weight.data_ptr() == before[name][0]
         assert weight.equal(before[name][1])
     assert not _first_layer(backend).merged
 
 
-def test_a_folded_model_has_the_same_output(backend: Backend) -> None:
+def test_a_merged_model_has_the_same_output(backend: Backend) -> None:
     import torch
 
-    from ladder_lite.models.adapter import folded
+    from ladder_lite.models.adapter import merged
 
     _disturb(backend)
     model, tokenizer = backend.trainable()
     ids = tokenizer("<answer>x**2+sin(3*x)</answer>", return_tensors="pt").input_ids
     with torch.no_grad():
         plain = model(input_ids=ids).logits
-        with folded(model):
-            merged = model(input_ids=ids).logits
+        with merged(model):
+            with_merge = model(input_ids=ids).logits
         with model.disable_adapter():
             base = model(input_ids=ids).logits
-    assert torch.allclose(merged, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    assert torch.allclose(with_merge, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
     assert not torch.allclose(base, plain, rtol=1e-1, atol=1e-1 * float(plain.abs().max()))
 
 
 @pytest.mark.parametrize("change", ["model.load_in_4bit=true", "model.dtype=bfloat16", "model.lora.use_dora=true"])
-def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_plain_adapters_on_float32_are_merged(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(load_recipe("tiny", [change]))
     merged = []
     _when_sampling(backend, monkeypatch, lambda: merged.append(_first_layer(backend).merged))
@@ -230,20 +230,20 @@ def test_only_plain_adapters_on_float32_are_folded(change: str, monkeypatch: pyt
     assert merged == [False]
 
 
-def test_weights_that_are_shared_or_do_not_fit_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_shared_or_do_not_fit_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    from ladder_lite.models.adapter import _foldable
+    from ladder_lite.models.adapter import _mergeable
 
     backend = load_backend(load_recipe("tiny", ['model.lora.target_modules=["lm_head","q_proj"]']))
     model, _ = backend.trainable()  # its head shares the weight of the embedding
     n_layers = model.config.num_hidden_layers
-    assert len(_foldable(model)) == n_layers
+    assert len(_mergeable(model)) == n_layers
     size = 4 * model.config.hidden_size**2 * n_layers
-    for times, folds in ((8.1, True), (7.9, False)):  # copies may take an eighth of the memory
+    for times, merges in ((8.1, True), (7.9, False)):  # copies may take an eighth of the memory
         memory = SimpleNamespace(total=int(times * size), available=0)
         monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
-        assert bool(_foldable(model)) == folds
+        assert bool(_mergeable(model)) == merges
 
 
 @pytest.mark.parametrize(("engine", "at_once"), [("lean", 70), ("generate", 32)])
@@ -369,18 +369,17 @@ def test_a_model_that_attends_to_padding_is_an_error(generating: Backend, monkey
     """As models do that ignore the attention mask."""
     import torch
 
-    engine = generating._engine
-    pad = engine._pad
-    engine.check_padding(torch.float32)
+    _, tokenizer = generating.trainable()
+    pad = type(tokenizer).pad
 
-    def pad_without_mask(prompts: Any) -> Any:
-        inputs = pad(prompts)
+    def pad_without_mask(self: Any, *args: Any, **named: Any) -> Any:
+        inputs = pad(self, *args, **named)
         inputs["attention_mask"] = torch.ones_like(inputs.input_ids)
         return inputs
 
-    monkeypatch.setattr(engine, "_pad", pad_without_mask)
-    with pytest.raises(UserError, match=r"next token depends on padding \(logits move by \d+\.\d%\)"):
-        engine.check_padding(torch.float32)
+    monkeypatch.setattr(type(tokenizer), "pad", pad_without_mask)
+    with pytest.raises(UserError, match=r"model\.id: its replies .* probabilities"):
+        generating.open_engine("generate")
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])
@@ -524,6 +523,7 @@ def test_a_token_id_that_the_tokenizer_lacks_does_not_end_a_reply(bytes_tokenize
 def _with_tokenizer(backend: Backend, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Any:
     monkeypatch.setattr(backend, "_tokenizer", tokenizer)
     monkeypatch.setattr(backend, "_end_ids", frozenset({tokenizer.eos_token_id}))
+    monkeypatch.setattr(backend, "_special_ids", frozenset({tokenizer.eos_token_id, tokenizer.pad_token_id}))
     return lambda prompt, ids, stop: backend._rollout(prompt, Reply(0, ids, None), stop)
 
 

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from ladder_lite.config.load import list_recipes, load_recipe
-from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, read_shape, total
+from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, total
+from ladder_lite.models.shape import read_shape
 from ladder_lite.recipe.dry_run import predict, render
 
 # Blocks the network and reports which of the heavy libraries were imported.

@@ -156,10 +156,10 @@ def step_of_package(backend: Backend, policy: Any, folder: Path, monkeypatch: py
 
 
 @pytest.fixture(scope="module")
-def expected(loaded: Backend, policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Step:
+def expected(module_backend: Backend, policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Step:
     """The package's step."""
     with pytest.MonkeyPatch.context() as patch:
-        return step_of_package(loaded, policy, tmp_path_factory.mktemp("training"), patch)
+        return step_of_package(module_backend, policy, tmp_path_factory.mktemp("training"), patch)
 
 
 def differences(found: Step, expected: Step) -> set[str]:

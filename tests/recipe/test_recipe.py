@@ -59,7 +59,7 @@ def test_torch_is_not_imported_before_it_is_needed(arguments: list[str]) -> None
         (["tiny", "--only", "laddder"], ["laddder", "did you mean ladder", "rl_without_variants", "ladder_10"]),
         (["tiny", "--redo", "conditions/ladder/trian"], ["no such stage", "did you mean conditions/ladder/train"]),
         (["tiny", "model.id=/no/such/folder", "--only", "base"], ["/no/such/folder", "cannot load", "embedded"]),
-        (["tiny", "task.test=missing.jsonl", "--only", "base"], ["missing.jsonl", "no such problem set"]),
+        (["tiny", "task.test=missing.jsonl", "--only", "base"], ["missing.jsonl", "cannot read this problem set"]),
         (["tiny", "--frob"], ["--frob"]),
     ],
 )

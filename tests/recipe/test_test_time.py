@@ -77,13 +77,13 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The tokens that the scripted TTRL takes for each problem, by id; 10 unless a test sets them."""
     tokens: dict[str, int] = {}
 
-    def learn(_writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live) -> ttrl.Outcome:
+    def train_on_problem(_writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live) -> ttrl.Outcome:
         for place in ("eval", "eval/greedy"):
             append_jsonl(folder / place / "attempts.jsonl", [attempt(problem, RIGHT, "tuned")])
         n_tokens = tokens.get(problem.id, 10)
         return ttrl.Outcome(problem.id, True, 3, 3, 1.5, "x", n_tokens, 4, "solved", "x", 1.0, True)
 
-    monkeypatch.setattr(ttrl, "learn", learn)
+    monkeypatch.setattr(ttrl, "train_on_problem", train_on_problem)
     return tokens
 
 

@@ -26,8 +26,8 @@ from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
 from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script
-from tests.support.lessons import same
 from tests.support.terminal import HOSTILE, a_console
+from tests.support.ttrl_runs import same
 
 KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 
@@ -328,11 +328,11 @@ def test_an_interruption_leaves_no_trace(
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
-def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
-    """A stand-in for `ttrl.learn`: a tree of two levels, then a step whose rollouts and tries are these texts."""
+def scripted_ttrl(texts: Sequence[str], solved: bool) -> Callable[..., None]:
+    """A stand-in for `ttrl.train_on_problem`: a tree of two levels, then a step with these texts."""
     from ladder_lite.train.grpo import Step
 
-    def learn(_writer: Any, problem: Problem, *_: Any, observer: ttrl.Observer) -> None:
+    def train_on_problem(_writer: Any, problem: Problem, *_: Any, observer: ttrl.Observer) -> None:
         def data(integrand: str) -> dict[str, str | None]:
             return {"integrand": integrand, "variable": "x", "lower": None, "upper": None}
 
@@ -349,13 +349,13 @@ def scripted_lesson(texts: Sequence[str], solved: bool) -> Callable[..., None]:
             )
         observer.step(Step(1, 0.25, 0.5, 9, 1.0, 0.0, 0.0, 0.0, None, None), rollouts, tries)
 
-    return learn
+    return train_on_problem
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_hostile_completions_are_shown_safely(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     texts = [*HOSTILE.values(), "<script>alert(1)</script>", "<answer>" + "x+" * 500_000 + "</answer>"]
-    monkeypatch.setattr(ttrl, "learn", scripted_lesson(texts, solved=False))
+    monkeypatch.setattr(ttrl, "train_on_problem", scripted_ttrl(texts, solved=False))
     console, data = a_console(terminal=terminal)
     replies = iter(texts)
     with Live(console) as live:
@@ -370,7 +370,7 @@ def test_hostile_completions_are_shown_safely(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_a_terminal_shows_the_part_of_the_tree_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ttrl, "learn", scripted_lesson(["a"] * 7, solved=True))
+    monkeypatch.setattr(ttrl, "train_on_problem", scripted_ttrl(["a"] * 7, solved=True))
     console, data = a_console(terminal=True)
     panels: list[Any] = []
     with Live(console) as live:
@@ -393,7 +393,7 @@ def test_a_terminal_shows_the_part_of_the_tree_that_fits(monkeypatch: pytest.Mon
 def test_no_readable_variant_is_reported(
     monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(ttrl, "learn", lambda *_, observer: observer.tree([]))
+    monkeypatch.setattr(ttrl, "train_on_problem", lambda *_, observer: observer.tree([]))
     code, out, _ = run_cli(wrong, "x**2", "--ttrl", "--samples", "1")
     assert code == 1
     assert "no readable variant" in out

@@ -101,7 +101,7 @@ def test_every_tree_gets_its_quota_at_every_depth(tmp_path: Path, per_root: int,
         parent = by_id[variant.parent_id or ""]
         assert (parent.root_id, parent.depth) == (variant.root_id, variant.depth - 1)
         assert str(variant.data["integrand"]).startswith(f"{parent.data['integrand']}*(")  # the reply to its prompt
-    assert variants.count(tmp_path)["by_depth"] == {str(level): 3 * n for level, n in expected.items() if n}
+    assert variants.summarize_tree(tmp_path)["by_depth"] == {str(level): 3 * n for level, n in expected.items() if n}
 
 
 def test_fewer_requests_are_made_if_a_reply_has_several_variants(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_variant_is_rejected_with_its_reason(tmp_path: Path, reply: str, kept:
     assert {row["depth"] for row in rejected} == {1}
     written = re.sub(r"\bt\b", "x", reply)  # the variable t is renamed to x
     assert all(row["text"] in reply or row["text"] in written for row in about_root)
-    counted = variants.count(tmp_path)
+    counted = variants.summarize_tree(tmp_path)
     n_duplicates = sum(row["reason"] == "duplicate" for row in rejected)
     assert counted["reasons"] == Counter(row["reason"] for row in rejected)
     assert (counted["kept"], counted["duplicates"]) == (len(kept), n_duplicates)
@@ -351,7 +351,10 @@ def test_a_long_round_is_sampled_in_parts(tmp_path: Path) -> None:
     assert [len(call.prompts) for call in backend.asked if call.prompts] == [4, 4, 1, 4, 4, 1]
     assert len({call.sampling.seed for call in backend.asked}) == len(backend.asked)
     assert not (tmp_path / "replies.jsonl").exists()
-    assert sum(row["n_tokens"] for row in read_jsonl(tmp_path / "rounds.jsonl")) == variants.count(tmp_path)["tokens"]
+    assert (
+        sum(row["n_tokens"] for row in read_jsonl(tmp_path / "rounds.jsonl"))
+        == variants.summarize_tree(tmp_path)["tokens"]
+    )
 
 
 @pytest.mark.usefixtures("_small_parts")

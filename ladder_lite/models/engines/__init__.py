@@ -5,15 +5,21 @@ CPU. `generate` works for every model.
 `vllm` comes with Unsloth. Import an engine's module only when it is used: each imports torch and a library.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.errors import UserError
+from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines.engine import Engine, Reply, Request
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Engine", "Reply", "Request", "open_engine"]
+    from ladder_lite.models.engines.stopping import Stopping
+
+__all__ = ["Engine", "Reply", "Request", "engine_error", "open_engine"]
+
+_WRONG_REPLIES = "its replies do not have the model's own probabilities"
 
 
 def open_engine(
@@ -27,23 +33,45 @@ def open_engine(
         from ladder_lite.models.engines.vllm import VllmEngine
 
         return VllmEngine(model)
-    if choice != "generate":
-        from ladder_lite.models.engines.lean import LeanEngine, obstacle
-        from ladder_lite.models.engines.stopping import Stopping
-        from ladder_lite.models.guard import TOLERANCE
+    from ladder_lite.models.engines.generate import GenerateEngine
+    from ladder_lite.models.engines.lean import LeanEngine, obstacle
+    from ladder_lite.models.engines.stopping import Stopping
+    from ladder_lite.models.guard import TOLERANCE
 
+    # Two prompts of different lengths, so that one of them is padded.
+    prompts = [tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
+
+    def is_right(engine: Engine) -> bool:
+        return engine_error(engine, model, prompts, Stopping(tokenizer, end_ids, ())) <= TOLERANCE[dtype]
+
+    if choice != "generate":
         lean = LeanEngine(model.get_base_model())
         why_not = "it does not use Unsloth's kernels" if loader == "unsloth" else obstacle(model.get_base_model())
-        if why_not is None:
-            # Two prompts of different lengths. Models with an unknown kind of attention show here.
-            prompts = [tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
-            if lean.error(prompts, Stopping(tokenizer, end_ids, ())) <= TOLERANCE[dtype]:
-                return lean
-            why_not = "its replies do not have the model's own probabilities"
+        if why_not is None and is_right(lean):
+            return lean
         if choice == "lean":
-            raise UserError(f"model.engine lean: {why_not}; set model.engine=generate")
-    from ladder_lite.models.engines.generate import GenerateEngine
-
+            raise UserError(f"model.engine lean: {why_not or _WRONG_REPLIES}; set model.engine=generate")
     engine = GenerateEngine(model, tokenizer, end_ids)
-    engine.check_padding(dtype)
+    if not is_right(engine):
+        raise UserError(f"model.id: {_WRONG_REPLIES}; try another version of transformers or unsloth")
     return engine
+
+
+def engine_error(engine: Engine, model: Any, prompts: Sequence[Sequence[int]], stopping: "Stopping") -> float:
+    """Return the KL divergence of an engine's short replies from forward passes of the model, in nats per token.
+
+    It shows padding that changes the next token, and an unknown kind of attention; neither would raise an error.
+    """
+    import torch
+
+    from ladder_lite.models.guard import divergence
+
+    requests = [Request(number, prompt, 1.0) for number, prompt in enumerate([*prompts] * 4)]
+    sampled, expected = [], []
+    for reply in engine.sample(requests, Sampling(1.0, 1.0, 4, 8, 0, logprobs=True), stopping, len(requests)):
+        # A prompt with its reply, alone and without padding.
+        tokens = torch.tensor([[*requests[reply.id].prompt, *reply.tokens]], device=model.device)
+        logits = model(input_ids=tokens, use_cache=False).logits[0, -len(reply.tokens) - 1 : -1].float()
+        expected.append(logits.log_softmax(-1).gather(-1, tokens[0, -len(reply.tokens) :, None])[:, 0].cpu())
+        sampled.append(torch.tensor(reply.logprobs))
+    return divergence(torch.cat(sampled), torch.cat(expected))

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from ladder_lite.errors import UserError
 from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines.engine import Reply, Request
 from ladder_lite.models.engines.stopping import Stopping
-
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far padding may move a prompt's logits, as a share of the largest one: the rounding errors of each dtype."""
 
 
 class GenerateEngine:
@@ -40,7 +36,9 @@ class GenerateEngine:
                 yield from self._sample_batch(waiting[start : start + at_once], sampling, stopping)
 
     def _sample_batch(self, batch: Sequence[Request], sampling: Sampling, stopping: Stopping) -> Iterator[Reply]:
-        inputs = self._pad([request.prompt for request in batch])  # input_ids and attention_mask (batch, prompt)
+        # Pass the side on each call, because TRL's trainers change the tokenizer's own to the right.
+        prompts = {"input_ids": [list(request.prompt) for request in batch]}
+        inputs = self._tokenizer.pad(prompts, padding_side="left", return_tensors="pt").to(self._model.device)
         length = inputs.input_ids.shape[1]
         temperatures = torch.tensor([request.temperature for request in batch], device=self._model.device)[:, None]
         greedy = not temperatures.any()
@@ -70,39 +68,6 @@ class GenerateEngine:
             logprobs = logits.log_softmax(-1).gather(-1, replies[..., None]).squeeze(-1).tolist()
         for request, tokens, own in zip(batch, replies.tolist(), logprobs, strict=True):
             yield Reply(request.id, tokens, own)
-
-    def check_padding(self, dtype: torch.dtype) -> None:
-        """Raise UserError if padding changes the next token: all batches would be wrong without any error."""
-        # Two prompts of different lengths: as one padded batch, and one by one without padding.
-        prompts = [self._tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
-        together = self._next_logits(prompts)  # (2, vocabulary)
-        alone = torch.cat([self._next_logits([prompt]) for prompt in prompts])
-        error = float((together - alone).abs().max() / alone.abs().max())
-        if not error <= _TOLERANCE[dtype]:
-            raise UserError(
-                f"model.id: this model's next token depends on padding (logits move by {error:.1%}); "
-                "try another version of transformers or unsloth"
-            )
-
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> Any:
-        # Pass the side on each call, because TRL's trainers change the tokenizer's own to the right.
-        rows = {"input_ids": [list(prompt) for prompt in prompts]}
-        return self._tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(self._model.device)
-
-    def _next_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the logits of the first generated token, shape (prompts, vocabulary), in float32."""
-        with torch.no_grad():
-            output = self._model.generate(
-                **self._pad(prompts),
-                max_new_tokens=1,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        # `generate`, not a forward pass: what is checked is the way in which replies are sampled.
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
 
 
 class _Temperatures(transformers.LogitsProcessor):  # type: ignore[misc]

@@ -50,20 +50,6 @@ class LeanEngine:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def error(self, prompts: Sequence[Sequence[int]], stopping: Stopping) -> float:
-        """Return the KL divergence of short replies to these prompts from the model's own forward passes, per token."""
-        requests = [Request(number, prompt, 1.0) for number, prompt in enumerate([*prompts] * 4)]
-        sampling = Sampling(1.0, 1.0, 4, len(requests), 0, logprobs=True)
-        log_ratios = []
-        with torch.no_grad():
-            for reply in self.sample(requests, sampling, stopping, len(requests)):
-                tokens = torch.tensor([[*requests[reply.id].prompt, *reply.tokens]], device=self._model.device)
-                logits = self._model(input_ids=tokens).logits[0, -len(reply.tokens) - 1 : -1].float()
-                expected = logits.log_softmax(-1).gather(-1, tokens[0, -len(reply.tokens) :, None])[:, 0].cpu()
-                log_ratios.append(expected - torch.tensor(reply.logprobs))
-        log_ratio = torch.cat(log_ratios)
-        return float((log_ratio.exp() - 1 - log_ratio).mean())  # GRPO's estimator, as in the rollout guard
-
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, at_once: int
     ) -> Iterator[Reply]:
@@ -86,26 +72,36 @@ class _Active(NamedTuple):
 class _Batch:
     """The replies under way, one in each busy slot, and the requests that wait."""
 
-    _tokens: torch.Tensor  # (slots,), the token that each slot feeds to the model next
-    _lengths: torch.Tensor  # (slots,), how many tokens it has fed so far
-    _starts: torch.Tensor  # (slots,), the position of the first token that it fed, the last one of its prompt
-    _temperatures: torch.Tensor  # (slots, 1)
-    _draws: torch.Tensor  # (slots, max_new_tokens), uniform random numbers
-
     def __init__(
         self, model: Any, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, n_slots: int
     ) -> None:
         self._model, self._sampling, self._stopping = model, sampling, stopping
         # Samples of one prompt follow one another, so that few prompts are in use at a time. Short prompts come first.
-        waiting = [(len(request.prompt), tuple(request.prompt), request.id, request) for request in requests]
-        self._waiting = deque(sorted(waiting))
-        prompts = {prompt for _, prompt, _, _ in waiting}
+        prompts = {tuple(request.prompt) for request in requests}
+        self._waiting = deque(sorted(requests, key=lambda each: (len(each.prompt), tuple(each.prompt), each.id)))
         self._busy: list[_Active | None] = [None] * min(n_slots, len(requests))
         n_places = min(len(prompts), len(self._busy))
-        longest = max(map(len, prompts), default=1) - 1
+        longest = max(map(len, prompts)) - 1
         self._slots = _Slots(model.device, (len(self._busy), sampling.max_new_tokens), (n_places, longest))
         self._place: dict[tuple[int, ...], int] = {}  # where the keys and values of a prompt are
         self._prefix = self._read_common_prefix(prompts)
+
+    def _arrange(self) -> None:
+        """Build the tensors of a step, after slots have got other requests or have been dropped."""
+        device, idle = self._slots.device, next(active for active in self._busy if active is not None)
+        slots = [active or idle._replace(tokens=[]) for active in self._busy]  # an idle slot repeats another request
+
+        def column(values: list[Any]) -> torch.Tensor:
+            return torch.tensor(values, device=device)
+
+        # (slots,): the token that each slot feeds to the model next, how many tokens it has fed so far, and the
+        # position of the first token that it fed, the last one of its prompt.
+        self._tokens = column([(active.tokens or active.prompt)[-1] for active in slots])
+        self._lengths = column([len(active.tokens) for active in slots])
+        self._starts = column([len(active.prompt) - 1 for active in slots])
+        self._temperatures = column([active.request.temperature for active in slots])[:, None]  # (slots, 1)
+        self._draws = torch.stack([active.draws for active in slots]).to(device)  # (slots, max_new_tokens)
+        self._slots.arrange(column([self._place[active.prompt] for active in slots]))
 
     def fill(self) -> bool:
         """Give free slots to waiting requests, or drop slots if none wait. Return whether any slot is busy."""
@@ -113,7 +109,7 @@ class _Batch:
         if self._waiting and n_busy < len(self._busy):
             for slot, active in enumerate(self._busy):
                 if active is None and self._waiting:
-                    self._busy[slot] = self._start(self._waiting.popleft()[-1])
+                    self._busy[slot] = self._start(self._waiting.popleft())
             self._arrange()
         elif 0 < n_busy <= _SHRINK_AT * len(self._busy):
             kept = [slot for slot, active in enumerate(self._busy) if active is not None]
@@ -149,21 +145,6 @@ class _Batch:
         # Idle slots go on computing until the batch shrinks. They must not write beyond their buffers.
         self._lengths.clamp_(max=sampling.max_new_tokens - 1)
 
-    def _arrange(self) -> None:
-        """Build the tensors of a step, after slots have got other requests or have been dropped."""
-        device, idle = self._slots.device, next(active for active in self._busy if active is not None)
-        slots = [active or idle._replace(tokens=[]) for active in self._busy]  # an idle slot repeats another request
-
-        def column(values: list[Any]) -> torch.Tensor:
-            return torch.tensor(values, device=device)
-
-        self._tokens = column([(active.tokens or active.prompt)[-1] for active in slots])
-        self._lengths = column([len(active.tokens) for active in slots])
-        self._starts = column([len(active.prompt) - 1 for active in slots])
-        self._temperatures = column([active.request.temperature for active in slots])[:, None]
-        self._draws = torch.stack([active.draws for active in slots]).to(device)
-        self._slots.arrange(column([self._place[active.prompt] for active in slots]))
-
     def _start(self, request: Request) -> _Active:
         """Begin a reply; read its prompt unless an earlier request had the same one."""
         prompt = tuple(request.prompt)
@@ -180,7 +161,7 @@ class _Batch:
 
     def _read_common_prefix(self, prompts: set[tuple[int, ...]]) -> transformers.DynamicCache:
         # What the first and the last prompt in lexicographic order have in common, all prompts have.
-        first, last = min(prompts, default=()), max(prompts, default=())
+        first, last = min(prompts), max(prompts)
         length = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         shared = first[: min(length, *(len(prompt) - 1 for prompt in prompts))] if len(prompts) > 1 else ()
         return self._read(shared if len(shared) >= _SHORTEST_PREFIX else (), transformers.DynamicCache())

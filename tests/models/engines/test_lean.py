@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ladder_lite.models.backend import Sampling
-from ladder_lite.models.engines import Reply, Request, lean
+from ladder_lite.models.engines import Reply, Request, engine_error, lean
 from ladder_lite.models.engines.lean import LeanEngine, obstacle
 from ladder_lite.models.guard import TOLERANCE
 
@@ -60,6 +60,10 @@ def _requests(temperature: float | None = None, n: int = 3) -> list[Request]:
 def _sample(model: Any, requests: list[Request], slots: int, **changes: Any) -> list[Reply]:
     replies = LeanEngine(model).sample(requests, replace(SAMPLING, **changes), Stop(), slots)  # type: ignore[arg-type]
     return sorted(replies, key=lambda reply: reply.id)
+
+
+def lean_error(model: Any) -> float:
+    return engine_error(LeanEngine(model), model, PROMPTS[:4], Stop())  # type: ignore[arg-type]
 
 
 def _logits(model: Any, tokens: list[int]) -> torch.Tensor:
@@ -122,17 +126,17 @@ def test_scores_are_computed_in_32_bits(dtype: torch.dtype) -> None:
         for layer in model.base_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.bias.data.normal_(std=100)
-        error = LeanEngine(model.to(dtype)).error(PROMPTS[:4], Stop())  # type: ignore[arg-type]
+        error = lean_error(model.to(dtype))
     assert error < TOLERANCE[dtype]
 
 
 def test_the_error_shows_an_attention_of_another_kind(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert LeanEngine(model).error(PROMPTS[:4], Stop()) < 1e-6  # type: ignore[arg-type]
+    assert lean_error(model) < 1e-6
     attend = lean._Slots.attend
     monkeypatch.setattr(
         lean._Slots, "attend", lambda self, *args, **named: attend(self, *args, **named | {"scaling": 0.1})
     )
-    assert LeanEngine(model).error(PROMPTS[:4], Stop()) > 1e-3  # type: ignore[arg-type]
+    assert lean_error(model) > 1e-3
 
 
 def test_a_draw_that_rounds_up_to_one_chooses_a_token_that_exists() -> None:

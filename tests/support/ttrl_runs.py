@@ -31,11 +31,11 @@ HARD = TASK.read("x**2*exp(x)")  # the embedded model never answers it in these 
 EASY = TASK.read("cos(2*x)")
 
 
-def small(*overrides: str) -> Recipe:
+def small_recipe(*overrides: str) -> Recipe:
     return load_recipe("tiny", [*SMALL, *overrides])
 
 
-def learn(
+def run_ttrl(
     backend: Backend,
     folder: Path,
     recipe: Recipe,
@@ -46,7 +46,7 @@ def learn(
     library = open_library(recipe.variants, folder)
     writer = Writer(TASK, backend, recipe.variants, library, {}, recipe.seed, deadline)
     with Live() as live:
-        return ttrl.learn(writer, problem, recipe, folder, live, observer)
+        return ttrl.train_on_problem(writer, problem, recipe, folder, live, observer)
 
 
 def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def result_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: without_times(read_jsonl(folder / f"{name}.jsonl")) for name in names}
 
 
-class Tuned:
+class AdapterLog:
     """Records the backend's weights before each restore; the last ones are the adapter that answered the problem."""
 
     def __init__(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def same(one: Adapter, other: Adapter) -> bool:
     return one.keys() == other.keys() and all(weight.equal(other[name]) for name, weight in one.items())
 
 
-def shaken(backend: Backend) -> Adapter:
+def perturbed(backend: Backend) -> Adapter:
     """Change the backend's adapter slightly, as if LADDER had trained it, and return a copy of the new weights."""
     import torch
 
@@ -90,7 +90,7 @@ def shaken(backend: Backend) -> Adapter:
     return adapter
 
 
-class Notes:
+class Recorder:
     """An observer that records its calls."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Notes:
 
 
 @contextmanager
-def poisoned(backend: Backend, *steps: int) -> Iterator[None]:
+def nan_in_steps(backend: Backend, *steps: int) -> Iterator[None]:
     """Make hidden states NaN in the forward pass of these training steps, counted from 1, but not during sampling."""
     import torch
 
