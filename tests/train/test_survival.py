@@ -18,8 +18,8 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.train import divergence, grpo
 from ladder_lite.train.state import Step, Training
 from tests.support.fakes import Clock
-from tests.support.lessons import poisoned, without_times
 from tests.support.problems import TASK, problem
+from tests.support.ttrl_runs import nan_in_steps, without_times
 
 EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]
 BATCH = 16
@@ -85,10 +85,10 @@ def test_a_run_that_its_budget_stopped_resumes_to_the_same_numbers(backend: Back
 
 
 @pytest.fixture(scope="module")
-def undisturbed(loaded: Backend, tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
-    fresh = loaded.snapshot()
-    steps = train(loaded, tmp_path_factory.mktemp("undisturbed"))
-    loaded.restore(fresh)
+def undisturbed(module_backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
+    fresh = module_backend.snapshot()
+    steps = train(module_backend, tmp_path_factory.mktemp("undisturbed"))
+    module_backend.restore(fresh)
     return steps
 
 
@@ -98,7 +98,7 @@ def test_a_step_that_diverges_is_rolled_back_once(
 ) -> None:
     lines: list[str] = []
     bad = 4 if save_steps != 3 else 5
-    with poisoned(backend, bad):
+    with nan_in_steps(backend, bad):
         steps = train(backend, tmp_path, f"save_steps={save_steps}", lines=lines)
     (rollback,) = divergence.load(tmp_path)
     assert lines == [str(rollback)]
@@ -118,7 +118,7 @@ def test_a_step_that_diverges_is_rolled_back_once(
 
 def test_a_resumed_run_keeps_the_halved_rate(backend: Backend, tmp_path: Path) -> None:
     start = backend.snapshot()
-    with poisoned(backend, 3):
+    with nan_in_steps(backend, 3):
         whole = train(backend, tmp_path / "whole")
     backend.restore(start)
     rolled_back: list[str] = []
@@ -128,7 +128,7 @@ def test_a_resumed_run_keeps_the_halved_rate(backend: Backend, tmp_path: Path) -
             raise KeyboardInterrupt
         return False
 
-    with pytest.raises(KeyboardInterrupt), poisoned(backend, 3):
+    with pytest.raises(KeyboardInterrupt), nan_in_steps(backend, 3):
         train(backend, tmp_path / "cut", after_step=interrupt, lines=rolled_back)
     backend.restore(start)
     steps = train(backend, tmp_path / "cut")
@@ -154,7 +154,7 @@ def test_a_gradient_of_nan_is_rolled_back(backend: Backend, tmp_path: Path) -> N
 
 def test_a_second_divergence_is_an_error_and_keeps_the_good_steps(backend: Backend, tmp_path: Path) -> None:
     message = r"metrics\.jsonl: training diverged again at step 2 \(its loss is not finite\)"
-    with pytest.raises(UserError, match=message), poisoned(backend, 2, 4):
+    with pytest.raises(UserError, match=message), nan_in_steps(backend, 2, 4):
         train(backend, tmp_path)
     assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1]
     assert adapters(backend) == (["default"], "default")
