@@ -41,20 +41,20 @@ def load_recipe(
     and what is allowed there.
     """
     path = _find_recipe(name_or_path)
-    shown = _shown(path)
+    source = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"{shown}: no such recipe file; --list names the shipped recipes") from error
+        raise UserError(f"{source}: no such recipe file; --list names the shipped recipes") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown}: cannot read this recipe: {error}") from error
-    tree, places = read_yaml(text, shown)
+        raise UserError(f"{source}: cannot read this recipe: {error}") from error
+    tree, places = read_yaml(text, source)
     if not isinstance(tree, dict):
-        raise UserError(f"{shown}: a recipe is a mapping of settings, this file has none")
+        raise UserError(f"{source}: a recipe is a mapping of settings, this file has none")
     profiles = tree["profiles"] if isinstance(tree.get("profiles"), dict) else {}
     if profile is not None and profile not in profiles:
         known = f"it has {', '.join(profiles)}" if profiles else "it has none"
-        raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
+        raise UserError(f"{source}: no profile {profile}{nearest(profile, profiles)}; {known}")
     # Check all sections, applied or not: a mistake in `smoke` should not wait for the day someone uses it.
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
@@ -110,10 +110,6 @@ def _find_recipe(name_or_path: str) -> Path:
         hint = nearest(name_or_path, names) or "."
         raise UserError(f'unknown recipe "{name_or_path}"{hint} The known ones are {", ".join(names)}')
     return shipped("recipes") / f"{name_or_path}.yaml"
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _split_override(override: str) -> tuple[str, Any]:
@@ -180,9 +176,13 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
         return f"{place}: unknown setting {key}{new}"
     # Pydantic reports one error per member of a union; join their rules with "or".
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
-    given = json.dumps(value, ensure_ascii=False)
-    given = given if len(given) <= 60 else f"{given[:57]}..."
-    return f"{place}: {key} is {given}; {' or '.join(dict.fromkeys(rules))}"
+    return f"{place}: {key} is {shown(value)}; {' or '.join(dict.fromkeys(rules))}"
+
+
+def shown(value: object) -> str:
+    """The value of a setting in an error: JSON of at most 60 characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _place(places: Places, path: tuple[str, ...]) -> str:
