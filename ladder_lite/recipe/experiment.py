@@ -184,6 +184,7 @@ class Experiment:
             started = time.monotonic()
             with context.live.progress(f"evaluate {condition}", len(context.tests)) as bar:
                 sampled = context.sampler.evaluate(context.tests, stage.path, bar)
+            with context.live.progress(f"evaluate {condition}, greedy", len(context.tests)) as bar:
                 greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
             return context.summarize(sampled, greedy) | {"seconds": time.monotonic() - started}
 
