@@ -9,7 +9,7 @@ Unknown and missing settings are errors. Each error names the key, where it was 
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,10 +58,10 @@ def load_recipe(
     # Check all sections, applied or not: a mistake in `smoke` should not wait for the day someone uses it.
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check_with_ablations(*apply_changes(tree, places, changes))
+        _check_with_ablations(*_apply(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    tree, places = apply_changes(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
     return _check_with_ablations(tree, places)
 
 
@@ -119,9 +119,7 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def apply_changes(
-    tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
-) -> tuple[dict[str, Any], Places]:
+def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
     """Apply the changes (place, dotted key, value) to copies of the settings and their places, and return both."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:
@@ -147,9 +145,14 @@ def _check_with_ablations(tree: dict[str, Any], places: Places) -> Recipe:
     recipe = _check(tree, places)
     for name, changes in recipe.ablations.items():
         place = _place(places, ("ablations", name))
-        keys = [(place, key, value) for key, value in changes.items() if key != "share"]
-        _check(*apply_changes(recipe.model_dump(mode="json"), {(): place}, keys))
+        with_changes(recipe, {key: value for key, value in changes.items() if key != "share"}, place)
     return recipe
+
+
+def with_changes(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe with changes by dotted key. Raises UserError, which names `place`, for the first mistake."""
+    keys = [(place, key, value) for key, value in changes.items()]
+    return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys))
 
 
 def _check(tree: dict[str, Any], places: Places) -> Recipe:
