@@ -151,23 +151,20 @@ def _commit() -> str | None:
 
 
 def _hub(online: bool) -> dict[str, str]:
+    import httpx
+
     try:
-        from huggingface_hub import get_token
+        from huggingface_hub import HfApi, get_token
     except ImportError as error:
         return {"token": "unknown", "reachable": f"huggingface_hub cannot be imported ({error})"}
-    token = "present" if get_token() else "absent"
-    return {"token": token, "reachable": _ask_hub() if online else "connection not tested (use --online)"}
-
-
-def _ask_hub() -> str:
-    import httpx
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
-    except (httpx.HTTPError, OSError) as error:
-        return f"cannot be reached ({first_line(error)})"
-    return "can be reached"
+    reachable = "connection not tested (use --online)"
+    if online:
+        try:
+            HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
+            reachable = "can be reached"
+        except (httpx.HTTPError, OSError) as error:
+            reachable = f"cannot be reached ({first_line(error)})"
+    return {"token": "present" if get_token() else "absent", "reachable": reachable}
 
 
 def _environment() -> dict[str, str]:

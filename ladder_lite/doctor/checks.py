@@ -1,6 +1,6 @@
 """Checks before a run loads its model: problems that would stop it after minutes or hours are reported at once.
 
-    require_passed(preflight(recipe, Path("runs/llama3b-s0"), **predict(recipe)))
+    require_passed(preflight(recipe, Path("runs/llama3b-s0")))
 
 A check that does not apply is left out rather than passed: without a GPU, there is no check of GPU memory. Nothing is
 downloaded except the config of a model that no shipped recipe uses. `python -m ladder_lite.doctor` also prints the
@@ -16,9 +16,9 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,51 +66,45 @@ class Check:
         return f"{self.name}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def preflight(
-    recipe: Recipe,
-    run_path: Path | None,
-    needed_bytes: int | None = None,
-    adapter_bytes: int | None = None,
-    download_bytes: int | None = None,
-) -> list[Check]:
+def preflight(recipe: Recipe, run_path: Path | None) -> list[Check]:
     """Check versions, the device, its memory and the disks, the causes of other failures first.
 
-    `needed_bytes` is the predicted peak of GPU memory without the CUDA context, `adapter_bytes` the adapter's size in
-    float32, and `download_bytes` the size of the model's files on the hub. A check that needs an unknown number is left
-    out. Without a `run_path` nothing is trained, so checkpoints and trackers are not checked. Imports torch, and
-    Unsloth if it is to load the model.
+    A check that needs an unknown number is left out. Without a `run_path` nothing is trained, so memory, checkpoints
+    and trackers are not checked. Imports torch, and Unsloth if it is to load the model.
     """
     prepare_environment()
     loader, loading = _check_loader(recipe.model)
+    needs = predict(recipe) if loader else {}
     checks = [_check_versions(with_unsloth=loader == "unsloth")]
     # Before the loader's check: a fault of the GPU explains why Unsloth cannot load the model.
     if loader is not None:
-        checks += [*_check_gpu(recipe.model), *_check_device(recipe.model, needed_bytes)]
+        checks += [
+            *_check_gpu(recipe.model),
+            *_check_device(recipe.model, needs.get("needed_bytes") if run_path else None),
+        ]
         if run_path is not None:
             checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     checks.append(loading)
-    folders = {} if run_path is None else {"checkpoints": run_path}
-    # Checkpoints of one training run at a time, and at the end an adapter of each condition.
-    n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)
-    needs = {"checkpoints": _RESERVE_BYTES + n_adapters * (adapter_bytes or 0)}
-    if missing_bytes := to_download(recipe.model, download_bytes):
+    folders: dict[str, tuple[Path, int]] = {}  # with the bytes needed there
+    if run_path is not None:
+        # Checkpoints of one training run at a time, and at the end an adapter of each condition.
+        n_adapters = _CHECKPOINTS * _CHECKPOINT_ADAPTERS + len(recipe.conditions)
+        folders["checkpoints"] = run_path, _RESERVE_BYTES + n_adapters * needs.get("adapter_bytes", 0)
+    if missing_bytes := to_download(recipe.model, needs):
         from huggingface_hub.constants import HF_HUB_CACHE
 
-        folders["the model"], needs["the model"] = Path(HF_HUB_CACHE), missing_bytes
-    checks += [_check_writable(purpose, folder) for purpose, folder in folders.items()]
-    return checks + _check_disks(folders, needs)
+        folders["the model"] = Path(HF_HUB_CACHE), missing_bytes
+    return checks + _check_disks(folders)
 
 
 def predict(recipe: Recipe) -> dict[str, int]:
-    """Predict the minimum needs of a run, by the names of `preflight`'s arguments.
+    """Predict the minimum needs of a run; the result is empty for a model of unknown shape.
 
-    The result is empty for a model of unknown shape, or if PyTorch is broken.
+    `needed_bytes` is the peak of GPU memory without the CUDA context, `adapter_bytes` the adapter's size in float32,
+    and `download_bytes` the size of the model's files on the hub.
     """
-    prepare_environment()
-    try:
-        from ladder_lite.models.loading import choose_loader
-    except (ImportError, OSError, RuntimeError):  # torch cannot be imported, which `preflight` reports
-        return {}
+    from ladder_lite.models.loading import choose_loader
+
     try:
         shape = read_shape(recipe.model.id)
     except UserError:  # an unknown family of models, or no model at all, which loading it reports
@@ -138,18 +132,16 @@ def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend
     """
     from ladder_lite.terminal import show
 
-    needs = predict(recipe)
-    checked = needs if run_path else {name: needs[name] for name in needs if name == "download_bytes"}
-    require_passed(preflight(recipe, run_path, **checked))
-    if n_bytes := to_download(recipe.model, needs.get("download_bytes")):
+    require_passed(preflight(recipe, run_path))
+    if n_bytes := to_download(recipe.model, predict(recipe)):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
     with live.progress(f"load {recipe.model.id}"):
         return models.load_backend(recipe)
 
 
-def to_download(settings: ModelSettings, download_bytes: int | None) -> int:
-    """Return the number of bytes to download for the model: its size on the hub, or 0 if it is cached or local."""
-    return 0 if download_bytes is None or not on_hub(settings.id) or _cached(settings) else download_bytes
+def to_download(settings: ModelSettings, needs: Mapping[str, int]) -> int:
+    """Return the number of bytes to download for the model, 0 if that is unknown or the model is cached or local."""
+    return 0 if not on_hub(settings.id) or _cached(settings) else needs.get("download_bytes", 0)
 
 
 def on_hub(model_id: str) -> bool:
@@ -161,7 +153,7 @@ def on_hub(model_id: str) -> bool:
 
 def _check_versions(with_unsloth: bool) -> Check:
     """Check that the installed packages are within the ranges that ladder_lite requires."""
-    required = list(_requirements(with_unsloth))
+    required = _requirements(with_unsloth)
     faults = {requirement: fault for requirement in required if (fault := _version_fault(requirement))}
     # pip install 'trl>=1.16' 'datasets>=4.4'
     arguments = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement in faults)
@@ -179,8 +171,8 @@ def _version_fault(requirement: "Requirement") -> str | None:
     return None if is_within else f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def _requirements(with_unsloth: bool) -> "Iterator[Requirement]":
-    """Yield the requirements of the installed ladder_lite, or those in the pyproject.toml of a checkout."""
+def _requirements(with_unsloth: bool) -> "list[Requirement]":
+    """Return the requirements of the installed ladder_lite, or those in the pyproject.toml of a checkout."""
     from packaging.requirements import Requirement
 
     try:
@@ -190,10 +182,9 @@ def _requirements(with_unsloth: bool) -> "Iterator[Requirement]":
         project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"] if checkout.exists() else {}
         extra = project.get("optional-dependencies", {}).get("gpu", [])
         lines = project.get("dependencies", []) + [f"{line}; extra == 'gpu'" for line in extra]
-    for requirement in map(Requirement, lines):
-        # "unsloth>=1; extra == 'gpu'" applies only with that extra; "numpy>=1" has no marker.
-        if requirement.marker is None or requirement.marker.evaluate({"extra": "gpu" if with_unsloth else ""}):
-            yield requirement
+    # "unsloth>=1; extra == 'gpu'" applies only with that extra; "numpy>=1" has no marker.
+    environment = {"extra": "gpu" if with_unsloth else ""}
+    return [line for line in map(Requirement, lines) if line.marker is None or line.marker.evaluate(environment)]
 
 
 def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
@@ -214,10 +205,8 @@ def _check_loader(settings: ModelSettings) -> tuple[str | None, Check]:
         return "", Check(name, False, str(error))
     except (ImportError, OSError, RuntimeError) as error:
         return None, Check(name, False, f"PyTorch does not work here ({first_line(error)})", "reinstall torch")
-    if loader == "unsloth":
-        return loader, Check(name, True, "unsloth")
     reason = "set in the recipe" if settings.backend == "transformers" else f"not Unsloth: {obstacle}"
-    return loader, Check(name, True, f"transformers ({reason})")
+    return loader, Check(name, True, loader if loader == "unsloth" else f"{loader} ({reason})")
 
 
 def _check_trackers(report_to: Any) -> list[Check]:
@@ -337,29 +326,17 @@ def _check_device(settings: ModelSettings, needed_bytes: int | None) -> Iterator
         yield Check("GPU memory", needed_bytes <= free, detail, remedy)
 
 
-def _check_writable(purpose: str, folder: Path) -> Check:
-    name = f"folder for {purpose}"
-    # Permissions alone do not tell: the file system may be read-only, or the quota used up.
-    try:
-        with tempfile.TemporaryFile(dir=_existing(folder)) as file:
-            file.write(b"ladder_lite")
-            file.flush()
-    except OSError as error:
-        return Check(name, False, f"{folder} cannot be written to ({error.strerror})", _OTHER_FOLDER[purpose])
-    return Check(name, True, f"{folder} can be written to")
-
-
-def _check_disks(folders: dict[str, Path], needs: dict[str, int]) -> list[Check]:
+def _check_disks(folders: Mapping[str, tuple[Path, int]]) -> list[Check]:
     """Make one check per disk, which needs enough space for all folders on it."""
     # By device number: {64769: ["checkpoints", "the model"]}
-    purposes: dict[int, list[str]] = {}
-    for purpose, folder in folders.items():
-        purposes.setdefault(_existing(folder).stat().st_dev, []).append(purpose)
+    purposes: defaultdict[int, list[str]] = defaultdict(list)
+    for purpose, (folder, _) in folders.items():
+        purposes[_existing(folder).stat().st_dev].append(purpose)
     checks = []
     for shared in purposes.values():
-        free = shutil.disk_usage(_existing(folders[shared[0]])).free
-        needed = sum(needs[purpose] for purpose in shared)
-        detail = f"{gib(free)} GiB are free at {folders[shared[0]]}, {gib(needed)} are needed"
+        folder, needed = folders[shared[0]][0], sum(folders[purpose][1] for purpose in shared)
+        free = shutil.disk_usage(_existing(folder)).free
+        detail = f"{gib(free)} GiB are free at {folder}, {gib(needed)} are needed"
         remedy = f"free some space, or {' or '.join(_OTHER_FOLDER[purpose] for purpose in shared)}"
         checks.append(Check(f"disk for {' and '.join(shared)}", needed <= free, detail, remedy))
     return checks

@@ -113,7 +113,8 @@ class _Workload:
         self._recipe = recipe
         self._stages = stages.stages_of(recipe, recipe.conditions)
         # The recipe of each condition with a training stage (for an ablation, the changed one), by condition.
-        self._recipes = {name: recipe_for(recipe, name) for name in stages.trained(recipe, recipe.conditions)}
+        names = (condition.name for condition in with_ablations(recipe.ablations))
+        self._recipes = {name: recipe_for(recipe, name) for name in names if layout.train(name) in self._stages}
         # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
         self._ttrl_conditions = [
             condition.name

@@ -47,12 +47,6 @@ def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     return [name for name in graph if name in found]
 
 
-def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
-    """The conditions with a training stage among these and the conditions that they depend on; TTRL has none."""
-    found = stages_of(recipe, conditions)
-    return [condition.name for condition in with_ablations(recipe.ablations) if layout.train(condition.name) in found]
-
-
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:
     """These stages and all stages that depend on them, in topological order.
 

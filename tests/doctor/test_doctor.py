@@ -33,7 +33,7 @@ def test_this_machine_passes(result: subprocess.CompletedProcess[str], found: di
     assert result.returncode == 0
     names = [check["name"] for check in found["checks"]]
     assert names[:3] == ["import of torch", "import of bitsandbytes", "import of trl"]
-    assert {"versions", "loader", "folder for checkpoints"} <= set(names)
+    assert {"versions", "loader", "disk for checkpoints"} <= set(names)
     assert {"tiny", "smollm"} <= set(found["recipes"])
     assert found["versions"]["torch"]
 
