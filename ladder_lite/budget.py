@@ -36,7 +36,7 @@ def read_budget(text: str) -> float:
     except ValidationError:
         seconds = 0.0
     if seconds <= 0:
-        raise ValueError("give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
+        raise ValueError("must be a time: give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
     return seconds
 
 
@@ -70,7 +70,7 @@ class Deadline:
         try:
             return cls(read_budget(text), text.strip(), clock)
         except ValueError as error:
-            raise UserError(f"--budget {text}: not a time; {error}") from error
+            raise UserError(f"--budget {text}: {error}") from error
 
     def within(self, budget_s: float, text: str) -> "Deadline":
         """A budget for a part of the work, which begins now; this deadline itself if it ends earlier."""

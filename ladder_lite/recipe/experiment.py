@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe, recipe_for, shares_tree, with_ablations
+from ladder_lite.config import Recipe, condition_of, recipe_for, shares_tree
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
@@ -35,12 +35,11 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
-        self.conditions = {condition.name: condition for condition in with_ablations(recipe.ablations)}
         self.context = RunContext(recipe, run, live, deadline)
 
     def run_condition(self, name: str) -> None:
         """Run a condition and the conditions it needs, skipping the stages that are done."""
-        condition, context = self.conditions[name], self.context
+        condition, context = condition_of(name), self.context
         for needed in condition.needs:  # TTRL needs LADDER's evaluation: it trains on the problems left unsolved there
             self.run_condition(needed)
 
@@ -136,10 +135,10 @@ class Experiment:
         recipe, context = recipe_for(self.recipe, condition), self.context
         settings = recipe.grpo
         # The control must not grow variants, whatever the recipe's tree does.
-        adaptive = recipe.variants.adaptive if self.conditions[condition].trains_on == "variants" else None
+        adaptive = recipe.variants.adaptive if condition_of(condition).trains_on == "variants" else None
 
         def work(stage: Stage) -> dict[str, Any]:
-            context.restore(self.conditions[condition].start)
+            context.restore(condition_of(condition).start)
             growth = None
             tree = [problem for problem in problems if problem.parent_id is not None]  # without the roots
             if adaptive:

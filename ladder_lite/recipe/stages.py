@@ -37,13 +37,10 @@ def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The stages of these conditions and all stages that they depend on, in topological order."""
     graph = dependencies(recipe)
-    to_visit = [name for name in graph if layout.condition_name(name) in conditions]
-    found = set(to_visit)
-    # Walk the dependencies upstream: the transitive closure.
-    while to_visit:
-        new = [name for name in graph[to_visit.pop()] if name not in found]
-        found.update(new)
-        to_visit += new
+    found = {name for name in graph if layout.condition_name(name) in conditions}
+    for stage in reversed(graph):  # from the last stage to the first, so one pass finds all
+        if stage in found:
+            found.update(graph[stage])
     return [name for name in graph if name in found]
 
 

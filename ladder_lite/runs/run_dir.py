@@ -203,7 +203,7 @@ def _take_lock(path: Path) -> "BaseFileLock":
     # stays, with the process id of the holder, and means nothing without the lock.
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
             f"{path.parent}: process {path.read_text(encoding='ascii').strip()} is working in this run folder "
