@@ -89,7 +89,12 @@ class RunDir:
     def _write_recipe(self, redo: bool) -> None:
         """Write the recipe into the folder; raises UserError if the folder belongs to another one."""
         if (self.path / layout.RECIPE).exists():
-            existing = _read_recipe(self.path)
+            try:
+                existing = load_recipe(str(self.path / layout.RECIPE))
+            except UserError as error:
+                raise UserError(
+                    f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
+                ) from error
             old, new = (each.model_dump(mode="json", exclude=_MAY_DIFFER) for each in (existing, self.recipe))
             difference = _first_difference(old, new)
             # Conditions of earlier runs in this folder (--full, --only) stay in the recipe, and so in the report. An
@@ -211,15 +216,6 @@ def _take_lock(path: Path) -> "BaseFileLock":
         ) from error
     path.write_text(f"{os.getpid()}\n", encoding="ascii")
     return lock
-
-
-def _read_recipe(path: Path) -> Recipe:
-    try:
-        return load_recipe(str(path / layout.RECIPE))
-    except UserError as error:
-        raise UserError(
-            f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
-        ) from error
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
