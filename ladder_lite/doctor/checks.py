@@ -241,7 +241,6 @@ def _check_gpu(settings: ModelSettings) -> list[Check]:
     # An unusable GPU fails also with model.device=auto: the run would silently take the CPU, and days.
     if not cards and settings.device == "auto":
         return []
-    detail = "model.device is cuda, and "
     remedy = "set model.device=cpu to run on the CPU, which takes far longer"
     if cards:
         try:
@@ -251,10 +250,9 @@ def _check_gpu(settings: ModelSettings) -> list[Check]:
             fault = first_line(error)
         detail = f"PyTorch cannot use the {cards[0]['name']} ({fault})"
         remedy = f"install a PyTorch for this driver and this card, or {remedy}"
-    elif hidden:
-        detail += "CUDA_VISIBLE_DEVICES hides all GPUs"
     else:
-        detail += "neither PyTorch nor nvidia-smi sees a GPU"
+        why = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "neither PyTorch nor nvidia-smi sees a GPU"
+        detail = f"{why}, and model.device is cuda"
     return [Check("GPU", False, detail, remedy)]
 
 
