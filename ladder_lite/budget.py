@@ -8,13 +8,15 @@ by earlier pieces of its kind, and raises `OutOfTime` if not. The first piece of
 any time is left. So a budget may be exceeded by one piece, but every run, however short, makes progress.
 """
 
-import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from math import inf
 from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from ladder_lite.errors import UserError
 
@@ -25,18 +27,16 @@ _WINDOW = 20
 _RESERVE_SHARE = 0.02
 _MAX_RESERVE_S = 60.0
 
-_UNITS_S = {"h": 3600, "m": 60, "s": 1}  # in the order of the groups below
-# "1h30m" -> ("1", "30", None). ASCII, because \d would also match digits of other scripts.
-_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
-
 
 def read_budget(text: str) -> float:
     """Parse a budget such as "9h", "90m", "1h30m" or "5400s" into seconds. Raises ValueError if it is not one."""
-    match = _BUDGET.fullmatch(text.strip().lower())
-    parts = match.groups() if match else ()
-    seconds = sum(float(part) * unit for part, unit in zip(parts, _UNITS_S.values(), strict=False) if part)
-    if not seconds:  # no match, an empty string (all groups are optional), or "0s"
-        raise ValueError("give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
+    try:
+        # "1h30m" is PT1H30M in ISO 8601.
+        seconds = TypeAdapter(timedelta).validate_python(f"PT{text.strip().upper()}").total_seconds()
+    except ValidationError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise ValueError("must be a time: give hours, minutes or seconds, such as 9h, 1h30m or 5400s")
     return seconds
 
 
@@ -70,7 +70,7 @@ class Deadline:
         try:
             return cls(read_budget(text), text.strip(), clock)
         except ValueError as error:
-            raise UserError(f"--budget {text}: not a time; {error}") from error
+            raise UserError(f"--budget {text}: {error}") from error
 
     def within(self, budget_s: float, text: str) -> "Deadline":
         """A budget for a part of the work, which begins now; this deadline itself if it ends earlier."""

@@ -5,10 +5,10 @@ A row is appended in one write, and an incomplete last line is removed; any othe
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,12 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def _cut_torn_line(file: FileIO) -> None:
-    end = file.seek(0, os.SEEK_END)
-    position = end
-    tail = b""
-    # Read backwards until there is a line end: logs are long, and their last line is short.
-    while position > 0 and b"\n" not in tail:
-        position = max(0, position - 65536)
-        file.seek(position)
-        tail = file.read(end - position)
-    # Without any line end, rfind returns -1 and position is 0: the whole file is one torn line.
-    keep = position + tail.rfind(b"\n") + 1
-    if keep < end:
+    if (size := os.fstat(file.fileno()).st_size) == 0:  # an empty file cannot be mapped
+        return
+    # Mapped, not read: logs are long, and `rfind` looks at their end only.
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        keep = content.rfind(b"\n") + 1
+    if keep < size:
         file.truncate(keep)
 
 
@@ -115,12 +110,5 @@ def _to_json(value: object, indent: int | None = None) -> str:
     try:
         return json.dumps(value, allow_nan=False, indent=indent)
     except ValueError:  # NaN or an infinity, which JSON lacks; too rare to search every value beforehand
-        return json.dumps(_without_nan(value), allow_nan=False, indent=indent)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        return json.dumps(finite, allow_nan=False, indent=indent)

@@ -10,22 +10,29 @@ reverse the reading order, and square brackets that rich reads as markup. `show`
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.errors import MarkupError
-from rich.live import Live as Screen
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -36,9 +43,7 @@ Field = float | str | None
 # A log gets at most one line per stage in this time, so that the log of a ten-hour run stays readable.
 PLAIN_INTERVAL_S = 10.0
 _REFRESH_PER_S = 2  # low, because on a small machine the bars compete with training for the processor
-# The pace is measured over the last 60 points at least 0.5 s apart: 30 s of quick updates, or 60 slow ones.
-_RATE_SPACING_S = 0.5
-_RATE_POINTS = 60
+_PACE_PERIOD_S = 1800.0  # the pace is that of this time: a step on a GPU may take minutes
 _TITLE_WIDTH = 26  # long enough for "train rl_without_variants"
 # Fields that are shown as a percentage, and under which name.
 _SHARES = {"zero_variance": "zero-variance groups", "test": "test accuracy"}
@@ -106,62 +111,38 @@ def clock_time(seconds: float) -> str:
 class Bar:
     """Progress of one stage, created by `Live.progress`."""
 
-    def __init__(self, title: str, total: int | None, changed: Callable[[Bar], None], clock: Callable[[], float]):
+    def __init__(self, title: str, task: Task, update: Callable[[Bar, int, dict[str, Any]], None]) -> None:
         self.title = one_line(title)
-        self.total = total
-        self.done = 0
-        self._fields: dict[str, float | str] = {}
-        self._changed = changed
-        self._clock = clock
-        self._started_at = clock()
-        # Recent updates as (time, units done); the oldest are dropped.
-        self._pace: deque[tuple[float, int]] = deque(maxlen=_RATE_POINTS)
+        self.task = task  # rich's: the units done, their total, the fields, the times
+        self.printed_at = task.get_time()
+        self._update = update
 
     def advance(self, n: int = 1, **fields: Field) -> None:
         """Add `n` units; `fields` as in `set`."""
-        self.set(self.done + n, **fields)
+        self.set(int(self.task.completed) + n, **fields)
 
     def set(self, done: int, **fields: Field) -> None:
         """Set the number of finished units. A field keeps its last value until set again; None means not measured."""
-        self.done = done
-        self._fields.update({name: value for name, value in fields.items() if value is not None})
-        now = self._clock()
-        # A lower count means that the stage's next phase has begun, which has a pace of its own.
-        if self._pace and done < self._pace[-1][1]:
-            self._pace.clear()
-        # Replace the last point until it is far enough from the one before: otherwise thousands of quick updates
-        # would fill the deque with points that span too little time to measure a pace.
-        if len(self._pace) >= 2 and self._pace[-1][0] - self._pace[-2][0] < _RATE_SPACING_S:
-            self._pace.pop()
-        self._pace.append((now, done))
-        self._changed(self)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the stage began."""
-        return self._clock() - self._started_at
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds left at the recent pace; None while unknown."""
-        # One point gives no pace. The start of the stage is not a point: a resumed stage begins with one update that
-        # counts all the earlier work, which took no time now.
-        if self.total is None or len(self._pace) < 2:
-            return None
-        (first_at, first), (last_at, last) = self._pace[0], self._pace[-1]
-        if last <= first or last_at <= first_at:
-            return None
-        at_last = (self.total - last) * (last_at - first_at) / (last - first)
-        # Between two updates the time left counts down, but not below 0 if the next one is late.
-        return max(0.0, at_last - (self._clock() - last_at))
+        self._update(self, done, {name: value for name, value in fields.items() if value is not None})
 
     def count(self) -> str:
         """Return '120/300', or '120' if the total is unknown."""
-        return f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        return f"{self.task.completed}" if self.task.total is None else f"{self.task.completed}/{self.task.total}"
 
-    def describe_fields(self, separator: str) -> str:
-        """Return the fields as people read them: 'reward 0.42, zero-variance groups 60 %'."""
-        return separator.join(_describe(name, value) for name, value in self._fields.items())
+
+class _Bars(Progress):
+    """rich's bars, with the fields of each below it and a panel below them all."""
+
+    panel: RenderableType | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields:
+                line = Text("   ".join(_describe(task)), "dim", no_wrap=True, overflow="crop")
+                yield Padding(line, (0, 0, 0, 2))  # indented by two columns
+        if self.panel is not None:
+            yield self.panel
 
 
 class Live:
@@ -172,33 +153,40 @@ class Live:
         # redrawn bars are not.
         force_interactive = None if sys.stdout.isatty() else False
         self.console = console or Console(highlight=False, force_interactive=force_interactive)
-        self._clock = clock
-        self._open: list[Bar] = []  # from the outermost stage to the innermost
-        self._printed_at: dict[Bar, float] = {}  # when each open bar last wrote a line into a log
-        self._panel: RenderableType | None = None
-        self._screen: Screen | None = None  # None in a log
-        if self.console.is_interactive:
-            self._screen = Screen(
-                console=self.console,
-                get_renderable=self._draw,
-                refresh_per_second=_REFRESH_PER_S,
-                transient=True,  # bars vanish at the end; the lines above them stay
-                vertical_overflow="crop",  # the default draws an ellipsis, which not every terminal can show
-            )
+        # A character that the console's encoding lacks would otherwise raise UnicodeEncodeError and end the run.
+        if isinstance(self.console.file, io.TextIOWrapper):
+            self.console.file.reconfigure(errors="replace")
+        self._is_log = not self.console.is_interactive
+        self._bars = _Bars(
+            # train ladder   ━━━━━━━━━━━━━━╺━━━━━━━━━━━━━   120/300 0:04:31 06:47
+            TextColumn(
+                "{task.description}", "bold", markup=False, table_column=Column(width=_TITLE_WIDTH, no_wrap=True)
+            ),
+            BarColumn(bar_width=None),  # takes what the other columns leave
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            refresh_per_second=_REFRESH_PER_S,
+            speed_estimate_period=_PACE_PERIOD_S,
+            transient=True,  # bars vanish at the end; the lines above them stay
+            get_time=clock,
+            disable=self._is_log,
+            expand=True,
+        )
+        self._bars.live.vertical_overflow = "crop"  # the default draws an ellipsis, which not every terminal can show
 
     def __enter__(self) -> Live:
-        if self._screen is not None:
-            self._screen.start(refresh=True)
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._screen is None:
-            return
         try:
-            self._screen.stop()
+            self._bars.stop()
         finally:
             # A second Ctrl-C may interrupt stop(), and the shell would be left without a cursor.
-            self.console.show_cursor(True)
+            if not self._is_log:
+                self.console.show_cursor(True)
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[Bar]:
@@ -206,38 +194,44 @@ class Live:
 
         A stage inside another (one problem of many) prints no line unless an exception ends it.
         """
-        bar = Bar(title, total, self._changed, self._clock)
-        inner = bool(self._open)
-        self._open.append(bar)
-        self._printed_at[bar] = self._clock()
-        self._redraw()
+        is_inner = bool(self._bars.tasks)
+        task_id = self._bars.add_task(one_line(title, _TITLE_WIDTH), total=total)
+        bar = Bar(title, self._bars.tasks[-1], self._update)
         # A log has no bar, so a line announces the stage: a long one would otherwise look like a hang.
-        if self._screen is None and not inner:
+        if self._is_log and not is_inner:
             self._line(f"{bar.title}: {bar.count()}")
         ending = "stopped at "
         try:
             yield bar
             ending = ""  # reached only if the block did not raise
         finally:
-            self._open.remove(bar)
-            del self._printed_at[bar]
-            self._redraw()
-            if ending or not inner:
+            self._bars.remove_task(task_id)
+            self._bars.refresh()
+            if ending or not is_inner:
                 # "train ladder: 300/300 after 1:40, reward 0.42"
-                after = f"{bar.title}: {ending}{bar.count()} after {clock_time(bar.elapsed_s)}"
-                self._line(", ".join(filter(None, (after, bar.describe_fields(", ")))))
+                after = f"{bar.title}: {ending}{bar.count()} after {clock_time(bar.task.elapsed or 0)}"
+                self._line(after, *_describe(bar.task))
+
+    def _update(self, bar: Bar, done: int, fields: dict[str, Any]) -> None:
+        task = bar.task
+        self._bars.update(task.id, completed=done, **fields)
+        # On a terminal, rich redraws the bars by itself.
+        if self._is_log and task.get_time() - bar.printed_at >= PLAIN_INTERVAL_S:
+            bar.printed_at = task.get_time()
+            left = [] if task.time_remaining is None else [f"{clock_time(task.time_remaining)} left"]
+            elapsed = f"{clock_time(task.elapsed or 0)} elapsed"
+            self._line(f"{bar.title}: {bar.count()}", elapsed, *left, *_describe(task))
 
     def say(self, text: str) -> None:
         """Print one line of rich markup above the bars; foreign text in it must have passed through `show`."""
         # Control characters are removed here too, in case a caller forgot `show`.
-        text = self.encodable(_printable(text))
+        text = _printable(text)
         try:
             line = Text.from_markup(text, emoji=False)  # ":smile:" stays as it is
         except MarkupError:  # unescaped foreign text, such as "[/x]": print it literally
             line = Text(text)
         # rich assumes that a log is 80 columns wide; its lines are neither wrapped nor cut there.
-        is_log = self._screen is None
-        self.console.print(line, soft_wrap=is_log, no_wrap=True, overflow="ignore" if is_log else "crop")
+        self.console.print(line, soft_wrap=self._is_log, no_wrap=True, overflow="ignore" if self._is_log else "crop")
 
     def print(self, renderable: RenderableType) -> None:
         """Print a table or another rich renderable above the bars."""
@@ -247,66 +241,24 @@ class Live:
     def panel_height(self) -> int | None:
         """Lines available to a panel below the bars; None in a log, which shows no panel."""
         # Each open bar takes two lines, itself and its fields; two more are kept for the lines above.
-        return None if self._screen is None else max(3, self.console.height - 2 * len(self._open) - 2)
+        return None if self._is_log else max(3, self.console.height - 2 * len(self._bars.tasks) - 2)
 
     def show_panel(self, panel: RenderableType | None) -> None:
         """Draw a renderable below the bars until the next call; None removes it. A log does not show it."""
-        self._panel = panel
-        self._redraw()
+        self._bars.panel = panel
+        self._bars.refresh()
 
-    def _line(self, text: str) -> None:
-        self.console.print(Text(self.encodable(text)), soft_wrap=self._screen is None)
-
-    def _redraw(self) -> None:
-        if self._screen is not None:
-            self._screen.refresh()
-
-    def encodable(self, text: str) -> str:
-        """Return the text with a question mark for each character that the console's encoding lacks."""
-        # Printing such a character would raise UnicodeEncodeError and end the run.
-        return text.encode(self.console.encoding, "replace").decode(self.console.encoding)
-
-    def _changed(self, bar: Bar) -> None:
-        now = self._clock()
-        # On a terminal, rich redraws the bars by itself. A bar that is set after its block has ended prints nothing.
-        if self._screen is not None or bar not in self._printed_at or now - self._printed_at[bar] < PLAIN_INTERVAL_S:
-            return
-        self._printed_at[bar] = now
-        left = "" if bar.left_s is None else f"{clock_time(bar.left_s)} left"
-        parts = (f"{bar.title}: {bar.count()}", f"{clock_time(bar.elapsed_s)} elapsed", left, bar.describe_fields(", "))
-        self._line(", ".join(filter(None, parts)))
-
-    def _draw(self) -> RenderableType:
-        rows: list[RenderableType] = []
-        for bar in list(self._open):  # a copy, because this runs in rich's refresh thread
-            rows.append(self._draw_bar(bar))
-            if fields := bar.describe_fields("   "):
-                line = Text(self.encodable(fields), style="dim", no_wrap=True, overflow="crop")
-                rows.append(Padding(line, (0, 0, 0, 2)))  # indented by two columns
-        if self._panel is not None:
-            rows.append(self._panel)
-        return Group(*rows)
-
-    def _draw_bar(self, bar: Bar) -> Table:
-        # train ladder   ━━━━━━━━━━━━━━╺━━━━━━━━━━━━━   120/300 4:31 6:47 left
-        table = Table.grid(expand=True, padding=(0, 1))
-        title_width = min(_TITLE_WIDTH, self.console.width // 3)
-        table.add_column(width=title_width, no_wrap=True, overflow="crop")
-        table.add_column(ratio=1)  # the bar takes what the other columns leave
-        for _ in range(3):
-            table.add_column(justify="right", no_wrap=True, overflow="crop")
-        left = bar.left_s
-        table.add_row(
-            Text(self.encodable(one_line(bar.title, title_width)), style="bold"),
-            ProgressBar(total=bar.total, completed=bar.done, pulse=bar.total is None),
-            bar.count(),
-            clock_time(bar.elapsed_s),
-            Text("-:-- left" if left is None else f"{clock_time(left)} left", style="cyan"),
-        )
-        return table
+    def _line(self, *parts: str) -> None:
+        self.console.print(Text(", ".join(parts)), soft_wrap=self._is_log)
 
 
-def _describe(name: str, value: float | str) -> str:
+def _describe(task: Task) -> list[str]:
+    """Return the fields of a stage as people read them: 'reward 0.42', 'zero-variance groups 60 %'."""
+    fields = list(task.fields.items())  # a copy, because this may run in rich's refresh thread
+    return [_describe_field(name, value) for name, value in fields]
+
+
+def _describe_field(name: str, value: float | str) -> str:
     label = _SHARES.get(name, name.replace("_", " "))
     if isinstance(value, str):
         return f"{label} {one_line(value, 40)}"

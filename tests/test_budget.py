@@ -31,7 +31,7 @@ def test_a_budget_is_hours_minutes_and_seconds(text: str, seconds: float) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "9", "h", "9 hours", "30m1h", "-1h", "1e3s", "0h", "0s", "nan", "infh", "1:30", "٣h"]
+    "text", ["", "9", "h", "9 hours", "1h,5m", "-1h", "1e3s", "0h", "0s", "nan", "infh", "1:30", "٣h"]
 )
 def test_other_texts_give_one_line_with_the_remedy(text: str) -> None:
     with pytest.raises(UserError, match=r"--budget .*, such as 9h"):

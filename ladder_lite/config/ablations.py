@@ -1,9 +1,7 @@
 """The settings of a recipe's ablations: LADDER with some settings changed."""
 
-import json
-
-from ladder_lite.config.load import apply_changes
-from ladder_lite.config.schema import GrpoSettings, Recipe, VariantSettings
+from ladder_lite.config.load import with_changes
+from ladder_lite.config.schema import Recipe
 
 
 def recipe_for(recipe: Recipe, name: str) -> Recipe:
@@ -13,16 +11,9 @@ def recipe_for(recipe: Recipe, name: str) -> Recipe:
         return recipe
     share = changes.pop("share", 1)
     assert isinstance(share, int | float)
-    sections = {"variants": recipe.variants.model_dump(mode="json"), "grpo": recipe.grpo.model_dump(mode="json")}
-    changed, _ = apply_changes(sections, {(): name}, [(name, key, value) for key, value in changes.items()])
-    variants = VariantSettings.model_validate_json(json.dumps(changed["variants"]))
-    per_root = max(1, round(share * variants.per_root))
-    return recipe.model_copy(
-        update={
-            "variants": variants.model_copy(update={"per_root": per_root}),
-            "grpo": GrpoSettings.model_validate_json(json.dumps(changed["grpo"])),
-        }
-    )
+    changed = with_changes(recipe, changes, name)
+    variants = changed.variants.model_copy(update={"per_root": max(1, round(share * changed.variants.per_root))})
+    return changed.model_copy(update={"variants": variants})
 
 
 def shares_tree(recipe: Recipe, name: str) -> bool:

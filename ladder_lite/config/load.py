@@ -9,7 +9,7 @@ Unknown and missing settings are errors. Each error names the key, where it was 
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,27 +41,27 @@ def load_recipe(
     and what is allowed there.
     """
     path = _find_recipe(name_or_path)
-    shown = _shown(path)
+    source = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"{shown}: no such recipe file; --list names the shipped recipes") from error
+        raise UserError(f"{source}: no such recipe file; --list names the shipped recipes") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown}: cannot read this recipe: {error}") from error
-    tree, places = read_yaml(text, shown)
+        raise UserError(f"{source}: cannot read this recipe: {error}") from error
+    tree, places = read_yaml(text, source)
     if not isinstance(tree, dict):
-        raise UserError(f"{shown}: a recipe is a mapping of settings, this file has none")
+        raise UserError(f"{source}: a recipe is a mapping of settings, this file has none")
     profiles = tree["profiles"] if isinstance(tree.get("profiles"), dict) else {}
     if profile is not None and profile not in profiles:
         known = f"it has {', '.join(profiles)}" if profiles else "it has none"
-        raise UserError(f"{shown}: no profile {profile}{nearest(profile, profiles)}; {known}")
+        raise UserError(f"{source}: no profile {profile}{nearest(profile, profiles)}; {known}")
     # Check all sections, applied or not: a mistake in `smoke` should not wait for the day someone uses it.
     smoked = _section(tree, places, "smoke")
     for changes in [smoked, *(_section(profiles, places, name, "profiles") for name in profiles)]:
-        _check_with_ablations(*apply_changes(tree, places, changes))
+        _check_with_ablations(*_apply(tree, places, changes))
     chosen = _section(profiles, places, profile, "profiles") if profile else []
     own = [(f'override "{override}"', *_split_override(override)) for override in overrides]
-    tree, places = apply_changes(tree, places, [*chosen, *(smoked if smoke else []), *own])
+    tree, places = _apply(tree, places, [*chosen, *(smoked if smoke else []), *own])
     return _check_with_ablations(tree, places)
 
 
@@ -112,10 +112,6 @@ def _find_recipe(name_or_path: str) -> Path:
     return shipped("recipes") / f"{name_or_path}.yaml"
 
 
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
 def _split_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -123,9 +119,7 @@ def _split_override(override: str) -> tuple[str, Any]:
     return key, read_yaml(value, f'override "{override}"', one_line=True)[0]
 
 
-def apply_changes(
-    tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]
-) -> tuple[dict[str, Any], Places]:
+def _apply(tree: dict[str, Any], places: Places, changes: list[tuple[str, str, Any]]) -> tuple[dict[str, Any], Places]:
     """Apply the changes (place, dotted key, value) to copies of the settings and their places, and return both."""
     tree, places = copy.deepcopy(tree), dict(places)
     for place, key, value in changes:
@@ -151,9 +145,14 @@ def _check_with_ablations(tree: dict[str, Any], places: Places) -> Recipe:
     recipe = _check(tree, places)
     for name, changes in recipe.ablations.items():
         place = _place(places, ("ablations", name))
-        keys = [(place, key, value) for key, value in changes.items() if key != "share"]
-        _check(*apply_changes(recipe.model_dump(mode="json"), {(): place}, keys))
+        with_changes(recipe, {key: value for key, value in changes.items() if key != "share"}, place)
     return recipe
+
+
+def with_changes(recipe: Recipe, changes: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe with changes by dotted key. Raises UserError, which names `place`, for the first mistake."""
+    keys = [(place, key, value) for key, value in changes.items()]
+    return _check(*_apply(recipe.model_dump(mode="json"), {(): place}, keys))
 
 
 def _check(tree: dict[str, Any], places: Places) -> Recipe:
@@ -180,9 +179,13 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
         return f"{place}: unknown setting {key}{new}"
     # Pydantic reports one error per member of a union; join their rules with "or".
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
-    given = json.dumps(value, ensure_ascii=False)
-    given = given if len(given) <= 60 else f"{given[:57]}..."
-    return f"{place}: {key} is {given}; {' or '.join(dict.fromkeys(rules))}"
+    return f"{place}: {key} is {shown(value)}; {' or '.join(dict.fromkeys(rules))}"
+
+
+def shown(value: object) -> str:
+    """The value of a setting in an error: JSON of at most 60 characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _place(places: Places, path: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ a feature off. Settings of TRL and peft keep their names: `grpo.trl` and `ttrl.t
 """
 
 import string
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -18,10 +18,8 @@ from ladder_lite.errors import nearest
 
 EMBEDDED = "embedded"  # the `model.id` of the model shipped with the package
 
-_Number = TypeVar("_Number", int, float)
 
-
-def _ordered(bounds: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("must be [lowest, highest]")
     return bounds
@@ -98,6 +96,12 @@ class Select(_Section):
     test: Count
 
 
+def _from_one_pool(select: Select | None, info: ValidationInfo) -> Select | None:
+    if select is not None and info.data.get("train") != info.data.get("test"):
+        raise ValueError("must be null unless task.train and task.test name the same set, the pool")
+    return select
+
+
 class TaskSettings(_Section):
     """The problem sets, how answers are verified, and what the model is asked.
 
@@ -109,18 +113,11 @@ class TaskSettings(_Section):
     name: Literal["integration"] = "integration"
     train: str
     test: str
-    select: Select | None = None
+    select: Annotated[Select | None, AfterValidator(_from_one_pool)] = None
     protocol: Literal["strict", "paper"]
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     thinking: bool = False
     prompts: Prompts
-
-    @field_validator("select")
-    @classmethod
-    def _from_one_pool(cls, select: Select | None, info: ValidationInfo) -> Select | None:
-        if select is not None and info.data.get("train") != info.data.get("test"):
-            raise ValueError("must be null unless task.train and task.test name the same set, the pool")
-        return select
 
 
 class ModelSettings(_Section):
@@ -145,18 +142,17 @@ class ModelSettings(_Section):
     lora: LoraConfigSettings
 
 
+def _sums_to_one(equivalent: float, info: ValidationInfo) -> float:
+    if "easier" in info.data and abs(info.data["easier"] + equivalent - 1) > 1e-6:
+        raise ValueError(f"must be 1 - easier, and easier is {info.data['easier']:g}")
+    return equivalent
+
+
 class Mix(_Section):
     """Fractions of the requests that ask for easier and for equivalent variants; they sum to 1."""
 
     easier: Fraction
-    equivalent: Fraction
-
-    @field_validator("equivalent")
-    @classmethod
-    def _sums_to_one(cls, equivalent: float, info: ValidationInfo) -> float:
-        if "easier" in info.data and abs(info.data["easier"] + equivalent - 1) > 1e-6:
-            raise ValueError(f"must be 1 - easier, and easier is {info.data['easier']:g}")
-        return equivalent
+    equivalent: Annotated[Fraction, AfterValidator(_sums_to_one)]
 
 
 class Transformations(_Section):
@@ -166,13 +162,16 @@ class Transformations(_Section):
     equivalent: tuple[str, ...]
 
 
-def _known_source(source: str) -> str:
-    if source not in ("model", "default") and not source.endswith(".json"):
-        raise ValueError("must be model, default, the path of a library.json, or lists")
-    return source
-
-
-LibrarySource = Annotated[str, AfterValidator(_known_source)]
+def _known_source(library: Transformations | str, info: ValidationInfo) -> Transformations | str:
+    if isinstance(library, str):
+        if library not in ("model", "default") and not library.endswith(".json"):
+            raise ValueError("must be model, default, the path of a library.json, or lists")
+    elif "suggestions" in info.data and "mix" in info.data:
+        needed = info.data["suggestions"][1]
+        for kind in ("easier", "equivalent"):
+            if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
+                raise ValueError(f"{kind} must list at least {needed}, the most that variants.suggestions asks for")
+    return library
 
 
 class Adaptive(_Section):
@@ -196,7 +195,7 @@ class VariantSettings(_Section):
     mix: Mix
     temperature: TemperatureRange
     personas: Annotated[tuple[str, ...], Field(min_length=1)]
-    transformations: Transformations | LibrarySource
+    transformations: Annotated[Transformations | str, AfterValidator(_known_source)]
     max_new_tokens: Count
     batch_size: Count
     equal_up_to_factor: bool = False  # True: 2*sin(x) is a duplicate of sin(x)
@@ -206,16 +205,6 @@ class VariantSettings(_Section):
     def first_per_root(self) -> int:
         """Variants per root before training starts."""
         return min(self.adaptive.start, self.per_root) if self.adaptive else self.per_root
-
-    @field_validator("transformations")
-    @classmethod
-    def _enough_to_suggest(cls, library: Transformations | str, info: ValidationInfo) -> Transformations | str:
-        if isinstance(library, Transformations) and "suggestions" in info.data and "mix" in info.data:
-            needed = info.data["suggestions"][1]
-            for kind in ("easier", "equivalent"):
-                if getattr(info.data["mix"], kind) > 0 and len(getattr(library, kind)) < needed:
-                    raise ValueError(f"{kind} must list at least {needed}, the most that variants.suggestions asks for")
-        return library
 
 
 class Plateau(_Section):
@@ -247,7 +236,7 @@ class GrpoSettings(_Section):
     format_reward: NonNegative
     eval_every: Count
     plateau: Plateau | None = None
-    trl: GrpoConfigSettings
+    trl: Annotated[GrpoConfigSettings, AfterValidator(lambda trl: trainable(TRL_DEFAULTS | trl))]
 
     @property
     def completions_per_step(self) -> int:
@@ -261,35 +250,26 @@ class GrpoSettings(_Section):
         per_group = max(size, self.downsample_from or size) / size
         return int(self.completions_per_step * per_group * (self.refill.limit if self.refill else 1))
 
-    @field_validator("trl")
-    @classmethod
-    def _trains(cls, trl: dict[str, Any]) -> dict[str, Any]:
-        return trainable(TRL_DEFAULTS | trl)
+
+def _within_samples(k: int, info: ValidationInfo) -> int:
+    if k > info.data.get("samples", k):
+        raise ValueError(f"must be at most eval.samples, which is {info.data['samples']}")
+    return k
 
 
 class EvalSettings(_Section):
     """Sampling of answers to the test problems."""
 
     samples: Count
-    k: Count
+    k: Annotated[Count, AfterValidator(_within_samples)]
     temperature: NonNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_new_tokens: Count
     batch_size: Count
 
-    @field_validator("k")
-    @classmethod
-    def _within_samples(cls, k: int, info: ValidationInfo) -> int:
-        if k > info.data.get("samples", k):
-            raise ValueError(f"must be at most eval.samples, which is {info.data['samples']}")
-        return k
-
 
 def _readable(budget: str) -> str:
-    try:
-        read_budget(budget)
-    except ValueError as error:
-        raise ValueError(f"must be a time: {error}") from error
+    read_budget(budget)
     return budget
 
 
@@ -330,6 +310,41 @@ def _changes_of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
 AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_changes_of_ladder)]
 
 
+def _not_built_in(ablations: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+    if taken := sorted(set(BUILT_IN).intersection(ablations)):
+        raise ValueError(f"must not name an ablation {taken[0]}: that is a condition of every recipe")
+    return ablations
+
+
+def _known_and_unique(conditions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    known = [*BUILT_IN, *info.data.get("ablations", {})]
+    if "ablations" in info.data and (unknown := [name for name in conditions if name not in known]):
+        hint = nearest(unknown[0], known)
+        raise ValueError(f"must name conditions of {', '.join(known)}, and {unknown[0]} is none{hint}")
+    if len(set(conditions)) < len(conditions):
+        raise ValueError("must not name a condition twice")
+    return conditions
+
+
+def _library_can_be_asked_for(variants: VariantSettings, info: ValidationInfo) -> VariantSettings:
+    task = info.data.get("task")
+    if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
+        raise ValueError("must not have transformations: model while task.prompts.transformations is null")
+    return variants
+
+
+def _trains_too(ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
+    if "grpo" in info.data:
+        try:
+            trainable(ttrl.over(info.data["grpo"]).trl)
+        except ValueError as error:
+            raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
+    return ttrl
+
+
+AblationName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class Recipe(_Section):
     """One experiment. The run folder contains it with all defaults and overrides resolved.
 
@@ -342,48 +357,12 @@ class Recipe(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # NumPy's limit
     task: TaskSettings
     model: ModelSettings
-    ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], AblationChanges]
-    conditions: Annotated[tuple[str, ...], Field(min_length=1)]
-    full: tuple[str, ...]
-    variants: VariantSettings
+    ablations: Annotated[dict[AblationName, AblationChanges], AfterValidator(_not_built_in)]
+    conditions: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known_and_unique)]
+    full: Annotated[tuple[str, ...], AfterValidator(_known_and_unique)]
+    variants: Annotated[VariantSettings, AfterValidator(_library_can_be_asked_for)]
     grpo: GrpoSettings
     eval: EvalSettings
-    ttrl: TtrlSettings
+    ttrl: Annotated[TtrlSettings, AfterValidator(_trains_too)]
     profiles: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], dict[str, JsonValue]] = {}  # --profile NAME
     smoke: dict[str, JsonValue]
-
-    @field_validator("variants")
-    @classmethod
-    def _library_can_be_asked_for(cls, variants: VariantSettings, info: ValidationInfo) -> VariantSettings:
-        task = info.data.get("task")
-        if variants.transformations == "model" and task is not None and task.prompts.transformations is None:
-            raise ValueError("must not have transformations: model while task.prompts.transformations is null")
-        return variants
-
-    @field_validator("ttrl")
-    @classmethod
-    def _trains_too(cls, ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
-        if "grpo" in info.data:
-            try:
-                trainable(ttrl.over(info.data["grpo"]).trl)
-            except ValueError as error:
-                raise ValueError(f"{error}; that is with grpo.trl, which ttrl.trl changes") from error
-        return ttrl
-
-    @field_validator("ablations")
-    @classmethod
-    def _not_built_in(cls, ablations: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
-        if taken := sorted(set(BUILT_IN).intersection(ablations)):
-            raise ValueError(f"must not name an ablation {taken[0]}: that is a condition of every recipe")
-        return ablations
-
-    @field_validator("conditions", "full")
-    @classmethod
-    def _known_and_unique(cls, conditions: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = [*BUILT_IN, *info.data.get("ablations", {})]
-        if "ablations" in info.data and (unknown := [name for name in conditions if name not in known]):
-            hint = nearest(unknown[0], known)
-            raise ValueError(f"must name conditions of {', '.join(known)}, and {unknown[0]} is none{hint}")
-        if len(set(conditions)) < len(conditions):
-            raise ValueError("must not name a condition twice")
-        return conditions

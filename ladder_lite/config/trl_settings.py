@@ -7,12 +7,14 @@ cannot train.
 
 import json
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator
-from pydantic.annotated_handlers import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, GetCoreSchemaHandler, with_config
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 
 class Setting(NamedTuple):
@@ -117,32 +119,23 @@ class LibrarySettings:
     """Field metadata: a mapping whose keys and types are those of a library's config class."""
 
     def __init__(self, owner: Literal["GRPOConfig", "LoraConfig"]) -> None:
-        self.types: dict[str, list[str]] = {name: field["types"] for name, field in recorded()[owner].items()}
+        fields = recorded()[owner].items()
+        self.types = {name: reduce(or_, map(_TYPES.get, field["types"])) for name, field in fields}
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # A typed dict with all keys optional: unknown names and wrong types are refused, missing ones are not.
-        fields = {
-            name: core_schema.typed_dict_field(
-                core_schema.union_schema(
-                    [_JSON_TYPES[type_] for type_ in types],
-                    custom_error_type="setting_type",
-                    custom_error_message="must be " + " or ".join(types),
-                ),
-                required=False,
-            )
-            for name, types in self.types.items()
-        }
-        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+        # All keys are optional: unknown names and wrong types are refused, missing ones are not.
+        mapping = TypedDict("mapping", self.types, total=False)  # type: ignore[misc]
+        return handler(with_config(extra="forbid", strict=True, allow_inf_nan=False)(mapping))
 
 
-_JSON_TYPES: dict[str, CoreSchema] = {
-    "bool": core_schema.bool_schema(strict=True),
-    "int": core_schema.int_schema(strict=True),
-    "float": core_schema.float_schema(strict=True, allow_inf_nan=False),
-    "str": core_schema.str_schema(strict=True),
-    "list": core_schema.list_schema(strict=True),
-    "dict": core_schema.dict_schema(strict=True),
-    "null": core_schema.none_schema(),
+_TYPES: dict[str, Any] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "null": None,
 }
 
 

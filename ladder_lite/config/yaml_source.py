@@ -18,14 +18,37 @@ def read_yaml(text: str, place: str, *, one_line: bool = False) -> tuple[Any, Pl
     Raises UserError for invalid syntax, non-string or duplicate keys, aliases, and values that JSON cannot represent.
     """
     places: Places = {(): place}
-    reader = _Reader(place, one_line, places)
+
+    def place_of(mark: yaml.Mark | None) -> str:
+        return place if one_line or mark is None else f"{place}:{mark.line + 1}"
+
+    def read(node: yaml.Node, path: tuple[str, ...]) -> Any:
+        if isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):  # items get places too: ("personas", "0")
+                places[(*path, str(index))] = place_of(child.start_mark)
+            return [read(child, (*path, str(index))) for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            mapping: dict[str, Any] = {}
+            for key_node, child in node.value:
+                key = key_node.value
+                if not isinstance(key, str):
+                    raise _mistake("a key must be plain text", key_node)
+                if key in mapping:  # PyYAML would silently keep the last one
+                    raise _mistake(f'"{key}" is set twice, first at {places[(*path, key)]}', key_node)
+                places[(*path, key)] = place_of(key_node.start_mark)
+                mapping[key] = read(child, (*path, key))
+            return mapping
+        value = loader.construct_object(node)
+        if not isinstance(value, str | int | float | None):
+            raise _mistake(f"{node.tag} is not allowed", node)
+        return value
+
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        return (None if node is None else reader.read(loader, node, ())), places
+        return (None if node is None else read(node, ())), places
     except yaml.MarkedYAMLError as error:
-        where = reader.place_of(error.problem_mark)
-        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+        raise UserError(f"{place_of(error.problem_mark)}: not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{place}: not valid YAML: {error}") from error
 
@@ -49,39 +72,6 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-
-
-class _Reader:
-    """Converts a tree of YAML nodes to Python values and records the place of each."""
-
-    def __init__(self, place: str, one_line: bool, places: Places) -> None:
-        self.place, self.one_line, self.places = place, one_line, places
-
-    def place_of(self, mark: yaml.Mark | None) -> str:
-        return self.place if self.one_line or mark is None else f"{self.place}:{mark.line + 1}"
-
-    def read(self, loader: _Loader, node: yaml.Node, path: tuple[str, ...]) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            items = []
-            for index, child in enumerate(node.value):  # items get places too: ("personas", "0")
-                self.places[(*path, str(index))] = self.place_of(child.start_mark)
-                items.append(self.read(loader, child, (*path, str(index))))
-            return items
-        if isinstance(node, yaml.MappingNode):
-            mapping: dict[str, Any] = {}
-            for key_node, child in node.value:
-                key = key_node.value
-                if not isinstance(key, str):
-                    raise _mistake("a key must be plain text", key_node)
-                if key in mapping:  # PyYAML would silently keep the last one
-                    raise _mistake(f'"{key}" is set twice, first at {self.places[(*path, key)]}', key_node)
-                self.places[(*path, key)] = self.place_of(key_node.start_mark)
-                mapping[key] = self.read(loader, child, (*path, key))
-            return mapping
-        value = loader.construct_object(node)
-        if not isinstance(value, str | int | float | None):
-            raise _mistake(f"{node.tag} is not allowed", node)
-        return value
 
 
 def _mistake(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:

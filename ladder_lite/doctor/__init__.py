@@ -25,8 +25,8 @@ import psutil
 from ladder_lite import __version__
 from ladder_lite.config import load_recipe, recipe_names
 from ladder_lite.doctor.checks import Check, nvidia_smi, preflight
-from ladder_lite.errors import UserError, first_line
-from ladder_lite.install import versions
+from ladder_lite.errors import first_line
+from ladder_lite.install import cache_folder, versions
 from ladder_lite.models.memory import GIB
 
 _IMPORTS = {
@@ -56,10 +56,8 @@ def examine(online: bool = False) -> dict[str, Any]:
     cards = nvidia_smi()
     has_torch = imports["torch"] is None  # None: imported without an error
     seen = _seen_by_torch() if has_torch else {"cuda": None, "gpus": []}
-    recipes = _recipes()
     checks = list(_check_imports(imports, needs_unsloth=bool(seen["gpus"])))
-    checks += [Check(f"recipe {name}", False, fault) for name, fault in recipes.items() if fault]
-    if has_torch and recipes.get("tiny") == "":
+    if has_torch:
         # The recipe's own model does not matter: what is checked is how this machine computes, in the type that it
         # would choose. A broken Unsloth has already failed its own check and must not hide the others.
         backend = "auto" if imports.get("unsloth") is None else "transformers"
@@ -78,7 +76,7 @@ def examine(online: bool = False) -> dict[str, Any]:
         "hub": _hub(online),
         "environment": environment,
         "caches": _caches(),
-        "recipes": [name for name, fault in recipes.items() if not fault],
+        "recipes": recipe_names(),
         "checks": [asdict(check) for check in checks],
     }
 
@@ -114,7 +112,7 @@ def _check_imports(imports: Mapping[str, str | None], needs_unsloth: bool) -> It
     for name, fault in imports.items():
         # Unsloth raises an error on a machine without a GPU, where it is not needed.
         if name != "unsloth" or needs_unsloth:
-            yield Check.of(f"import of {name}", fault is None, fault or "works", f"reinstall {name}")
+            yield Check(f"import of {name}", fault is None, fault or "works", f"reinstall {name}")
 
 
 def _seen_by_torch() -> dict[str, Any]:
@@ -152,36 +150,21 @@ def _commit() -> str | None:
         return None
 
 
-def _recipes() -> dict[str, str]:
-    """Return the shipped recipes with their error, or with "" if they can be loaded."""
-    faults = {}
-    for name in recipe_names():
-        try:
-            load_recipe(name)
-            faults[name] = ""
-        except UserError as error:
-            faults[name] = str(error)
-    return faults
-
-
 def _hub(online: bool) -> dict[str, str]:
+    import httpx
+
     try:
-        from huggingface_hub import get_token
+        from huggingface_hub import HfApi, get_token
     except ImportError as error:
         return {"token": "unknown", "reachable": f"huggingface_hub cannot be imported ({error})"}
-    token = "present" if get_token() else "absent"
-    return {"token": token, "reachable": _ask_hub() if online else "connection not tested (use --online)"}
-
-
-def _ask_hub() -> str:
-    import httpx
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
-    except (httpx.HTTPError, OSError) as error:
-        return f"cannot be reached ({first_line(error)})"
-    return "can be reached"
+    reachable = "connection not tested (use --online)"
+    if online:
+        try:
+            HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=10)
+            reachable = "can be reached"
+        except (httpx.HTTPError, OSError) as error:
+            reachable = f"cannot be reached ({first_line(error)})"
+    return {"token": "present" if get_token() else "absent", "reachable": reachable}
 
 
 def _environment() -> dict[str, str]:
@@ -192,9 +175,7 @@ def _environment() -> dict[str, str]:
 
 
 def _caches() -> dict[str, str]:
-    from ladder_lite.problems.paper_sets import fetched
-
-    caches = {"problem sets": str(fetched("any").parent)}
+    caches = {"problem sets": str(cache_folder())}
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:  # `_hub` reports the error

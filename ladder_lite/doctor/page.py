@@ -41,7 +41,7 @@ def render(page: Mapping[str, Any]) -> str:
         "hub": [f"token {page['hub']['token']}, {page['hub']['reachable']}"],
         "environment": [f"{name}={value}" for name, value in page["environment"].items()] or ["nothing relevant set"],
         "caches": [f"{name}: {path}" for name, path in page["caches"].items()],
-        "recipes": [", ".join(page["recipes"]) or "none can be loaded"],
+        "recipes": [", ".join(page["recipes"])],
         "checks": checks,
     }
     lines = []

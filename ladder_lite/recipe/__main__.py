@@ -10,7 +10,7 @@ from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
 from ladder_lite.recipe import dry_run, run_recipe, stages
-from ladder_lite.runs import is_run, layout
+from ladder_lite.runs import layout, open_run
 from ladder_lite.terminal import Live
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -53,8 +53,6 @@ def main(
     deadline = Deadline.after(budget)
     if json_ and not dry:
         raise UserError("--json needs --dry-run; the results of a run are in report.json of its folder")
-    if list_ and run_dir is not None and not is_run(run_dir):
-        raise UserError(f"{run_dir}: not a run folder; name one, such as runs/tiny-s0")
     if list_:
         lines = _stage_lines(run_dir) if run_dir else [f"{name:<10} {text}" for name, text in list_recipes()]
         typer.echo("\n".join(lines))
@@ -95,7 +93,7 @@ def main(
 
 
 def _stage_lines(path: Path) -> list[str]:
-    recipe = load_recipe(str(path / layout.RECIPE))
+    recipe = open_run(path).recipe()
     states = []
     for name in stages.stages_of(recipe, recipe.conditions):
         folder = path / name

@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe, recipe_for
+from ladder_lite.config import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
@@ -51,29 +51,36 @@ class RunContext:
         # Seed, task and model decide the result of every stage; `inputs` are what else this one depends on.
         base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
         stage = self.run.stage(name, [base, inputs])
-        if stage.done is None:
-            self.deadline.check()
-            self.ran_a_stage = True
-            stage.begin()
-            stage.finish(work(stage) | {"peak_memory_bytes": peak_memory_bytes()})
-            # Only after done.json: a kill before it still needs the checkpoints to resume from. One right after it
-            # leaves them behind, which costs disk space and nothing else.
-            remove_checkpoints(stage)
+        self._run(stage, work)
         return stage
 
-    def run_substage(self, parent: Stage, name: str, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
-        """Run a part of a stage, with its own folder and done.json, unless it is done; returns its summary.
+    def run_substages(
+        self, parent: Stage, title: str, problems: Sequence[Problem], work: Callable[[Problem, Stage], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Run a part of a stage for each problem, with its own folder and done.json; return the summaries.
 
-        A kill then costs at most one part, for example one problem of TTRL.
+        A kill then costs at most one part.
         """
-        stage = self.run.stage(f"{parent.name}/{name}", parent.digest)  # stale exactly when its parent is
+        summaries = []
+        with self.live.progress(title, len(problems)) as bar:
+            for problem in problems:
+                stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
+                summaries.append(self._run(stage, partial(work, problem)))
+                bar.advance()
+        return summaries
+
+    def _run(self, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
         if (done := stage.done) is not None:
             return done
         self.deadline.check()
+        self.ran_a_stage = True
         stage.begin()
-        summary = work(stage)
+        summary = work(stage) | {"peak_memory_bytes": peak_memory_bytes()}
         stage.finish(summary)
-        remove_checkpoints(stage)
+        # Only after done.json: a kill before it still needs the checkpoints to resume from. One right after it leaves
+        # them behind, which costs disk space and nothing else. A TTRL problem has them below `train/`.
+        for folder in (stage.path, stage.path / layout.TRAIN):
+            shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
         return summary
 
     @cached_property
@@ -121,10 +128,6 @@ class RunContext:
 
         return Sampler(self.task, self.backend, self.recipe.eval, self.recipe.seed, self.deadline)
 
-    def recipe_for(self, condition: str) -> Recipe:
-        """The recipe with the changes of an ablation; unchanged for every other condition."""
-        return recipe_for(self.recipe, condition)
-
     def library(self, recipe: Recipe) -> "Library":
         """The transformations that variant requests suggest.
 
@@ -135,7 +138,7 @@ class RunContext:
         return open_library(recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
     def writer(self, recipe: Recipe) -> "Writer":
-        """The writer of variant trees for the recipe or one of its ablations (see `recipe_for`)."""
+        """The writer of variant trees for the recipe or one of its ablations (see `config.recipe_for`)."""
         from ladder_lite.variants import Writer
 
         library, settings = self.library(recipe), recipe.variants
@@ -237,13 +240,6 @@ def _select(context: RunContext) -> None:
 
     # The ids are an input: if the set changes later, the selection is stale and the run says so.
     context.run_stage(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
-
-
-def remove_checkpoints(stage: Stage) -> None:
-    """Remove the checkpoints of a finished training run, which needs only its adapter from here on."""
-    # A checkpoint has the optimizer's state too, and the trainer keeps two. A TTRL problem has them below `train/`.
-    for folder in (stage.path, stage.path / layout.TRAIN):
-        shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def ids(problems: Sequence[Problem]) -> list[str]:

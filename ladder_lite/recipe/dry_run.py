@@ -113,7 +113,8 @@ class _Workload:
         self._recipe = recipe
         self._stages = stages.stages_of(recipe, recipe.conditions)
         # The recipe of each condition with a training stage (for an ablation, the changed one), by condition.
-        self._recipes = {name: recipe_for(recipe, name) for name in stages.trained(recipe, recipe.conditions)}
+        names = (condition.name for condition in with_ablations(recipe.ablations))
+        self._recipes = {name: recipe_for(recipe, name) for name in names if layout.train(name) in self._stages}
         # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
         self._ttrl_conditions = [
             condition.name
@@ -184,27 +185,19 @@ class _Workload:
     def seconds_left(self, run: Path) -> float | None:
         """Seconds that the remaining steps would take at the median pace so far; None before two measured steps."""
         seconds: list[float] = []
-
-        def steps_left(folder: Path, max_steps: int) -> int:
-            rows = read_jsonl(folder / layout.METRICS)
-            seconds.extend(row["seconds"] for row in rows)
-            # A training run on a plateau is done before `max_steps`.
-            return 0 if (folder / layout.DONE).exists() else max(0, max_steps - len(rows))
-
-        ttrl_steps, left = _max_steps(self._ttrl), 0.0
-        for name, each in self._recipes.items():
-            left += steps_left(run / layout.train(name), _max_steps(each.grpo))
-        for name in self._ttrl_conditions:
-            folder = run / layout.problems(name)
-            begun = sorted(folder.glob("*/"))
-            # Of a problem that is done, the steps still count for the pace. Its done.json is in the problem's folder,
-            # not in that of its training.
-            left += sum(steps_left(p / layout.TRAIN, 0 if (p / layout.DONE).exists() else ttrl_steps) for p in begun)
-            if not (folder / layout.DONE).exists():
-                # The order of max's arguments matters: max(nan, 0) is nan, max(0, nan) is 0.
-                left += max(self._n_ttrl - len(begun), 0) * ttrl_steps
+        left = sum(self.steps.values())
+        for name, training in self.trainings.items():
+            is_ttrl = name in self._ttrl_conditions
+            stage = run / (layout.problems(name) if is_ttrl else layout.train(name))
+            n_done = 0
+            for folder in stage.glob("*/") if is_ttrl else [stage]:
+                rows = read_jsonl((folder / layout.TRAIN if is_ttrl else folder) / layout.METRICS)
+                seconds += [row["seconds"] for row in rows]
+                # A training run on a plateau and a solved problem are done before `max_steps`.
+                n_done += _max_steps(training) if (folder / layout.DONE).exists() else len(rows)
+            left -= self.steps[name] if (stage / layout.DONE).exists() else n_done
         # The median, so that a few slow steps do not count.
-        return None if len(seconds) < 2 or math.isnan(left) else left * median(seconds)
+        return None if len(seconds) < 2 or math.isnan(left) else max(left, 0.0) * median(seconds)
 
 
 def _n_problems(*splits: tuple[str, str]) -> float:
@@ -220,7 +213,7 @@ def _max_steps(training: GrpoSettings) -> int:
 
 
 def _tokens_per_step(training: GrpoSettings) -> int:
-    return training.most_rollouts_per_step * int(training.trl.get("max_completion_length") or 256)  # TRL's default
+    return training.most_rollouts_per_step * int(training.trl["max_completion_length"])
 
 
 def _card(recipe: Recipe, setups: Sequence[memory.Setup], card_gb: int, gib: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe, shares_tree, with_ablations
+from ladder_lite.config import Recipe, condition_of, recipe_for, shares_tree
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
@@ -35,12 +35,11 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
-        self.conditions = {condition.name: condition for condition in with_ablations(recipe.ablations)}
         self.context = RunContext(recipe, run, live, deadline)
 
     def run_condition(self, name: str) -> None:
         """Run a condition and the conditions it needs, skipping the stages that are done."""
-        condition, context = self.conditions[name], self.context
+        condition, context = condition_of(name), self.context
         for needed in condition.needs:  # TTRL needs LADDER's evaluation: it trains on the problems left unsolved there
             self.run_condition(needed)
 
@@ -52,7 +51,7 @@ class Experiment:
         elif condition.trains_on == "variants":
             # LADDER and its ablations: the model's own easier variants give groups with both right and wrong answers.
             variants = self.grow_variants(name)
-            if context.recipe_for(name).variants.adaptive:
+            if recipe_for(self.recipe, name).variants.adaptive:
                 # An adaptive tree adds the roots to the training rows: they are tried now and then, and while they
                 # are stuck they get children.
                 variants = [*context.roots, *variants]
@@ -95,7 +94,7 @@ class Experiment:
         # An ablation that only trains on fewer variants (`share: 0.1`) takes the first ones of LADDER's tree, so that
         # the two differ in their number alone. One that changes how the tree grows needs its own tree.
         shared = shares_tree(self.recipe, condition)
-        recipe = self.recipe if shared else self.context.recipe_for(condition)
+        recipe = self.recipe if shared else recipe_for(self.recipe, condition)
         per_root = recipe.variants.first_per_root
         roots, tests = self.context.roots, self.context.tests
 
@@ -121,7 +120,7 @@ class Experiment:
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
-        n_first = self.context.recipe_for(condition).variants.first_per_root
+        n_first = recipe_for(self.recipe, condition).variants.first_per_root
         return variants.first_per_root(tree, n_first) if n_first < per_root else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
@@ -133,13 +132,13 @@ class Experiment:
         from ladder_lite.train import grpo
         from ladder_lite.train.state import Training
 
-        recipe, context = self.context.recipe_for(condition), self.context
+        recipe, context = recipe_for(self.recipe, condition), self.context
         settings = recipe.grpo
         # The control must not grow variants, whatever the recipe's tree does.
-        adaptive = recipe.variants.adaptive if self.conditions[condition].trains_on == "variants" else None
+        adaptive = recipe.variants.adaptive if condition_of(condition).trains_on == "variants" else None
 
         def work(stage: Stage) -> dict[str, Any]:
-            context.restore(self.conditions[condition].start)
+            context.restore(condition_of(condition).start)
             growth = None
             tree = [problem for problem in problems if problem.parent_id is not None]  # without the roots
             if adaptive:
@@ -184,6 +183,7 @@ class Experiment:
             started = time.monotonic()
             with context.live.progress(f"evaluate {condition}", len(context.tests)) as bar:
                 sampled = context.sampler.evaluate(context.tests, stage.path, bar)
+            with context.live.progress(f"evaluate {condition}, greedy", len(context.tests)) as bar:
                 greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
             return context.summarize(sampled, greedy) | {"seconds": time.monotonic() - started}
 

@@ -37,20 +37,11 @@ def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The stages of these conditions and all stages that they depend on, in topological order."""
     graph = dependencies(recipe)
-    to_visit = [name for name in graph if layout.condition_name(name) in conditions]
-    found = set(to_visit)
-    # Walk the dependencies upstream: the transitive closure.
-    while to_visit:
-        new = [name for name in graph[to_visit.pop()] if name not in found]
-        found.update(new)
-        to_visit += new
+    found = {name for name in graph if layout.condition_name(name) in conditions}
+    for stage in reversed(graph):  # from the last stage to the first, so one pass finds all
+        if stage in found:
+            found.update(graph[stage])
     return [name for name in graph if name in found]
-
-
-def trained(recipe: Recipe, conditions: Collection[str]) -> list[str]:
-    """The conditions with a training stage among these and the conditions that they depend on; TTRL has none."""
-    found = stages_of(recipe, conditions)
-    return [condition.name for condition in with_ablations(recipe.ablations) if layout.train(condition.name) in found]
 
 
 def dependents(recipe: Recipe, names: Iterable[str]) -> list[str]:

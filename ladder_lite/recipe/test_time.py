@@ -5,6 +5,7 @@ adds beyond its extra compute (the paper's Figure 6).
 """
 
 import time
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,7 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
         # leaves unsolved: the two are compared problem by problem.
         after_ladder = condition.problems_of == "ladder/eval"
         chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
-        outcomes: list[dict[str, Any]] = []
-        with context.live.progress(condition.label, len(chosen)) as bar:
-            for problem in chosen:
-                outcomes.append(_run_ttrl_on(context, problem, condition.start, stage))
-                bar.advance(1)
+        outcomes = context.run_substages(stage, condition.label, chosen, partial(_run_ttrl_on, context, condition))
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
         # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
@@ -55,7 +52,7 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
-    context.run_stage(layout.problems(condition.name), [*_ttrl_inputs(context), *context.evaluation_inputs], work)
+    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context), work)
 
 
 def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
@@ -93,12 +90,8 @@ def resample(context: "RunContext", condition: Condition) -> None:
 
     def work(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
-        outcomes: list[dict[str, Any]] = []
         chosen = _chosen_for_ttrl(context)
-        with context.live.progress(condition.label, len(chosen)) as bar:
-            for problem in chosen:
-                outcomes.append(_resample_problem(context, problem, condition.start, stage))
-                bar.advance(1)
+        outcomes = context.run_substages(stage, condition.label, chosen, partial(_resample_problem, context, condition))
         return {
             "attempted": len(chosen),
             "solved": sum(outcome["solved"] for outcome in outcomes),
@@ -109,52 +102,44 @@ def resample(context: "RunContext", condition: Condition) -> None:
         }
 
     # TTRL's settings are inputs because they decide how many tokens there are to spend.
-    context.run_stage(layout.problems(condition.name), [*_ttrl_inputs(context), *context.evaluation_inputs], work)
+    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context), work)
 
 
-def _run_ttrl_on(context: "RunContext", problem: Problem, start: str, parent: Stage) -> dict[str, Any]:
+def _run_ttrl_on(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
     from ladder_lite import ttrl
 
-    def work(stage: Stage) -> dict[str, Any]:
-        # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
-        context.restore(start)
-        outcome = ttrl.train_on_problem(
-            context.writer(context.recipe), problem, context.recipe, stage.path, context.live
-        )
-        verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
-        context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
-        return outcome.to_row()
-
-    return context.run_substage(parent, problem.id, work)
+    # `ttrl.train_on_problem` puts the adapter back when it ends, but the first problem finds whatever the stage before left.
+    context.restore(condition.start)
+    outcome = ttrl.train_on_problem(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
+    verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
+    context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
+    return outcome.to_row()
 
 
-def _resample_problem(context: "RunContext", problem: Problem, start: str, parent: Stage) -> dict[str, Any]:
+def _resample_problem(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
     """Sample until there are `N_SAMPLES` answers and as many tokens as TTRL generated for this problem."""
     from ladder_lite.evaluate.scores import pass_at_k
 
-    def work(stage: Stage) -> dict[str, Any]:
-        ttrl_tokens = int(_ladder_ttrl_summary(context, problem.id)["n_tokens"])  # variants, rollouts and tries
-        context.restore(start)
-        attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, ttrl_tokens)
-        # Lengths 40, 60, 50 -> [40, 100, 150]: the tokens spent once each answer is complete.
-        tokens_so_far = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
-        first = next((index for index, attempt in enumerate(attempts) if attempt.correct), None)
-        n_right = sum(attempt.correct for attempt in attempts)
-        return {
-            "problem_id": problem.id,
-            "n_samples": len(attempts),
-            "n_right": n_right,
-            "n_tokens": tokens_so_far[-1],
-            "ttrl_tokens": ttrl_tokens,
-            "first_right": first,
-            "tokens_to_right": None if first is None else tokens_so_far[first],
-            # Within either allowance: the first 100 answers, or TTRL's tokens. The last answer may overrun the tokens;
-            # if it is the first right one, it does not count.
-            "solved": first is not None and (first < N_SAMPLES or tokens_so_far[first] <= ttrl_tokens),
-            "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
-        }
-
-    return context.run_substage(parent, problem.id, work)
+    ttrl_tokens = int(_ladder_ttrl_summary(context, problem.id)["n_tokens"])  # variants, rollouts and tries
+    context.restore(condition.start)
+    attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, ttrl_tokens)
+    # Lengths 40, 60, 50 -> [40, 100, 150]: the tokens spent once each answer is complete.
+    tokens_so_far = list(accumulate(attempt.completion.n_tokens for attempt in attempts))
+    first = next((index for index, attempt in enumerate(attempts) if attempt.correct), None)
+    n_right = sum(attempt.correct for attempt in attempts)
+    return {
+        "problem_id": problem.id,
+        "n_samples": len(attempts),
+        "n_right": n_right,
+        "n_tokens": tokens_so_far[-1],
+        "ttrl_tokens": ttrl_tokens,
+        "first_right": first,
+        "tokens_to_right": None if first is None else tokens_so_far[first],
+        # Within either allowance: the first 100 answers, or TTRL's tokens. The last answer may overrun the tokens; if
+        # it is the first right one, it does not count.
+        "solved": first is not None and (first < N_SAMPLES or tokens_so_far[first] <= ttrl_tokens),
+        "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
+    }
 
 
 def _unsolved_by_ladder(context: "RunContext") -> list[Problem]:
@@ -179,4 +164,5 @@ def _ladder_ttrl_summary(context: "RunContext", problem_id: str = "") -> dict[st
 
 def _ttrl_inputs(context: "RunContext") -> list[Any]:
     recipe = context.recipe
-    return [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
+    settings = [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
+    return [*settings, *context.evaluation_inputs]

@@ -66,17 +66,13 @@ class Run:
         if condition in adapters:
             return adapters[condition]
         known = condition_of(condition)
-        if known.problems_of is not None:
-            why = "TTRL rolls its own back after each problem" if known.trains_on else "it trains none"
-            raise UserError(
-                f"--condition {condition}: this condition leaves no adapter ({why}); use the one it starts from, "
-                f"--condition {known.start}"
-            )
         names = ["base", *adapters]
         trained = f"it has {', '.join(names)}" if adapters else "nothing has been trained yet; run the recipe first"
-        raise UserError(
-            f"--condition {condition}: {self.path} has no such adapter{nearest(condition, names)}; {trained}"
-        )
+        why = f"has no such adapter{nearest(condition, names)}; {trained}"
+        if known.problems_of is not None:
+            kept = "TTRL rolls its own back after each problem" if known.trains_on else "this condition trains none"
+            why = f"has no such adapter: {kept}; use the one it starts from, --condition {known.start}"
+        raise UserError(f"--condition {condition}: {self.path} {why}")
 
     def done(self, stage: str) -> dict[str, Any]:
         """The summary of a finished stage, {} if it is not finished."""

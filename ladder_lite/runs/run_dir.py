@@ -13,30 +13,36 @@ finished nor half-finished work is ever mixed with work from other settings. Wha
 - before `begin`: nothing;
 - between `begin` and `finish`: the stage resumes from its own files, such as checkpoints or rows of JSON lines;
 - in `finish`: `write_json` replaces done.json as a whole or not at all, so the stage is still unfinished and resumes;
-- in `clear`: done.json goes first, so the stage reads as unfinished; the same command, with --redo, removes the rest.
+- in `clear`: the stage is there as a whole or gone; what is left of its folder is removed when the run is opened again.
 """
 
-import fcntl
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from ladder_lite.config import BUILT_IN, Recipe, dump_recipe, load_recipe, with_more
+from ladder_lite.config import BUILT_IN, Recipe, dump_recipe, load_recipe, shown, with_more
 from ladder_lite.errors import UserError
 from ladder_lite.install import versions
 from ladder_lite.jsonl import digest, write_atomic, write_json
 from ladder_lite.runs import layout
+from ladder_lite.runs.finished import read_json
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+# `smoke`, `profiles` and `description` decide no result, `conditions` and `full` only which results there are, and the
+# changes of an ablation are in the digests of its stages.
+_MAY_DIFFER = {"smoke", "profiles", "description", "ablations", "conditions", "full"}
 
 
 class RunDir:
     """The folder of one run of one recipe; one process at a time has it open."""
 
-    def __init__(self, path: Path, recipe: Recipe, lock: IO[str]) -> None:
+    def __init__(self, path: Path, recipe: Recipe, lock: "BaseFileLock") -> None:
         self.path, self.recipe, self._lock = path, recipe, lock
 
     @staticmethod
@@ -44,8 +50,8 @@ class RunDir:
         """Create a run folder, or open an existing one to resume its run.
 
         Raises UserError if the folder cannot be written, is open in another process, is not a run folder, is damaged,
-        or belongs to a recipe with other settings. With `redo`, other settings are accepted: the digest of each stage
-        that they affect then asks for a --redo of that stage.
+        or belongs to a recipe with other settings. With `redo`, and while no stage is done, other settings are
+        accepted: the digest of each stage that they affect then asks for a --redo of that stage.
         """
         path = Path(path)
         try:
@@ -60,6 +66,9 @@ class RunDir:
             ) from error
         # Under the lock: two processes that start at once must not both find the folder empty.
         try:
+            # What a kill left of a cleared stage. Before the recipe: a done.json in it must not count.
+            if (path / layout.TRASH).exists():
+                shutil.rmtree(path / layout.TRASH)
             run._write_recipe(redo)
         except BaseException:
             run.close()  # in a notebook this process lives on and would keep the lock
@@ -75,18 +84,26 @@ class RunDir:
 
     def close(self) -> None:
         """Release the lock; the kernel does the same when the process ends, however it ends."""
-        self._lock.close()
+        self._lock.release()
 
     def _write_recipe(self, redo: bool) -> None:
         """Write the recipe into the folder; raises UserError if the folder belongs to another one."""
         if (self.path / layout.RECIPE).exists():
-            existing = _read_recipe(self.path)
-            difference = _first_difference(existing.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            try:
+                existing = load_recipe(str(self.path / layout.RECIPE))
+            except UserError as error:
+                raise UserError(
+                    f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
+                ) from error
+            old, new = (each.model_dump(mode="json", exclude=_MAY_DIFFER) for each in (existing, self.recipe))
+            difference = _first_difference(old, new)
             # Conditions of earlier runs in this folder (--full, --only) stay in the recipe, and so in the report. An
             # ablation that this recipe no longer has cannot be run again, and is left out.
             known = [name for name in existing.conditions if name in (*BUILT_IN, *self.recipe.ablations)]
             self.recipe = with_more(self.recipe, known)
-            if difference is not None and not redo:
+            # Until a stage is done, the run has no result that other settings could be mixed with. The first start may
+            # have failed because of a setting, such as a model that does not exist, which is now corrected.
+            if difference is not None and not redo and any(self.path.rglob(layout.DONE)):
                 raise UserError(
                     f"{self.path}: was made with {difference}; choose another --run-dir, or name the stages to --redo"
                 )
@@ -99,7 +116,7 @@ class RunDir:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -134,8 +151,12 @@ class Stage:
         return summary
 
     def begin(self) -> None:
-        """Create the stage's folder, or resume in it. Raises UserError if it was begun with other inputs."""
-        if self._read_marker(layout.BEGUN) is None:
+        """Create the stage's folder, or resume in it. Raises UserError if it was begun with other inputs.
+
+        A stage that failed before it wrote anything, for example because its model could not be loaded, begins anew.
+        """
+        has_files = any(entry.name != layout.BEGUN for entry in self.path.glob("*"))
+        if not has_files or self._read_marker(layout.BEGUN) is None:
             write_json(self.path / layout.BEGUN, {"digest": self.digest})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -151,22 +172,17 @@ class Stage:
         if not inside or self.path.is_symlink():
             raise UserError(f"{self.path}: a link in the run folder; remove it by hand before --redo {self.name}")
         if self.path.exists():
-            # First: rmtree takes time, and after a kill within it the remains must not count as done.
-            (self.path / layout.DONE).unlink(missing_ok=True)
-            shutil.rmtree(self.path)
+            # rmtree takes time, and a kill within it must not leave a folder that the next run resumes in.
+            shutil.rmtree(self.path.rename(self.run_path / layout.TRASH))
 
     def _read_marker(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        try:
-            marker = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except ValueError as error:  # not by a kill, which leaves the old file or the new one: a disk or an editor
-            raise UserError(f"{path}: damaged ({error}); --redo {self.name} reruns this stage") from error
-        if not isinstance(marker, dict) or "digest" not in marker:
-            raise UserError(f"{path}: damaged (no digest in it); --redo {self.name} reruns this stage")
+        # A kill leaves the old file or the new one. Damage is due to a disk or an editor.
+        marker = read_json(path, f"--redo {self.name} reruns this stage")
         # Never resumed and never overwritten: the user decides whether the old results may go.
-        if marker["digest"] != self.digest:
+        if marker.get("digest") != self.digest:
             word = "done" if name == layout.DONE else "begun"
             raise UserError(
                 f"{self.path}: this stage was {word} with other settings or inputs; "
@@ -185,50 +201,27 @@ def _foreign_file(path: Path) -> str | None:
     return min(names - leftovers, default=None)
 
 
-def _take_lock(path: Path) -> IO[str]:
-    # A POSIX record lock (fcntl): child processes do not inherit it, and the kernel frees it when the process dies, so
-    # there is no stale lock to remove after a kill. The file itself stays and means nothing without the lock.
-    lock = path.open("a+", encoding="ascii")  # "a+" creates the file but does not truncate the holder's pid in it
+def _take_lock(path: Path) -> "BaseFileLock":
+    from filelock import FileLock, Timeout  # here, because --help needs no lock
+
+    # The kernel frees the lock when the process dies, so there is no stale one to remove after a kill. The file itself
+    # stays, with the process id of the holder, and means nothing without the lock.
+    lock = FileLock(path)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES: POSIX allows either for a held lock
-        lock.seek(0)
-        holder = lock.read(20).strip() or "another process"
-        lock.close()
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise UserError(
-            f"{path.parent}: process {holder} is working in this run folder ({path.name}); "
-            "wait for it or choose another --run-dir"
+            f"{path.parent}: process {path.read_text(encoding='ascii').strip()} is working in this run folder "
+            f"({path.name}); wait for it or choose another --run-dir"
         ) from error
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    path.write_text(f"{os.getpid()}\n", encoding="ascii")
     return lock
-
-
-def _read_recipe(path: Path) -> Recipe:
-    try:
-        return load_recipe(str(path / layout.RECIPE))
-    except UserError as error:
-        raise UserError(
-            f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
-        ) from error
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> str | None:
     """The first setting that differs, as text with both values: "seed 0 and not 1"; None if nothing differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            # Top-level keys that may differ. `smoke`, `profiles` and `description` decide no result, `conditions` and
-            # `full` only which results there are, and the changes of an ablation are in the digests of its stages.
-            if not key and name in ("smoke", "profiles", "description", "ablations", "conditions", "full"):
-                continue
-            difference = _first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
-            if difference is not None:
-                return difference
-        return None
-    return None if old == new else f"{key} {_short(old)} and not {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return None if old == new else f"{key} {shown(old)} and not {shown(new)}"
+    names = dict.fromkeys((*old, *new))
+    differences = (_first_difference(old.get(name), new.get(name), f"{key}.{name}".removeprefix(".")) for name in names)
+    return next(filter(None, differences), None)

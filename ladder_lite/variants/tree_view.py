@@ -18,9 +18,9 @@ def draw_tree(
 
     def line(problem: Problem) -> Text:
         # One terminal line: 4 columns of guides for each level, the statement, and up to 20 columns for the effect and
-        # the pass rate. The statement is a model's text: `one_line` and `encodable` make it harmless.
+        # the pass rate. The statement is a model's text, which `one_line` makes harmless.
         width = min(72, max(_LEAST_WIDTH, live.console.width - 20 - 4 * problem.depth))
-        text = Text(live.encodable(one_line(statement(problem), width)))
+        text = Text(one_line(statement(problem), width))
         if problem.parent_id is not None:
             text.append(f"  {problem.requested}", style="dim")
         if (rate := pass_rates.get(problem.id)) is not None:

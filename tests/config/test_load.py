@@ -222,8 +222,11 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("variants=null", "variants is null; must be a mapping of settings"),
         ("grpo.plateau.patience=0", "grpo.plateau.patience is 0; must be greater than 0"),
         ("grpo.trl.learning_rate=fast", 'grpo.trl.learning_rate is "fast"; must be a valid number'),
-        ("grpo.trl.tf32=3", "grpo.trl.tf32 is 3; must be bool or null"),
-        ("model.lora.target_modules=3", "model.lora.target_modules is 3; must be list or null or str"),
+        ("grpo.trl.tf32=3", "grpo.trl.tf32 is 3; must be a valid boolean"),
+        (
+            "model.lora.target_modules=3",
+            "target_modules is 3; must be a valid array or must be a valid string",
+        ),
         ("eval.k=11", "eval.k is 11; must be at most eval.samples, which is 10"),
         ("eval.temperature=.nan", "eval.temperature is NaN; must be a finite number"),
         ("ttrl.problems=some", "ttrl.problems is \"some\"; must be a valid integer or must be 'all'"),

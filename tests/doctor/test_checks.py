@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,18 +19,23 @@ from rich.console import Console
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import Recipe
 from ladder_lite.doctor import checks as module
-from ladder_lite.doctor.checks import Check, nvidia_smi, on_hub, open_backend, predict, preflight, require_passed
+from ladder_lite.doctor.checks import Check, nvidia_smi, on_hub, open_backend, predict, require_passed
 from ladder_lite.errors import UserError
 from ladder_lite.terminal import Live
 from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend
 
 GIB = 2**30
-TORCH_2_9 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
 def _recipe(*overrides: str) -> Recipe:
     return load_recipe("tiny", ["model.device=auto", *overrides])
+
+
+def preflight(recipe: Recipe, path: Path, **needs: int) -> list[Check]:
+    """The checks with these predicted needs, by default none."""
+    with patch.object(module, "predict", lambda _: needs):
+        return module.preflight(recipe, path)
 
 
 def _named(checks: Sequence[Check], name: str) -> Check:
@@ -39,27 +45,26 @@ def _named(checks: Sequence[Check], name: str) -> Check:
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A fake GPU: PyTorch reports it, but computes on the CPU."""
-    card = SimpleNamespace(capability=(7, 5), free=14 * GIB, architectures=TORCH_2_9)
+    card = SimpleNamespace(capability=(7, 5), free=14 * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: card.capability >= (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: card.architectures)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.free, 15 * GIB))
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
     real = torch.device
     monkeypatch.setattr(torch, "device", lambda name: real("cpu"))
     return card
 
 
 def test_this_machine_passes(tmp_path: Path) -> None:
-    checks = preflight(_recipe("model.load_in_4bit=true"), tmp_path / "runs" / "new", GIB, 10**6, 10**6)
+    checks = preflight(
+        _recipe("model.load_in_4bit=true"), tmp_path / "runs" / "new", needed_bytes=GIB, adapter_bytes=10**6
+    )
     assert [check.name for check in checks] == [
         "versions",
-        "loader",
         "matrix product (cpu, float32)",
         "4-bit product (cpu, float32)",
-        "folder for checkpoints",
+        "loader",
         "disk for checkpoints",
     ]
     assert [check for check in checks if not check.ok or check.remedy] == []
@@ -69,41 +74,15 @@ def test_this_machine_passes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("card")
 def test_a_gpu_is_checked(tmp_path: Path) -> None:
-    checks = preflight(_recipe("model.dtype=float16"), tmp_path, GIB)
-    assert [check.name for check in checks][:6] == [
+    checks = preflight(_recipe("model.dtype=float16"), tmp_path, needed_bytes=GIB)
+    assert [check.name for check in checks][:5] == [
         "versions",
-        "PyTorch's build",
         "compute capability",
-        "loader",
         "matrix product (cpu, float16)",
         "GPU memory",
+        "loader",
     ]
     require_passed(checks)
-
-
-@pytest.mark.parametrize(
-    ("capability", "architectures", "runs"),
-    [
-        ((7, 5), TORCH_2_9, True),
-        ((8, 9), TORCH_2_9, True),  # sm_86 runs on any newer card of its generation
-        ((6, 0), TORCH_2_9, False),  # Kaggle's P100
-        ((7, 0), ["sm_75", "compute_75"], False),
-        ((12, 1), ["sm_120"], True),
-        ((12, 0), ["sm_90", "compute_90"], True),  # PTX is compiled for newer cards
-        ((12, 0), ["sm_90", "compute_90a"], False),
-        ((9, 0), ["sm_90a"], True),
-        ((10, 3), ["sm_100a"], False),
-        ((10, 3), ["sm_100f"], True),
-        ((8, 0), ["gfx90a"], False),
-    ],
-)
-def test_a_build_without_code_for_the_gpu(
-    card: SimpleNamespace, tmp_path: Path, capability: tuple[int, int], architectures: list[str], runs: bool
-) -> None:
-    card.capability, card.architectures = capability, architectures
-    check = _named(preflight(_recipe(), tmp_path), "PyTorch's build")
-    assert check.ok == runs
-    assert runs or architectures[0] in check.detail
 
 
 @pytest.mark.usefixtures("card")
@@ -113,7 +92,8 @@ def test_a_gpu_on_which_no_kernel_runs(tmp_path: Path, monkeypatch: pytest.Monke
             "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be ..."
         )
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", raise_)
+    # cuBLAS may have code for a card for which PyTorch has none, so the product alone would pass.
+    monkeypatch.setattr(torch.Tensor, "__mul__", raise_)
     checks = preflight(_recipe(), tmp_path)
     with pytest.raises(UserError, match=r"matrix product .*no kernel image .*device\); choose another accelerator"):
         require_passed(checks)
@@ -123,7 +103,7 @@ def test_a_full_gpu_is_distinguished_from_a_broken_one(tmp_path: Path, monkeypat
     def raise_(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", raise_)
+    monkeypatch.setattr(torch.Tensor, "__mul__", raise_)
     assert "nvidia-smi" in _named(preflight(_recipe(), tmp_path), "matrix product").remedy
 
 
@@ -135,7 +115,7 @@ def test_a_wrong_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong:
         "__matmul__",
         lambda left, right: real(left, right) * (1 if left.dtype == torch.float64 else wrong),
     )
-    assert "wrong by" in _named(preflight(_recipe(), tmp_path), "matrix product").detail
+    assert not _named(preflight(_recipe(), tmp_path), "matrix product").ok
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -161,7 +141,7 @@ def test_a_broken_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_too_little_memory(card: SimpleNamespace, tmp_path: Path) -> None:
     card.free = 5 * GIB
     with pytest.raises(UserError, match=r"GPU memory: 5\.0 of 15\.0 GiB are free, the run needs at least 7\.3; close"):
-        require_passed(preflight(_recipe(), tmp_path, int(7.3 * GIB)))
+        require_passed(preflight(_recipe(), tmp_path, needed_bytes=int(7.3 * GIB)))
 
 
 @pytest.mark.parametrize(("capability", "ok"), [((7, 5), False), ((8, 0), True)])
@@ -307,7 +287,6 @@ def test_a_broken_torch_hides_no_other_fault(tmp_path: Path) -> None:
     assert run.stdout.splitlines() == [
         "versions True",
         "loader False",
-        "folder for checkpoints True",
         "disk for checkpoints True",
     ]
 
@@ -324,34 +303,31 @@ def test_a_broken_torch_ends_a_run_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("report_to", "detail", "remedy"),
+    ("report_to", "ok", "named"),
     [
-        ("trackio", "trackio: not installed", "pip install trackio, or set grpo.trl.report_to=none"),
-        ("[tensorboard, wandb]", "wandb: not installed", "pip install wandb, or set grpo.trl.report_to=none"),
-        ("[azure_ml, trackio]", "azure_ml, trackio: not", "pip install azureml-core trackio, or set"),
-        ("wandb_", "wandb_ is unknown; did you mean wandb?", "name one of trackio, wandb, tensorboard,"),
+        ("trackio", False, "trackio"),
+        ("[tensorboard, wandb]", False, "wandb"),
+        ("tensorboard", True, "tensorboard"),
+        ("wandb_", False, "wandb_"),
     ],
 )
 def test_trackers_that_are_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_to: str, detail: str, remedy: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report_to: str, ok: bool, named: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "tensorboardX" else None)
+    from transformers.integrations import integration_utils
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", object)  # as if it were installed
+    for tracker in ("trackio", "wandb"):
+        monkeypatch.setattr(integration_utils, f"is_{tracker}_available", lambda: False)
     check = _named(preflight(_recipe(f"grpo.trl.report_to={report_to}"), tmp_path), "grpo.trl.report_to")
-    assert not check.ok
-    assert check.detail.startswith(detail)
-    assert check.remedy.startswith(remedy)
+    assert (check.ok, named in check.detail) == (ok, True)
+    assert ok or "report_to=none" in check.remedy
 
 
 @pytest.mark.parametrize("report_to", ["none", "null", "all", "[]", "[none]"])
 def test_no_named_tracker_means_no_check(tmp_path: Path, report_to: str) -> None:
     checks = preflight(_recipe(f"grpo.trl.report_to={report_to}"), tmp_path)
     assert [check for check in checks if "report_to" in check.name] == []
-
-
-def test_the_known_trackers_are_those_of_the_trainer() -> None:
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    assert set(module._TRACKERS) == set(INTEGRATION_TO_CALLBACK)
 
 
 def _requirements(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
@@ -387,12 +363,6 @@ def test_the_ranges_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) ->
     gpu = {requirement.name for requirement in module._requirements(True)}
     assert {"torch", "trl", "bitsandbytes"} <= plain
     assert gpu - plain == {"unsloth", "unsloth_zoo"}
-
-
-def test_an_installation_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _requirements(monkeypatch)
-    check = _named(preflight(_recipe(), tmp_path), "versions")
-    assert (check.ok, "metadata is missing" in check.detail) == (False, True)
 
 
 def _free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
@@ -466,16 +436,7 @@ def test_a_model_is_loaded_on_a_machine_that_passes_the_checks(tmp_path: Path, m
 def test_a_model_of_one_file_that_is_cached(cache: Path, tmp_path: Path) -> None:
     (cache / "model.safetensors").touch()
     names = [check.name for check in preflight(_recipe("model.id=someone/model"), tmp_path, download_bytes=GIB)]
-    assert names[-2:] == ["folder for checkpoints", "disk for checkpoints"]
-
-
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(UserError, match=r"Read-only file system\); choose another --run-dir"):
-        require_passed(preflight(_recipe(), tmp_path))
+    assert [name for name in names if "disk" in name] == ["disk for checkpoints"]
 
 
 def test_predicted_needs_are_those_of_the_smallest_batches() -> None:

@@ -53,7 +53,7 @@ def run(
 ) -> tuple[list[Attempt], FakeBackend]:
     backend, bar = FakeBackend(script), silent_bar(len(PROBLEMS))
     found = Sampler(TASK, backend, settings, seed).evaluate(PROBLEMS, folder, bar)
-    assert bar.done == bar.total
+    assert bar.task.completed == bar.task.total
     return found, backend
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
+from rich.progress import Progress
+
 from ladder_lite.models import Sampling
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.tasks import Messages
@@ -69,7 +71,9 @@ class FakeBackend:
 
 def silent_bar(total: int | None = None) -> Bar:
     """A progress bar that is not displayed."""
-    return Bar("", total, changed=lambda bar: None, clock=lambda: 0.0)
+    progress = Progress(disable=True)
+    task_id = progress.add_task("", total=total)
+    return Bar("", progress.tasks[0], lambda _bar, done, _fields: progress.update(task_id, completed=done))
 
 
 class Clock:

@@ -90,7 +90,7 @@ def test_every_tree_gets_its_quota_at_every_depth(tmp_path: Path, per_root: int,
     chosen = settings(per_root=per_root, depth=depth)
     tree = variants.grow(writing(backend, chosen), ROOTS, tmp_path, bar)
     assert tree == variants.load(tmp_path)
-    assert bar.done == bar.total == len(tree) == len({variant.id for variant in tree})
+    assert bar.task.completed == bar.task.total == len(tree) == len({variant.id for variant in tree})
     so_far = [ceil(per_root * level / depth) for level in range(depth + 1)]
     for one in ROOTS:
         depths = Counter(variant.depth for variant in tree if variant.root_id == one.id)
