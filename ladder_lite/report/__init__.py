@@ -43,12 +43,10 @@ def write_report(run_path: Path) -> dict[str, Any]:
     report = measure(run)
     document = describe(report, run)
     _write(run_path, "report", report, document)
-    pictures = document.pictures
     for name in _PICTURES:
-        if name in pictures:
-            (run_path / name).write_bytes(pictures[name])
-        else:  # an earlier report may have left one, before the stage was redone
-            (run_path / name).unlink(missing_ok=True)
+        (run_path / name).unlink(missing_ok=True)  # of an earlier report, before the stage was redone
+    for name, content in document.pictures.items():
+        (run_path / name).write_bytes(content)
     return report
 
 

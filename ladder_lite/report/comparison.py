@@ -20,20 +20,7 @@ from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import digest
 from ladder_lite.report import figures
 from ladder_lite.report.chapters import differences
-from ladder_lite.report.document import (
-    Block,
-    Bullets,
-    Chapter,
-    Code,
-    Document,
-    Item,
-    Paragraph,
-    Row,
-    Table,
-    Text,
-    side_by_side,
-    table,
-)
+from ladder_lite.report.document import Chapter, Document, Figures, bullets, code, grid, table
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, measure, pass_rates
 from ladder_lite.report.test_time import compared
@@ -84,23 +71,20 @@ def describe(comparison: Mapping[str, Any]) -> Document:
     # A column for each run, then one for each group's mean; a condition that one lacks leaves an empty cell.
     results = [{name: entry["pass@1"] for name, entry in run["conditions"].items()} for run in runs]
     results += [mean["conditions"] for mean in means]
-    head = ("condition", *(Code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means))
-    rows: list[tuple[Text, ...]] = [
-        (Code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results))
+    head = ["condition", *(code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means)]
+    rows = [
+        [code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results)]
         for name in dict.fromkeys(name for run in runs for name in run["conditions"])
     ]
     how = "pass@1 with 95 % intervals. For a single run, they are Wilson intervals over its problems."
-    note = Paragraph(how + (_MEANS if means else ""))
-    drawn = [figures.seeds(mean, f"mean{index}") for index, mean in enumerate(means) if mean["conditions"]]
-    shares = [*side_by_side(*drawn), Table("l" + "r" * len(results), head, tuple(rows)), note]
+    drawn = Figures(figures.seeds(mean, f"mean{index}") for index, mean in enumerate(means) if mean["conditions"])
     chapters = [
-        Chapter("pass@1", shares),
+        Chapter("pass@1", [drawn, grid("lr", head, rows), how + (_MEANS if means else "")]),
         Chapter("Differences", _difference_blocks(comparison)),
         Chapter("Test-time reinforcement learning", _race_blocks(runs)),
-        Chapter("Runs", [Bullets(tuple(map(_item, runs)))]),
+        Chapter("Runs", [bullets(map(_item, runs))]),
     ]
-    title = f"LADDER: {len(runs)} runs compared"
-    return Document(title, _headline(comparison), [chapter for chapter in chapters if chapter.blocks])
+    return Document(f"LADDER: {len(runs)} runs compared", _headline(comparison), chapters)
 
 
 def _joined(races: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
@@ -201,16 +185,15 @@ def _differences(groups: Sequence[Sequence[int]], rates: Sequence[Mapping[str, A
     ]
 
 
-def _item(run: Mapping[str, Any]) -> Item:
-    about = (": recipe ", Code(run["recipe"]), f", seed {run['seed']}, model ", Code(run["model"]))
-    return Item((Code(run["name"], 40), *about))
+def _item(run: Mapping[str, Any]) -> str:
+    return f"{code(run['name'], 40)}: recipe {code(run['recipe'])}, seed {run['seed']}, model {code(run['model'])}"
 
 
-def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Text:
-    return ("mean of ", Code(runs[mean["runs"][0]]["recipe"], 40), f" over {len(mean['seeds'])} seeds")
+def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    return f"mean of {code(runs[mean['runs'][0]]['recipe'], 40)} over {len(mean['seeds'])} seeds"
 
 
-def _headline(comparison: Mapping[str, Any]) -> Text:
+def _headline(comparison: Mapping[str, Any]) -> str:
     # The first group with a mean of LADDER: it is that of the runs that were named first.
     for mean in comparison["means"]:
         shares = mean["conditions"]
@@ -221,44 +204,44 @@ def _headline(comparison: Mapping[str, Any]) -> Text:
     return f"pass@1 of {len(comparison['runs'])} runs on their test problems."
 
 
-def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = []
-    names = [Code(run["name"], 40) for run in comparison["runs"]]
+def _difference_blocks(comparison: Mapping[str, Any]) -> list[str]:
+    blocks = []
+    names = [code(run["name"], 40) for run in comparison["runs"]]
     for mean in comparison["means"]:
         if rows := differences(mean["differences"]):
             seeds = ", ".join(map(str, mean["seeds"]))
             how = f"Between conditions, in percentage points of pass@1 (means over seeds {seeds}):"
-            blocks += [Paragraph(how), *rows]
-    between: list[Row] = [
+            blocks += [how, rows]
+    between = [
         {
-            "condition": Code(row["condition"]),
-            "difference": (names[row["run"]], " minus ", names[row["reference"]]),
+            "condition": code(row["condition"]),
+            "difference": f"{names[row['run']]} minus {names[row['reference']]}",
             "points": points_interval(row),
         }
         for row in comparison["differences"]
     ]
     if between:
         how = "in percentage points of pass@1 (paired bootstrap over the problems):"
-        blocks += [Paragraph(f"Between runs, on the same test problems, {how}"), *table("llr", between)]
+        blocks += [f"Between runs, on the same test problems, {how}", table("llr", between)]
     return blocks
 
 
-def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Compare the methods for single problems, over all runs together and by run."""
     races_by_run = [run for run in runs if run["race"]]
     if not races_by_run:
         return []
-    blocks: list[Block] = []
+    blocks = []
     for other in ("ladder_pass100", "ttrl"):
         methods = ("ladder_ttrl", other)
         if races := [run["race"] for run in races_by_run if run["race"]["methods"].keys() >= set(methods)]:
-            blocks.append(Paragraph(compared(_joined(races, methods), other)))
+            blocks.append(compared(_joined(races, methods), other))
     if len(races_by_run) > 1:
-        blocks.append(Paragraph("A problem counts once per run, and the sign test treats these as independent."))
+        blocks.append("A problem counts once per run, and the sign test treats these as independent.")
     present = [name for name in RACERS if any(name in run["race"]["methods"] for run in races_by_run)]
-    rows: list[Row] = []
+    rows = []
     for run in races_by_run:
         solved = {name: str(method["solved"]) for name, method in run["race"]["methods"].items()}
-        row: Row = {"run": Code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
+        row = {"run": code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
         rows.append(row | {f"solved by {label_of(name)}": solved.get(name, "") for name in present})
-    return [*blocks, *table("lr", rows)]
+    return [*blocks, table("lr", rows)]

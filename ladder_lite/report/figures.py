@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ladder_lite.evaluate.scores import wilson_interval
 from ladder_lite.problems.attempts import Outcome
-from ladder_lite.report.document import Figure, Picture, Text
+from ladder_lite.report.document import Figure
 from ladder_lite.report.drawing.axes import (
     bar_panels,
     canvas,
@@ -54,13 +54,11 @@ def bars(report: Report) -> Figure | None:
             # Dashed and hollow, so that nobody takes it for a result of this run.
             bar.set(facecolor="none", edgecolor=ink("soft"), linewidth=1.1, linestyle=(0, (2, 1.5)))
             write(paper_panel, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
-    shares = "; ".join(f"{label_of(name)} {percent(entry['pass@1']['value'])}" for name, entry in entries.items())
     return _figure(
         drawing,
         "bars",
         "pass@1 on the test problems",
-        f"pass@1 by condition: {one_line(shares, 400)}",
-        f"Lines across the ends of the bars: 95 % intervals. *The paper's results are for another model "
+        f"Lines across the ends of the bars: 95 % intervals. \\*The paper's results are for another model "
         f"({paper.subject}) and are shown separately.",
     )
 
@@ -78,7 +76,7 @@ def seeds(mean: Mapping[str, Any], name: str) -> Figure:
         circles.set(markerfacecolor="none", markeredgecolor=ink("ink"), clip_on=False)
     title = f"Mean pass@1 over {len(mean['seeds'])} seeds"
     caption = "Circles: individual seeds. Lines across the ends of the bars: 95 % intervals of the means."
-    return _figure(drawing, name, title, title, caption)
+    return _figure(drawing, name, title, caption)
 
 
 def accuracy(report: Report) -> Figure | None:
@@ -125,7 +123,6 @@ def accuracy(report: Report) -> Figure | None:
         drawing,
         "accuracy",
         "Test accuracy during training",
-        "Test accuracy against GRPO step",
         f"Lines: one sampled answer per problem, during training{intervals}. Dots: the final evaluation. The legend "
         "shows its value, or that of the last evaluation during training if there is no final one.",
         legend,
@@ -165,7 +162,6 @@ def variants(report: Report) -> Figure | None:
         drawing,
         "variants",
         "Accuracy against number of variants",
-        "pass@1 against the number of variants",
         "Dots on the line: LADDER with all or some of its variants. A subset keeps the first variants of each "
         "training problem, which are less deep in the tree. Diamonds: other ablations. " + VARIANTS,
         (Key("LADDER, all variants", "ladder"), Key("ablations", "ablation")),
@@ -209,7 +205,6 @@ def signal(report: Report) -> Figure | None:
         drawing,
         "signal",
         "Zero-variance groups",
-        "Share of zero-variance groups against GRPO step",
         "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
         tuple(keys.values()),
     )
@@ -234,7 +229,6 @@ def rollouts(report: Report, condition: str) -> Figure | None:
         drawing,
         f"rollouts-{condition}",
         f"Rollouts by outcome: {label}",
-        f"Outcomes of rollouts against GRPO step, {label}",
         "Shares of all rollouts, from bottom to top: "
         + ", ".join(kinds)
         + ". The verifier rewards right answers only.",
@@ -264,7 +258,6 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
         drawing,
         f"steps-{condition}",
         f"Steps per problem: {label_of(condition)}",
-        f"Steps of TTRL by problem, {label_of(condition)}",
         "Filled bars: steps until solved by the paper's rule (a right answer at any step). Dashed bars: steps taken on "
         f"problems that were not solved. Problems are numbered as in the table.{more}",
     )
@@ -299,7 +292,6 @@ def race(report: Report) -> Figure | None:
         drawing,
         "race",
         "Problems solved against generated tokens",
-        "Problems solved against tokens generated per problem",
         f"How many of the same {counted(n_problems, 'test problem')} each method solves with up to this many generated "
         "tokens per problem. A line ends at the most tokens that the method spent on a problem.",
         legend,
@@ -307,11 +299,11 @@ def race(report: Report) -> Figure | None:
     return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")
 
 
-def _figure(drawing: Drawing, name: str, title: str, alt: str, caption: Text, legend: Sequence[Key] = ()) -> Figure:
-    return Figure(title, alt, to_svg(drawing, name, alt), caption, tuple(legend))
+def _figure(drawing: Drawing, name: str, title: str, caption: str, legend: Sequence[Key] = ()) -> Figure:
+    return Figure(title, to_svg(drawing, name, title), caption, tuple(legend))
 
 
 def _with_picture(figure: Figure, name: str, drawing: Drawing, report: Report, about: str) -> Figure:
     """Return the figure with a PNG of its drawing; the PNG names the run, since it is also shown without the report."""
     about = f"{one_line(report['recipe'], 28)}, seed {report['seed']}: {about}"
-    return replace(figure, picture=Picture(name, to_png(drawing, figure.title, about)))
+    return replace(figure, picture=(name, to_png(drawing, figure.title, about)))
