@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ladder_lite.config import EMBEDDED
 from ladder_lite.jsonl import write_json
-from ladder_lite.report.findings import measure, pass_keys
+from ladder_lite.report.findings import measure
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
 from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
@@ -71,7 +71,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     """Return a table of the conditions beside the paper's results, for a terminal of 80 columns; ASCII only."""
     paper, entries = PAPER[report["experiment"]], report["conditions"]
     # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
-    pass_k = [key for entry in entries.values() for key in pass_keys(entry)[1:]][:1]
+    pass_k = [key for entry in entries.values() for key in entry if key.startswith("pass@") and key != "pass@1"][:1]
     table = _table("condition")
     scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
     table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}{scale_model}"

@@ -127,7 +127,6 @@ def _results(report: Report, run: Run) -> Chapter:
         "generation for the training problems before training, and the test evaluations during training.",
         *paper.notes,
         f"Other results that the paper reports on the same exam: {others}." if others else "",
-        _printed(report),
         bullets(f"{code(name)}: {_meaning(run, name)}" for name in run.conditions),
         about_differences if report["differences"] else "",
         differences(report["differences"]),
@@ -166,18 +165,6 @@ def _meaning(run: Run, name: str) -> str:
     return "LADDER with other settings" + (f": {code(changes)}" if changes else "")
 
 
-def _printed(report: Report) -> str:
-    """Report pass@1 on the problems whose statement the model sees as the exam prints it."""
-    subsets = {name: entry["printed"] for name, entry in report["conditions"].items() if "printed" in entry}
-    if not subsets:
-        return ""
-    rates = ", ".join(f"{code(name)} {percent(entry['pass@1']['value'])}" for name, entry in subsets.items())
-    # A problem that turned out to be unverifiable is not counted, so the numbers of two conditions can differ.
-    n_problems = max(entry["n_problems"] for entry in subsets.values())
-    shown = f"{counted(n_problems, 'problem')} shown as printed in the exam and verified by a closed form"
-    return f"pass@1 on {shown}: {rates}."
-
-
 def _rollbacks(run: Run) -> list[str]:
     """List the training runs that diverged: they went on at half the learning rate, unlike the recipe says."""
     # Every training run is looked for, also those of TTRL, which has one per problem.
@@ -214,16 +201,14 @@ def _kinds_of_answers(report: Report) -> list[str]:
     entries = {name: entry for name, entry in report["conditions"].items() if "shares" in entry or "greedy" in entry}
     if not entries:
         return []
-    official = any(entry.get("official") for entry in entries.values())
     rows = []
     for name, entry in entries.items():
         row = {"condition": code(name)}
-        row |= {key: percent_interval(entry[key]) if entry.get(key) else "" for key in ("greedy", "majority")}
+        row |= {key: percent_interval(entry[key]) for key in ("greedy", "majority") if key in entry}
         shares = entry.get("shares", {})
-        row |= {heading: percent(shares[key]) if key in shares else "" for key, heading in _SHARES.items()}
-        if official:
-            counts = entry.get("official")
-            row["equal to official answer"] = f"{counts['n_agree']} of {counts['n_compared']}" if counts else ""
+        row |= {heading: percent(shares[key]) for key, heading in _SHARES.items() if key in shares}
+        if counts := entry.get("official"):
+            row["equal to official answer"] = f"{counts['n_agree']} of {counts['n_compared']}"
         rows.append(row)
     words = (
         "Greedy: one answer per problem at temperature 0. Majority: the answer that most samples agree on, compared as "
@@ -231,7 +216,8 @@ def _kinds_of_answers(report: Report) -> list[str]:
         "answer, or one that the verifier cannot parse or refuses; truncated ones were cut off by the token limit."
     )
     # A verified answer differs from the official one where the problem set's own answer is wrong.
-    words += " The last column compares verified answers with the problem set's own." if official else ""
+    if any("official" in entry for entry in entries.values()):
+        words += " The last column compares verified answers with the problem set's own."
     return [table("lr", rows), words]
 
 
@@ -306,24 +292,17 @@ def _command(run: Run) -> str:
     # A shipped recipe's name with a few options may be enough: try all profiles, without and with --smoke.
     is_shipped = run.name in dict(list_recipes())
     profiles = (None, *(run.settings.get("profiles") or {})) if is_shipped else ()
-    for profile, smoke in product(profiles, (False, True)):
+    conditions = run.settings["conditions"]
+    for profile, smoke, full in product(profiles, (False, True), (False, True)):
         try:
-            shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
+            shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile).model_dump(mode="json")
         except UserError:  # this version of the recipe lacks the profile, or its settings have changed
             break
-        same, full = _is_same(shipped.model_dump(mode="json"), run)
-        if same:
+        # --full adds conditions to the recipe's list; their order does not matter.
+        expected = {*shipped["conditions"], *(shipped["full"] if full else ())}
+        if {**shipped, "conditions": conditions} == run.settings and expected == set(conditions):
             options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
             options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
     # The settings were changed, so only the run's own recipe has them all.
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / layout.RECIPE))} --run-dir NEW_FOLDER"
-
-
-def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:
-    """Return whether a run has the settings of a shipped recipe, and whether it ran with --full."""
-    full = set(run.settings["conditions"]) > set(shipped["conditions"])
-    # --full adds conditions to the recipe's list; their order does not matter.
-    expected = {*shipped["conditions"], *(shipped.get("full", ()) if full else ())}
-    other_settings_equal = {**shipped, "conditions": run.settings["conditions"]} == run.settings
-    return other_settings_equal and expected == set(run.settings["conditions"]), full

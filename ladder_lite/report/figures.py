@@ -149,11 +149,10 @@ def variants(report: Report) -> Figure | None:
         draw_dot(axes, n, result["value"], colour_of(name), "o" if _is_share(name) else "D")
     few, many = points[0][0], points[-1][0]
     if many > 4 * few:
-        # A logarithmic axis, with a tick at each number of variants instead of at powers of ten.
+        # A logarithmic axis, with a tick at each end of the points instead of at powers of ten.
         axes.set_xscale("log")
         axes.set_xlim(few / 1.3, many * 1.3)
-        ticks = _spaced([n for n, _, _ in points])
-        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.set_xticks([few, many], [f"{few:,}", f"{many:,}"])
         axes.set_xticks([], minor=True)
     else:
         axes.set_xlim(0, many * 1.1)
@@ -173,16 +172,6 @@ def _is_share(name: str) -> bool:
     return name == "ladder" or name.removeprefix("ladder_").isdecimal()
 
 
-def _spaced(numbers: Sequence[int]) -> list[int]:
-    """Return the numbers whose labels fit below a logarithmic axis without overlapping; the largest is kept."""
-    kept: list[int] = []
-    for number in sorted(set(numbers), reverse=True):
-        # On a logarithmic axis, equal ratios are equal distances.
-        if not kept or kept[-1] / number > 1.45:
-            kept.append(number)
-    return kept[::-1]
-
-
 def signal(report: Report) -> Figure | None:
     """Share of zero-variance groups against the step."""
     # Where metrics.jsonl lacks the key, the list contains None alone.
@@ -196,9 +185,7 @@ def signal(report: Report) -> Figure | None:
     drawing, axes = canvas("GRPO step", "share of groups")
     keys = keys_of(training)
     for name, row in training.items():
-        # matplotlib leaves a gap at a NaN.
-        shares = [float("nan") if share is None else share for share in row["groups_without_signal"]]
-        draw_curve(axes, keys[name], row["steps"], shares)
+        draw_curve(axes, keys[name], row["steps"], row["groups_without_signal"])  # with a gap at None
     shares_up(axes, 1.0)
     axes.set_xlim(0, None)
     return _figure(

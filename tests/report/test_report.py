@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.report import summary_table, write_report
 from ladder_lite.report.document import code, escape, listing, table
@@ -206,15 +206,6 @@ def test_report_md_names_the_library(run: Path, library: str, said: str) -> None
     assert said in (run / "report.md").read_text()
 
 
-def test_problems_shown_as_printed_have_a_separate_score(run: Path) -> None:
-    done = run / "conditions/ladder/eval/done.json"
-    printed = {"n_problems": 2, "pass@1": {"value": 0.5, "low": 0.25, "high": 0.75}}
-    write_json(done, json.loads(done.read_text()) | {"printed": printed})
-    assert write_report(run)["conditions"]["ladder"]["printed"] == printed
-    text = (run / "report.md").read_text()
-    assert re.search(r"pass@1 on 2 problems .*printed.*: `ladder` 50 %\.", text)
-
-
 def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
     for number in (17, 19):
         revise(run / f"conditions/ladder_ttrl/problems/{tests[number].id}/done.json", answer=HOSTILE)
@@ -338,9 +329,13 @@ def test_the_table_fits_80_columns_of_ascii(run: Path, changes: dict[str, Any]) 
     assert ("scale model" in text) == (report["model"] == "embedded")
 
 
+ALL = (*load_recipe("tiny").full, *load_recipe("tiny").conditions)
 COMMANDS = {
     "as shipped": ("tiny", [], False, "recipe tiny seed=0\n"),
     "another seed": ("tiny", ["seed=7"], False, "recipe tiny seed=7\n"),
+    "a smoke test": ("tiny", [], True, "recipe tiny seed=0 --smoke\n"),
+    "all conditions": ("tiny", [f"conditions=[{', '.join(ALL)}]"], False, "recipe tiny seed=0 --full\n"),
+    "other conditions": ("tiny", ["conditions=[base]"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
     "changed": ("tiny", ["seed=7", "eval.top_p=0.5"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
     "another name": ("tiny", ["name=mine"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
 }
