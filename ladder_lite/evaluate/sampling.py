@@ -71,9 +71,8 @@ class Sampler:
         Raises OutOfTime before a chunk that would not end in time.
         """
         path, n = folder / layout.ATTEMPTS, self.settings.samples
-        chunks = {
-            start: problems[start : start + self.chunk_size] for start in range(0, len(problems), self.chunk_size)
-        }
+        size = self.chunk_size
+        chunks = {start: problems[start : start + size] for start in range(0, len(problems), size)}
         # A chunk is appended in one write, but a kill or a full disk can cut it short. Such a chunk is dropped and
         # sampled again as a whole, from the same seed, so the rows come out as they would have without the kill.
         n_rows = Counter(row["problem_id"] for row in read_jsonl(path))
