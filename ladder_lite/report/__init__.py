@@ -96,10 +96,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return a table of pass@1 with intervals by condition and run, with means over seeds; ASCII only."""
     table = _table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
-    for heading in [
-        *(one_line(run["name"], _NAME_WIDTH) for run in runs),
-        *(f"mean of {len(m['runs'])}" for m in means),
-    ]:
+    headings = [one_line(run["name"], _NAME_WIDTH) for run in runs]
+    for heading in [*headings, *(f"mean of {len(mean['runs'])}" for mean in means)]:
         table.add_column(heading, justify="right", overflow="fold")
     # The conditions of all runs, each once, in the order in which they first appear.
     for name in dict.fromkeys(name for run in runs for name in run["conditions"]):

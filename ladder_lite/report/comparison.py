@@ -9,8 +9,10 @@ variation; each end is the wider one of two 95 % intervals:
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy import stats
@@ -107,16 +109,12 @@ def _groups(runs: Sequence[Run]) -> list[list[int]]:
     """Group the runs that differ in their seed alone; returns indices into `runs`, such as [[0, 1], [2]]."""
     # A mean counts each seed once. The second run of a seed therefore goes into another group, which collects the
     # second runs of all seeds of the same settings, and so on.
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    n_earlier: Counter[tuple[str, int]] = Counter()
     for index, run in enumerate(runs):
         settings = digest({key: value for key, value in run.settings.items() if key not in _MAY_DIFFER})
-        n_earlier = sum(
-            runs[member].seed == run.seed
-            for (other_settings, _), members in groups.items()
-            for member in members
-            if other_settings == settings
-        )
-        groups.setdefault((settings, n_earlier), []).append(index)
+        groups[settings, n_earlier[settings, run.seed]].append(index)
+        n_earlier[settings, run.seed] += 1
     return list(groups.values())
 
 
@@ -130,8 +128,8 @@ def _means(
     for name in shared:
         values = [entry[name]["pass@1"]["value"] for entry in entries]
         # Pooled, 3 seeds on 100 problems are 300 problems for Wilson's interval.
-        value, n_problems = sum(values) / len(values), sum(entry[name]["n_problems"] for entry in entries)
-        conditions[name] = {**_wider(values, scores.wilson_interval(value, n_problems), (0.0, 1.0)), "values": values}
+        over_problems = scores.wilson_interval(fmean(values), sum(entry[name]["n_problems"] for entry in entries))
+        conditions[name] = {**_wider(values, over_problems, (0.0, 1.0)), "values": values}
     by_pair = [{(row["condition"], row["reference"]): row for row in reports[index]["differences"]} for index in group]
     differences = []
     for name, reference in by_pair[0]:
@@ -139,8 +137,8 @@ def _means(
             values = [rows[name, reference]["value"] for rows in by_pair]
             # The bootstrap pairs by key, and a key names problem and run: both rates of a pair are of the same run.
             first, second = (_pooled(group, rates, condition) for condition in (reference, name))
-            over_problems = scores.paired_bootstrap(first, second)
-            mean = _wider(values, (over_problems["low"], over_problems["high"]), (-1.0, 1.0))
+            difference = scores.paired_bootstrap(first, second)
+            mean = _wider(values, (difference["low"], difference["high"]), (-1.0, 1.0))
             differences.append({"condition": name, "reference": reference, **mean})
     return {
         "runs": list(group),
@@ -159,10 +157,8 @@ def _wider(
     values: Sequence[float], over_problems: tuple[float, float], bounds: tuple[float, float]
 ) -> dict[str, float]:
     """Return the mean over seeds; each end of its interval is the wider one of the two intervals."""
-    n = len(values)  # at least 2: a run alone in its group has no mean
-    mean = sum(values) / n
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    n, mean = len(values), fmean(values)  # n is at least 2: a run alone in its group has no mean
+    half = float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
     # With two seeds t is 12.7, so without these bounds an interval could leave the range of shares.
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
     return {"value": mean, "low": min(low, over_problems[0]), "high": max(high, over_problems[1])}

@@ -81,13 +81,12 @@ class Document:
 
 
 def code(text: str, width: int = WIDTH) -> str:
-    """Return foreign text as a code span of one line, without control and bidi characters, cut to the width."""
+    """Return foreign text as a code span of one line, without control and bidi characters; "" if nothing is left."""
     line = one_line(text, width)
     fence = _fence("`", line)
-    # Markdown strips one space at each end. It keeps a backtick at an end of the text apart from the fence, and two
-    # fences of an empty text from being one.
-    pad = " " if fence != "`" or not line else ""
-    return f"{fence}{pad}{line}{pad}{fence}"
+    # Markdown strips one space at each end. It keeps a backtick at an end of the text apart from the fence.
+    pad = " " if fence != "`" else ""
+    return f"{fence}{pad}{line}{pad}{fence}" if line else ""
 
 
 def escape(text: str, width: int = WIDTH) -> str:

@@ -211,14 +211,11 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     axes.stackplot(steps, *shares, colors=[ink(kind) for kind in kinds], linewidth=0)
     axes.set_xlim(steps[0], steps[-1])
     shares_up(axes, 1.0)
-    label = one_line(label_of(condition), 30)
     return _figure(
         drawing,
         f"rollouts-{condition}",
-        f"Rollouts by outcome: {label}",
-        "Shares of all rollouts, from bottom to top: "
-        + ", ".join(kinds)
-        + ". The verifier rewards right answers only.",
+        f"Rollouts by outcome: {label_of(condition)}",
+        f"Shares of all rollouts, from bottom to top: {', '.join(kinds)}. The verifier rewards right answers only.",
         tuple(Key(kind, kind, shape="area") for kind in kinds),
     )
 

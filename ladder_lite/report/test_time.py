@@ -19,7 +19,6 @@ Problems = Mapping[str, tuple[str, str]]
 
 # `stopped` in a problem's done.json, as the table says it.
 _STOPPED = {
-    "solved": "solved",
     "max_steps": "all steps taken",
     "budget": "budget used up",
     "plateau": "almost all groups had zero variance",
@@ -129,16 +128,12 @@ def _ttrl(
                 "variants": str(variants.count(tree)["kept"]),
                 **({"vote": _vote(row)} if voted else {}),
                 "problem": statement,
-                "answer": _answer(row["answer"]),
-                **({"voted answer": _answer(row.get("voted_answer"))} if voted else {}),
+                "answer": code(row["answer"] or ""),
+                **({"voted answer": code(row.get("voted_answer") or "")} if voted else {}),
             }
         )
     more = len(tried) - _MAX_PROBLEMS
     return [words, table("rlrrrl", rows), f"And {more} more." if more > 0 else ""]
-
-
-def _answer(answer: str | None) -> str:
-    return code(answer) if answer else ""
 
 
 def _unsolved(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,6 @@ _LIBRARIES = {
     "default": "Its prompts had suggestions from the default library of transformations, which is hand-written.",
     "recipe": "Its prompts had suggestions from the transformations that the recipe lists.",
 }
-_ROWS = {"pass_rate": "by pass rate", "uniform": "uniformly"}
 _MAX_LISTED = 20
 # What the page shows of the trees: with all of a large one, it would have megabytes.
 _N_ROOTS = 2
@@ -73,20 +72,15 @@ def variants_chapter(report: Report, run: Run) -> Chapter:
 def _by_depth(report: Report) -> str:
     """Return a table of the variants of each depth, with early and late pass rates if LADDER was trained."""
     kept, solved = report["variants"]["by_depth"], report["depths"]
-    if not solved:
-        return table("lr", [{"depth in the tree": depth, "kept": str(n)} for depth, n in kept.items()])
+    thirds = {"first": "solved, first third of steps", "last": "solved, last third"} if solved else {}
     rows = []
     # A depth that only training reached has no variants from before, and one that was never drawn has no rates.
     for depth in sorted({*kept, *solved}, key=int):
+        row = {"depth in the tree": depth, "kept before training": str(kept.get(depth, 0))}
+        if depth == "0":
+            row = {"depth in the tree": "training problems", "kept before training": ""}
         rates = {third: percent(entry["pass_rate"]) for third, entry in solved.get(depth, {}).items()}
-        rows.append(
-            {
-                "depth in the tree": "training problems" if depth == "0" else depth,
-                "kept before training": "" if depth == "0" else str(kept.get(depth, 0)),
-                "solved, first third of steps": rates.get("first", ""),
-                "solved, last third": rates.get("last", ""),
-            }
-        )
+        rows.append(row | {heading: rates.get(third, "") for third, heading in thirds.items()})
     return table("lr", rows)
 
 
@@ -122,13 +116,10 @@ def _pass_rates(run: Run) -> str:
     states = Counter("untried" if row["state"] == "drawn" and not row["tries"] else row["state"] for row in rates)
     shares = [step["groups_without_signal"] for step in steps if "groups_without_signal" in step]
     groups = f" Zero-variance groups in training: {percent(sum(shares) / len(shares))}." if shares else ""
-    kind = "adaptive" if run.settings["variants"].get("adaptive") else "grown before training"
-    drawn = _ROWS.get(run.settings["grpo"].get("rows"), "uniformly")
     return (
-        f"Difficulty by estimated pass rate after training (tree {kind}, problems drawn {drawn}), for "
-        f"{counted(len(rates), 'problem')}: {states['retired']} always solved (retired), {states['drawn']} sometimes "
-        f"solved, {states['stuck']} never solved, {states['unverifiable']} unverifiable, {states['untried']} never "
-        f"tried.{groups}"
+        f"Difficulty by estimated pass rate after training, for {counted(len(rates), 'problem')}: {states['retired']} "
+        f"always solved (retired), {states['drawn']} sometimes solved, {states['stuck']} never solved, "
+        f"{states['unverifiable']} unverifiable, {states['untried']} never tried.{groups}"
     )
 
 
