@@ -93,7 +93,7 @@ def accuracy(report: Report) -> Figure | None:
     # The last step of each condition: that of its training if it is finished, else the last one evaluated.
     trained = {name: max(entries.get(name, {}).get("steps", 0), rows[-1]["step"]) for name, rows in curves.items()}
     drawing, axes = canvas("GRPO step", "pass@1")
-    heights, legend = [*final.values(), 0.0], []  # the heights decide where the axis ends
+    legend = []
     if "base" in final:
         # The base model is not trained: a dashed horizontal line.
         legend.append(Key(f"{label_of('base')} {percent(final['base'])}", "base", (5.0, 2.0)))
@@ -102,20 +102,18 @@ def accuracy(report: Report) -> Figure | None:
         steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
         legend.append(key._replace(label=f"{key.label} {percent(final.get(name, values[-1]))}"))
         draw_curve(axes, legend[-1], steps, values)
-        heights += values
         # Ablations have neither a dot nor a band: there can be many, all in one colour.
         if name in final and key.colour != "ablation":
             draw_dot(axes, trained[name], final[name], key.colour)
         if n_problems and key.colour != "ablation":
             low, high = zip(*(wilson_interval(value, n_problems) for value in values), strict=True)
             axes.fill_between(steps, low, high, color=ink(key.colour), alpha=0.15, linewidth=0, zorder=1)
-            heights += high
     if "ladder_ttrl" in final:
         # TTRL trains on one problem at a time, so it has no curve here, only a diamond at the end.
         label = f"{label_of('ladder_ttrl')} {percent(final['ladder_ttrl'])}"
         legend.append(Key(label, "ladder_ttrl", shape="diamond"))
         draw_dot(axes, max(trained.values()), final["ladder_ttrl"], "ladder_ttrl", "D", label)
-    shares_up(axes, max(heights))
+    shares_up(axes)
     axes.set_xlim(0, max(1, *trained.values()))
     of_problems = f" on {n_problems} test problems" if n_problems else ""
     intervals = ", with 95 % intervals" if n_problems else ""
@@ -156,7 +154,7 @@ def variants(report: Report) -> Figure | None:
         axes.set_xticks([], minor=True)
     else:
         axes.set_xlim(0, many * 1.1)
-    shares_up(axes, max(result["high"] for _, _, result in points))
+    shares_up(axes)
     return _figure(
         drawing,
         "variants",

@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from ladder_lite.report.document import Block, Document, Figures, Folded, Node, Trees, code
+from ladder_lite.report.document import Block, Document, Figures, Folded, Node, Trees, code, escape
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.terminal import percent
 
@@ -66,5 +66,5 @@ def _node(node: Node, depth: int) -> list[str]:
     # "- `19*x**2` (easier): pass rate 83 %"; the rate is an estimate, not the plain share of right answers.
     rate = "not tried" if node.rate is None else f"pass rate {percent(node.rate)}"
     children = node.children if depth < _TREE_DEPTH else ()
-    line = f"{'  ' * depth}- {code(node.text)} ({node.label}): {rate}"
+    line = f"{'  ' * depth}- {code(node.text)} ({escape(node.label)}): {rate}"
     return [line, *(below for child in children for below in _node(child, depth + 1))]
