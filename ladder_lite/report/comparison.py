@@ -25,7 +25,7 @@ from ladder_lite.report.chapters import differences
 from ladder_lite.report.document import Chapter, Document, Figures, bullets, code, grid, table
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, measure, pass_rates
-from ladder_lite.report.test_time import compared
+from ladder_lite.report.test_time import RIVALS, compared
 from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
 
@@ -87,16 +87,6 @@ def describe(comparison: Mapping[str, Any]) -> Document:
         Chapter("Runs", [bullets(map(_item, runs))]),
     ]
     return Document(f"LADDER: {len(runs)} runs compared", _headline(comparison), chapters)
-
-
-def _joined(races: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """Join the races of several runs into one, in which a problem counts once per run."""
-    joined = {}
-    for name in methods:
-        entries = [race["methods"][name] for race in races]
-        lists = {key: [value for entry in entries for value in entry[key]] for key in ("tokens_to_solve", "spent")}
-        joined[name] = {"solved": sum(entry["solved"] for entry in entries), **lists}
-    return {"methods": joined}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -227,11 +217,7 @@ def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     races_by_run = [run for run in runs if run["race"]]
     if not races_by_run:
         return []
-    blocks = []
-    for other in ("ladder_pass100", "ttrl"):
-        methods = ("ladder_ttrl", other)
-        if races := [run["race"] for run in races_by_run if run["race"]["methods"].keys() >= set(methods)]:
-            blocks.append(compared(_joined(races, methods), other))
+    blocks = [compared([run["race"] for run in races_by_run], other) for other in RIVALS]
     if len(races_by_run) > 1:
         blocks.append("A problem counts once per run, and the sign test treats these as independent.")
     present = [name for name in RACERS if any(name in run["race"]["methods"] for run in races_by_run)]

@@ -113,7 +113,7 @@ def _training(run: Run, name: str) -> dict[str, Any]:
         return {}
     counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
     for row in run.rows(stage, layout.ATTEMPTS):
-        counts[row["step"]][outcome_of(row["reason"], row.get("truncated", False))] += 1
+        counts[row["step"]].update([outcome_of(row["reason"], row.get("truncated", False))])
     # 100 steps make bins of ceil(100 / 40) = 3 steps: [1, 2, 3], [4, 5, 6], ..., [100].
     steps = sorted(zero_variance)
     size = -(-len(steps) // _N_BINS)

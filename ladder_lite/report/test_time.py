@@ -1,6 +1,6 @@
 """The chapter on test-time reinforcement learning: what it solved, in how many steps, compared with its baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scipy.stats import binomtest
@@ -24,6 +24,7 @@ _STOPPED = {
     "plateau": "almost all groups had zero variance",
     "no variants": "no variants",
 }
+RIVALS = ("ladder_pass100", "ttrl")  # what LADDER + TTRL is compared with
 _SIGNIFICANT = 0.05
 _MAX_PROBLEMS = 60
 
@@ -43,7 +44,7 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
     for name in ("ladder_ttrl", "ttrl"):
         drawn.append(figures.steps_to_solve([(problems[row["problem_id"]][0], row) for row in tried[name]], name))
     blocks: list[Block] = [
-        *_race(report),
+        *(compared([report["race"]], other) for other in RIVALS),
         Figures(filter(None, drawn)),
         *_ttrl(report["ttrl"], run, "ladder_ttrl", tried["ladder_ttrl"], problems),
         *_ttrl(report["ttrl_without_ladder"], run, "ttrl", tried["ttrl"], problems),
@@ -53,17 +54,19 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
     return Chapter("Test-time reinforcement learning", blocks)
 
 
-def _race(report: Report) -> list[str]:
-    methods = report["race"].get("methods", {})
-    others = [name for name in ("ladder_pass100", "ttrl") if name in methods and "ladder_ttrl" in methods]
-    return [compared(report["race"], name) for name in others]
+def compared(races: Iterable[Mapping[str, Any]], other: str) -> str:
+    """Say whether LADDER + TTRL or another method solved more problems, and whether that is significant.
 
-
-def compared(race: Mapping[str, Any], other: str) -> str:
-    """Say whether LADDER + TTRL or another method of a race solved more problems, and whether that is significant."""
-    ttrl, baseline = race["methods"]["ladder_ttrl"], race["methods"][other]
+    A problem counts once per race. Returns "" if no race has both methods.
+    """
+    both = [race["methods"] for race in races if race.get("methods", {}).keys() >= {"ladder_ttrl", other}]
+    if not both:
+        return ""
     # One pair per problem: the tokens that each method needed, None if it did not solve the problem.
-    pairs = list(zip(ttrl["tokens_to_solve"], baseline["tokens_to_solve"], strict=True))
+    first, second = (
+        [tokens for methods in both for tokens in methods[name]["tokens_to_solve"]] for name in ("ladder_ttrl", other)
+    )
+    pairs = list(zip(first, second, strict=True))
     only_ttrl = sum(a is not None and b is None for a, b in pairs)
     only_baseline = sum(a is None and b is not None for a, b in pairs)
     # The sign test: if the methods were equally good, each problem that only one of them solves would be a coin flip.
@@ -81,11 +84,13 @@ def compared(race: Mapping[str, Any], other: str) -> str:
     budget = ""
     if other == "ladder_pass100":
         # Resampling gets 100 answers even where TTRL took fewer tokens than these: count both ways.
-        within = sum(b is not None and b <= spent for (_, b), spent in zip(pairs, ttrl["spent"], strict=True))
+        limits = [tokens for methods in both for tokens in methods["ladder_ttrl"]["spent"]]
+        within = sum(b is not None and b <= limit for b, limit in zip(second, limits, strict=True))
         budget = f" (at least 100 answers per problem and as many tokens as TTRL; {within} within TTRL's tokens alone)"
     return (
         f"**{verdict}**: of the same {counted(len(pairs), 'test problem')}, {label_of('ladder_ttrl')} solved "
-        f"{ttrl['solved']} by the paper's rule and {label_of(other)} solved {baseline['solved']}{budget}.{sign_test}"
+        f"{len(pairs) - first.count(None)} by the paper's rule and {label_of(other)} solved "
+        f"{len(pairs) - second.count(None)}{budget}.{sign_test}"
     )
 
 

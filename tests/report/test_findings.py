@@ -128,6 +128,7 @@ def test_a_condition_sums_the_costs_of_its_stages(tmp_path: Path) -> None:
         ("conditions/ladder_ttrl/problems", None, 4.0),
         ("conditions/ladder_ttrl/eval", None, None),
     ]
+    assert measure(run)["peak_memory_bytes"] == 0  # of stages that measured none
 
 
 def test_costs_begin_with_what_conditions_share(tmp_path: Path) -> None:

@@ -156,8 +156,9 @@ def test_ttrl_may_lose(full_run: Path, tests: list[Problem]) -> None:
 def test_a_lead_is_a_win_only_if_it_is_significant(n_problems: int, verdict: str) -> None:
     ours = {"tokens_to_solve": [500] * n_problems, "spent": [500] * n_problems, "solved": n_problems}
     theirs = {"tokens_to_solve": [None] * n_problems, "spent": [500] * n_problems, "solved": 0}
-    words = compared({"methods": {"ladder_ttrl": ours, "ttrl": theirs}}, "ttrl")
+    words = compared([{}, {"methods": {"ladder_ttrl": ours, "ttrl": theirs}}], "ttrl")
     assert words.startswith(f"**LADDER + TTRL {verdict} TTRL without LADDER**")
+    assert compared([{"methods": {"ladder_ttrl": ours, "ttrl": theirs}}], "ladder_pass100") == ""
 
 
 def test_a_race_is_about_problems_that_all_methods_have_finished(full_run: Path, tests: list[Problem]) -> None:
