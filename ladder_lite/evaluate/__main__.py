@@ -35,13 +35,11 @@ def main(
         int | None, typer.Option(min=0, max=2**32 - 1, help="Sampling seed (default: the recipe's).")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the answers; reused on a rerun.")] = None,
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for answers; reused on a rerun.")] = None,
 ) -> None:
     """Evaluate the base model and the adapters of a run on any problems."""
     if greedy_only and (samples or k):
         raise UserError("--greedy-only takes one answer to each problem; leave out --samples and --k")
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out}: not a folder; name another --out")
     request = Request(problems, split, condition, samples, k, greedy_only, seed, out, tuple(overrides or ()))
     # With --json, progress and whatever libraries print go to stderr.
     console = Console(highlight=False, stderr=True) if json_ else None

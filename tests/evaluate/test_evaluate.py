@@ -343,7 +343,7 @@ BROKEN = [
     ("{run} --problems {easy} --samples 2 --k 3", "--k 3: pass@3 needs 3 samples, but there are 2"),
     ("{run} --problems {easy} --greedy-only --samples 2", "leave out --samples and --k"),
     ("{run} --problems {easy} --split all", "'all' is not one of 'train', 'test'"),
-    ("{run} --problems {easy} --out {easy}", "easy.jsonl: not a folder; name another --out"),
+    ("{run} --problems {easy} --out {easy}", "easy.jsonl' is a file"),
     ("{run}/variants --problems {easy}", "variants: not a run folder (no recipe.resolved.yaml)"),
     ("{run} --problems tiniy", 'unknown problem set "tiniy"; did you mean tiny?'),
     ("{run} --problems {easy}.jsonl", "no such problem set"),
