@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -27,7 +27,7 @@ def main(
     *,
     problems: Annotated[str, typer.Option(metavar="SET", help="A problem set: its name, or a file of JSON lines.")],
     condition: Annotated[str | None, typer.Option(help="Only this adapter and the base model (default: all).")] = None,
-    split: Annotated[str, typer.Option(metavar="test|train", help="The split of the problem set.")] = "test",
+    split: Annotated[Split, typer.Option(help="The split of the problem set.")] = "test",
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem (default: the recipe's).")] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, help="The k of pass@k (default: the recipe's).")] = None,
     greedy_only: Annotated[bool, typer.Option("--greedy-only", help="One greedy answer to each problem.")] = False,
@@ -35,18 +35,12 @@ def main(
         int | None, typer.Option(min=0, max=2**32 - 1, help="Sampling seed (default: the recipe's).")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the answers; reused on a rerun.")] = None,
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for answers; reused on a rerun.")] = None,
 ) -> None:
     """Evaluate the base model and the adapters of a run on any problems."""
-    if split not in get_args(Split):
-        raise UserError(f"--split {split}: must be {' or '.join(get_args(Split))}")
-    # A string turned into the Literal type that `Request` asks for, without a cast.
-    chosen: Split = next(known for known in get_args(Split) if known == split)
     if greedy_only and (samples or k):
         raise UserError("--greedy-only takes one answer to each problem; leave out --samples and --k")
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out}: not a folder; name another --out")
-    request = Request(problems, chosen, condition, samples, k, greedy_only, seed, out, tuple(overrides or ()))
+    request = Request(problems, split, condition, samples, k, greedy_only, seed, out, tuple(overrides or ()))
     # With --json, progress and whatever libraries print go to stderr.
     console = Console(highlight=False, stderr=True) if json_ else None
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console) as live:

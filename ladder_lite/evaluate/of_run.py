@@ -68,12 +68,12 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
         for name, adapter in adapters.items():
             folder = Path(kept) / name
             inputs = [source.model_dump(), recipe.model.model_dump(), settings.model_dump(), seed]
-            # The digest of the weights too: the run may have been trained again since the answers were kept.
-            _check_inputs(folder, [*inputs, [problem.id for problem in problems], adapter and _digest_of(adapter)])
             if adapter is None:
                 backend.restore(fresh)
             else:
                 backend.load(adapter)
+            # The digest of the weights too: the run may have been trained again since the answers were kept.
+            _check_inputs(folder, [*inputs, [problem.id for problem in problems], adapter and _digest_of(adapter)])
             with live.progress(f"evaluate {name}", len(problems)) as bar:
                 attempts = sampler.evaluate(problems, folder, bar)
             # With --greedy-only the sampler itself is greedy, and its answers serve as both.
@@ -109,12 +109,9 @@ def _settings(settings: EvalSettings, request: Request) -> EvalSettings:
     return settings.model_copy(update={"samples": samples, "k": k})
 
 
-def _digest_of(adapter: Path) -> str | None:
-    try:
-        with (adapter / layout.WEIGHTS).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None  # `backend.load` will report the missing file
+def _digest_of(adapter: Path) -> str:
+    with (adapter / layout.WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_inputs(folder: Path, inputs: object) -> None:

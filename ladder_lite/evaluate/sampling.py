@@ -8,7 +8,7 @@ from typing import Self
 
 from ladder_lite.budget import Deadline
 from ladder_lite.config import EvalSettings
-from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
+from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
@@ -70,27 +70,14 @@ class Sampler:
 
         Raises OutOfTime before a chunk that would not end in time.
         """
-        path, n = folder / layout.ATTEMPTS, self.settings.samples
-        chunks = {
-            start: problems[start : start + self.chunk_size] for start in range(0, len(problems), self.chunk_size)
-        }
-        # A chunk is appended in one write, but a kill or a full disk can cut it short. Such a chunk is dropped and
-        # sampled again as a whole, from the same seed, so the rows come out as they would have without the kill.
-        n_rows = Counter(row["problem_id"] for row in read_jsonl(path))
-        complete = {start for start, chunk in chunks.items() if all(n_rows[problem.id] == n for problem in chunk)}
-        kept = {problem.id for start in complete for problem in chunks[start]}
-        truncate_jsonl(path, lambda row: row["problem_id"] in kept)
-        # Complete chunks are a prefix, since chunks are done in order: the loop below appends in order too.
-        attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
-        for start, chunk in chunks.items():
-            if start not in complete:
-                with self.deadline.piece("evaluation", len(chunk) * n):
-                    # No two chunks share a seed, also in runs with neighbouring seeds (up to 1,000 problems).
-                    new = self.sample(chunk, n, self.seed * 1000 + start)
-                    append_jsonl(path, [attempt.to_row() for attempt in new])
-                attempts += new
+        done: list[Attempt] = []
+        for start in range(0, len(problems), self.chunk_size):
+            chunk = problems[start : start + self.chunk_size]
+            # No two chunks share a seed, also in runs with neighbouring seeds (up to 1,000 problems).
+            seed = self.seed * 1000 + start
+            done = self._add_chunk(done, folder / layout.ATTEMPTS, chunk, self.settings.samples, seed)
             bar.set(start + len(chunk))
-        return attempts
+        return done
 
     def sample_tokens(self, problem: Problem, folder: Path, n: int, n_tokens: int) -> list[Attempt]:
         """Sample attempts at one problem until there are at least `n`, with at least `n_tokens` tokens in total.
@@ -98,25 +85,36 @@ class Sampler:
         Chunks have at most `settings.batch_size` attempts. Called again after a kill, it resumes from `attempts.jsonl`
         in the folder and ends with the same attempts. Raises OutOfTime before a chunk that would not end in time.
         """
-        path = folder / layout.ATTEMPTS
-        attempts = [Attempt.from_row(row) for row in read_jsonl(path)]
-        # Replay the chunks on disk: the size of each follows from the attempts before it, so the replay finds the same
-        # boundaries as the process that was killed, and the same chunk number, which gives the seed.
         done: list[Attempt] = []
         chunk = 0
+        # The size of each chunk follows from the attempts before it, so a resumed process finds the same boundaries as
+        # the one that was killed, and the same chunk number, which gives the seed.
         while size := _next_size(done, n, n_tokens, self.settings.batch_size):
-            new = attempts[len(done) : len(done) + size]
-            if len(new) < size:  # not sampled yet, or only a part is on disk: sample the whole chunk
-                truncate_jsonl(path, lambda row: row["index"] < len(done))
-                with self.deadline.piece("evaluation", size):
-                    sampled = self.sample([problem], size, self.seed * 1_000 + chunk)
-                    # `sample` counts attempts from 0 in each call; here they are counted through all chunks.
-                    new = [replace(attempt, index=len(done) + attempt.index) for attempt in sampled]
-                    append_jsonl(path, [attempt.to_row() for attempt in new])
-                attempts = [*done, *new]
-            done.extend(new)
+            done = self._add_chunk(done, folder / layout.ATTEMPTS, [problem], size, self.seed * 1000 + chunk)
             chunk += 1
         return done
+
+    def _add_chunk(
+        self, done: list[Attempt], path: Path, problems: Sequence[Problem], n: int, seed: int
+    ) -> list[Attempt]:
+        """Return `done` with the next chunk of attempts: the one in the file if it is complete, else a new one."""
+        stored = [Attempt.from_row(row) for row in read_jsonl(path)]
+        end = len(done) + len(problems) * n
+        if len(stored) >= end:
+            return stored[:end]
+        # A chunk is appended in one write, but a kill or a full disk can cut it short. Such a chunk is dropped and
+        # sampled again as a whole, from the same seed, so the rows come out as they would have without the kill.
+        if len(stored) > len(done):
+            rewrite_jsonl(path, [attempt.to_row() for attempt in done])
+        n_earlier = Counter(attempt.problem_id for attempt in done)
+        with self.deadline.piece("evaluation", end - len(done)):
+            # `sample` counts attempts from 0 in each call; here they are counted through all chunks.
+            new = [
+                replace(attempt, index=n_earlier[attempt.problem_id] + attempt.index)
+                for attempt in self.sample(problems, n, seed)
+            ]
+            append_jsonl(path, [attempt.to_row() for attempt in new])
+        return [*done, *new]
 
 
 def greedy(settings: EvalSettings) -> EvalSettings:

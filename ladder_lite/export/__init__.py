@@ -21,7 +21,7 @@ from ladder_lite.doctor.checks import on_hub
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.jsonl import write_json
 from ladder_lite.runs import layout, open_run, read_json
-from ladder_lite.tasks import Messages
+from ladder_lite.tasks import load_task
 
 Format = Literal["adapter", "merged", "gguf"]
 
@@ -33,8 +33,6 @@ QUANTIZATIONS = (
 
 _N_PROMPTS = 4
 """Test problems on which the merged model is compared with base and adapter."""
-_RESERVE_BYTES = 64 * 2**20
-"""Disk space for the tokenizer and the model card."""
 
 
 def export(run: Path, format_: Format, condition: str, out: Path, quantization: str) -> list[str]:
@@ -54,13 +52,17 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already exists; name another folder with --out, or remove it")
+    from ladder_lite.export import merging  # imports torch
+
     with _new_folder(out) as folder:
         if format_ == "adapter":
             lines = _copy_adapter(recipe, adapter, folder)
         elif format_ == "merged":
-            lines = _merge(recipe, adapter, folder)
+            task = load_task(recipe.task)
+            prompts = [task.prompt(problem) for problem in task.problems("test")[:_N_PROMPTS]]
+            lines = merging.save_merged(recipe, adapter, prompts, folder)
         else:
-            lines = _convert(recipe, adapter, folder, quantization)
+            lines = merging.save_gguf(recipe, adapter, folder, quantization)
         shutil.copyfile(run / layout.RECIPE, folder / "recipe.yaml")
         (folder / "README.md").write_text(_card(run, recipe, condition, format_), encoding="utf-8")
     return lines
@@ -100,12 +102,13 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
-    from ladder_lite.export import merging
+    from ladder_lite.export.merging import check_space
+    from ladder_lite.models.loading import load_tokenizer
 
     files = [adapter / layout.ADAPTER_CONFIG, adapter / layout.WEIGHTS]
     if missing := [path for path in files if not path.exists()]:
         raise UserError(f"{missing[0]}: missing, this adapter is damaged; train it again with --redo")
-    _check_space(folder, sum(path.stat().st_size for path in files))
+    check_space(folder, sum(path.stat().st_size for path in files))
     for path in files:
         shutil.copyfile(path, folder / path.name)
     # peft records what was loaded: a path on this machine for the embedded model, a 4-bit copy on the hub with
@@ -114,58 +117,8 @@ def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
         config = json.loads(files[0].read_bytes())
         config["base_model_name_or_path"] = None if recipe.model.id == EMBEDDED else recipe.model.id
         write_json(folder / files[0].name, config)
-    merging.save_tokenizer(recipe, folder)
+    load_tokenizer(recipe.model).save_pretrained(folder)  # with its chat template
     return []
-
-
-def _merge(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
-    from ladder_lite.export import merging
-
-    prompts = _prompts(recipe)
-    comparison = merging.save_merged(recipe, adapter, prompts, folder, lambda n_bytes: _check_space(folder, n_bytes))
-    # "checked on 4 prompts in bfloat16: logits differ from base and adapter by at most 0.12 (allowed 3.1; ...)"
-    lines = [
-        f"checked on {len(prompts)} prompts in {comparison.dtype}: logits differ from base and adapter by at most "
-        f"{comparison.difference:.2g} (allowed {comparison.tolerance:.2g}; the adapter changes them by up to "
-        f"{comparison.effect:.2g}, the largest is {comparison.largest:.3g})"
-    ]
-    # A short training run changes logits by little, and 16 bits are coarse: the merge can be right and yet useless.
-    if comparison.difference > comparison.effect / 2:
-        lines.append(
-            f"note: every layer contains the adapter, but {comparison.dtype} rounds the logits by about as much as the "
-            "adapter changes them; --format adapter loses nothing"
-        )
-    if comparison.quantized is not None:
-        lines.append(
-            f"note: the adapter was trained on 4-bit weights and is merged into {comparison.dtype} ones; the logits "
-            f"differ from those of the 4-bit model by up to {comparison.quantized:.2g}"
-        )
-    return lines
-
-
-def _convert(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[str]:
-    from ladder_lite.export import merging
-
-    files = merging.save_gguf(recipe, adapter, folder, quantization, lambda n_bytes: _check_space(folder, n_bytes))
-    return [f"{path.name}: {path.stat().st_size / 2**30:.2f} GiB" for path in files]
-
-
-def _prompts(recipe: Recipe) -> list[Messages]:
-    from ladder_lite.tasks import load_task
-
-    task = load_task(recipe.task)
-    return [task.prompt(problem) for problem in task.problems("test")[:_N_PROMPTS]]
-
-
-def _check_space(folder: Path, n_bytes: int) -> None:
-    """Raise UserError if the disk of the folder has no space for this many bytes."""
-    needed, free = n_bytes + _RESERVE_BYTES, shutil.disk_usage(folder).free
-    if free < needed:
-        # The folder is a temporary one: `out.parent`/.NAME-xyz/NAME
-        raise UserError(
-            f"{folder.parent.parent}: {needed / 2**30:.2f} GiB are needed and {free / 2**30:.2f} are free; "
-            "free some space, or name a folder on another disk with --out"
-        )
 
 
 def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
@@ -173,22 +126,17 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
     from huggingface_hub import ModelCardData
 
     base = recipe.model.id
+    contents, tags = {
+        "adapter": ("A LoRA adapter for", ["lora"]),
+        "merged": ("A LoRA adapter merged into", []),
+        "gguf": ("GGUF files of a LoRA adapter merged into", ["gguf"]),
+    }[format_]
     data = ModelCardData(
         base_model=base if on_hub(base) else None,  # the hub rejects a card whose base model is a local path
         library_name="peft" if format_ == "adapter" else "transformers",
         pipeline_tag="text-generation",
-        tags=[
-            "ladder_lite",
-            "grpo",
-            *(["lora"] if format_ == "adapter" else []),
-            *(["gguf"] if format_ == "gguf" else []),
-        ],
+        tags=["ladder_lite", "grpo", *tags],
     )
-    contents = {
-        "adapter": "A LoRA adapter for",
-        "merged": "A LoRA adapter merged into",
-        "gguf": "GGUF files of a LoRA adapter merged into",
-    }
     model = f"[{base}](https://huggingface.co/{base})" if on_hub(base) else f"`{base}`"
     origin = ", the model that comes with ladder_lite" if base == EMBEDDED else ""
     lines = [
@@ -198,7 +146,7 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
         "",
         f"# {recipe.name}: {condition}",
         "",
-        f"{contents[format_]} {model}{origin}, trained by ladder_lite on problems whose answers are verified by a "
+        f"{contents} {model}{origin}, trained by ladder_lite on problems whose answers are verified by a "
         f"program (condition `{condition}` of the recipe `{recipe.name}`: {recipe.description}).",
         "",
         "`recipe.yaml` contains all settings; `python -m ladder_lite.recipe recipe.yaml` repeats the training run.",

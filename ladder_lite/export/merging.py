@@ -12,9 +12,8 @@ logits show the effect of everything together.
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +46,11 @@ _PREFIX = "base_model.model."
 _GGUF_BYTES = 5
 """Disk space per parameter: 2 bytes each for the merged model and a 16-bit GGUF file, 1 for the quantized file."""
 
+_RESERVE_BYTES = 64 * 2**20
+"""Disk space for the tokenizer and the model card."""
+
 Logits = list[torch.Tensor]
 """One tensor per prompt, of shape (tokens, vocabulary), float32, on the CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The largest differences of logits, over all tokens of the prompts.
-
-    `difference` compares the written model with base and adapter in the same type, `effect` base and adapter with the
-    base alone, and `quantized` the written model with the 4-bit model that was trained (None if training was not in
-    4-bit).
-    """
-
-    dtype: str
-    largest: float
-    tolerance: float
-    difference: float
-    effect: float
-    quantized: float | None
 
 
 @contextmanager
@@ -80,20 +65,24 @@ def _explain_out_of_memory() -> Iterator[None]:
         ) from error
 
 
-def save_tokenizer(recipe: Recipe, folder: Path) -> None:
-    """Write the base model's tokenizer and chat template."""
-    load_tokenizer(recipe.model).save_pretrained(folder)
+def check_space(folder: Path, n_bytes: int) -> None:
+    """Raise UserError if the disk of a temporary folder, `out.parent`/.NAME-xyz/NAME, lacks space for these bytes."""
+    needed, free = n_bytes + _RESERVE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent.parent}: {needed / 2**30:.2f} GiB are needed and {free / 2**30:.2f} are free; "
+            "free some space, or name a folder on another disk with --out"
+        )
 
 
 @_explain_out_of_memory()
-def save_merged(
-    recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path, check_space: Callable[[int], None]
-) -> Comparison:
-    """Write base and adapter as one model in safetensors files with its tokenizer, read it back, and compare.
+def save_merged(recipe: Recipe, adapter: Path, prompts: Sequence[Messages], folder: Path) -> list[str]:
+    """Write base and adapter as one model in safetensors files with its tokenizer, and read it back.
 
     It is computed and written in `model.dtype`. If that is "auto" on a CPU, the type is the checkpoint's own if that
-    has 16 bits. `check_space` is called with the number of bytes before they are written. Raises UserError if a written
-    layer is not the sum of base and adapter, or if the model that was read back has other logits.
+    has 16 bits. Returns lines for the user: how the logits of the written model compare, on these prompts, with those
+    of base and adapter. Raises UserError if a written layer is not the sum of base and adapter, if the model that was
+    read back has other logits, or if the disk is too small.
     """
     quantized = None
     if recipe.model.load_in_4bit:
@@ -108,7 +97,7 @@ def save_merged(
     expected = _logits(model, tokenizer, prompts)
     with model.disable_adapter():
         untrained = _logits(model, tokenizer, prompts)
-    check_space(sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" not in name))
+    check_space(folder, sum(weight.nbytes for name, weight in model.named_parameters() if "lora_" not in name))
     # Merges and checks the linear layers; merge_and_unload then merges what is left, such as embeddings, and removes
     # peft's wrappers.
     digests = _merge(model, adapter)
@@ -121,38 +110,46 @@ def save_merged(
     _check_written(folder, digests, adapter)
     actual = _read_logits(folder, dtype, device, prompts)
     largest = max(float(logits.abs().max()) for logits in expected)
-    comparison = Comparison(
-        dtype=str(dtype).removeprefix("torch."),
-        largest=largest,
-        tolerance=_TOLERANCE[dtype] * largest,
-        difference=_difference(actual, expected),
-        effect=_difference(untrained, expected),
-        quantized=None if quantized is None else _difference(actual, quantized),
-    )
-    if not comparison.difference <= comparison.tolerance:  # "not <=" rather than ">", which is false for NaN
+    tolerance, name = _TOLERANCE[dtype] * largest, str(dtype).removeprefix("torch.")
+    difference, effect = _difference(actual, expected), _difference(untrained, expected)
+    if not difference <= tolerance:  # "not <=" rather than ">", which is false for NaN
         raise UserError(
-            f"{adapter}: the merged model's logits differ by up to {comparison.difference:.3g} from those of base and "
-            f"adapter; rounding to {comparison.dtype} explains {comparison.tolerance:.3g}; nothing was written, "
-            "--format adapter exports the adapter as it is"
+            f"{adapter}: the merged model's logits differ by up to {difference:.3g} from those of base and adapter; "
+            f"rounding to {name} explains {tolerance:.3g}; nothing was written, --format adapter exports the adapter "
+            "as it is"
         )
-    return comparison
+    # "checked on 4 prompts in bfloat16: logits differ from base and adapter by at most 0.12 (allowed 3.1; ...)"
+    lines = [
+        f"checked on {len(prompts)} prompts in {name}: logits differ from base and adapter by at most {difference:.2g} "
+        f"(allowed {tolerance:.2g}; the adapter changes them by up to {effect:.2g}, the largest is {largest:.3g})"
+    ]
+    # A short training run changes logits by little, and 16 bits are coarse: the merge can be right and yet useless.
+    if difference > effect / 2:
+        lines.append(
+            f"note: every layer contains the adapter, but {name} rounds the logits by about as much as the adapter "
+            "changes them; --format adapter loses nothing"
+        )
+    if quantized is not None:
+        lines.append(
+            f"note: the adapter was trained on 4-bit weights and is merged into {name} ones; the logits differ from "
+            f"those of the 4-bit model by up to {_difference(actual, quantized):.2g}"
+        )
+    return lines
 
 
-def save_gguf(
-    recipe: Recipe, adapter: Path, folder: Path, quantization: str, check_space: Callable[[int], None]
-) -> list[Path]:
+def save_gguf(recipe: Recipe, adapter: Path, folder: Path, quantization: str) -> list[str]:
     """Write base and adapter as GGUF files, with Unsloth's exporter and the llama.cpp that it downloads.
 
-    Returns the files in `folder`, including an Ollama Modelfile if Unsloth knows the chat template. Unsloth merges into
-    the hub's 16-bit weights, whatever type the model was trained in. Before the model is loaded, `check_space` is
-    called with the number of bytes that the export takes at its peak. Raises UserError if Unsloth cannot run or fails.
+    Returns a line for each file, including an Ollama Modelfile if Unsloth knows the chat template. Unsloth merges into
+    the hub's 16-bit weights, whatever type the model was trained in. Raises UserError if the disk is too small for the
+    peak of the export, or if Unsloth cannot run or fails.
     """
     if (obstacle := unsloth_obstacle()) is not None:
         raise UserError(
             f"--format gguf: Unsloth writes these files, and {obstacle}; "
             "--format merged runs anywhere, and llama.cpp's convert_hf_to_gguf.py reads what it writes"
         )
-    check_space(_GGUF_BYTES * read_shape(recipe.model.id).parameters)
+    check_space(folder, _GGUF_BYTES * read_shape(recipe.model.id).parameters)
     model, tokenizer = _load(recipe, adapter, backend="unsloth", device="auto")
     try:
         written = model.save_pretrained_gguf(
@@ -171,7 +168,7 @@ def save_gguf(
     # The 16-bit model, of which the GGUF files were made.
     shutil.rmtree(folder / "merged", ignore_errors=True)
     shutil.rmtree(folder / "merged_gguf", ignore_errors=True)
-    return files
+    return [f"{path.name}: {path.stat().st_size / 2**30:.2f} GiB" for path in files]
 
 
 def _choose_dtype(recipe: Recipe) -> str:

@@ -108,7 +108,7 @@ def resample(context: "RunContext", condition: Condition) -> None:
 def _run_ttrl_on(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
     from ladder_lite import ttrl
 
-    # `ttrl.train_on_problem` puts the adapter back when it ends, but the first problem finds whatever the stage before left.
+    # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
     context.restore(condition.start)
     outcome = ttrl.train_on_problem(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
     verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"

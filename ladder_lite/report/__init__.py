@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ladder_lite.config import EMBEDDED
 from ladder_lite.jsonl import write_json
-from ladder_lite.report.findings import measure, pass_keys
+from ladder_lite.report.findings import measure
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
 from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
@@ -43,12 +43,10 @@ def write_report(run_path: Path) -> dict[str, Any]:
     report = measure(run)
     document = describe(report, run)
     _write(run_path, "report", report, document)
-    pictures = document.pictures
     for name in _PICTURES:
-        if name in pictures:
-            (run_path / name).write_bytes(pictures[name])
-        else:  # an earlier report may have left one, before the stage was redone
-            (run_path / name).unlink(missing_ok=True)
+        (run_path / name).unlink(missing_ok=True)  # of an earlier report, before the stage was redone
+    for name, content in document.pictures.items():
+        (run_path / name).write_bytes(content)
     return report
 
 
@@ -73,7 +71,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     """Return a table of the conditions beside the paper's results, for a terminal of 80 columns; ASCII only."""
     paper, entries = PAPER[report["experiment"]], report["conditions"]
     # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
-    pass_k = [key for entry in entries.values() for key in pass_keys(entry)[1:]][:1]
+    pass_k = [key for entry in entries.values() for key in entry if key.startswith("pass@") and key != "pass@1"][:1]
     table = _table("condition")
     scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
     table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}{scale_model}"
@@ -98,10 +96,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return a table of pass@1 with intervals by condition and run, with means over seeds; ASCII only."""
     table = _table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
-    for heading in [
-        *(one_line(run["name"], _NAME_WIDTH) for run in runs),
-        *(f"mean of {len(m['runs'])}" for m in means),
-    ]:
+    headings = [one_line(run["name"], _NAME_WIDTH) for run in runs]
+    for heading in [*headings, *(f"mean of {len(mean['runs'])}" for mean in means)]:
         table.add_column(heading, justify="right", overflow="fold")
     # The conditions of all runs, each once, in the order in which they first appear.
     for name in dict.fromkeys(name for run in runs for name in run["conditions"]):

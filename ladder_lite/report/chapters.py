@@ -13,20 +13,16 @@ from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
 from ladder_lite.report import figures
 from ladder_lite.report.document import (
+    WIDTH,
     Block,
-    Bullets,
     Chapter,
-    Code,
     Document,
-    Inline,
-    Item,
-    Listing,
-    Mark,
-    Paragraph,
-    Row,
-    Text,
-    listed,
-    side_by_side,
+    Figures,
+    Folded,
+    bullets,
+    code,
+    escape,
+    listing,
     table,
 )
 from ladder_lite.report.drawing.palette import label_of
@@ -36,13 +32,21 @@ from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import Run, layout
 from ladder_lite.tasks import statement
-from ladder_lite.terminal import clock_time, counted, percent, percent_interval, points_interval, reason_word
+from ladder_lite.terminal import (
+    clock_time,
+    counted,
+    one_line,
+    percent,
+    percent_interval,
+    points_interval,
+    reason_word,
+)
 from ladder_lite.train import divergence
 
-# Follows the words "A scale model of the experiment.", which are set in bold.
-SCALE_MODEL = (
-    " The embedded model is a few megabytes in size and was made for this kit. Its numbers show that the method works "
-    "and how the conditions compare. They do not reproduce the paper's results, which are shown for reference."
+_SCALE_MODEL = (
+    "> **A scale model of the experiment.** The embedded model is a few megabytes in size and was made for this kit. "
+    "Its numbers show that the method works and how the conditions compare. They do not reproduce the paper's results, "
+    "which are shown for reference."
 )
 
 # Keys of `shares` in report.json, and the headings that they get: "right" as in the figures of rollouts.
@@ -51,7 +55,6 @@ _SHARES = {"solved": "right", "wrong": "wrong", "unreadable": "unreadable", "tru
 _SAMPLED_CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl")
 _N_SAMPLED_PROBLEMS = 6
 _MAX_TECHNIQUES = 40
-_CODE_WIDTH = 160
 
 
 def describe(report: Report, run: Run) -> Document:
@@ -67,25 +70,19 @@ def describe(report: Report, run: Run) -> Document:
         _cost(report),
         _reproduce(report, run),
     ]
-    return Document(
-        ("LADDER: recipe ", Code(run.name), f", seed {run.seed}"),
-        headline(report),
-        # A chapter without blocks is one for which the run has no data yet.
-        [chapter for chapter in chapters if chapter.blocks],
-    )
+    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", _headline(report), chapters)
 
 
-def headline(report: Report) -> Text:
+def _headline(report: Report) -> str:
     """Summarize the evaluated conditions in one or two sentences."""
     shares = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
     if not shares:
         return "No condition has been evaluated yet."
     if "ladder" not in shares:
-        so_far = ", ".join(f"{label_of(name)} {percent(share)}" for name, share in shares.items())
+        so_far = ", ".join(f"{escape(label_of(name))} {percent(share)}" for name, share in shares.items())
         return f"LADDER is not finished yet. pass@1 so far: {so_far}."
-    # A model's id comes from the recipe, so it is foreign text: `Code`, never part of a sentence's string.
-    subject: Inline = "The embedded model" if report["model"] == EMBEDDED else Code(report["model"])
-    sentences = f" solves {percent(shares['ladder'])} of the test problems after LADDER"
+    subject = "The embedded model" if report["model"] == EMBEDDED else code(report["model"])
+    sentences = f"{subject} solves {percent(shares['ladder'])} of the test problems after LADDER"
     words = {"base": "before", "rl_without_variants": "with RL without variants"}
     baselines = {name: shares[name] for name in words if name in shares}
     if baselines:
@@ -100,13 +97,13 @@ def headline(report: Report) -> Text:
             f" Test-time RL then solved {report['ttrl']['solved']} of {report['ttrl']['attempted']} problems that "
             "LADDER had left unsolved."
         )
-    return subject, sentences
+    return sentences
 
 
-def differences(entries: Iterable[Mapping[str, Any]]) -> list[Block]:
-    """Return a table of differences between conditions, or no block if there are none."""
-    rows: list[Row] = [
-        {"points": points_interval(row), "difference": (Code(row["condition"]), " minus ", Code(row["reference"]))}
+def differences(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of differences between conditions, "" if there are none."""
+    rows = [
+        {"points": points_interval(row), "difference": f"{code(row['condition'])} minus {code(row['reference'])}"}
         for row in entries
     ]
     return table("rl", rows)
@@ -114,42 +111,35 @@ def differences(entries: Iterable[Mapping[str, Any]]) -> list[Block]:
 
 def _results(report: Report, run: Run) -> Chapter:
     paper = PAPER[report["experiment"]]
-    about = Paragraph(("Model: ", Code(report["model"]), "."))
-    if report["model"] == EMBEDDED:
-        # Set apart from the text, so that nobody takes these numbers for the paper's.
-        about = Paragraph((Mark("A scale model of the experiment."), SCALE_MODEL), note=True)
+    others = ", ".join(f"{name} {quoted.words}" for name, quoted in paper.others.items())
+    about_differences = (
+        "Differences in pass@1 on the same test problems, in percentage points, with 95 % intervals from a paired "
+        "bootstrap over the problems. If the interval excludes 0, the choice of problems alone does not explain the "
+        "difference. Measuring the variation between training runs needs several seeds."
+    )
     blocks: list[Block] = [
-        about,
-        *side_by_side(figures.bars(report)),
-        *table("lr", [_result(report, run, name) for name in run.conditions]),
-        Paragraph(
-            f"pass@1 is the share of right answers among {run.samples} samples per problem, with 95 % Wilson intervals "
-            "over the problems in parentheses. Times (m:ss or h:mm:ss) cover training and evaluation, excluding "
-            "variant generation for the training problems before training, and the test evaluations during training."
-        ),
-        *map(Paragraph, paper.notes),
+        # Set apart from the text, so that nobody takes these numbers for the paper's.
+        _SCALE_MODEL if report["model"] == EMBEDDED else f"Model: {code(report['model'])}.",
+        Figures(filter(None, [figures.bars(report)])),
+        table("lr", [_result(report, run, name) for name in run.conditions]),
+        f"pass@1 is the share of right answers among {run.samples} samples per problem, with 95 % Wilson intervals "
+        "over the problems in parentheses. Times (m:ss or h:mm:ss) cover training and evaluation, excluding variant "
+        "generation for the training problems before training, and the test evaluations during training.",
+        *paper.notes,
+        f"Other results that the paper reports on the same exam: {others}." if others else "",
+        bullets(f"{code(name)}: {_meaning(run, name)}" for name in run.conditions),
+        about_differences if report["differences"] else "",
+        differences(report["differences"]),
+        *_rollbacks(run),
     ]
-    if paper.others:
-        others = ", ".join(f"{name} {quoted.words}" for name, quoted in paper.others.items())
-        blocks.append(Paragraph(f"Other results that the paper reports on the same exam: {others}."))
-    blocks += _printed(report)
-    blocks.append(Bullets(tuple(Item((Code(name), ": ", *_meaning(run, name))) for name in run.conditions)))
-    if report["differences"]:
-        blocks.append(
-            Paragraph(
-                "Differences in pass@1 on the same test problems, in percentage points, with 95 % intervals from a "
-                "paired bootstrap over the problems. If the interval excludes 0, the choice of problems alone does "
-                "not explain the difference. Measuring the variation between training runs needs several seeds."
-            )
-        )
-    return Chapter("Results", [*blocks, *differences(report["differences"]), *_rollbacks(run)])
+    return Chapter("Results", blocks)
 
 
-def _result(report: Report, run: Run, name: str) -> Row:
+def _result(report: Report, run: Run, name: str) -> dict[str, str]:
     pass_k = [f"pass@{run.k}"] if run.k > 1 else []
     # All columns, in their order: the table takes it from its rows, and the first condition may not be finished.
-    row: Row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "steps", "time"], "")
-    row["condition"] = Code(name)
+    row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "steps", "time"], "")
+    row["condition"] = code(name)
     if entry := report["conditions"].get(name):
         row |= {key: percent_interval(entry[key]) for key in ("pass@1", *pass_k) if key in entry}
         row |= {"test problems": str(entry["n_problems"]), "steps": str(entry["steps"])}
@@ -164,75 +154,61 @@ def _result(report: Report, run: Run, name: str) -> Row:
         row["pass@1"] = f"not finished, {counted(steps, 'step')} done" if steps else "not finished"
     quoted = PAPER[report["experiment"]].results.get(name)
     # The paper's results are ASCII for the terminal's table; the page can show the sign itself.
-    return row | {"the paper": quoted.words.replace("<=", "≤") if quoted else ""}
+    return row | {"the paper": escape(quoted.words.replace("<=", "≤")) if quoted else ""}
 
 
-def _meaning(run: Run, name: str) -> tuple[Any, ...]:
+def _meaning(run: Run, name: str) -> str:
     if name in BUILT_IN:
-        return (BUILT_IN[name].meaning,)
+        return BUILT_IN[name].meaning
     # share=0.1, grpo.rows="uniform"
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.ablations.get(name, {}).items())
-    return ("LADDER with other settings: ", Code(changes, _CODE_WIDTH)) if changes else ("LADDER with other settings",)
+    return "LADDER with other settings" + (f": {code(changes)}" if changes else "")
 
 
-def _printed(report: Report) -> list[Block]:
-    """Report pass@1 on the problems whose statement the model sees as the exam prints it."""
-    subsets = {name: entry["printed"] for name, entry in report["conditions"].items() if "printed" in entry}
-    if not subsets:
-        return []
-    rates = [(Code(name), f" {percent(entry['pass@1']['value'])}") for name, entry in subsets.items()]
-    # A problem that turned out to be unverifiable is not counted, so the numbers of two conditions can differ.
-    n_problems = max(entry["n_problems"] for entry in subsets.values())
-    words = f"pass@1 on {counted(n_problems, 'problem')} shown as printed in the exam and verified by a closed form: "
-    return [Paragraph((words, *listed(rates), "."))]
-
-
-def _rollbacks(run: Run) -> list[Block]:
+def _rollbacks(run: Run) -> list[str]:
     """List the training runs that diverged: they went on at half the learning rate, unlike the recipe says."""
     # Every training run is looked for, also those of TTRL, which has one per problem.
     folders = sorted(path.parent for path in run.path.rglob(layout.ROLLBACKS))
-    items = [
-        Item((Code(str(folder.relative_to(run.path))), f": {row}"))
-        for folder in folders
-        for row in divergence.load(folder)
+    rollbacks = [
+        (code(str(folder.relative_to(run.path))), row) for folder in folders for row in divergence.load(folder)
     ]
-    if not items:
+    if not rollbacks:
         return []
-    return [Paragraph("Training runs that diverged, each rolled back once:"), Bullets(tuple(items))]
+    items = bullets(f"{folder}: {escape(str(row))}" for folder, row in rollbacks)
+    return ["Training runs that diverged, each rolled back once:", items]
 
 
 def _training(report: Report) -> Chapter:
     drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report)]
     drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
-    rows: list[Row] = [
-        {"condition": Code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
+    rows = [
+        {"condition": code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
         for name, entry in report["conditions"].items()
         if entry.get("variants")
     ]
     # With a single row there is nothing to compare, and the table of results has its numbers.
-    return Chapter("While training", side_by_side(*drawn) + (table("lr", rows) if len(rows) > 1 else []))
+    return Chapter("While training", [Figures(filter(None, drawn)), table("lr", rows) if len(rows) > 1 else ""])
 
 
 def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:
-    return Chapter("Answers", _kinds_of_answers(report) + _techniques(report) + _sampled_answers(run, statements))
+    blocks = [*_kinds_of_answers(report), *_techniques(report), *_sampled_answers(run, statements)]
+    return Chapter("Answers", blocks)
 
 
-def _kinds_of_answers(report: Report) -> list[Block]:
+def _kinds_of_answers(report: Report) -> list[str]:
     """Show greedy and majority accuracy and the shares of right, wrong, unreadable and truncated answers."""
     # Runs of earlier versions have neither key.
     entries = {name: entry for name, entry in report["conditions"].items() if "shares" in entry or "greedy" in entry}
     if not entries:
         return []
-    official = any(entry.get("official") for entry in entries.values())
-    rows: list[Row] = []
+    rows = []
     for name, entry in entries.items():
-        row: Row = {"condition": Code(name)}
-        row |= {key: percent_interval(entry[key]) if entry.get(key) else "" for key in ("greedy", "majority")}
+        row = {"condition": code(name)}
+        row |= {key: percent_interval(entry[key]) for key in ("greedy", "majority") if key in entry}
         shares = entry.get("shares", {})
-        row |= {heading: percent(shares[key]) if key in shares else "" for key, heading in _SHARES.items()}
-        if official:
-            counts = entry.get("official")
-            row["equal to official answer"] = f"{counts['n_agree']} of {counts['n_compared']}" if counts else ""
+        row |= {heading: percent(shares[key]) for key, heading in _SHARES.items() if key in shares}
+        if counts := entry.get("official"):
+            row["equal to official answer"] = f"{counts['n_agree']} of {counts['n_compared']}"
         rows.append(row)
     words = (
         "Greedy: one answer per problem at temperature 0. Majority: the answer that most samples agree on, compared as "
@@ -240,25 +216,26 @@ def _kinds_of_answers(report: Report) -> list[Block]:
         "answer, or one that the verifier cannot parse or refuses; truncated ones were cut off by the token limit."
     )
     # A verified answer differs from the official one where the problem set's own answer is wrong.
-    words += " The last column compares verified answers with the problem set's own." if official else ""
-    return [*table("lr", rows), Paragraph(words)]
+    if any("official" in entry for entry in entries.values()):
+        words += " The last column compares verified answers with the problem set's own."
+    return [table("lr", rows), words]
 
 
-def _techniques(report: Report) -> list[Block]:
+def _techniques(report: Report) -> list[str]:
     entries = {name: entry["techniques"] for name, entry in report["conditions"].items() if entry.get("techniques")}
     if not entries:
         return []
     # All conditions answer the same problems, so whichever comes last gives the same counts.
     counts = {name: entry["n_problems"] for techniques in entries.values() for name, entry in techniques.items()}
-    rows: list[Row] = []
+    rows = []
     for technique, n_problems in list(counts.items())[:_MAX_TECHNIQUES]:
-        row: Row = {"technique": Code(technique, 40), "problems": str(n_problems)}
+        row = {"technique": code(technique, 40), "problems": str(n_problems)}
         rates = {name: own[technique]["pass@1"]["value"] for name, own in entries.items() if technique in own}
-        rows.append(row | {Code(name): percent(rate) for name, rate in rates.items()})
-    return [Paragraph("pass@1 by technique:"), *table("lr", rows)]
+        rows.append(row | {code(name): percent(rate) for name, rate in rates.items()})
+    return ["pass@1 by technique:", table("lr", rows)]
 
 
-def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
+def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[str]:
     """Show the first answer to every n-th test problem: a fixed rule, so that no answer is cherry-picked."""
     # Rows of attempts.jsonl by problem id and condition.
     first: dict[str, dict[str, dict[str, Any]]] = {}
@@ -271,40 +248,43 @@ def _sampled_answers(run: Run, statements: Mapping[str, str]) -> list[Block]:
     items = []
     # Of 100 problems every 16th, which would be seven, so the last one is left out.
     for problem_id in list(first)[:: max(1, len(first) // _N_SAMPLED_PROBLEMS)][:_N_SAMPLED_PROBLEMS]:
-        answers = tuple(_answer(condition, row) for condition, row in first[problem_id].items())
-        items.append(Item(Code(statements.get(problem_id, problem_id), _CODE_WIDTH), answers))
-    return [Paragraph("The first sampled answers to evenly spaced test problems:"), Bullets(tuple(items))]
+        answers = bullets((_answer(condition, row) for condition, row in first[problem_id].items()), "  ")
+        items.append(f"{code(statements.get(problem_id, problem_id))}\n{answers}")
+    return ["The first sampled answers to evenly spaced test problems:", bullets(items)]
 
 
-def _answer(condition: str, row: Mapping[str, Any]) -> Item:
+def _answer(condition: str, row: Mapping[str, Any]) -> str:
     # Without an <answer>, the reply itself is shown.
-    code = Code(row["text"] if row["answer"] is None else row["answer"], _CODE_WIDTH)
-    grade = Mark(reason_word(row["reason"]), "right" if row["reason"] == "CORRECT" else "wrong")
-    left_out = f" ({code.left_out})" if code.left_out else ""
-    return Item((f"{label_of(condition)}: ", code, f"{left_out} ", grade))
+    text = row["text"] if row["answer"] is None else row["answer"]
+    # A short text can end in "..." by itself, and a long one can be all spaces, of which none is shown.
+    is_cut = len(text) > WIDTH and one_line(text, WIDTH).endswith("...")
+    left_out = f" (cut, of {len(text):,} characters)" if is_cut else ""
+    # The page shows bold grades in green, and emphasized ones in red.
+    look = "**" if row["reason"] == "CORRECT" else "*"
+    return f"{label_of(condition)}: {code(text)}{left_out} {look}{escape(reason_word(row['reason']))}{look}"
 
 
 def _cost(report: Report) -> Chapter:
-    rows: list[Row] = [
+    rows = [
         {
-            "stage": Code(row["stage"]),
+            "stage": code(row["stage"]),
             "tokens": "" if row["n_tokens"] is None else f"{row['n_tokens']:,}",
             "time": "" if row["seconds"] is None else clock_time(row["seconds"]),
             "peak memory": f"{gib(row['peak_memory_bytes'])} GiB" if row["peak_memory_bytes"] else "",
         }
         for row in report["costs"]
     ]
-    note = Paragraph("Tokens are generated tokens. Peak memory is that of the process up to the end of the stage.")
-    return Chapter("Cost", [*table("lr", rows), note] if rows else [])
+    note = "Tokens are generated tokens. Peak memory is that of the process up to the end of the stage."
+    return Chapter("Cost", [table("lr", rows), note] if rows else [])
 
 
 def _reproduce(report: Report, run: Run) -> Chapter:
-    versions = listed(Code(f"{name} {version}") for name, version in report["versions"].items())
-    peak = f"Peak memory {gib(report['peak_memory_bytes'])} GiB. Versions: "
-    # With ASCII only, YAML escapes all other characters: a listing keeps its line breaks, so `Code` cannot clean it.
+    versions = ", ".join(code(f"{name} {version}") for name, version in report["versions"].items())
+    about = f"Peak memory {gib(report['peak_memory_bytes'])} GiB. Versions: {versions}."
+    # With ASCII only, YAML escapes all other characters: the text keeps its line breaks, so `code` cannot clean it.
     recipe = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=False, width=100)
-    settings = Listing(recipe, f"The recipe as it ran, seed {run.seed}")
-    return Chapter("Reproduce", [Listing(_command(run)), Paragraph((peak, *versions, ".")), settings])
+    settings = Folded(f"The recipe as it ran, seed {run.seed}", recipe)
+    return Chapter("Reproduce", [listing(_command(run)), about, settings])
 
 
 def _command(run: Run) -> str:
@@ -312,24 +292,17 @@ def _command(run: Run) -> str:
     # A shipped recipe's name with a few options may be enough: try all profiles, without and with --smoke.
     is_shipped = run.name in dict(list_recipes())
     profiles = (None, *(run.settings.get("profiles") or {})) if is_shipped else ()
-    for profile, smoke in product(profiles, (False, True)):
+    conditions = run.settings["conditions"]
+    for profile, smoke, full in product(profiles, (False, True), (False, True)):
         try:
-            shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile)
+            shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile).model_dump(mode="json")
         except UserError:  # this version of the recipe lacks the profile, or its settings have changed
             break
-        same, full = _is_same(shipped.model_dump(mode="json"), run)
-        if same:
+        # --full adds conditions to the recipe's list; their order does not matter.
+        expected = {*shipped["conditions"], *(shipped["full"] if full else ())}
+        if {**shipped, "conditions": conditions} == run.settings and expected == set(conditions):
             options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
             options += " --smoke" if smoke else ""
             return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
     # The settings were changed, so only the run's own recipe has them all.
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / layout.RECIPE))} --run-dir NEW_FOLDER"
-
-
-def _is_same(shipped: Mapping[str, Any], run: Run) -> tuple[bool, bool]:
-    """Return whether a run has the settings of a shipped recipe, and whether it ran with --full."""
-    full = set(run.settings["conditions"]) > set(shipped["conditions"])
-    # --full adds conditions to the recipe's list; their order does not matter.
-    expected = {*shipped["conditions"], *(shipped.get("full", ()) if full else ())}
-    other_settings_equal = {**shipped, "conditions": run.settings["conditions"]} == run.settings
-    return other_settings_equal and expected == set(run.settings["conditions"]), full

@@ -9,8 +9,10 @@ variation; each end is the wider one of two 95 % intervals:
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy import stats
@@ -20,23 +22,10 @@ from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import digest
 from ladder_lite.report import figures
 from ladder_lite.report.chapters import differences
-from ladder_lite.report.document import (
-    Block,
-    Bullets,
-    Chapter,
-    Code,
-    Document,
-    Item,
-    Paragraph,
-    Row,
-    Table,
-    Text,
-    side_by_side,
-    table,
-)
+from ladder_lite.report.document import Chapter, Document, Figures, bullets, code, grid, table
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import RACERS, measure, pass_rates
-from ladder_lite.report.test_time import compared
+from ladder_lite.report.test_time import RIVALS, compared
 from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
 
@@ -84,33 +73,20 @@ def describe(comparison: Mapping[str, Any]) -> Document:
     # A column for each run, then one for each group's mean; a condition that one lacks leaves an empty cell.
     results = [{name: entry["pass@1"] for name, entry in run["conditions"].items()} for run in runs]
     results += [mean["conditions"] for mean in means]
-    head = ("condition", *(Code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means))
-    rows: list[tuple[Text, ...]] = [
-        (Code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results))
+    head = ["condition", *(code(run["name"], 40) for run in runs), *(_title(mean, runs) for mean in means)]
+    rows = [
+        [code(name), *(percent_interval(shares[name]) if name in shares else "" for shares in results)]
         for name in dict.fromkeys(name for run in runs for name in run["conditions"])
     ]
     how = "pass@1 with 95 % intervals. For a single run, they are Wilson intervals over its problems."
-    note = Paragraph(how + (_MEANS if means else ""))
-    drawn = [figures.seeds(mean, f"mean{index}") for index, mean in enumerate(means) if mean["conditions"]]
-    shares = [*side_by_side(*drawn), Table("l" + "r" * len(results), head, tuple(rows)), note]
+    drawn = Figures(figures.seeds(mean, f"mean{index}") for index, mean in enumerate(means) if mean["conditions"])
     chapters = [
-        Chapter("pass@1", shares),
+        Chapter("pass@1", [drawn, grid("lr", head, rows), how + (_MEANS if means else "")]),
         Chapter("Differences", _difference_blocks(comparison)),
         Chapter("Test-time reinforcement learning", _race_blocks(runs)),
-        Chapter("Runs", [Bullets(tuple(map(_item, runs)))]),
+        Chapter("Runs", [bullets(map(_item, runs))]),
     ]
-    title = f"LADDER: {len(runs)} runs compared"
-    return Document(title, _headline(comparison), [chapter for chapter in chapters if chapter.blocks])
-
-
-def _joined(races: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """Join the races of several runs into one, in which a problem counts once per run."""
-    joined = {}
-    for name in methods:
-        entries = [race["methods"][name] for race in races]
-        lists = {key: [value for entry in entries for value in entry[key]] for key in ("tokens_to_solve", "spent")}
-        joined[name] = {"solved": sum(entry["solved"] for entry in entries), **lists}
-    return {"methods": joined}
+    return Document(f"LADDER: {len(runs)} runs compared", _headline(comparison), chapters)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -123,16 +99,12 @@ def _groups(runs: Sequence[Run]) -> list[list[int]]:
     """Group the runs that differ in their seed alone; returns indices into `runs`, such as [[0, 1], [2]]."""
     # A mean counts each seed once. The second run of a seed therefore goes into another group, which collects the
     # second runs of all seeds of the same settings, and so on.
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    n_earlier: Counter[tuple[str, int]] = Counter()
     for index, run in enumerate(runs):
         settings = digest({key: value for key, value in run.settings.items() if key not in _MAY_DIFFER})
-        n_earlier = sum(
-            runs[member].seed == run.seed
-            for (other_settings, _), members in groups.items()
-            for member in members
-            if other_settings == settings
-        )
-        groups.setdefault((settings, n_earlier), []).append(index)
+        groups[settings, n_earlier[settings, run.seed]].append(index)
+        n_earlier[settings, run.seed] += 1
     return list(groups.values())
 
 
@@ -146,8 +118,8 @@ def _means(
     for name in shared:
         values = [entry[name]["pass@1"]["value"] for entry in entries]
         # Pooled, 3 seeds on 100 problems are 300 problems for Wilson's interval.
-        value, n_problems = sum(values) / len(values), sum(entry[name]["n_problems"] for entry in entries)
-        conditions[name] = {**_wider(values, scores.wilson_interval(value, n_problems), (0.0, 1.0)), "values": values}
+        over_problems = scores.wilson_interval(fmean(values), sum(entry[name]["n_problems"] for entry in entries))
+        conditions[name] = {**_wider(values, over_problems, (0.0, 1.0)), "values": values}
     by_pair = [{(row["condition"], row["reference"]): row for row in reports[index]["differences"]} for index in group]
     differences = []
     for name, reference in by_pair[0]:
@@ -155,8 +127,8 @@ def _means(
             values = [rows[name, reference]["value"] for rows in by_pair]
             # The bootstrap pairs by key, and a key names problem and run: both rates of a pair are of the same run.
             first, second = (_pooled(group, rates, condition) for condition in (reference, name))
-            over_problems = scores.paired_bootstrap(first, second)
-            mean = _wider(values, (over_problems["low"], over_problems["high"]), (-1.0, 1.0))
+            difference = scores.paired_bootstrap(first, second)
+            mean = _wider(values, (difference["low"], difference["high"]), (-1.0, 1.0))
             differences.append({"condition": name, "reference": reference, **mean})
     return {
         "runs": list(group),
@@ -175,10 +147,8 @@ def _wider(
     values: Sequence[float], over_problems: tuple[float, float], bounds: tuple[float, float]
 ) -> dict[str, float]:
     """Return the mean over seeds; each end of its interval is the wider one of the two intervals."""
-    n = len(values)  # at least 2: a run alone in its group has no mean
-    mean = sum(values) / n
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    n, mean = len(values), fmean(values)  # n is at least 2: a run alone in its group has no mean
+    half = float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
     # With two seeds t is 12.7, so without these bounds an interval could leave the range of shares.
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
     return {"value": mean, "low": min(low, over_problems[0]), "high": max(high, over_problems[1])}
@@ -201,16 +171,15 @@ def _differences(groups: Sequence[Sequence[int]], rates: Sequence[Mapping[str, A
     ]
 
 
-def _item(run: Mapping[str, Any]) -> Item:
-    about = (": recipe ", Code(run["recipe"]), f", seed {run['seed']}, model ", Code(run["model"]))
-    return Item((Code(run["name"], 40), *about))
+def _item(run: Mapping[str, Any]) -> str:
+    return f"{code(run['name'], 40)}: recipe {code(run['recipe'])}, seed {run['seed']}, model {code(run['model'])}"
 
 
-def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Text:
-    return ("mean of ", Code(runs[mean["runs"][0]]["recipe"], 40), f" over {len(mean['seeds'])} seeds")
+def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    return f"mean of {code(runs[mean['runs'][0]]['recipe'], 40)} over {len(mean['seeds'])} seeds"
 
 
-def _headline(comparison: Mapping[str, Any]) -> Text:
+def _headline(comparison: Mapping[str, Any]) -> str:
     # The first group with a mean of LADDER: it is that of the runs that were named first.
     for mean in comparison["means"]:
         shares = mean["conditions"]
@@ -221,44 +190,40 @@ def _headline(comparison: Mapping[str, Any]) -> Text:
     return f"pass@1 of {len(comparison['runs'])} runs on their test problems."
 
 
-def _difference_blocks(comparison: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = []
-    names = [Code(run["name"], 40) for run in comparison["runs"]]
+def _difference_blocks(comparison: Mapping[str, Any]) -> list[str]:
+    blocks = []
+    names = [code(run["name"], 40) for run in comparison["runs"]]
     for mean in comparison["means"]:
         if rows := differences(mean["differences"]):
             seeds = ", ".join(map(str, mean["seeds"]))
             how = f"Between conditions, in percentage points of pass@1 (means over seeds {seeds}):"
-            blocks += [Paragraph(how), *rows]
-    between: list[Row] = [
+            blocks += [how, rows]
+    between = [
         {
-            "condition": Code(row["condition"]),
-            "difference": (names[row["run"]], " minus ", names[row["reference"]]),
+            "condition": code(row["condition"]),
+            "difference": f"{names[row['run']]} minus {names[row['reference']]}",
             "points": points_interval(row),
         }
         for row in comparison["differences"]
     ]
     if between:
         how = "in percentage points of pass@1 (paired bootstrap over the problems):"
-        blocks += [Paragraph(f"Between runs, on the same test problems, {how}"), *table("llr", between)]
+        blocks += [f"Between runs, on the same test problems, {how}", table("llr", between)]
     return blocks
 
 
-def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Compare the methods for single problems, over all runs together and by run."""
     races_by_run = [run for run in runs if run["race"]]
     if not races_by_run:
         return []
-    blocks: list[Block] = []
-    for other in ("ladder_pass100", "ttrl"):
-        methods = ("ladder_ttrl", other)
-        if races := [run["race"] for run in races_by_run if run["race"]["methods"].keys() >= set(methods)]:
-            blocks.append(Paragraph(compared(_joined(races, methods), other)))
+    blocks = [compared([run["race"] for run in races_by_run], other) for other in RIVALS]
     if len(races_by_run) > 1:
-        blocks.append(Paragraph("A problem counts once per run, and the sign test treats these as independent."))
+        blocks.append("A problem counts once per run, and the sign test treats these as independent.")
     present = [name for name in RACERS if any(name in run["race"]["methods"] for run in races_by_run)]
-    rows: list[Row] = []
+    rows = []
     for run in races_by_run:
         solved = {name: str(method["solved"]) for name, method in run["race"]["methods"].items()}
-        row: Row = {"run": Code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
+        row = {"run": code(run["name"], 40), "problems": str(len(run["race"]["problems"]))}
         rows.append(row | {f"solved by {label_of(name)}": solved.get(name, "") for name in present})
-    return [*blocks, *table("lr", rows)]
+    return [*blocks, table("lr", rows)]

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ladder_lite.evaluate.scores import wilson_interval
 from ladder_lite.problems.attempts import Outcome
-from ladder_lite.report.document import Figure, Picture, Text
+from ladder_lite.report.document import Figure
 from ladder_lite.report.drawing.axes import (
     bar_panels,
     canvas,
@@ -54,13 +54,11 @@ def bars(report: Report) -> Figure | None:
             # Dashed and hollow, so that nobody takes it for a result of this run.
             bar.set(facecolor="none", edgecolor=ink("soft"), linewidth=1.1, linestyle=(0, (2, 1.5)))
             write(paper_panel, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
-    shares = "; ".join(f"{label_of(name)} {percent(entry['pass@1']['value'])}" for name, entry in entries.items())
     return _figure(
         drawing,
         "bars",
         "pass@1 on the test problems",
-        f"pass@1 by condition: {one_line(shares, 400)}",
-        f"Lines across the ends of the bars: 95 % intervals. *The paper's results are for another model "
+        f"Lines across the ends of the bars: 95 % intervals. \\*The paper's results are for another model "
         f"({paper.subject}) and are shown separately.",
     )
 
@@ -78,7 +76,7 @@ def seeds(mean: Mapping[str, Any], name: str) -> Figure:
         circles.set(markerfacecolor="none", markeredgecolor=ink("ink"), clip_on=False)
     title = f"Mean pass@1 over {len(mean['seeds'])} seeds"
     caption = "Circles: individual seeds. Lines across the ends of the bars: 95 % intervals of the means."
-    return _figure(drawing, name, title, title, caption)
+    return _figure(drawing, name, title, caption)
 
 
 def accuracy(report: Report) -> Figure | None:
@@ -95,7 +93,7 @@ def accuracy(report: Report) -> Figure | None:
     # The last step of each condition: that of its training if it is finished, else the last one evaluated.
     trained = {name: max(entries.get(name, {}).get("steps", 0), rows[-1]["step"]) for name, rows in curves.items()}
     drawing, axes = canvas("GRPO step", "pass@1")
-    heights, legend = [*final.values(), 0.0], []  # the heights decide where the axis ends
+    legend = []
     if "base" in final:
         # The base model is not trained: a dashed horizontal line.
         legend.append(Key(f"{label_of('base')} {percent(final['base'])}", "base", (5.0, 2.0)))
@@ -104,20 +102,18 @@ def accuracy(report: Report) -> Figure | None:
         steps, values = [row["step"] for row in curves[name]], [row["pass@1"] for row in curves[name]]
         legend.append(key._replace(label=f"{key.label} {percent(final.get(name, values[-1]))}"))
         draw_curve(axes, legend[-1], steps, values)
-        heights += values
         # Ablations have neither a dot nor a band: there can be many, all in one colour.
         if name in final and key.colour != "ablation":
             draw_dot(axes, trained[name], final[name], key.colour)
         if n_problems and key.colour != "ablation":
             low, high = zip(*(wilson_interval(value, n_problems) for value in values), strict=True)
             axes.fill_between(steps, low, high, color=ink(key.colour), alpha=0.15, linewidth=0, zorder=1)
-            heights += high
     if "ladder_ttrl" in final:
         # TTRL trains on one problem at a time, so it has no curve here, only a diamond at the end.
         label = f"{label_of('ladder_ttrl')} {percent(final['ladder_ttrl'])}"
         legend.append(Key(label, "ladder_ttrl", shape="diamond"))
         draw_dot(axes, max(trained.values()), final["ladder_ttrl"], "ladder_ttrl", "D", label)
-    shares_up(axes, max(heights))
+    shares_up(axes)
     axes.set_xlim(0, max(1, *trained.values()))
     of_problems = f" on {n_problems} test problems" if n_problems else ""
     intervals = ", with 95 % intervals" if n_problems else ""
@@ -125,7 +121,6 @@ def accuracy(report: Report) -> Figure | None:
         drawing,
         "accuracy",
         "Test accuracy during training",
-        "Test accuracy against GRPO step",
         f"Lines: one sampled answer per problem, during training{intervals}. Dots: the final evaluation. The legend "
         "shows its value, or that of the last evaluation during training if there is no final one.",
         legend,
@@ -152,20 +147,18 @@ def variants(report: Report) -> Figure | None:
         draw_dot(axes, n, result["value"], colour_of(name), "o" if _is_share(name) else "D")
     few, many = points[0][0], points[-1][0]
     if many > 4 * few:
-        # A logarithmic axis, with a tick at each number of variants instead of at powers of ten.
+        # A logarithmic axis, with a tick at each end of the points instead of at powers of ten.
         axes.set_xscale("log")
         axes.set_xlim(few / 1.3, many * 1.3)
-        ticks = _spaced([n for n, _, _ in points])
-        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.set_xticks([few, many], [f"{few:,}", f"{many:,}"])
         axes.set_xticks([], minor=True)
     else:
         axes.set_xlim(0, many * 1.1)
-    shares_up(axes, max(result["high"] for _, _, result in points))
+    shares_up(axes)
     return _figure(
         drawing,
         "variants",
         "Accuracy against number of variants",
-        "pass@1 against the number of variants",
         "Dots on the line: LADDER with all or some of its variants. A subset keeps the first variants of each "
         "training problem, which are less deep in the tree. Diamonds: other ablations. " + VARIANTS,
         (Key("LADDER, all variants", "ladder"), Key("ablations", "ablation")),
@@ -175,16 +168,6 @@ def variants(report: Report) -> Figure | None:
 def _is_share(name: str) -> bool:
     # By the names that recipes use: "ladder_25" is LADDER with 25 % of its variants, "ladder_static" is not a share.
     return name == "ladder" or name.removeprefix("ladder_").isdecimal()
-
-
-def _spaced(numbers: Sequence[int]) -> list[int]:
-    """Return the numbers whose labels fit below a logarithmic axis without overlapping; the largest is kept."""
-    kept: list[int] = []
-    for number in sorted(set(numbers), reverse=True):
-        # On a logarithmic axis, equal ratios are equal distances.
-        if not kept or kept[-1] / number > 1.45:
-            kept.append(number)
-    return kept[::-1]
 
 
 def signal(report: Report) -> Figure | None:
@@ -200,16 +183,13 @@ def signal(report: Report) -> Figure | None:
     drawing, axes = canvas("GRPO step", "share of groups")
     keys = keys_of(training)
     for name, row in training.items():
-        # matplotlib leaves a gap at a NaN.
-        shares = [float("nan") if share is None else share for share in row["groups_without_signal"]]
-        draw_curve(axes, keys[name], row["steps"], shares)
+        draw_curve(axes, keys[name], row["steps"], row["groups_without_signal"])  # with a gap at None
     shares_up(axes, 1.0)
     axes.set_xlim(0, None)
     return _figure(
         drawing,
         "signal",
         "Zero-variance groups",
-        "Share of zero-variance groups against GRPO step",
         "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
         tuple(keys.values()),
     )
@@ -229,15 +209,11 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     axes.stackplot(steps, *shares, colors=[ink(kind) for kind in kinds], linewidth=0)
     axes.set_xlim(steps[0], steps[-1])
     shares_up(axes, 1.0)
-    label = one_line(label_of(condition), 30)
     return _figure(
         drawing,
         f"rollouts-{condition}",
-        f"Rollouts by outcome: {label}",
-        f"Outcomes of rollouts against GRPO step, {label}",
-        "Shares of all rollouts, from bottom to top: "
-        + ", ".join(kinds)
-        + ". The verifier rewards right answers only.",
+        f"Rollouts by outcome: {label_of(condition)}",
+        f"Shares of all rollouts, from bottom to top: {', '.join(kinds)}. The verifier rewards right answers only.",
         tuple(Key(kind, kind, shape="area") for kind in kinds),
     )
 
@@ -264,7 +240,6 @@ def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition:
         drawing,
         f"steps-{condition}",
         f"Steps per problem: {label_of(condition)}",
-        f"Steps of TTRL by problem, {label_of(condition)}",
         "Filled bars: steps until solved by the paper's rule (a right answer at any step). Dashed bars: steps taken on "
         f"problems that were not solved. Problems are numbered as in the table.{more}",
     )
@@ -299,7 +274,6 @@ def race(report: Report) -> Figure | None:
         drawing,
         "race",
         "Problems solved against generated tokens",
-        "Problems solved against tokens generated per problem",
         f"How many of the same {counted(n_problems, 'test problem')} each method solves with up to this many generated "
         "tokens per problem. A line ends at the most tokens that the method spent on a problem.",
         legend,
@@ -307,11 +281,11 @@ def race(report: Report) -> Figure | None:
     return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")
 
 
-def _figure(drawing: Drawing, name: str, title: str, alt: str, caption: Text, legend: Sequence[Key] = ()) -> Figure:
-    return Figure(title, alt, to_svg(drawing, name, alt), caption, tuple(legend))
+def _figure(drawing: Drawing, name: str, title: str, caption: str, legend: Sequence[Key] = ()) -> Figure:
+    return Figure(title, to_svg(drawing, name, title), caption, tuple(legend))
 
 
 def _with_picture(figure: Figure, name: str, drawing: Drawing, report: Report, about: str) -> Figure:
     """Return the figure with a PNG of its drawing; the PNG names the run, since it is also shown without the report."""
     about = f"{one_line(report['recipe'], 28)}, seed {report['seed']}: {about}"
-    return replace(figure, picture=Picture(name, to_png(drawing, figure.title, about)))
+    return replace(figure, picture=(name, to_png(drawing, figure.title, about)))

@@ -4,7 +4,7 @@ A run may be unfinished, made by an older version, or have conditions that this 
 are left out.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,6 +38,7 @@ def measure(run: Run) -> dict[str, Any]:
     tree = variants.summarize_tree(run.path / layout.VARIANTS)
     # `_condition` is empty for a condition without a finished evaluation.
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
+    costs = _costs(run)
     return {
         "recipe": run.name,
         "seed": run.seed,
@@ -45,15 +46,17 @@ def measure(run: Run) -> dict[str, Any]:
         "experiment": experiment_of(run.test),
         "conditions": entries,
         "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
-        "curve": [row for name in run.conditions for row in _curve(run, name)],
+        "curve": [
+            {"condition": name, **row} for name in run.conditions for row in run.rows(layout.train(name), layout.CURVE)
+        ],
         "training": {name: summary for name in run.conditions if (summary := _training(run, name))},
         "ttrl": _ttrl(run, "ladder_ttrl"),
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
         "differences": _differences(run, entries),
         "depths": _depths(run),
-        "costs": _costs(run),
-        "peak_memory_bytes": max((done.get("peak_memory_bytes") or 0 for done in _markers(run).values()), default=0),
+        "costs": costs,
+        "peak_memory_bytes": max((cost["peak_memory_bytes"] or 0 for cost in costs), default=0),
         "versions": read_json(run.path / layout.VERSIONS),
     }
 
@@ -64,13 +67,7 @@ def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:
     by_id = {path.parent.name: read_json(path) for path in sorted((run.path / stage).glob(f"*/{layout.DONE}"))}
     # The order is known once the whole stage is done; until then, the problems are sorted by id.
     order = [str(name) for name in run.done(stage).get("problems", [])]
-    names = [*(name for name in order if name in by_id), *(name for name in by_id if name not in order)]
-    return [by_id[name] for name in names]
-
-
-def pass_keys(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys "pass@1", "pass@10", ... of an entry, sorted by k."""
-    return sorted((key for key in entry if key.startswith("pass@")), key=lambda key: int(key.removeprefix("pass@")))
+    return [by_id[name] for name in dict.fromkeys([*order, *by_id]) if name in by_id]
 
 
 def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
@@ -108,25 +105,20 @@ def _condition(run: Run, name: str) -> dict[str, Any]:
     return entry | ({"variants": training["variants"]} if "variants" in training else {})
 
 
-def _curve(run: Run, name: str) -> list[dict[str, Any]]:
-    rows = run.rows(layout.train(name), layout.CURVE)
-    return [{"condition": name, **{key: row[key] for key in ("step", "pass@1", "seconds")}} for row in rows]
-
-
 def _training(run: Run, name: str) -> dict[str, Any]:
     """Average a training run over bins of steps: the share of zero-variance groups, and those of rollout outcomes."""
     stage = layout.train(name)
     zero_variance = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
     if not zero_variance:
         return {}
-    counts: dict[int, Counter[Outcome]] = {}
+    counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
     for row in run.rows(stage, layout.ATTEMPTS):
-        counts.setdefault(row["step"], Counter())[outcome_of(row["reason"], row.get("truncated", False))] += 1
+        counts[row["step"]].update([outcome_of(row["reason"], row.get("truncated", False))])
     # 100 steps make bins of ceil(100 / 40) = 3 steps: [1, 2, 3], [4, 5, 6], ..., [100].
     steps = sorted(zero_variance)
     size = -(-len(steps) // _N_BINS)
     bins = [steps[start : start + size] for start in range(0, len(steps), size)]
-    totals = [sum((counts.get(step, Counter()) for step in bin_), Counter()) for bin_ in bins]
+    totals = [sum((counts[step] for step in bin_), Counter()) for bin_ in bins]
     # Without rollouts in some bin (its log is missing or was cut), there are no shares to draw.
     kinds = Outcome if all(totals) else ()
     rollouts = {kind.value: [total[kind] / total.total() for total in totals] for kind in kinds}
@@ -160,32 +152,23 @@ def _race(run: Run) -> dict[str, Any]:
     `problems` are those that every method has finished. By method, `tokens_to_solve` has None for a problem that was
     not solved, and `spent` all tokens generated for a problem.
     """
-    efforts = {
-        name: {row["problem_id"]: _effort(row) for row in outcomes(run, name) if "n_tokens" in row} for name in RACERS
-    }
-    methods = {name: efforts_by_id for name, efforts_by_id in efforts.items() if efforts_by_id}
-    first = next(iter(methods.values()), {})
-    problems = [problem_id for problem_id in first if all(problem_id in rows for rows in methods.values())]
+    tried = {name: {row["problem_id"]: row for row in outcomes(run, name) if "n_tokens" in row} for name in RACERS}
+    methods = {name: rows for name, rows in tried.items() if rows}
+    problems = [name for name in next(iter(methods.values()), {}) if all(name in rows for rows in methods.values())]
     # One method alone has nothing to be compared with.
     if len(methods) < 2 or not problems:
         return {}
-    race = {
-        name: {
-            "solved": sum(rows[problem_id][0] is not None for problem_id in problems),
-            "tokens_to_solve": [rows[problem_id][0] for problem_id in problems],
-            "spent": [rows[problem_id][1] for problem_id in problems],
+    race = {}
+    for name, by_id in methods.items():
+        rows = [by_id[problem_id] for problem_id in problems]
+        race[name] = {
+            "solved": sum(row["solved"] for row in rows),
+            # Only resampling records `tokens_to_right`. For TTRL everything counts that was generated for the problem:
+            # the tree, the rollouts, and the answers sampled after each step.
+            "tokens_to_solve": [row.get("tokens_to_right", row["n_tokens"]) if row["solved"] else None for row in rows],
+            "spent": [row["n_tokens"] for row in rows],
         }
-        for name, rows in methods.items()
-    }
     return {"problems": problems, "methods": race}
-
-
-def _effort(outcome: Mapping[str, Any]) -> tuple[float | None, float]:
-    """Return the tokens until a problem was solved (None if it was not), and all tokens spent on it."""
-    spent = outcome["n_tokens"]
-    # Only resampling records `tokens_to_right`. For TTRL everything counts that was generated for the problem: the
-    # tree, the rollouts, and the answers sampled after each step.
-    return (outcome.get("tokens_to_right", spent) if outcome["solved"] else None), spent
 
 
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -219,15 +202,10 @@ def _depths(run: Run) -> dict[str, Any]:
     return {str(depth): thirds for depth, thirds in scores.pass_rates_by_depth(rollouts, depths).items()}
 
 
-def _markers(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the done.json of every finished stage by its name, in the order of the work."""
+def _costs(run: Run) -> list[dict[str, Any]]:
+    """Return what every finished stage took, in the order of the work."""
     stages = [layout.SELECT, layout.TRANSFORMATIONS, layout.VARIANTS]
     stages += [stage for name in run.conditions for stage in (layout.variants(name), *_stages(name))]
-    markers = {stage: run.done(stage) for stage in stages}
-    return {stage: done for stage, done in markers.items() if done}
-
-
-def _costs(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage,
@@ -235,5 +213,6 @@ def _costs(run: Run) -> list[dict[str, Any]]:
             "seconds": done.get("seconds"),
             "peak_memory_bytes": done.get("peak_memory_bytes"),
         }
-        for stage, done in _markers(run).items()
+        for stage in stages
+        if (done := run.done(stage))
     ]

@@ -21,7 +21,7 @@ class Published(NamedTuple):
     others: Mapping[str, Quoted]
     subject: str  # the model, for the caption of a figure
     caption: str  # of the terminal's table
-    notes: tuple[str, ...]  # paragraphs below the report's table
+    notes: tuple[str, ...]  # paragraphs of Markdown below the report's table
 
 
 def _share(points: float) -> Quoted:
@@ -42,8 +42,8 @@ PAPER: Mapping[str, Published] = {
         (
             f"The paper's column is from {TITLE}: Llama 3.2 3B on 100 undergraduate integrals (base: pass@10 2 %; GRPO "
             "on the ten training problems: never above 3 %, 0 % within 30 steps; LADDER: 82 % after about 250 steps).",
-            "* From another experiment: DeepSeek-R1-Distill-Qwen-7B on the 20 problems of the MIT Integration Bee 2025 "
-            "qualifying exam, 73 % with LADDER and 90 % with TTRL after LADDER.",
+            r"\* From another experiment: DeepSeek-R1-Distill-Qwen-7B on the 20 problems of the MIT Integration Bee "
+            "2025 qualifying exam, 73 % with LADDER and 90 % with TTRL after LADDER.",
         ),
     ),
     "mit": Published(

@@ -1,33 +1,32 @@
 """The chapter on test-time reinforcement learning: what it solved, in how many steps, compared with its baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scipy.stats import binomtest
 
 from ladder_lite import variants
 from ladder_lite.report import figures
-from ladder_lite.report.document import Block, Chapter, Code, Mark, Paragraph, Row, Text, side_by_side, table
+from ladder_lite.report.document import Block, Chapter, Figures, code, table
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import Report, outcomes
 from ladder_lite.report.paper_results import TEST_TIME
 from ladder_lite.runs import Run, layout
 from ladder_lite.terminal import clock_time, counted, percent
 
-Problems = Mapping[str, tuple[str, Code]]
-"""By id: a number as text, the same in all tables and figures of the chapter, and the statement."""
+Problems = Mapping[str, tuple[str, str]]
+"""By id: a number as text, the same in all tables and figures of the chapter, and the statement as Markdown."""
 
 # `stopped` in a problem's done.json, as the table says it.
 _STOPPED = {
-    "solved": "solved",
     "max_steps": "all steps taken",
     "budget": "budget used up",
     "plateau": "almost all groups had zero variance",
     "no variants": "no variants",
 }
+RIVALS = ("ladder_pass100", "ttrl")  # what LADDER + TTRL is compared with
 _SIGNIFICANT = 0.05
 _MAX_PROBLEMS = 60
-_CODE_WIDTH = 120
 
 
 def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:
@@ -38,34 +37,36 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
     # Statements are too long for the axis of a figure, so the problems are numbered.
     ids = dict.fromkeys(row["problem_id"] for rows in tried.values() for row in rows)
     problems = {
-        problem_id: (str(number), Code(statements.get(problem_id, problem_id), _CODE_WIDTH))
+        problem_id: (str(number), code(statements.get(problem_id, problem_id)))
         for number, problem_id in enumerate(ids, start=1)
     }
     drawn = [figures.race(report)]
     for name in ("ladder_ttrl", "ttrl"):
         drawn.append(figures.steps_to_solve([(problems[row["problem_id"]][0], row) for row in tried[name]], name))
-    blocks = [
-        *_race(report),
-        *side_by_side(*drawn),
+    blocks: list[Block] = [
+        *(compared([report["race"]], other) for other in RIVALS),
+        Figures(filter(None, drawn)),
         *_ttrl(report["ttrl"], run, "ladder_ttrl", tried["ladder_ttrl"], problems),
         *_ttrl(report["ttrl_without_ladder"], run, "ttrl", tried["ttrl"], problems),
         *_resampled(run, tried["ladder_pass100"], problems),
-        Paragraph(TEST_TIME),
+        TEST_TIME,
     ]
     return Chapter("Test-time reinforcement learning", blocks)
 
 
-def _race(report: Report) -> list[Block]:
-    methods = report["race"].get("methods", {})
-    others = [name for name in ("ladder_pass100", "ttrl") if name in methods and "ladder_ttrl" in methods]
-    return [Paragraph(compared(report["race"], name)) for name in others]
+def compared(races: Iterable[Mapping[str, Any]], other: str) -> str:
+    """Say whether LADDER + TTRL or another method solved more problems, and whether that is significant.
 
-
-def compared(race: Mapping[str, Any], other: str) -> Text:
-    """Say whether LADDER + TTRL or another method of a race solved more problems, and whether that is significant."""
-    ttrl, baseline = race["methods"]["ladder_ttrl"], race["methods"][other]
+    A problem counts once per race. Returns "" if no race has both methods.
+    """
+    both = [race["methods"] for race in races if race.get("methods", {}).keys() >= {"ladder_ttrl", other}]
+    if not both:
+        return ""
     # One pair per problem: the tokens that each method needed, None if it did not solve the problem.
-    pairs = list(zip(ttrl["tokens_to_solve"], baseline["tokens_to_solve"], strict=True))
+    first, second = (
+        [tokens for methods in both for tokens in methods[name]["tokens_to_solve"]] for name in ("ladder_ttrl", other)
+    )
+    pairs = list(zip(first, second, strict=True))
     only_ttrl = sum(a is not None and b is None for a, b in pairs)
     only_baseline = sum(a is None and b is not None for a, b in pairs)
     # The sign test: if the methods were equally good, each problem that only one of them solves would be a coin flip.
@@ -83,18 +84,19 @@ def compared(race: Mapping[str, Any], other: str) -> Text:
     budget = ""
     if other == "ladder_pass100":
         # Resampling gets 100 answers even where TTRL took fewer tokens than these: count both ways.
-        within = sum(b is not None and b <= spent for (_, b), spent in zip(pairs, ttrl["spent"], strict=True))
+        limits = [tokens for methods in both for tokens in methods["ladder_ttrl"]["spent"]]
+        within = sum(b is not None and b <= limit for b, limit in zip(second, limits, strict=True))
         budget = f" (at least 100 answers per problem and as many tokens as TTRL; {within} within TTRL's tokens alone)"
     return (
-        Mark(verdict),
-        f": of the same {counted(len(pairs), 'test problem')}, {label_of('ladder_ttrl')} solved {ttrl['solved']} by "
-        f"the paper's rule and {label_of(other)} solved {baseline['solved']}{budget}.{sign_test}",
+        f"**{verdict}**: of the same {counted(len(pairs), 'test problem')}, {label_of('ladder_ttrl')} solved "
+        f"{len(pairs) - first.count(None)} by the paper's rule and {label_of(other)} solved "
+        f"{len(pairs) - second.count(None)}{budget}.{sign_test}"
     )
 
 
 def _ttrl(
     counts: Mapping[str, Any], run: Run, condition: str, tried: list[dict[str, Any]], problems: Problems
-) -> list[Block]:
+) -> list[str]:
     if not tried:
         return []
     n_tried = counted(counts["attempted"], "problem")
@@ -118,7 +120,7 @@ def _ttrl(
                 "test problem (ttrl.stop_when_solved, the paper's rule)."
             )
     voted = any("voted_answer" in row for row in tried)
-    rows: list[Row] = []
+    rows = []
     for row in tried[:_MAX_PROBLEMS]:
         number, statement = problems[row["problem_id"]]
         tree = run.path / layout.problems(condition, str(row["problem_id"])) / layout.VARIANTS
@@ -131,18 +133,12 @@ def _ttrl(
                 "variants": str(variants.summarize_tree(tree)["kept"]),
                 **({"vote": _vote(row)} if voted else {}),
                 "problem": statement,
-                "answer": _code(row["answer"]),
-                **({"voted answer": _code(row.get("voted_answer"))} if voted else {}),
+                "answer": code(row["answer"] or ""),
+                **({"voted answer": code(row.get("voted_answer") or "")} if voted else {}),
             }
         )
-    blocks: list[Block] = [Paragraph(words), *table("rlrrrl", rows)]
-    if len(tried) > _MAX_PROBLEMS:
-        blocks.append(Paragraph(f"And {len(tried) - _MAX_PROBLEMS} more."))
-    return blocks
-
-
-def _code(answer: str | None) -> Text:
-    return Code(answer, _CODE_WIDTH) if answer else ""
+    more = len(tried) - _MAX_PROBLEMS
+    return [words, table("rlrrrl", rows), f"And {more} more." if more > 0 else ""]
 
 
 def _unsolved(row: Mapping[str, Any]) -> str:
@@ -151,15 +147,15 @@ def _unsolved(row: Mapping[str, Any]) -> str:
     return f"not solved ({why})" if why else "not solved"
 
 
-def _vote(row: Mapping[str, Any]) -> Text:
+def _vote(row: Mapping[str, Any]) -> str:
     if row.get("voted_answer") is None:  # none of the samples could be read
         return "none"
     # "right 75 %": the share of the samples that voted for it
     share = f" {percent(row['voted_share'])}" if row.get("voted_share") is not None else ""
-    return Mark("right", "right") if row.get("voted_right") else Mark("wrong", "wrong"), share
+    return ("**right**" if row.get("voted_right") else "*wrong*") + share
 
 
-def _resampled(run: Run, tried: list[dict[str, Any]], problems: Problems) -> list[Block]:
+def _resampled(run: Run, tried: list[dict[str, Any]], problems: Problems) -> list[str]:
     if not tried:
         return []
     # The mean over the problems is known once the stage is finished.
@@ -170,7 +166,7 @@ def _resampled(run: Run, tried: list[dict[str, Any]], problems: Problems) -> lis
         f"{label_of('ladder_pass100')} tried {counted(len(tried), 'problem')} and solved {solved}: a right answer "
         f"among the first 100, or within as many tokens as TTRL generated for the problem.{mean}"
     )
-    rows: list[Row] = [
+    rows = [
         {
             "no.": problems[row["problem_id"]][0],
             "samples": f"{row['n_samples']:,}",
@@ -182,4 +178,4 @@ def _resampled(run: Run, tried: list[dict[str, Any]], problems: Problems) -> lis
         }
         for row in tried[:_MAX_PROBLEMS]
     ]
-    return [Paragraph(words), *table("rrrrrrl", rows)]
+    return [words, table("rrrrrrl", rows)]

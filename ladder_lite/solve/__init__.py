@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -28,18 +28,16 @@ from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config import EMBEDDED, Recipe, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
+from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.runs import is_run, open_run
 from ladder_lite.solve.search import Search
+from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
 from ladder_lite.verify.expressions.latex import bare, typeset
 from ladder_lite.verify.expressions.parse import parse
 from ladder_lite.verify.numerics import definite
 from ladder_lite.verify.rules.by_component import TOLERANCE
-
-if TYPE_CHECKING:
-    from ladder_lite.models import Backend
-    from ladder_lite.tasks import Task
 
 CHAT_RECIPE = "llama3b"
 """The recipe whose prompts and settings an instruct model from the hub gets, unless `--recipe` names another."""
@@ -125,14 +123,12 @@ class Solver:
         return self.recipe.model.id == EMBEDDED and self._adapter is None
 
     @cached_property
-    def task(self) -> "Task":
+    def task(self) -> Task:
         """The recipe's task with the strict rule."""
-        from ladder_lite.tasks import load_task
-
         return load_task(self.recipe.task)
 
     @cached_property
-    def backend(self) -> "Backend":
+    def backend(self) -> Backend:
         """The model, loaded after a check of the machine."""
         from ladder_lite.doctor.checks import open_backend
 

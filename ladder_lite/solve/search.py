@@ -6,7 +6,9 @@ Use it through `ladder_lite.solve`.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ _SHOWN_ANSWERS = 2
 """Answers shown from each portion."""
 
 
+@dataclass(slots=True)
 class Search:
     """The search for one verified answer: `sample` first, then `learn`.
 
@@ -41,35 +44,32 @@ class Search:
     to draw the tree. `answer` is the first verified answer, None so far otherwise.
     """
 
-    def __init__(
-        self, task: Task, backend: Backend, recipe: Recipe, problem: Problem, live: Live, deadline: Deadline
-    ) -> None:
-        self.attempts: list[Attempt] = []
-        self.answer: str | None = None
-        self.steps = 0
-        self._task = task
-        self._backend = backend
-        self._recipe = recipe
-        self._problem = problem
-        self._live = live
-        self._deadline = deadline
-        self._variants: list[Problem] = []
-        # Whether each rollout of a variant was right, by the variant's id; the variant trained on last comes last.
-        self._results: dict[str, list[bool]] = {}
+    task: Task
+    backend: Backend
+    recipe: Recipe
+    problem: Problem
+    live: Live
+    deadline: Deadline
+    attempts: list[Attempt] = field(default_factory=list, init=False)
+    answer: str | None = field(default=None, init=False)
+    steps: int = field(default=0, init=False)
+    _variants: list[Problem] = field(default_factory=list, init=False)
+    # Whether each rollout of a variant was right, by the variant's id; the variant trained on last comes last.
+    _results: dict[str, list[bool]] = field(default_factory=dict, init=False)
 
     def sample(self, n: int) -> None:
         """Sample up to `n` answers, in portions; stop after the first portion with a verified one."""
         from ladder_lite.evaluate import Sampler
 
-        recipe, live = self._recipe, self._live
-        sampler = Sampler(self._task, self._backend, recipe.eval, recipe.seed)
+        recipe, live = self.recipe, self.live
+        sampler = Sampler(self.task, self.backend, recipe.eval, recipe.seed)
         size = math.ceil(n / _CHUNKS)  # n = 10 -> portions of 3, 3, 3 and 1
         with live.progress("answers", n) as bar:
             for start in range(0, n, size):
                 part = min(size, n - start)
-                with self._deadline.piece("answers", part):
+                with self.deadline.piece("answers", part):
                     # Each portion has its own seed; with one for all, they would repeat the same answers.
-                    new = sampler.sample([self._problem], part, recipe.seed * 1000 + start)
+                    new = sampler.sample([self.problem], part, recipe.seed * 1000 + start)
                 self._record(new)
                 bar.set(len(self.attempts))
                 # Right answers first: False sorts before True.
@@ -89,7 +89,7 @@ class Search:
         from ladder_lite.runs import layout
         from ladder_lite.variants import Writer, transformations
 
-        recipe, task, backend, live = self._recipe, self._task, self._backend, self._live
+        recipe, task, backend, live = self.recipe, self.task, self.backend, self.live
         changes = {
             # One final answer instead of the recipe's ten: no vote is taken here.
             "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),
@@ -107,8 +107,8 @@ class Search:
                     transformations.write(task, backend, recipe.variants, folder, recipe.seed)
             library = transformations.open_library(recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
-            writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self._deadline)
-            ttrl.train_on_problem(writer, self._problem, recipe.model_copy(update=changes), folder, live, observer=self)
+            writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self.deadline)
+            ttrl.train_on_problem(writer, self.problem, recipe.model_copy(update=changes), folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
             self._record([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
         # On a terminal the panel disappears at the end, so the whole tree is printed once. A log (`room` is None) has
@@ -119,13 +119,12 @@ class Search:
     def tree(self, variants: Sequence[Problem]) -> None:
         """Callback of TTRL: the tree has been grown."""
         self._variants = list(variants)
-        live = self._live
         if not variants:
-            live.say("the model wrote no readable variant, so there is nothing to train on")
+            self.live.say("the model wrote no readable variant, so there is nothing to train on")
             return
-        live.say(f"{len(variants)} variants to learn from")
-        if live.panel_height is None:
-            live.print(self._tree(variants))
+        self.live.say(f"{len(variants)} variants to learn from")
+        if self.live.panel_height is None:
+            self.live.print(self._tree(variants))
         self._draw()
 
     def step(self, step: "Step", rollouts: list[Attempt], tries: list[Attempt]) -> None:
@@ -136,7 +135,7 @@ class Search:
             results = self._results.pop(attempt.problem_id, [])
             self._results[attempt.problem_id] = [*results, attempt.correct]
         self._record(tries)
-        live = self._live
+        live = self.live
         live.say(
             f"step {step.step}: reward {step.reward:.2f}, zero-variance groups {percent(step.groups_without_signal)}; "
             f"tries: {_count_outcomes(tries)}"
@@ -154,16 +153,15 @@ class Search:
 
     def _list(self, ids: set[str]) -> None:
         """Print a line for each of these variants, with its pass rate so far."""
-        rates = self._rates()
         for variant in self._variants:
             if variant.id in ids:
                 results = self._results[variant.id]
-                right = f"{sum(results)} of {len(results)} right, {percent(rates[variant.id])}"
-                self._live.say(f"  {right}  {show(self._task.statement(variant))}")
+                right = f"{sum(results)} of {len(results)} right, {percent(fmean(results))}"
+                self.live.say(f"  {right}  {show(self.task.statement(variant))}")
 
     def _draw(self) -> None:
         """Draw the part of the tree that fits on the terminal: the variants trained on last and their ancestors."""
-        live = self._live
+        live = self.live
         if live.panel_height is None:
             return
         parents = {variant.id: variant.parent_id for variant in self._variants}
@@ -185,10 +183,10 @@ class Search:
         live.show_panel(self._tree(visible))
 
     def _tree(self, variants: Sequence[Problem]) -> Tree:
-        return draw_tree(self._live, self._task.statement, [self._problem, *variants], self._rates())
+        return draw_tree(self.live, self.task.statement, [self.problem, *variants], self._rates())
 
     def _rates(self) -> dict[str, float]:
-        return {id_: sum(results) / len(results) for id_, results in self._results.items()}
+        return {id_: fmean(results) for id_, results in self._results.items()}
 
 
 def _count_outcomes(attempts: Sequence[Attempt]) -> str:

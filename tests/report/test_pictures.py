@@ -147,7 +147,7 @@ def test_the_picture_is_a_png_of_the_promised_size() -> None:
     figure = accuracy(REPORTS["all conditions"])
     assert figure is not None
     assert figure.picture is not None
-    head = figure.picture.content[:24]
+    head = figure.picture[1][:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", head[16:]) == (1600, 900)
 

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.report import summary_table, write_report
-from ladder_lite.report.document import Code, Table, listed, side_by_side, table
+from ladder_lite.report.document import code, escape, listing, table
 from ladder_lite.terminal import one_line, percent_interval, points_interval
 from tests.support.commands import run_command
 from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, problems_of_run, replace, revise
@@ -60,17 +60,25 @@ def test_shares_and_differences_have_one_form() -> None:
 
 
 def test_a_table_has_the_columns_of_all_its_rows() -> None:
-    rows = [{"no.": "1", "answer": Code("x")}, {"no.": "2", "answer": "", "vote": "wrong"}]
-    cells = (("1", Code("x"), ""), ("2", "", "wrong"))
-    assert table("rl", rows) == [Table("rll", ("no.", "answer", "vote"), cells)]  # type: ignore[arg-type]
-    assert table("rl", []) == []
+    rows = [{"no.": "1", "answer": code("a|b")}, {"no.": "2", "vote": "wrong"}]
+    tokens = MarkdownIt("commonmark").enable("table").parse(table("rl", rows))
+    cells = [token for token in tokens if token.type in ("th_open", "td_open")]
+    assert [cell.attrs.get("style") for cell in cells] == ["text-align:right", None, None] * 3
+    words = [token.children[0].content if token.children else "" for token in tokens if token.type == "inline"]
+    assert words == ["no.", "answer", "vote", "1", "a|b", "", "2", "", "wrong"]
+    assert table("rl", []) == ""
 
 
-def test_missing_figures_leave_no_block() -> None:
-    assert side_by_side(None, None) == []
-    assert side_by_side() == []
-    assert listed([]) == ()
-    assert listed(["a", (Code("b"), " (2)"), "c"]) == ("a", ", ", Code("b"), " (2)", ", ", "c")
+@pytest.mark.parametrize("text", [HOSTILE, "`", "a``", "\\", "&lt;b&gt; ~~x~~", "[a]: http://x"])
+def test_foreign_text_is_one_harmless_piece_of_markdown(text: str) -> None:
+    line = one_line(text, 160)
+    assert code_spans(code(text)) == [line]
+    (inline,) = [token for token in MarkdownIt().parse(f"- {escape(text)}.") if token.type == "inline"]
+    assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
+    assert "".join(child.content for child in inline.children or ()) == f"{line}."
+    assert code(" \x1b") == ""
+    (fence,) = MarkdownIt().parse(listing(f"{text}```"))
+    assert (fence.type, fence.content) == ("fence", f"{text}```\n")
 
 
 def test_report_json_has_the_numbers_of_the_files(run: Path) -> None:
@@ -150,7 +158,7 @@ def test_report_md_shows_results_beside_the_papers(run: Path, tests: list[Proble
     assert f"({sum(row['n_tokens'] for row in rounds):,} tokens, 1:01)" in text
     assert "tried 3 of 3 problems that LADDER left unsolved and solved 2" in text
     integrand = tests[18].data["integrand"]
-    assert f"| not solved (all steps taken) | 30 | 0:20 | 6 | wrong 100 % | `{integrand}` |  |" in text
+    assert f"| not solved (all steps taken) | 30 | 0:20 | 6 | *wrong* 100 % | `{integrand}` |  |" in text
     assert "python -m ladder_lite.recipe" in text
     assert "7.0 GiB" in text
     for name in re.findall(r"!\[[^]]*\]\(([^)`]*)\)\n", text):
@@ -196,15 +204,6 @@ def test_report_md_names_the_library(run: Path, library: str, said: str) -> None
     revise(run / "variants/done.json", library=library)
     write_report(run)
     assert said in (run / "report.md").read_text()
-
-
-def test_problems_shown_as_printed_have_a_separate_score(run: Path) -> None:
-    done = run / "conditions/ladder/eval/done.json"
-    printed = {"n_problems": 2, "pass@1": {"value": 0.5, "low": 0.25, "high": 0.75}}
-    write_json(done, json.loads(done.read_text()) | {"printed": printed})
-    assert write_report(run)["conditions"]["ladder"]["printed"] == printed
-    text = (run / "report.md").read_text()
-    assert re.search(r"pass@1 on 2 problems .*printed.*: `ladder` 50 %\.", text)
 
 
 def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> None:
@@ -330,9 +329,13 @@ def test_the_table_fits_80_columns_of_ascii(run: Path, changes: dict[str, Any]) 
     assert ("scale model" in text) == (report["model"] == "embedded")
 
 
+ALL = (*load_recipe("tiny").full, *load_recipe("tiny").conditions)
 COMMANDS = {
     "as shipped": ("tiny", [], False, "recipe tiny seed=0\n"),
     "another seed": ("tiny", ["seed=7"], False, "recipe tiny seed=7\n"),
+    "a smoke test": ("tiny", [], True, "recipe tiny seed=0 --smoke\n"),
+    "all conditions": ("tiny", [f"conditions=[{', '.join(ALL)}]"], False, "recipe tiny seed=0 --full\n"),
+    "other conditions": ("tiny", ["conditions=[base]"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
     "changed": ("tiny", ["seed=7", "eval.top_p=0.5"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
     "another name": ("tiny", ["name=mine"], False, "recipe.resolved.yaml' --run-dir NEW_FOLDER\n"),
 }

@@ -16,7 +16,6 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl, write_js
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.report import summary_table, write_comparison, write_report
 from ladder_lite.report.__main__ import app
-from ladder_lite.report.document import Mark
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared
 from tests.support.finished_run import HOSTILE, build_run, problems_of_run, replace, revise
@@ -157,8 +156,9 @@ def test_ttrl_may_lose(full_run: Path, tests: list[Problem]) -> None:
 def test_a_lead_is_a_win_only_if_it_is_significant(n_problems: int, verdict: str) -> None:
     ours = {"tokens_to_solve": [500] * n_problems, "spent": [500] * n_problems, "solved": n_problems}
     theirs = {"tokens_to_solve": [None] * n_problems, "spent": [500] * n_problems, "solved": 0}
-    words, *_ = compared({"methods": {"ladder_ttrl": ours, "ttrl": theirs}}, "ttrl")
-    assert words == Mark(f"LADDER + TTRL {verdict} TTRL without LADDER")
+    words = compared([{}, {"methods": {"ladder_ttrl": ours, "ttrl": theirs}}], "ttrl")
+    assert words.startswith(f"**LADDER + TTRL {verdict} TTRL without LADDER**")
+    assert compared([{"methods": {"ladder_ttrl": ours, "ttrl": theirs}}], "ladder_pass100") == ""
 
 
 def test_a_race_is_about_problems_that_all_methods_have_finished(full_run: Path, tests: list[Problem]) -> None:

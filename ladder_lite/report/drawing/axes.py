@@ -50,8 +50,9 @@ def canvas(x_label: str, y_label: str, height: float = 230.0) -> tuple[Figure, A
     return figure, axes
 
 
-def shares_up(axes: Axes, highest: float) -> None:
-    """Make the y axis one of shares in percent, from 0 to a round number that is at least `highest`."""
+def shares_up(axes: Axes, at_least: float = 0.0) -> None:
+    """Make the y axis one of shares in percent, from 0 to a round number above all that has been drawn."""
+    highest = max(at_least, axes.dataLim.ymax)
     axes.set_ylim(0, next((top for top in _TOPS if highest <= top), 1.0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -59,10 +59,8 @@ def to_png(figure: Figure, title: str, about: str) -> bytes:
     figure.text(0.025, 0.94, title, fontsize=18, weight="bold", color=ink("ink"), va="center", parse_math=False)
     figure.text(0.025, 0.875, about, fontsize=FONT, color=ink("soft"), va="center", parse_math=False)
     (axes,) = figure.axes
-    lines, labels = axes.get_legend_handles_labels()
+    lines, _ = axes.get_legend_handles_labels()
     legend = axes.legend(
-        lines,
-        labels,
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),  # right of the axes
         frameon=False,
