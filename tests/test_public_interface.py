@@ -222,7 +222,7 @@ REPORT = {
     *words("steps seconds variants", "conditions.*"),
     *words("kept rejected duplicates by_depth", "variants"),
     *words("condition step pass@1 seconds", "curve"),
-    *words("steps groups_without_signal rollouts", "training.*"),
+    *words("steps groups_without_signal sampled_groups_without_signal entropy rollouts", "training.*"),
     *words("right wrong unreadable refused unverifiable", "training.*.rollouts"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl_without_ladder"),

@@ -179,7 +179,7 @@ def _rollbacks(run: Run) -> list[str]:
 
 
 def _training(report: Report) -> Chapter:
-    drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report)]
+    drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report), figures.entropy(report)]
     drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
     rows = [
         {"condition": code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}

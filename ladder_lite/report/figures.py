@@ -172,27 +172,43 @@ def _is_share(name: str) -> bool:
 
 def signal(report: Report) -> Figure | None:
     """Share of zero-variance groups against the step."""
+    return _against_steps(
+        report,
+        "groups_without_signal",
+        ("signal", "share of groups", "Zero-variance groups"),
+        "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
+    )
+
+
+def entropy(report: Report) -> Figure | None:
+    """Entropy of the completions that are trained on against the step."""
+    return _against_steps(
+        report,
+        "entropy",
+        ("entropy", "nats per token", "Entropy"),
+        "Mean entropy of the model at the tokens that it is trained on, averaged over bins of steps. At 0, all "
+        "answers of a group are equal.",
+    )
+
+
+def _against_steps(report: Report, key: str, names: tuple[str, str, str], caption: str) -> Figure | None:
+    """Draw a quantity of `training` against the step; `names` are those of the file, of the axis and of the figure."""
     # Where metrics.jsonl lacks the key, the list contains None alone.
     training = {
-        name: row
-        for name, row in report["training"].items()
-        if any(share is not None for share in row["groups_without_signal"])
+        name: row for name, row in report["training"].items() if any(value is not None for value in row.get(key, ()))
     }
     if not training:
         return None
-    drawing, axes = canvas("GRPO step", "share of groups")
+    name, label, title = names
+    drawing, axes = canvas("GRPO step", label)
     keys = keys_of(training)
-    for name, row in training.items():
-        draw_curve(axes, keys[name], row["steps"], row["groups_without_signal"])  # with a gap at None
-    shares_up(axes, 1.0)
+    for condition, row in training.items():
+        draw_curve(axes, keys[condition], row["steps"], row[key])  # with a gap at None
+    if label.startswith("share"):
+        shares_up(axes, 1.0)
     axes.set_xlim(0, None)
-    return _figure(
-        drawing,
-        "signal",
-        "Zero-variance groups",
-        "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
-        tuple(keys.values()),
-    )
+    axes.set_ylim(0, None)
+    return _figure(drawing, name, title, caption, tuple(keys.values()))
 
 
 def rollouts(report: Report, condition: str) -> Figure | None:

@@ -26,6 +26,9 @@ RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.pr
 TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
 """The folders of the variant tree: one for what was grown before training, one for what grew during LADDER's."""
 
+_STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy")
+"""Keys of metrics.jsonl that the report shows against the step."""
+
 _N_BINS = 40  # points of a figure of training; report.json stays small for a run of thousands of steps
 
 
@@ -106,16 +109,16 @@ def _condition(run: Run, name: str) -> dict[str, Any]:
 
 
 def _training(run: Run, name: str) -> dict[str, Any]:
-    """Average a training run over bins of steps: the share of zero-variance groups, and those of rollout outcomes."""
+    """Average a training run over bins of steps: zero-variance groups, entropy, and shares of rollout outcomes."""
     stage = layout.train(name)
-    zero_variance = {row["step"]: row.get("groups_without_signal") for row in run.rows(stage, layout.METRICS)}
-    if not zero_variance:
+    metrics = {row["step"]: row for row in run.rows(stage, layout.METRICS)}
+    if not metrics:
         return {}
     counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
     for row in run.rows(stage, layout.ATTEMPTS):
         counts[row["step"]].update([outcome_of(row["reason"], row.get("truncated", False))])
     # 100 steps make bins of ceil(100 / 40) = 3 steps: [1, 2, 3], [4, 5, 6], ..., [100].
-    steps = sorted(zero_variance)
+    steps = sorted(metrics)
     size = -(-len(steps) // _N_BINS)
     bins = [steps[start : start + size] for start in range(0, len(steps), size)]
     totals = [sum((counts[step] for step in bin_), Counter()) for bin_ in bins]
@@ -124,7 +127,7 @@ def _training(run: Run, name: str) -> dict[str, Any]:
     rollouts = {kind.value: [total[kind] / total.total() for total in totals] for kind in kinds}
     return {
         "steps": [sum(bin_) / len(bin_) for bin_ in bins],
-        "groups_without_signal": [_mean(zero_variance[step] for step in bin_) for bin_ in bins],
+        **{key: [_mean(metrics[step].get(key) for step in bin_) for bin_ in bins] for key in _STEP_KEYS},
         "rollouts": rollouts,
     }
 

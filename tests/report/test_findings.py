@@ -142,7 +142,10 @@ def test_costs_begin_with_what_conditions_share(tmp_path: Path) -> None:
 
 def test_training_is_averaged_over_at_most_40_bins(tmp_path: Path) -> None:
     """Of 81 steps, each three make a bin; the shares of zero-variance groups are 0, 0.01, 0.02, ..."""
-    metrics = [{"step": step, "groups_without_signal": (step - 1) / 100} for step in range(81, 0, -1)]
+    metrics = [
+        {"step": step, "groups_without_signal": (step - 1) / 100, "entropy": 1 / step if step % 3 else None}
+        for step in range(81, 0, -1)
+    ]
     rows = [attempt("p", step % 3 == 0, step=step) for step in range(1, 82)]
     rows.append(attempt("p", False, step=2, truncated=True))
     train = "conditions/ladder/train"
@@ -150,6 +153,8 @@ def test_training_is_averaged_over_at_most_40_bins(tmp_path: Path) -> None:
     assert list(found) == ["ladder"]
     assert found["ladder"]["steps"] == list(range(2, 82, 3))
     assert found["ladder"]["groups_without_signal"] == pytest.approx([(step - 1) / 100 for step in range(2, 82, 3)])
+    # Of the steps 1, 2 and 3, the last one has no entropy: no completion of it was trained on.
+    assert found["ladder"]["entropy"] == pytest.approx([(1 / (n - 1) + 1 / n) / 2 for n in range(2, 82, 3)])
     rollouts = found["ladder"]["rollouts"]
     assert rollouts["right"] == [1 / 4, *[1 / 3] * 26]
     assert rollouts["wrong"] == [2 / 4, *[2 / 3] * 26]

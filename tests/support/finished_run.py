@@ -11,10 +11,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -197,18 +197,27 @@ def train(
         state.begin_step()
         size = int(trl["num_generations"])
         n_groups = training.settings.completions_per_step // size
-        state.roll_out(n_groups, size, partial(sample, training, number))
+        state.roll_out(n_groups, size, Sampler(training, number))
         training.backend.step()
         state.end_step({"loss": 0.5, "learning_rate": 1e-3, "entropy": 0.5, "grad_norm": 1.0})
     state.write_pass_rates()
     return state.steps
 
 
-def sample(training: Training, step: int, problems: Sequence[Problem], wave: int) -> list[Rollout]:
-    """Replace the trainer's sampling: ask the backend for one answer to each problem, without token ids."""
-    sampling = Sampling(1.0, 1.0, 200, 50, training.seed * 1_000_000 + 1_000 * step + wave)
-    prompts = [training.task.prompt(problem) for problem in problems]
-    return [Rollout([], [], completion, None) for (completion,) in training.backend.sample(prompts, 1, sampling)]
+class Sampler(NamedTuple):
+    """Replaces the trainer's sampling: asks the backend for one answer to each problem, without token ids."""
+
+    training: Training
+    step: int
+
+    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
+        sampling = Sampling(1.0, 1.0, 200, 50, self.training.seed * 1_000_000 + 1_000 * self.step + wave)
+        prompts = [self.training.task.prompt(problem) for problem in problems]
+        answers = self.training.backend.sample(prompts, 1, sampling)
+        return [Rollout([], [], completion) for (completion,) in answers]
+
+    def encode(self, completion: Completion) -> list[int]:
+        raise NotImplementedError("no recipe that this run is made with replays answers")
 
 
 @lru_cache(maxsize=2)
