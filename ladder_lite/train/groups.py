@@ -45,7 +45,7 @@ class Group:
         return Group(self.row, [self.rollouts[i] for i in places], [self.rewards[i] for i in places])
 
 
-Replay = Callable[[Group], tuple[Rollout, float | None] | None]
+Replay = Callable[[Group], tuple[Rollout, float] | None]
 """Returns an earlier right rollout of a group's row with its reward, or None if there is none."""
 
 
@@ -87,7 +87,7 @@ def sample_groups(
             group.rollouts.append(rollout)
             group.rewards.append(reward)
         for group in new:
-            if not any(group.rewards) and (earlier := replay(group)) is not None:
+            if (earlier := replay(group)) and earlier[1] > max(reward or 0.0 for reward in group.rewards):
                 group.rollouts[-1], group.rewards[-1] = earlier
             (kept if group.has_signal or not refill else dropped).append(group)
         n_new = 2 * max(0, n - len(kept))  # about half of them will have signal

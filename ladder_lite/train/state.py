@@ -132,12 +132,12 @@ class TrainingState:
             rollouts = sampler.sample([self.problems[row] for row in rows], next(waves))
             return rollouts, self.grade(rows, [rollout.completion for rollout in rollouts])
 
-        def replay(group: Group) -> tuple[Rollout, float | None] | None:
+        def replay(group: Group) -> tuple[Rollout, float] | None:
             if not settings.replay or group.row not in self._solved:
                 return None
             attempt = self._solved[group.row]
             rollout = Rollout(group.rollouts[0].prompt_ids, sampler.encode(attempt.completion), attempt.completion)
-            return rollout, self._reward(attempt.grade)
+            return rollout, self._reward(attempt.grade) or 0.0
 
         trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
         self.trained = [group.select(size) for group in trained]

@@ -13,6 +13,8 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.jsonl import read_jsonl, truncate_jsonl
+from ladder_lite.models import Rollout
+from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.grpo import _complete_checkpoints
@@ -178,6 +180,33 @@ def test_a_state_read_from_its_folder_equals_the_one_that_wrote_it(tmp_path: Pat
     for row, correct in ((0, True), (0, False), (1, True), (1, True)):
         fresh.observe(1, row, correct)
     assert earlier.rates.estimate(5) == pytest.approx(fresh.estimate(5))
+
+
+class WrongAgain:
+    """Samples wrong answers only, and encodes an answer as the codes of its characters."""
+
+    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:  # noqa: ARG002
+        return [Rollout([1], [2], Completion(WRONG, 1, truncated=False)) for _ in problems]
+
+    def encode(self, completion: Completion) -> list[int]:
+        return list(map(ord, completion.text))
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_resumed_run_replays_the_latest_right_answer(tmp_path: Path, replay: bool) -> None:
+    chosen = settings(format_reward=0.1).model_copy(update={"replay": replay})
+    latest = "<answer>x*x</answer>"
+    do_step(open_state(tmp_path, chosen), (0, RIGHT, latest), (0, WRONG, WRONG), (1, WRONG, RIGHT))
+    state = open_state(tmp_path, chosen)
+    state.begin_step()
+    groups = {group.row: group for group in state.roll_out(3, 2, WrongAgain()) if group.row != UNVERIFIABLE}
+    for row, group in groups.items():
+        earlier = [*map(ord, (latest, RIGHT)[row])] if replay else [2]
+        assert [rollout.completion_ids for rollout in group.rollouts] == [[2], earlier]
+        assert group.rewards == pytest.approx([0.1, 1.1 if earlier != [2] else 0.1])
+    assert set(groups) == {0, 1}
+    # A replayed answer is no measurement of the model: it is neither logged nor counted.
+    assert [row["text"] for row in read_jsonl(tmp_path / "attempts.jsonl") if row["step"] == 2] == [WRONG] * 6
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -14,9 +14,10 @@ import torch
 import trl
 
 from ladder_lite.config.load import load_recipe
-from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.config.schema import GrpoSettings, Refill
 from ladder_lite.config.trl_settings import SETTINGS, recorded
 from ladder_lite.errors import UserError
+from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.engines import Reply
 from ladder_lite.models.shared_prompts import sharing_prompts
@@ -79,7 +80,7 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> "trl.GRPOTrainer":
+def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> trainer.Trainer:
     training = Training(load_task(RECIPE.task), backend, chosen, folder, 0)
     state = TrainingState(training, PROBLEMS, None, lambda *_: False)
     return trainer.Trainer(training, state, 8, probe_first=False)
@@ -193,6 +194,30 @@ def test_micro_batches_do_not_change_a_step(backend: Backend, tmp_path: Path) ->
     small = settings(optim="sgd", per_device_train_batch_size=2, gradient_accumulation_steps=4)
     parts = train(backend, tmp_path / "parts", small)
     assert distance(whole, parts) < 1e-3 * distance(whole, backend.snapshot())
+
+
+def test_dropped_groups_are_graded_but_not_trained_on(backend: Backend, tmp_path: Path) -> None:
+    chosen = settings(max_steps=3).model_copy(update={"refill": Refill(pilot=2, limit=2)})
+    train(backend, tmp_path, chosen)
+    steps, attempts = (read_jsonl(tmp_path / name) for name in ("metrics.jsonl", "attempts.jsonl"))
+    assert [step["n_rollouts"] for step in steps] == [
+        sum(row["step"] == number for row in attempts) for number in (1, 2, 3)
+    ]
+    assert all(8 <= step["n_rollouts"] <= 16 for step in steps)
+    assert any(step["groups_without_signal"] < step["sampled_groups_without_signal"] for step in steps)
+
+
+@pytest.mark.parametrize("stop", [("</answer>",), ()])
+def test_a_completion_is_encoded_as_it_was_sampled(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...]
+) -> None:
+    built = build(backend, tmp_path, settings(max_completion_length=100))
+    monkeypatch.setattr(built.training.task, "stop", stop)
+    rollouts = built.sample(PROBLEMS, 0)
+    assert not any(rollout.completion.truncated for rollout in rollouts)
+    assert [built.encode(rollout.completion) for rollout in rollouts] == [each.completion_ids for each in rollouts]
+    assert built.sample(PROBLEMS, 0) == rollouts
+    assert built.sample(PROBLEMS, 1) != rollouts  # each wave has its own seed
 
 
 def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
