@@ -168,7 +168,6 @@ _FORWARD: Final[dict[Operation, Forward]] = {
     "where": _where,
 }
 _POWERS: Final[dict[complex, Forward]] = {
-    2: lambda u, du, _v, _dv: (u * u, None if du is None else 2 * u * du),
     -1: _reciprocal,
     0.5: _square_root,
 }
