@@ -320,7 +320,7 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
     integrals = integrals.copy()
     integrals[interval] = np.where(places.may_jump, np.nan, places.expected)[place]
     allowed[interval] = exact_slack[interval] = places.slack[place]
-    return Growth(edges, integrals, scales, allowed, at_break, exact_slack)
+    return Growth(edges, integrals, scales, allowed, exact_slack)
 
 
 @lru_cache(maxsize=256)

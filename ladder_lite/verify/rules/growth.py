@@ -29,7 +29,6 @@ class Growth:
     integrals: Numbers  # of f; nan where unknown
     scales: Floats  # integrals of |f|, by which the size of a jump is measured
     slack: Floats  # errors allowed in floating point
-    at_break: Bools  # intervals around a place where F may break; each of these is tested by itself
     exact_slack: Floats  # errors allowed in ball arithmetic
 
     def unclear(self, values: Numbers, rounding: Floats) -> Bools:
