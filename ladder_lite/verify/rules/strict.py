@@ -214,6 +214,7 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
     else:
         roundings = np.repeat(NEARBY * rounding[_sides(problem, stretch)[0]], len(TOWARDS_END) + 1)
+        roundings += NEARBY * ROUNDING * np.abs(values)  # or most answers would have to be examined
     return not growth.unclear(values, roundings).any()
 
 
@@ -252,7 +253,7 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     integrals, scales, _ = increments(problem.expression, edges, needed)
     with np.errstate(over="ignore"):
         # An edge x is itself rounded, which changes the integral by f times the rounding of x.
-        lost_digits = ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
+        lost_digits = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
         slack = JUMP * scales + lost_digits[1:] + lost_digits[:-1]
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, slack)
 
