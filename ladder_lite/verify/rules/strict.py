@@ -144,9 +144,10 @@ def _is_continuous(
             or _is_continuous_at_ends(answer, problem, stretch, None)
         )
     # Slow path: compare all increments with the integrals of f.
-    growth = _growth_in(problem, stretch)
-    if (np.isnan(growth.integrals) & pairs_within(stretch.inside)).any():
-        return False  # F could jump where the integral of f is unknown
+    growth, pairs = _growth_in(problem, stretch), pairs_within(stretch.inside)
+    unknown = np.isnan(growth.integrals) & pairs
+    if 2 * unknown.sum() > pairs.sum() or _breaks_within(evaluation, unknown):
+        return False
     return not growth.unclear(values, rounding).any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
@@ -205,10 +206,8 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False
     if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
         return False
-    # Where the integral of f is unknown, F must not break.
-    for kind, q in evaluation.breakables:
-        if kind in ("root", "log", "turn") and (np.diff(np.signbit(q)) & unknown).any():
-            return False
+    if _breaks_within(evaluation, unknown):
+        return False
     if rounding is None:
         with np.errstate(invalid="ignore"):
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
@@ -227,6 +226,13 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
             if ((negative[1:] != negative[:-1]) & pairs).any():
                 return False
     return evaluation.is_resolved(answer.curves, gaps(seed))
+
+
+def _breaks_within(evaluation: Evaluation, intervals: Bools) -> bool:
+    """Return True if F may jump in any of the masked intervals between its first points: f has no integral there."""
+    n = len(intervals) + 1
+    kinds = ("root", "log", "turn")
+    return any(kind in kinds and (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables)
 
 
 @lru_cache(maxsize=256)
