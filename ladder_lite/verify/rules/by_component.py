@@ -42,7 +42,7 @@ _BREAKS: Final = "it may break at more places than can be examined"
 def examine(answer: Expression, problem: Integrand) -> str | None:
     """Return None if `answer` is an antiderivative by the strict rule, else what is wrong with it."""
     try:
-        if problem.identically_zero:
+        if not problem.components:  # f is zero
             return _examine_zero(answer, problem)
     except NoiseError:
         # f is only rounding noise, so no answer can be accepted. One that is wrong in sixty digits is still wrong.
