@@ -37,14 +37,11 @@ MAX_WRONG_SHARE: Final = 0.1  # largest share of a stretch's points that roundin
 @exact.allowance()
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """Return None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    points, is_conclusive = problem.points, False
     # Real arithmetic is faster. It is conclusive unless F leaves the reals where f is known, as log(-x) does for 1/x.
-    if not (answer.is_complex or problem.expression.is_complex):
-        evaluation = answer.evaluate(points)
-        verdict = _quick_verdict(answer, problem, evaluation)
-        is_conclusive = verdict != UNDECIDED or bool(np.isfinite(evaluation.values)[problem.known].all())
-    if not is_conclusive:
-        verdict = _quick_verdict(answer, problem, answer.evaluate(points.astype(complex)))
+    evaluation = answer.evaluate(problem.points)
+    verdict = _quick_verdict(answer, problem, evaluation)
+    if verdict == UNDECIDED and not np.isfinite(evaluation.values)[problem.known].all():
+        verdict = _quick_verdict(answer, problem, answer.evaluate(problem.points.astype(complex)))
     return examine(answer, problem) if verdict == UNDECIDED else verdict
 
 
