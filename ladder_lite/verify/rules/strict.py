@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices
+from ladder_lite.verify.expressions.expression import Bools, Evaluation, Expression, Floats, Indices
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
 from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, gaps, pairs_within, sort_order
@@ -116,7 +116,7 @@ def _is_continuous(
     anything that could break between the points. False means undecided.
     """
     # Increments are known only between near points. Far away, at least no function of F may switch.
-    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
+    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation)):
         return False
     values = evaluation.values[:N_NEAR]
     if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
@@ -258,26 +258,19 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, slack)
 
 
-def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
-    """Return True if no root, logarithm or steep turn of F changes sign beyond the near points.
+def _has_no_far_switches(evaluation: Evaluation) -> bool:
+    """Return True if no root, logarithm or turn of F changes sign beyond the near points.
 
     Such changes can be steps in disguise: sqrt((x-50)**2)/(x-50). Near ones show in the increments.
     """
     for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
         slope = evaluation.slopes_of_slots[slot]
-        if kind != "pole" and _changes_far(q) and (kind != "turn" or _is_steep(slope, problem.seed)):
+        if kind != "pole" and _changes_far(q):
             return False
         # A quantity can touch 0 without changing sign, as (x-50)**2 does. Then its slope changes sign.
         if kind in ("root", "log") and isinstance(slope, np.ndarray) and _changes_far(slope):
             return False
     return True
-
-
-def _is_steep(slope: Floats, seed: int) -> bool:
-    # The median of the far slopes, because at a pole a single one is large. A constant slope counts as 8 equal ones.
-    far = np.abs(slope[N_NEAR:]) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
-    far = np.sort(far[~np.isnan(far)])
-    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)
 
 
 def _changes_far(q: Floats) -> bool:

@@ -34,6 +34,11 @@ OUTSIDE = [
     ("1/x", f"log(x)+log(x)/10**11{COSTLY}"),
     # An error of F' that is visible in ball arithmetic alone, above one part in 1e25.
     ("cos(x)", "sin(x)+10**9*exp(x)-10**9*exp(x/3)**3+x/10**22"),
+    # f is large everywhere; with decimals, the error counts relative to how much f varies.
+    ("10**9+cos(x)", "10**9*x+1.0000001*sin(x)"),
+    ("10**9+cos(x)", "10.0**9*x+sin(x)+x/10**7"),
+    # An error that shows only far from 0.
+    ("cos(x)", "sin(x)+(x/30)**61"),
     # Too many places at which F may break: near ones, far ones, and infinite arguments of inverse tangents.
     ("cos(x)", "sin(x)+0*floor(2*x)"),
     ("cos(x)", f"sin(x){signs(17)}"),
