@@ -32,6 +32,7 @@ from ladder_lite.verify.rules.validity import Fault, fault, is_zero
         ("sqrt(-1-x)", "-oo", "-2", None),
         ("sqrt(x)", "-oo", "-2", "undefined"),
         ("sqrt(x-3)", "3", "oo", None),
+        ("sqrt(31/10-x)", "3", "oo", None),
         ("sqrt(2-x)", "3", "oo", "undefined"),
         ("sqrt(x-100)", "-oo", "oo", None),
         ("sqrt(-100-x)", "oo", "-oo", None),
