@@ -132,26 +132,9 @@ ELEMENTARY: dict[str, Function] = {
 }
 
 
-def _factorial(u: Array) -> Array:
-    if np.ndim(u):  # an array
-        from scipy import special
-
-        return special.gamma(u + 1)
-    try:
-        return math.gamma(u.real + 1)  # a constant, such as factorial(4), does not need SciPy
-    except (OverflowError, ValueError):
-        return math.inf
-
-
-def _factorial_slope(u: Array, v: Array) -> Array:
-    from scipy import special
-
-    return v * special.digamma(u + 1)
-
-
-ELEMENTARY["factorial"] = Function(_factorial, _factorial_slope, "pole", integers)
-
-SPECIAL = frozenset(words("erf erfc erfi Si Ci Shi Chi Ei E1 li Li fresnels fresnelc dilog gamma loggamma digamma"))
+SPECIAL = frozenset(
+    words("erf erfc erfi Si Ci Shi Chi Ei E1 li Li fresnels fresnelc dilog gamma loggamma digamma factorial")
+)
 
 # Each line: the name on the list, then its other spellings. `notation` lowers other capitals, as in Sin or ARCTAN.
 _SPELLINGS_OF = """

@@ -18,11 +18,11 @@ _CONSTANTS: Final = {"Pi": "pi", "e": "E", "i": "I"}  # spellings of constants -
 def bare(expression: Expression) -> str:
     """Return the text that was parsed, without its constant of integration, which verification ignores too."""
     try:
-        # Unparsing removes parentheses and changes spaces, so it is used only if there was a constant.
-        whole, text = (ast.unparse(tree) for tree in (ast.parse(expression.source, mode="eval"), _tree(expression)))
+        text = ast.unparse(_tree(expression))
     except RecursionError:  # a sum of hundreds of terms
         return expression.source
-    if text == whole:
+    # Unparsing removes parentheses and changes spaces, so it is used only if there was a constant.
+    if text == expression.text:
         return expression.source
     for operator in ("**", "*", "/"):
         text = text.replace(f" {operator} ", operator)

@@ -1,6 +1,5 @@
 """The parts of an expression: functions and operations, their values, derivatives, breaks and signs."""
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,9 +95,7 @@ def _divide(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
 def _power(u: Any, du: Any, v: Any, dv: Any) -> tuple[Any, Any]:
     """Return u**v = exp(v*log(u)) and its derivative, for an exponent that varies."""
     # Adding 0.0 puts negative reals above the branch cut, as in `functions`: log(-1) = i*pi.
-    log: Any = np.log(u + 0.0) if isinstance(u, np.ndarray) else np.log(complex(u))
-    if isinstance(u, float) and u > 0:
-        log = math.log(u)
+    log: Any = np.log(u + 0.0) if isinstance(u, np.ndarray) else np.emath.log(u)
     value = np.exp(v * log)
     if dv is None:
         return value, None if du is None else value * v * du / u
@@ -168,7 +165,6 @@ _FORWARD: Final[dict[Operation, Forward]] = {
     "where": _where,
 }
 _POWERS: Final[dict[complex, Forward]] = {
-    2: lambda u, du, _v, _dv: (u * u, None if du is None else 2 * u * du),
     -1: _reciprocal,
     0.5: _square_root,
 }

@@ -21,7 +21,6 @@ from typing import Any, Final
 
 from ladder_lite.verify.expressions.functions import NAMES
 from ladder_lite.verify.expressions.notation import to_python
-from ladder_lite.verify.expressions.parse import MAX_CHARS
 
 MAX_REPLY_CHARS: Final = 20_000  # the rest of a longer reply is ignored
 
@@ -97,20 +96,15 @@ def _written(text: str, integrand: str, name: str, lower: str | None, upper: str
     text, name = text.strip(), name.strip().removeprefix("\\")
     if not name.isidentifier() or name in NAMES:
         return Unread(text)
-    integrand = _to_python(integrand, name)
+    integrand = to_python(integrand, name).strip()
     if variable is None or variable == name:
         variable = name
     elif _token(variable).search(integrand):  # for an integral of x*u over u, renaming u to x would make it x*x
         return Unread(text)
     else:
         integrand = _token(name).sub(variable, integrand)
-    bounds = [None if bound is None else _to_python(bound, variable) for bound in (lower, upper)]
+    bounds = [None if bound is None else to_python(bound, variable).strip() for bound in (lower, upper)]
     return Written(text, integrand, variable, *bounds)
-
-
-def _to_python(text: str, name: str) -> str:
-    # A longer text is refused by `parse` anyway.
-    return to_python(text, name).strip() if len(text) <= MAX_CHARS else text
 
 
 def _token(name: str) -> re.Pattern[str]:

@@ -30,6 +30,11 @@ def _trigamma(u: Any, _value: Any) -> Any:
     return np.where(u.real > _LEAST, special.polygamma(1, np.maximum(u.real, _LEAST)), np.nan) + 0j
 
 
+def _factorial(u: Any) -> Any:
+    # A constant is real. For real numbers SciPy's values are exact, for complex ones they are not.
+    return special.gamma((u if np.ndim(u) else u.real) + 1)
+
+
 # Name: Function(value, slope, break, quantity that vanishes at the break).
 TABLE: Final[dict[str, Function]] = {
     "erf": Function(special.erf, lambda u, v: 2 / _SQRT_PI * np.exp(-u * u)),
@@ -50,4 +55,5 @@ TABLE: Final[dict[str, Function]] = {
     "gamma": Function(special.gamma, lambda u, v: v * special.digamma(u), "pole", integers),
     "loggamma": Function(special.loggamma, lambda u, v: special.digamma(u), "pole", integers),
     "digamma": Function(special.digamma, _trigamma, "pole", integers),
+    "factorial": Function(_factorial, lambda u, v: v * special.digamma(u + 1), "pole", integers),
 }

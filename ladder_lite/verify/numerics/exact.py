@@ -28,7 +28,7 @@ BITS: Final = (200, 500, 1500)  # precisions, tried in order until the result is
 MAX_STEP_BITS: Final = 200  # a difference quotient has a step of 2**-200 or more; its error is the square of the step
 KNOWN_BITS: Final = 60  # increments with fewer accurate bits are computed again with more precision
 MAX_COST: Final = 30_000  # of a verdict, in microseconds of a fast machine
-_COSTS: Final = {"**": 3, **dict.fromkeys([*SPECIAL, "factorial"], 100)}  # of one operation, if it is not 1 or 2
+_COSTS: Final = {"**": 3, **dict.fromkeys(SPECIAL, 100)}  # of one operation, if it is not 1 or 2
 _MAX_SPECIAL: Final = 1e5  # for larger arguments, special functions can take a hundred times as long
 _lock = threading.RLock()  # flint's precision is global to the process
 

@@ -82,11 +82,6 @@ class Integrand:
         real = "cbrt" in f.functions
         return parse(answer, f.variable, constant_of_integration=constant_of_integration, real_cube_roots=real)
 
-    @property
-    def identically_zero(self) -> bool:
-        """True if the integrand is zero wherever it is defined."""
-        return not self.components
-
     @cached_property
     def may_be_zero(self) -> bool:
         """True if f is exactly 0 at many points. Its terms may cancel everywhere, up to rounding."""

@@ -33,10 +33,6 @@ class Brackets(NamedTuple):
         """Return the intervals that indices or a mask select."""
         return type(self)(self.quantity[chosen], self.low[chosen], self.high[chosen])
 
-    def nearest(self, limit: int) -> Self:
-        """Return the intervals nearest to 0, in turns between quantities: one with many zeros must not hide others."""
-        return self.of(round_robin(self.quantity, self.distance)[:limit])
-
 
 def locate(
     expression: Expression,
@@ -51,7 +47,9 @@ def locate(
     `breakables` are the quantities on `grid`. Only the `limit` candidates nearest to 0 are examined. With the mask
     `usable`, candidates count only next to points of the grid where it is True.
     """
-    return zoom(expression, breakables, brackets(grid, breakables, kinds, usable).nearest(limit))
+    found = brackets(grid, breakables, kinds, usable)
+    # In turns between quantities: one with many zeros must not hide others.
+    return zoom(expression, breakables, found.of(round_robin(found.quantity, found.distance)[:limit]))
 
 
 def zoom(expression: Expression, breakables: Sequence[Breakable], candidates: Brackets) -> list[tuple[float, Break]]:

@@ -17,7 +17,6 @@ from ladder_lite.verify.numerics.real_line import SMALLEST
 JUMP: Final = 1e-8  # largest error of an increment of F, relative to the integral of |f|
 VISIBLE: Final = 1e-6  # an increment is unclear if noise above this, relative to the integral of |f|, could hide a jump
 NEAR: Final = 20.0  # farther from 0 than this, F may overflow
-MIN_EDGES: Final = 16  # exact increments over fewer edges would prove too little
 JUMPS: Final = "it jumps where the integrand does not"
 CANNOT_TELL: Final = "floating point cannot tell: it overflows or loses its digits"
 
@@ -30,7 +29,6 @@ class Growth:
     integrals: Numbers  # of f; nan where unknown
     scales: Floats  # integrals of |f|, by which the size of a jump is measured
     slack: Floats  # errors allowed in floating point
-    at_break: Bools  # intervals around a place where F may break; each of these is tested by itself
     exact_slack: Floats  # errors allowed in ball arithmetic
 
     def unclear(self, values: Numbers, rounding: Floats) -> Bools:
@@ -52,38 +50,14 @@ class Growth:
         # All intervals are computed, not only the unclear ones: rounding noise can look small in one by chance.
         finite = np.isfinite(values[1:]) & np.isfinite(values[:-1])
         known = np.isfinite(self.integrals) & (finite | (np.abs(self.edges[1:]) <= NEAR))
-        chosen = self._affordable(answer, known)
-        if chosen is None:
+        low, high = self.edges[:-1][known], self.edges[1:][known]
+        if not known.any() or len(np.union1d(low, high)) > exact.n_affordable_values(answer):
             return CANNOT_TELL
-        # Integrals between the chosen edges are sums over the intervals between them; nan if one of these is unknown.
-        *starts, end = np.flatnonzero(chosen)
-        integrals, slack = (
-            np.add.reduceat(part[:end], starts) for part in (np.where(known, self.integrals, np.nan), self.exact_slack)
-        )
-        increments, errors = exact.increments(answer, self.edges[chosen][:-1], self.edges[chosen][1:])
-        known = np.isfinite(integrals)
-        with np.errstate(invalid="ignore"):
-            # The error bounds of the balls must be small too, or a large jump could stay within them.
-            is_decided = errors <= np.maximum(QUIET * slack[known].max(initial=0), slack)
-            floor = QUIET * slack[known & (slack > 0)].min(initial=1)  # where f is 0
-            is_wrong = np.abs(increments - integrals) > np.maximum(slack, floor) + errors
-        if not is_decided[known].all():
+        integrals, slack = self.integrals[known], self.exact_slack[known]
+        increments, errors = exact.increments(answer, low, high)
+        # The error bounds of the balls must be small too, or a large jump could stay within them.
+        if not (errors <= np.maximum(QUIET * slack.max(), slack)).all():
             return CANNOT_TELL
-        return JUMPS if is_wrong[known].any() else None
-
-    def _affordable(self, answer: Expression, known: Bools) -> Bools | None:
-        """Return a mask of the edges of known intervals, thinned out to those at which the budget allows values of F.
-
-        Returns None if these are too few.
-        """
-        chosen: Bools = np.append(known, False) | np.append(False, known)
-        breaks: Bools = chosen & (np.append(self.at_break, False) | np.append(False, self.at_break))
-        others = np.flatnonzero(chosen & ~breaks)
-        n_affordable = exact.n_affordable_values(answer) - np.count_nonzero(breaks)
-        if known.any() and len(others) <= n_affordable:
-            return chosen
-        if n_affordable < MIN_EDGES or not known.any():
-            return None
-        # The edges at breaks are all kept, the others evenly thinned out.
-        breaks[others[np.linspace(0, len(others) - 1, n_affordable).astype(int)]] = True
-        return breaks
+        floor = QUIET * slack[slack > 0].min(initial=1)  # where f is 0
+        is_wrong = np.abs(increments - integrals) > np.maximum(slack, floor) + errors
+        return JUMPS if is_wrong.any() else None

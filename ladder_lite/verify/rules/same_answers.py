@@ -48,15 +48,16 @@ def same_answers(data: Data, answers: Sequence[str], references: References) -> 
         if lower is None and upper is None:
             pieces = _pieces(problem)
             read = partial(problem.read, constant_of_integration=True)
-            return _group(answers, lambda text: _Antiderivative(read(text), problem, pieces))
+            return _group(answers, lambda text: _Antiderivative(read(text), problem, pieces), _Antiderivative.equals)
         # Answers are compared with each other, not with the value; it only sets the tolerance.
         reference = references.get(str(data["integrand"]), variable, lower, upper)
-        return _group(answers, lambda text: _value(problem.read(text, constant_of_integration=False), reference))
+        read = partial(problem.read, constant_of_integration=False)
+        return _group(answers, lambda text: _value(read(text), reference), _are_close)
     except IntegrandError:
         return [None] * len(answers)
 
 
-def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | None]:
+def _group(answers: Sequence[str], read: Callable[[str], Any], equal: Callable[[Any, Any], bool]) -> list[int | None]:
     representatives: dict[int, Any] = {}  # the first answer of each group, by its index
     indices: dict[str, int | None] = {}  # results by text, so that a repeated text is read only once
     for index, text in enumerate(answers):
@@ -65,7 +66,7 @@ def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | Non
         indices[text] = None
         with suppress(ExpressionError):
             if (answer := read(text)) is not None:
-                first = next((n for n, other in representatives.items() if other.equals(answer)), index)
+                first = next((n for n, other in representatives.items() if equal(other, answer)), index)
                 indices[text] = first
                 # An answer that equals no other one starts a group.
                 representatives.setdefault(first, answer)
@@ -77,7 +78,7 @@ def _group(answers: Sequence[str], read: Callable[[str], Any]) -> list[int | Non
 
 def _pieces(problem: Integrand) -> list[Complexes]:
     """Return sorted points of each component of the integrand's domain, or those near 0 if the integrand is zero."""
-    if problem.identically_zero:
+    if not problem.components:
         near = problem.points[:N_NEAR]
         return [near[np.isfinite(problem.values[:N_NEAR])].astype(complex)]
     return [sample(component, POINTS, problem.seed + 2).astype(complex) for component in problem.components]
@@ -100,19 +101,7 @@ class _Antiderivative:
 
     def equals(self, other: "_Antiderivative") -> bool:
         """Return True if the two differ by one constant on a whole component, one of those that the verifier tests."""
-        # `_agrees` takes ten evaluations, so the cached slopes rule out clear differences first.
-        undecided = (n for n in range(len(self.pieces)) if not self._clearly_differs(other, n))
-        return any(self._agrees(other, component) for component in undecided)
-
-    def _clearly_differs(self, other: "_Antiderivative", component: int) -> bool:
-        slopes, other_slopes = self.evaluated[component][1], other.evaluated[component][1]
-        with np.errstate(all="ignore"):
-            errors = np.abs(slopes - other_slopes)
-            is_finite = np.isfinite(errors)
-            size = np.maximum(np.abs(slopes), np.abs(other_slopes))
-            excess = (errors - CLEARLY * size)[is_finite]
-        # The median: at single points, slopes of equal functions can differ because digits are lost.
-        return len(excess) >= MIN_POINTS and bool(np.median(excess) > SMALLEST)
+        return any(self._agrees(other, component) for component in range(len(self.pieces)))
 
     def _agrees(self, other: "_Antiderivative", component: int) -> bool:
         """Return True if the two agree on a component up to a constant.
@@ -128,7 +117,11 @@ class _Antiderivative:
             points, values, others = points[is_finite], values[is_finite], others[is_finite]
             errors = np.abs(slopes - other_slopes)[is_finite]
             size = np.maximum(np.abs(slopes), np.abs(other_slopes))[is_finite]
-            # Slopes first: they must agree up to their rounding noise, and the noise must be small at enough points.
+            # Measuring the noise takes ten evaluations, so clear differences are ruled out first. By the median: at
+            # single points, slopes of equal functions can differ because digits are lost.
+            if np.median(errors - CLEARLY * size) > SMALLEST:
+                return False
+            # Slopes must agree up to their rounding noise, and the noise must be small at enough points.
             noises = [noise(answer.expression, points) for answer in (self, other)]
             allowed = sum(of_slopes for _, of_slopes in noises)
             if (errors > SLOPE_TOLERANCE * size + allowed).any():
@@ -153,17 +146,11 @@ class _Antiderivative:
 # --- values of definite integrals -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A number; `allowed` is the error up to which the verifier would still accept it."""
-
-    value: complex
-    allowed: float
-
-    def equals(self, other: "_Value") -> bool:
-        return abs(self.value - other.value) <= self.allowed + other.allowed
-
-
-def _value(answer: Expression, reference: Integral) -> _Value | None:
+def _value(answer: Expression, reference: Integral) -> tuple[complex, float] | None:
+    """Return the value of an answer, and the error up to which the verifier would still accept it."""
     value = None if answer.free else value_of(answer, reference)
-    return None if value is None else _Value(value, allowed_of(answer, reference))
+    return None if value is None else (value, allowed_of(answer, reference))
+
+
+def _are_close(one: tuple[complex, float], other: tuple[complex, float]) -> bool:
+    return abs(one[0] - other[0]) <= one[1] + other[1]

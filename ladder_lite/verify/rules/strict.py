@@ -9,20 +9,19 @@ One evaluation at the base points decides most answers, right and wrong. The oth
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
-from ladder_lite.verify.expressions.expression import RESOLVED, Bools, Evaluation, Expression, Floats, Indices, Numbers
-from ladder_lite.verify.expressions.operations import Break
+from ladder_lite.verify.expressions.expression import Bools, Evaluation, Expression, Floats, Indices
 from ladder_lite.verify.numerics import exact
 from ladder_lite.verify.numerics.components import TOWARDS_END, ends
 from ladder_lite.verify.numerics.integrand import N_NEAR, Integrand, Stretch, gaps, pairs_within, sort_order
 from ladder_lite.verify.numerics.quadrature import increments
 from ladder_lite.verify.numerics.real_line import evaluate_real, jitter, noise
-from ladder_lite.verify.rules.by_component import EXACT_TO, MAX_LEAPS, MOST, NOISY, TOLERANCE, WRONG, agreement, examine
+from ladder_lite.verify.rules.by_component import EXACT_TO, MOST, NOISY, TOLERANCE, WRONG, agreement, examine
 from ladder_lite.verify.rules.growth import JUMP, VISIBLE, Growth
 
 CLEARLY: Final = 1e-5  # a relative error of F' above this cannot be explained by lost digits
@@ -38,14 +37,8 @@ MAX_WRONG_SHARE: Final = 0.1  # largest share of a stretch's points that roundin
 @exact.allowance()
 def is_antiderivative(answer: Expression, problem: Integrand) -> str | None:
     """Return None if `answer` is an antiderivative by the strict rule, else what is wrong with it, in a few words."""
-    points = problem.points
-    # Real arithmetic is faster. It is conclusive unless F leaves the reals where f is known, as log(-x) does for 1/x.
-    if not (answer.is_complex or problem.expression.is_complex):
-        evaluation = answer.evaluate(points)
-        verdict = _quick_verdict(answer, problem, evaluation)
-        if verdict != UNDECIDED or np.isfinite(evaluation.values)[problem.known].all():
-            return examine(answer, problem) if verdict == UNDECIDED else verdict
-    verdict = _quick_verdict(answer, problem, answer.evaluate(points.astype(complex)))
+    # Real arithmetic is faster. It leaves undecided what leaves the reals where f is known, as log(-x) does for 1/x.
+    verdict = _quick_verdict(answer, problem, answer.evaluate(problem.points))
     return examine(answer, problem) if verdict == UNDECIDED else verdict
 
 
@@ -123,7 +116,7 @@ def _is_continuous(
     anything that could break between the points. False means undecided.
     """
     # Increments are known only between near points. Far away, at least no function of F may switch.
-    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation, problem)):
+    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation)):
         return False
     values = evaluation.values[:N_NEAR]
     if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
@@ -145,18 +138,11 @@ def _is_continuous(
             or _is_continuous_at_ends(answer, problem, stretch, None)
         )
     # Slow path: compare all increments with the integrals of f.
-    growth = _growth_in(problem, stretch)
-    if growth is None:
+    growth, pairs = _growth_in(problem, stretch), pairs_within(stretch.inside)
+    unknown = np.isnan(growth.integrals) & pairs
+    if 2 * unknown.sum() > pairs.sum() or _breaks_within(evaluation, unknown):
         return False
-    # Where the integral of f is unknown, F must not break.
-    unknown = np.isnan(growth.integrals) & pairs_within(stretch.inside)
-    if _breaks_within(evaluation, unknown, ("root", "log")):
-        return False
-    unclear = growth.unclear(values, rounding)
-    # The jumps may be those that the rule allows, at infinite arguments of inverse tangents.
-    if unclear.any() and answer.inverse_tangents and not answer.is_complex:
-        unclear = growth.unclear(_without_leaps(answer, problem, evaluation), rounding)
-    return not unclear.any() and _is_continuous_at_ends(answer, problem, stretch, None)
+    return not growth.unclear(values, rounding).any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
 def _may_jump_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
@@ -214,14 +200,14 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False
     if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
         return False
-    if _breaks_within(evaluation, unknown, ("root", "log", "turn")):
+    if _breaks_within(evaluation, unknown):
         return False
     if rounding is None:
         with np.errstate(invalid="ignore"):
             roundings = np.abs(answer.evaluate(edges, derivative=False, jitter=jitter(len(edges))).values - values)
     else:
         roundings = np.repeat(NEARBY * rounding[_sides(problem, stretch)[0]], len(TOWARDS_END) + 1)
-        roundings += NEARBY * ROUNDING * np.abs(values)
+        roundings += NEARBY * ROUNDING * np.abs(values)  # or most answers would have to be examined
     return not growth.unclear(values, roundings).any()
 
 
@@ -236,24 +222,20 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
     return evaluation.is_resolved(answer.curves, gaps(seed))
 
 
-def _breaks_within(evaluation: Evaluation, intervals: Bools, kinds: Collection[Break]) -> bool:
-    """Return True if F has a break of these kinds in any of the masked intervals between its first points."""
+def _breaks_within(evaluation: Evaluation, intervals: Bools) -> bool:
+    """Return True if F may jump in any of the masked intervals between its first points: f has no integral there."""
     n = len(intervals) + 1
-    return bool(intervals.any()) and any(
-        (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables if kind in kinds
-    )
+    kinds = ("root", "log", "turn")
+    return any(kind in kinds and (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables)
 
 
 @lru_cache(maxsize=256)
-def _growth_in(problem: Integrand, stretch: Stretch) -> Growth | None:
-    """Return the growth that F must have in a stretch; None if fewer than half of the integrals of f are known."""
-    before = stretch.inside[: N_NEAR - 1]
+def _growth_in(problem: Integrand, stretch: Stretch) -> Growth:
+    """Return the growth that F must have in a stretch."""
     integrals, scales = problem.increments
-    if 2 * np.count_nonzero(np.isfinite(integrals) & before) < np.count_nonzero(before):
-        return None
     integrals = np.where(pairs_within(stretch.inside), integrals, np.nan)
     slack = JUMP * scales
-    return Growth(problem.points[:N_NEAR], integrals, scales, slack, np.zeros(N_NEAR - 1, bool), slack)
+    return Growth(problem.points[:N_NEAR], integrals, scales, slack, slack)
 
 
 @lru_cache(maxsize=256)
@@ -273,48 +255,22 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
         # An edge x is itself rounded, which changes the integral by f times the rounding of x.
         lost_digits = NEARBY * ROUNDING * np.abs(edges * evaluate_real(problem.expression, edges).values)
         slack = JUMP * scales + lost_digits[1:] + lost_digits[:-1]
-    return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, np.zeros(len(slack), bool), slack)
+    return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, slack)
 
 
-def _without_leaps(answer: Expression, problem: Integrand, evaluation: Evaluation) -> Numbers:
-    """Return F at the near points, with inverse tangents continued where their arguments pass through infinity.
-
-    Return F unchanged if that happens more often than the rule allows.
-    """
-    overrides, leaps = {}, 0
-    for name, slot, argument in answer.inverse_tangents:
-        u, slope = evaluation.slots[argument][:N_NEAR], evaluation.slopes_of_slots[argument]
-        # `away`: the argument (u of atan, 1/u of acot) moves away from 0 as x grows. Between two points it changes sign
-        # through infinity if it moves away from 0 at the first one and towards 0 at the second one.
-        away = u * np.broadcast_to(slope, problem.points.shape)[:N_NEAR] * (1 if name == "atan" else -1) > 0
-        leap = np.where((u[1:] * u[:-1] < 0) & away[:-1] & ~away[1:], np.sign(u[:-1]), 0)  # 1 for pi/2 to -pi/2
-        leaps += int(np.count_nonzero(leap))
-        overrides[slot] = evaluation.slots[slot][:N_NEAR] + np.append(0, np.cumsum(np.pi * leap))
-    if leaps > MAX_LEAPS + problem.turns:
-        return evaluation.values[:N_NEAR]
-    return answer.evaluate(problem.points[:N_NEAR], derivative=False, overrides=overrides).values
-
-
-def _has_no_far_switches(evaluation: Evaluation, problem: Integrand) -> bool:
-    """Return True if no root, logarithm or steep turn of F changes sign beyond the near points.
+def _has_no_far_switches(evaluation: Evaluation) -> bool:
+    """Return True if no root, logarithm or turn of F changes sign beyond the near points.
 
     Such changes can be steps in disguise: sqrt((x-50)**2)/(x-50). Near ones show in the increments.
     """
     for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
         slope = evaluation.slopes_of_slots[slot]
-        if kind != "pole" and _changes_far(q) and (kind != "turn" or _is_steep(slope, problem.seed)):
+        if kind != "pole" and _changes_far(q):
             return False
         # A quantity can touch 0 without changing sign, as (x-50)**2 does. Then its slope changes sign.
         if kind in ("root", "log") and isinstance(slope, np.ndarray) and _changes_far(slope):
             return False
     return True
-
-
-def _is_steep(slope: Floats, seed: int) -> bool:
-    # The median of the far slopes, because at a pole a single one is large. A constant slope counts as 8 equal ones.
-    far = np.abs(slope[N_NEAR:]) if isinstance(slope, np.ndarray) else np.full(8, abs(slope))
-    far = np.sort(far[~np.isnan(far)])
-    return bool(len(far) and far[len(far) // 2] * gaps(seed).max() > RESOLVED)
 
 
 def _changes_far(q: Floats) -> bool:

@@ -50,6 +50,7 @@ DIFFERENT = [
     ("a term that is hidden beyond a pole", SUM, f"{WHOLE}+2*(x/5-1/25)*exp(5*x)", f"{WHOLE}+2*(x/5-1/25)*exp(7*x)"),
     ("a term that is hidden beyond a root", ROOT, "exp(9*x)+log(x+sqrt(x**2-16))", "exp(9*x)+x"),
     ("a tiny function", "1e-12", "1e-12*x", "2e-12*x"),
+    ("a term that is hidden where all slopes are large", "(10**8+x)**2", "(10**8+x)**3/3", "(10**8+x)**3/3+x/10**3"),
     ("no constant", "0", "5", "x"),
 ]
 
