@@ -76,7 +76,7 @@ class PassRates:
     seldom, and half of the groups have no signal.
     """
 
-    SHARPNESS = 3
+    SHARPNESS = 2
     """Rows are drawn in proportion to this power of their expected signal."""
 
     EXPLORATION = 0.05

@@ -209,7 +209,7 @@ def test_rows_that_are_sometimes_right_are_drawn_most() -> None:
     assert 0.85 < share["pass_rate"] < 1  # rows that were never solved are still drawn sometimes
 
 
-def test_rows_are_drawn_in_proportion_to_the_third_power_of_their_signal() -> None:
+def test_rows_are_drawn_in_proportion_to_the_square_of_their_signal() -> None:
     """Four groups of 100 rows, drawn until all have come: a row comes before another one as often as its weight says.
 
     The first group was right half the time, the second one in a tenth of the tries, the third one never. The last one
@@ -222,7 +222,7 @@ def test_rows_are_drawn_in_proportion_to_the_third_power_of_their_signal() -> No
     n = np.array([row["tries"] + 1 for row in table])  # with the prior
     mean = np.array([row["pass_rate"] for row in table])
     signal = mean * (1 - mean) - mean * (1 - mean) / (n + 1)  # E[p (1 - p)] = E[p] (1 - E[p]) - Var[p]
-    weights = signal**3 + 0.05 * np.mean(signal**3)
+    weights = signal**2 + 0.05 * np.mean(signal**2)
 
     earlier = []
     for seed in range(60):
