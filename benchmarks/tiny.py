@@ -1,6 +1,7 @@
-"""Run `tiny --full` with several seeds: every condition with intervals, TTRL against more samples, time, memory.
+"""Run `tiny` with several seeds: conditions with intervals, TTRL against more samples, time, memory.
 
-    python benchmarks/tiny.py                      # runs seeds 0, 1, 2 (about 45 minutes each on 2 cores)
+    python benchmarks/tiny.py                      # seeds 0, 1, 2 with the default conditions and TTRL without LADDER
+    python benchmarks/tiny.py --conditions full    # with the ablations
     python benchmarks/tiny.py --runs FOLDER        # resumes or reuses the runs in FOLDER/tiny-s0, ...
 
 Writes benchmarks/results/tiny.json, and comparison.html and .md in FOLDER/comparison. Times depend on the machine. The
@@ -22,17 +23,20 @@ import typer
 from ladder_lite.report import write_comparison
 
 HERE = Path(__file__).parent
+CONDITIONS = ("base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100")
 
 
 def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    conditions: Annotated[str, typer.Option(help="Conditions, separated by commas, or full.")] = ",".join(CONDITIONS),
     out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "tiny.json",
 ) -> None:
-    """Run `tiny --full` with several seeds and summarize the results."""
+    """Run `tiny` with several seeds and summarize the results."""
     folders = [runs / f"tiny-s{seed}" for seed in seeds.split(",")]
     for seed, folder in zip(seeds.split(","), folders, strict=True):
-        command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", "--full", f"seed={seed}"]
+        command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", f"seed={seed}"]
+        command += ["--full"] if conditions == "full" else [f"conditions=[{conditions}]"]
         subprocess.run([*command, "--run-dir", str(folder)], check=True)
     comparison = write_comparison(folders, runs / "comparison")
     figures = {
