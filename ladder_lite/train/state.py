@@ -140,7 +140,7 @@ class TrainingState:
             return rollout, self._reward(attempt.grade) or 0.0
 
         trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
-        self.trained = [group.select(size) for group in trained]
+        self.trained = [group.select(size) for group in trained] if n_sampled > size else trained
         return self.trained
 
     def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
@@ -153,7 +153,9 @@ class TrainingState:
         self._verify_seconds += time.monotonic() - started
         step = len(self.steps) + 1  # the current step is appended to `self.steps` when it ends
         attempts = []
-        for index, (row, completion, grade) in enumerate(zip(rows, completions, grades, strict=True)):
+        # Numbered through all waves of the step.
+        numbered = enumerate(zip(rows, completions, grades, strict=True), start=len(self._rollouts))
+        for index, (row, completion, grade) in numbered:
             attempts.append(Attempt(self.problems[row].id, index, completion, grade))
             self._observe(step, row, attempts[-1])
         # Written before the step is complete. After a kill, the rows of an incomplete step are cut off.
@@ -172,14 +174,14 @@ class TrainingState:
 
     def end_step(self, logs: dict[str, float]) -> bool:
         """Record the current step, grow the tree if it is due, and return whether training ends."""
-        sampled = [*self.trained, *self.dropped]
         # Rewards of None are ignored, as TRL does: such rows get an advantage of 0.
-        verified = [reward for group in sampled for reward in group.rewards if reward is not None]
+        rewards = [self._reward(attempt.grade) for attempt in self._rollouts]
+        verified = [reward for reward in rewards if reward is not None]
         step = Step(
             step=len(self.steps) + 1,
             reward=sum(verified) / max(1, len(verified)),
             groups_without_signal=_share_without_signal(self.trained),
-            sampled_groups_without_signal=_share_without_signal(sampled),
+            sampled_groups_without_signal=_share_without_signal([*self.trained, *self.dropped]),
             n_rollouts=len(self._rollouts),
             n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
             seconds=time.monotonic() - self._started,
