@@ -1,6 +1,6 @@
 """Measure what each way of choosing what to train on brings: LADDER on the tiny recipe, at equal generated tokens.
 
-    python benchmarks/training_signal.py                  # 3 seeds x 6 arms, a few minutes each on one core
+    python benchmarks/training_signal.py                  # 3 seeds x 6 arms, about 3 minutes each on one core
     python benchmarks/training_signal.py --runs FOLDER    # resumes or reuses the runs in FOLDER/ARM-s0, ...
 
 Arms:
@@ -46,8 +46,8 @@ ARMS = {
     "replay": ["grpo.refill=null", "grpo.replay=true"],
     "downsample": ["grpo.refill=null", "grpo.downsample_from=16"],
 }
-STEPS = {"refill": 120, "downsample": 100}
-"""Steps of the arms that sample more than 64 completions in a step; the others have 200."""
+STEPS = {"refill": 75, "downsample": 75}
+"""Steps of the arms that sample more than 64 completions in a step; the others have 150."""
 
 GOALS = (0.6, 0.8)
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -65,7 +65,7 @@ def main(
         for arm in measured:
             folder = runs / f"{arm}-s{seed}"
             command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", f"seed={seed}", "grpo.eval_every=10"]
-            command += [*ARMS[arm], f"grpo.trl.max_steps={STEPS.get(arm, 200)}"]
+            command += [*ARMS[arm], f"grpo.trl.max_steps={STEPS.get(arm, 150)}"]
             command += ["--only", "ladder", "--run-dir", str(folder)]
             subprocess.run(command, check=True)
             measured[arm].append({"seed": int(seed), **_measure(folder)})
