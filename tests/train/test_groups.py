@@ -57,12 +57,13 @@ def test_without_refill_each_of_the_first_rows_has_one_group_sampled_at_once() -
 
 
 def test_a_group_without_signal_in_its_pilot_is_replaced() -> None:
-    sampler = Sampler(SOLVED, FAILED, MIXED, UNVERIFIABLE, MIXED, MIXED)
+    sampler = Sampler(SOLVED, FAILED, MIXED, UNVERIFIABLE, MIXED, MIXED, MIXED)
     trained, dropped = sample(sampler, 2, 4, refill())
     assert [group.row for group in trained] == [2, 4]
     assert [group.rewards for group in trained] == [[1.0, 0.0, 1.0, 0.0]] * 2
     assert {group.row for group in dropped} == {0, 1, 3, 5}
-    # Pilots with as many rollouts as a step has; then the rest of the group that is kept, beside further pilots.
+    # Pilots with as many rollouts as a step has; then the rest of the group that is kept, beside two further pilots for
+    # each group that is missing.
     assert sampler.waves == [{0: 2, 1: 2, 2: 2, 3: 2}, {2: 2, 4: 2, 5: 2}, {4: 2}]
 
 
@@ -116,6 +117,7 @@ def test_a_group_without_a_right_answer_gets_an_earlier_one(refilled: Refill | N
     groups = {group.row: group for group in trained + dropped}
     assert sorted(groups[1].rewards) == [0.0, 0.0, 0.0, 1.0]
     assert [rollout.completion_ids for rollout in groups[1].rollouts].count([77]) == 1
+    assert groups[1].rollouts[groups[1].rewards.index(1.0)] == earlier
     assert set(groups[0].rewards) == {0.0}  # there is no earlier one
     for row in {2, 3} & set(groups):  # they have right answers
         assert [77] not in [rollout.completion_ids for rollout in groups[row].rollouts]
