@@ -95,6 +95,8 @@ def test_the_limit_is_kept_and_every_trained_group_is_complete(
     sampler = Sampler(*rows)
     trained, dropped = sample(sampler, n, size, chosen)
     assert sampler.n_rollouts <= limit * n * size
+    # With one more pilot, a step could exceed the limit.
+    assert n * (size - pilot) + (len(rows) + 1) * pilot > limit * n * size
     assert len(trained) == n
     assert all(len(group.rollouts) == len(group.rewards) == size for group in trained)
     assert all(len(group.rollouts) == pilot for group in dropped)
@@ -131,6 +133,7 @@ def test_a_group_without_a_right_answer_gets_an_earlier_one(refilled: Refill | N
         ([1, 1, 1, 0, 1, 1, 1, 1], 4, [0, 1, 1, 1]),
         ([0.1, 1.1, 0.1, 0, 1.1, 0.1], 2, [0, 1.1]),
         ([1, 1, 1, 1], 2, [1, 1]),
+        ([0, 1, 0, 1.01, 1, 0], 3, [0, 0, 1.01]),
         ([0, None, 1, 1], 4, [None, 0, 1, 1]),
     ],
 )

@@ -179,6 +179,34 @@ def test_prompts_keep_their_padding_if_absolute_positions_matter(
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.zeros(3), True),
+        (torch.zeros(3, 2), True),
+        (torch.zeros(2, 3), False),
+        (torch.tensor(3), False),
+        ([1, 2, 3], False),
+        (3, False),
+        (None, False),
+    ],
+)
+def test_only_tensors_with_a_row_for_each_completion_are_reduced(value: object, expected: bool) -> None:
+    assert zero_advantage.has_rows(value, 3) is expected
+    inputs = {
+        "advantages": torch.tensor([1.0, 0.0, -1.0]),
+        "completion_mask": torch.ones(3, 2),
+        "prompt_mask": torch.ones(3, 4),
+        "entry": value,
+    }
+    reduced = zero_advantage.drop_zero_advantage_rows(inputs, "grpo", trim_prompts=True)
+    assert reduced is not None
+    if expected:
+        assert len(reduced.inputs["entry"]) == 2
+    else:
+        assert reduced.inputs["entry"] is value
+
+
+@pytest.mark.parametrize(
     "all_rows",
     [{"beta": 0.05}, {"top_entropy_quantile": 0.5}, {"entropy_coef": 0.01}],
 )
