@@ -75,13 +75,12 @@ def sample_groups(
     while True:
         new, waiting = waiting[:n_new], waiting[n_new:]
         if not new:
-            n_missing = max(0, n - len(kept))
-            kept, dropped = kept + dropped[:n_missing], dropped[n_missing:]
+            kept, dropped = kept + dropped, []  # groups that are missing are taken from the dropped ones
         # A wave: the rest of the groups that will be trained on, and pilots of new ones.
         wave = [group for group in kept[:n] for _ in range(size - len(group.rollouts))]
         wave += [group for group in new for _ in range(pilot)]
         if not wave:
-            return kept[:n], kept[n:] + dropped
+            return kept[:n], kept[n:]
         rollouts, rewards = sample([group.row for group in wave])
         for group, rollout, reward in zip(wave, rollouts, rewards, strict=True):
             group.rollouts.append(rollout)

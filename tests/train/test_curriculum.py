@@ -102,6 +102,17 @@ def test_the_prior_is_never_certain(solved: bool) -> None:
     assert estimate[79] == pytest.approx(0.99 if solved else 0.01)
 
 
+@pytest.mark.parametrize(("n", "right"), [(1, 1), (4, 1), (40, 10)])
+def test_few_rollouts_of_similar_problems_move_the_prior_little(n: int, right: int) -> None:
+    """The prior minimizes the cross entropy plus a ridge of |parameters|^2 / 2.
+
+    All problems have the same tokens, so the four columns of tokens and length and the constant have the same parameter
+    a, the logit is 5 a, and the ridge 5 a^2 / 2.
+    """
+    prior = rates(ALIKE, s1=[(row, row < right) for row in range(n)]).estimate(1)[79]
+    assert n * prior - right + np.log(prior / (1 - prior)) / 5 == pytest.approx(0, abs=1e-4)
+
+
 def test_old_rollouts_are_corrected_for_what_the_model_has_learned_since() -> None:
     """A problem that was solved half the time six steps ago is solved more often now if all pass rates rise."""
     rising = {f"s{step}": [(row, turn < step) for row in range(10, 20) for turn in range(10)] for step in range(1, 9)}
@@ -125,6 +136,35 @@ def test_states() -> None:
     assert [row["state"] for row in sure.table(1)] == ["retired"] * 40 + ["stuck"] * 40
     assert sure.stuck(1) == list(range(40, 80))
     assert sure.frontier(1) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "tries", "state"),
+    [
+        (3, 3, "drawn"),  # too few tries of its own
+        (4, 4, "retired"),
+        (97, 100, "retired"),
+        (93, 100, "drawn"),
+        (7, 100, "drawn"),
+        (3, 100, "stuck"),
+        (0, 4, "stuck"),
+        (0, 3, "drawn"),
+    ],
+)
+def test_a_problem_is_retired_above_95_percent_and_stuck_below_5_percent_after_four_tries(
+    right: int, tries: int, state: str
+) -> None:
+    similar = [(row, right > tries / 2) for row in range(1, 80) for _ in range(100)]
+    estimated = rates(ALIKE, s1=[*similar, *[(0, turn < right) for turn in range(tries)]])
+    assert estimated.table(1)[0]["state"] == state
+    assert (0 in estimated.stuck(1)) == (estimated.estimate(1)[0] < 0.05)
+    assert estimated.table(2)[0]["state"] == (state if tries > 4 else "drawn")  # older rollouts count less
+
+
+@pytest.mark.parametrize(("right", "at_frontier"), [(15, False), (22, True), (50, True), (78, True), (85, False)])
+def test_a_problem_is_at_the_frontier_if_rewards_vary(right: int, at_frontier: bool) -> None:
+    estimated = rates(ALIKE, s1=[(0, turn < right) for turn in range(100)])
+    assert (0 in estimated.frontier(1)) is at_frontier
 
 
 def test_intervals_contain_the_rate_and_narrow_with_tries() -> None:

@@ -16,10 +16,18 @@ STEPS = [
     ("the largest policy loss of a large group", 8.0, 5.0, {}, None),
     ("a loss of NaN", math.nan, 0.4, {}, ("its loss is not finite", 8)),
     ("an infinite loss", -math.inf, 0.4, {}, ("its loss is not finite", 8)),
+    (
+        "a loss over a hundred times an ordinary one",
+        11.0,
+        0.4,
+        {},
+        ("its loss of 11 is over 100 times those before", 8),
+    ),
     ("a loss that explodes", 40.0, 0.4, {}, ("its loss of 40 is over 100 times those before", 8)),
     ("a negative loss that explodes", -40.0, 0.4, {}, ("its loss of 40 is over 100 times those before", 8)),
     ("a gradient of NaN", 0.1, math.nan, {}, ("its gradient is not finite", 8)),
     ("an infinite gradient", 0.1, math.inf, {}, ("its gradient is not finite", 8)),
+    ("a hundred times the clipping norm, not over it", 0.1, 100.0, {}, None),
     ("a gradient that explodes", 0.1, 101.0, {}, ("its gradient of 101 is over 100 times those before", 8)),
     ("within a hundred times a larger clipping norm", 0.1, 101.0, {"max_grad_norm": 2.0}, None),
     ("not clipped", 0.1, 101.0, {"max_grad_norm": 0.0}, ("its gradient of 101 is over 100 times those before", 8)),
@@ -119,8 +127,19 @@ def test_the_whole_schedule_is_halved_after_a_checkpoint(schedule: str) -> None:
     assert resumed[0].param_groups[0]["initial_lr"] == 0.2
 
 
+def test_a_run_with_a_learning_rate_of_zero_resumes() -> None:
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.0)
+    scheduler = get_scheduler("constant", optimizer)
+    divergence.set_learning_rate(optimizer, scheduler, 0.0)
+    assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]] == [0.0]
+
+
 def test_gradients_that_overflow_at_every_scale_are_a_divergence() -> None:
     skipped = [(0.1, math.inf)] * 20
-    with pytest.raises(Diverged, match="step 21: its gradient and those of 20 steps before are not finite"):
-        check_step(21, 0.1, math.inf, skipped, max_grad_norm=1.0, skipped=True, finite=True)
+    with pytest.raises(Diverged, match="step 25: its gradient and those of 20 steps before are not finite") as caught:
+        check_step(25, 0.1, math.inf, skipped, max_grad_norm=1.0, skipped=True, finite=True)
+    assert caught.value.last_sound == 4  # the last step before those that were skipped
     check_step(21, 0.1, math.inf, [(0.1, 0.5), *skipped[1:]], max_grad_norm=1.0, skipped=True, finite=True)

@@ -57,12 +57,13 @@ def test_without_refill_each_of_the_first_rows_has_one_group_sampled_at_once() -
 
 
 def test_a_group_without_signal_in_its_pilot_is_replaced() -> None:
-    sampler = Sampler(SOLVED, FAILED, MIXED, UNVERIFIABLE, MIXED, MIXED)
+    sampler = Sampler(SOLVED, FAILED, MIXED, UNVERIFIABLE, MIXED, MIXED, MIXED)
     trained, dropped = sample(sampler, 2, 4, refill())
     assert [group.row for group in trained] == [2, 4]
     assert [group.rewards for group in trained] == [[1.0, 0.0, 1.0, 0.0]] * 2
     assert {group.row for group in dropped} == {0, 1, 3, 5}
-    # Pilots with as many rollouts as a step has; then the rest of the group that is kept, beside further pilots.
+    # Pilots with as many rollouts as a step has; then the rest of the group that is kept, beside two further pilots for
+    # each group that is missing.
     assert sampler.waves == [{0: 2, 1: 2, 2: 2, 3: 2}, {2: 2, 4: 2, 5: 2}, {4: 2}]
 
 
@@ -94,6 +95,8 @@ def test_the_limit_is_kept_and_every_trained_group_is_complete(
     sampler = Sampler(*rows)
     trained, dropped = sample(sampler, n, size, chosen)
     assert sampler.n_rollouts <= limit * n * size
+    # With one more pilot, a step could exceed the limit.
+    assert n * (size - pilot) + (len(rows) + 1) * pilot > limit * n * size
     assert len(trained) == n
     assert all(len(group.rollouts) == len(group.rewards) == size for group in trained)
     assert all(len(group.rollouts) == pilot for group in dropped)
@@ -116,6 +119,7 @@ def test_a_group_without_a_right_answer_gets_an_earlier_one(refilled: Refill | N
     groups = {group.row: group for group in trained + dropped}
     assert sorted(groups[1].rewards) == [0.0, 0.0, 0.0, 1.0]
     assert [rollout.completion_ids for rollout in groups[1].rollouts].count([77]) == 1
+    assert groups[1].rollouts[groups[1].rewards.index(1.0)] == earlier
     assert set(groups[0].rewards) == {0.0}  # there is no earlier one
     for row in {2, 3} & set(groups):  # they have right answers
         assert [77] not in [rollout.completion_ids for rollout in groups[row].rollouts]
@@ -129,6 +133,7 @@ def test_a_group_without_a_right_answer_gets_an_earlier_one(refilled: Refill | N
         ([1, 1, 1, 0, 1, 1, 1, 1], 4, [0, 1, 1, 1]),
         ([0.1, 1.1, 0.1, 0, 1.1, 0.1], 2, [0, 1.1]),
         ([1, 1, 1, 1], 2, [1, 1]),
+        ([0, 1, 0, 1.01, 1, 0], 3, [0, 0, 1.01]),
         ([0, None, 1, 1], 4, [None, 0, 1, 1]),
     ],
 )

@@ -192,6 +192,15 @@ class WrongAgain:
         return list(map(ord, completion.text))
 
 
+def test_each_step_trains_on_the_rows_that_are_drawn_for_it(tmp_path: Path) -> None:
+    chosen = settings().model_copy(update={"refill": None})
+    for step in range(1, 7):
+        state = open_state(tmp_path, chosen)  # as after a kill
+        state.begin_step()
+        assert [group.row for group in state.roll_out(2, 2, WrongAgain())] == state.rates.draw(step, 2)
+        state.end_step(LOGS)
+
+
 @pytest.mark.parametrize("replay", [True, False])
 def test_a_resumed_run_replays_the_latest_right_answer(tmp_path: Path, replay: bool) -> None:
     chosen = settings(format_reward=0.1).model_copy(update={"replay": replay})

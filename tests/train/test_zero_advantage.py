@@ -13,6 +13,7 @@ from ladder_lite.config.trl_settings import LOSS_TYPES
 from ladder_lite.models import Backend, load_backend
 from ladder_lite.tasks import load_task
 from ladder_lite.train import trainer, zero_advantage
+from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.state import Training, TrainingState
 from tests.support.problems import problem
 
@@ -20,6 +21,7 @@ RECIPE = load_recipe(
     "tiny",
     [
         "grpo.rows=uniform",
+        "grpo.refill=null",
         "grpo.trl.max_steps=1",
         "grpo.trl.per_device_train_batch_size=16",
         "grpo.trl.num_generations=4",
@@ -51,7 +53,10 @@ def backend() -> Backend:
 def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrainer":
     settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | trl_settings})
     training = Training(load_task(RECIPE.task), backend, settings, folder, 0)
-    state = TrainingState(training, PROBLEMS, None, lambda *_: False)
+    # The step draws the rows in a random order. Its groups then are in the order of `PROBLEMS`.
+    drawn = PassRates(PROBLEMS, "uniform", 0).draw(1, len(PROBLEMS))
+    problems = [PROBLEMS[drawn.index(row)] for row in range(len(PROBLEMS))]
+    state = TrainingState(training, problems, None, lambda *_: False)
     size = settings.trl["per_device_train_batch_size"]
     built = trainer.Trainer(training, state, size, probe_first=False)
     built.current_gradient_accumulation_steps = settings.trl["gradient_accumulation_steps"]
@@ -60,8 +65,8 @@ def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrain
 
 
 def roll_out(built: "trl.GRPOTrainer", advantages: list[float]) -> dict[str, Any]:
-    rows = [{"row": row} for row in range(len(PROBLEMS)) for _ in range(4)]
-    batch: dict[str, Any] = built._generate_and_score_completions(built.data_collator(rows))
+    rows = [built.train_dataset[0]] * len(advantages)
+    batch: dict[str, Any] = built._generate_and_score_completions(rows)
     return batch | {"advantages": torch.tensor(advantages)}
 
 
@@ -171,6 +176,34 @@ def test_prompts_keep_their_padding_if_absolute_positions_matter(
     assert lengths[True] < lengths[False]
     monkeypatch.setattr(built.model.config, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 10000.0})
     assert not zero_advantage.positions_are_relative(built.model)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.zeros(3), True),
+        (torch.zeros(3, 2), True),
+        (torch.zeros(2, 3), False),
+        (torch.tensor(3), False),
+        ([1, 2, 3], False),
+        (3, False),
+        (None, False),
+    ],
+)
+def test_only_tensors_with_a_row_for_each_completion_are_reduced(value: object, expected: bool) -> None:
+    assert zero_advantage.has_rows(value, 3) is expected
+    inputs = {
+        "advantages": torch.tensor([1.0, 0.0, -1.0]),
+        "completion_mask": torch.ones(3, 2),
+        "prompt_mask": torch.ones(3, 4),
+        "entry": value,
+    }
+    reduced = zero_advantage.drop_zero_advantage_rows(inputs, "grpo", trim_prompts=True)
+    assert reduced is not None
+    if expected:
+        assert len(reduced.inputs["entry"]) == 2
+    else:
+        assert reduced.inputs["entry"] is value
 
 
 @pytest.mark.parametrize(
