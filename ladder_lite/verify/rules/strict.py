@@ -55,7 +55,7 @@ def _quick_verdict(answer: Expression, problem: Integrand, evaluation: Evaluatio
         many_clear = all(np.count_nonzero(clear & s.inside) > MIN_CLEAR_SHARE * s.n_points for s in problem.stretches)
         return WRONG if many_clear and not _may_be_rounding(evaluation, problem, clear) else UNDECIDED
     # A polynomial, or a sum of sines (`curves` is empty), cannot jump anywhere.
-    check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(answer, evaluation, problem)
+    check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(evaluation, problem)
     if check_ends:
         agreeing = _agreeing(problem.parts, is_wrong)
     for stretch, n_wrong in agreeing:
@@ -145,14 +145,13 @@ def _is_continuous(
     return not growth.unclear(values, rounding).any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
-def _may_jump_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+def _may_jump_elsewhere(evaluation: Evaluation, problem: Integrand) -> bool:
     """Return True if F may jump where f neither breaks nor turns, such as between the last points and an end."""
     # A quantity of F that f has too (the same values at all points) breaks where f does. The cheap comparison of the
-    # first value rules out most pairs. At a pole F does not jump, unless something turns there too: tanh(1/x).
+    # first value rules out most pairs. A pole of F is no jump; where tanh(1/x) jumps, its turn counts.
     of_f = [q for _, q in problem.breakables]
     return any(
-        (kind != "pole" or "turn" in answer.kinds) and not any(q[0] == p[0] and (q == p).all() for p in of_f)
-        for kind, q in evaluation.breakables
+        kind != "pole" and not any(q[0] == p[0] and (q == p).all() for p in of_f) for kind, q in evaluation.breakables
     )
 
 
