@@ -38,6 +38,7 @@ Refused by rule:
 
 - Functions that are not on the list. Most special functions are not: Bessel, elliptic, hypergeometric.
 - An F that may break at more places than can be examined, such as floor(10**6*x).
+- An F that may break where f oscillates so fast that its integral is unknown.
 - An F that overflows or loses its digits at more than a tenth of the points where f can be evaluated.
 
 Unverifiable, which gives a reward of None instead of 0:
@@ -51,9 +52,9 @@ Not detected:
   three quarters of the points.)
 - An error where f is below 1e-90.
 - A step below one part in 1e8 of the integral between two neighbouring points (1e11 where rounding could hide it), or
-  below 1e-6 of f at a kink of f itself.
+  below 1e-6 of f at a kink of f itself. Close to an end rounding in f raises this, to at most one part in 1e3.
 - A bump between two neighbouring points.
-- A step within about one part in 1e7 of an end of the component, or two steps near an end that cancel.
+- A step within 1e-7 of an end of the component, or within one part in 1e7 of it; two steps near an end that cancel.
 - Where f overflows or far from the origin: a step at which no function in F breaks or turns, or a step beyond the 16
   far places that are examined.
 - A spike of f that is too narrow for floating point.

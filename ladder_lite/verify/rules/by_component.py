@@ -28,6 +28,7 @@ EXACT_TOLERANCE: Final = 1e-25  # largest error of F' in ball arithmetic, relati
 NOISY: Final = 1e-6  # a point with more rounding noise than this, relative to f, proves nothing
 EXACT_JUMP: Final = 1e-11  # as JUMP, for increments in ball arithmetic if neither f nor F contains decimals
 POINTS: Final = 32  # random test points per component
+ROUGH: Final = 1e-3  # an integral of f with a larger error than this, relative to that of |f|, is unknown
 LOST: Final = 0.1  # largest share of a component's points at which F may have no value or no digits although f has
 MAX_PLACES: Final = 64  # near places where F may break; an F with more of them is refused
 MAX_FAR: Final = 16  # far places that are examined, the nearest of each breaking quantity first
@@ -161,14 +162,18 @@ def _continuity_fault(answer: Expression, problem: Integrand, component: Compone
     if places is None:
         return _BREAKS
     # First the growth of F across each place, then its growth between the places and points of the component.
-    places = _with_jumps(answer, problem, places)
+    expected, slack, is_unresolved = _expected(problem.expression, places.x, places.h)
+    if is_unresolved.any():
+        return CANNOT_TELL
+    places = _with_jumps(answer, problem, replace(places, expected=expected, slack=slack))
     if places is None:
         return JUMPS
     if np.count_nonzero(np.abs(places.x[places.may_jump]) <= component.reach) > MAX_LEAPS + problem.turns:
         return _BREAKS
     growth = _growth(answer, problem, component, places)
-    # At least half of the integrals of f must be known, or a jump could be in one of the others.
-    if 2 * np.count_nonzero(np.isfinite(growth.integrals)) < max(len(growth.integrals), MIN_POINTS):
+    # At least half of the integrals of f must be accurate, or a jump could hide in one of the others.
+    accurate = np.isfinite(growth.integrals) & ~(growth.exact_slack > 2 * VISIBLE * growth.scales)
+    if 2 * np.count_nonzero(accurate) < max(len(accurate), MIN_POINTS):
         return CANNOT_TELL
     values = _in_reals_if_possible(answer, growth.edges)[0]
     return growth.fault(answer, values, noise(answer, growth.edges.astype(complex))[0])
@@ -176,8 +181,10 @@ def _continuity_fault(answer: Expression, problem: Integrand, component: Compone
 
 def _places(answer: Expression, problem: Integrand, component: Component) -> _Places | None:
     """Return the near places where F may break in a component and some far ones; None if there are too many."""
-    # The grid follows the constants of both texts: sign(x - 60) brings points around 60.
-    grid = np.unique(np.concatenate([survey_grid(e, problem.seed) for e in (problem.expression, answer)]))
+    # The grid follows the constants of both texts: sign(x - 60) brings points around 60. The samples add points towards
+    # the ends.
+    grids = [survey_grid(e, problem.seed) for e in (problem.expression, answer)]
+    grid = np.unique(np.concatenate([*grids, sample(component, POINTS, problem.seed + 2)]))
     grid = grid[(grid >= component.low) & (grid <= component.high)]
     # Intervals of the grid in which a breaking quantity changes its sign or dips towards 0.
     breakables = answer.evaluate(grid.astype(complex), derivative=False).breakables
@@ -212,8 +219,7 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
 
     Allowed are jumps at a branch point of a root in f, and those of an inverse tangent whose argument is infinite.
     """
-    x, h = places.x, places.h
-    expected, slack = _expected(problem.expression, x, h)
+    x, h, expected, slack = places.x, places.h, places.expected, places.slack
     before, after = _in_reals_if_possible(answer, np.concatenate([x - h, x + h]))[0].reshape(2, -1)
     with np.errstate(all="ignore"):
         jump = after - before - expected
@@ -229,7 +235,7 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
             growth, errors = exact.increments(answer, (x - h)[unclear], (x + h)[unclear])
             jump[unclear] = growth - expected[unclear]
             slack[unclear] += errors
-        jumps: Bools = ~(np.abs(jump) <= slack) & np.isfinite(expected)
+        jumps: Bools = ~(np.abs(jump) <= slack)  # also where f is unknown
         unexplained = jumps & ~_are_roots(problem.expression, x)
         if not problem.expression.is_complex:  # where poles of two terms cancel, the imaginary part may jump
             unexplained &= ~(places.is_pole & (np.abs(jump.real) <= slack))
@@ -240,8 +246,11 @@ def _with_jumps(answer: Expression, problem: Integrand, places: _Places) -> _Pla
     return None if unexplained.any() else replace(places, expected=expected, slack=slack, may_jump=jumps)
 
 
-def _expected(integrand: Expression, x: Floats, h: Floats) -> tuple[Numbers, Floats]:
-    """Return the integrals of f across places, and error bounds of these; nan where f is unknown."""
+def _expected(integrand: Expression, x: Floats, h: Floats) -> tuple[Numbers, Floats, Bools]:
+    """Return the integrals of f across places, error bounds of these, and a mask of those that could not be computed.
+
+    Integrals are nan where f is unknown.
+    """
     # The trapezium rule, with an error bound that covers a kink of f, is the fallback. Quadrature replaces it where f
     # has no break within 2*h.
     evaluation = evaluate_real(integrand, (x + np.multiply.outer(_BESIDE, h)).ravel())
@@ -259,8 +268,10 @@ def _expected(integrand: Expression, x: Floats, h: Floats) -> tuple[Numbers, Flo
         rounding = noise(integrand, np.append(x - h, x + h).astype(complex))[0].reshape(2, -1).sum(axis=0)
         # Errors: JUMP, that of the quadrature, and that of rounding in f at both ends.
         quadrature_slack = JUMP * absolute + 10 * (uncertain + 2 * h * rounding) + SMALLEST
+        # Where f oscillates inside a place, neither rule knows the integral, and any step could hide in its error.
+        is_unresolved = is_smooth & ~(uncertain <= np.fmax(VISIBLE * absolute + SMALLEST, 20 * h * rounding))
         is_smooth &= quadrature_slack < slack
-    return np.where(is_smooth, integral, expected), np.where(is_smooth, quadrature_slack, slack)
+    return np.where(is_smooth, integral, expected), np.where(is_smooth, quadrature_slack, slack), is_unresolved
 
 
 def _trapezium(f: Numbers, h: Floats) -> tuple[Numbers, Floats]:
@@ -315,7 +326,9 @@ def _growth(answer: Expression, problem: Integrand, component: Component, places
     # No integral is computed across a place. Its scale is the larger one of its neighbours.
     scales = np.where(at_break, np.maximum(np.append(scales[1:], 0), np.append(0, scales[:-1])), scales)
     tolerance = JUMP if "." in answer.source + problem.expression.source else EXACT_JUMP
-    allowed, exact_slack = JUMP * scales, tolerance * scales + errors
+    # Towards an end, rounding in f can make an integral less accurate. Then only larger jumps are seen.
+    allowed = JUMP * scales + np.where(errors > VISIBLE * scales, errors, 0.0)
+    exact_slack = tolerance * scales + errors
     # The original belongs to the cache.
     integrals = integrals.copy()
     integrals[interval] = np.where(places.may_jump, np.nan, places.expected)[place]
@@ -330,7 +343,7 @@ def _integrals(problem: Integrand, edges: bytes, at_break: bytes) -> tuple[Numbe
     integrals, scales, errors = increments(problem.expression, x, ~np.frombuffer(at_break, bool), within=1e-13)
     noises = noise(problem.expression, x.astype(complex))[0]
     errors = 10 * (errors + np.diff(x) * np.maximum(noises[1:], noises[:-1]))
-    return np.where(errors <= VISIBLE * scales, integrals, np.nan).astype(complex), scales, errors
+    return np.where(errors <= ROUGH * scales, integrals, np.nan).astype(complex), scales, errors
 
 
 def _examine_zero(answer: Expression, problem: Integrand) -> str | None:

@@ -9,7 +9,7 @@ One evaluation at the base points decides most answers, right and wrong. The oth
 `ladder_lite.verify.rules.by_component`, which takes much longer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -55,7 +55,7 @@ def _quick_verdict(answer: Expression, problem: Integrand, evaluation: Evaluatio
         many_clear = all(np.count_nonzero(clear & s.inside) > MIN_CLEAR_SHARE * s.n_points for s in problem.stretches)
         return WRONG if many_clear and not _may_be_rounding(evaluation, problem, clear) else UNDECIDED
     # A polynomial, or a sum of sines (`curves` is empty), cannot jump anywhere.
-    check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(answer, evaluation, problem)
+    check_ends = bool(agreeing) and answer.curves != () and _may_jump_elsewhere(evaluation, problem)
     if check_ends:
         agreeing = _agreeing(problem.parts, is_wrong)
     for stretch, n_wrong in agreeing:
@@ -116,7 +116,7 @@ def _is_continuous(
     anything that could break between the points. False means undecided.
     """
     # Increments are known only between near points. Far away, at least no function of F may switch.
-    if "step" in answer.kinds or (stretch.goes_far and not _has_no_far_switches(evaluation)):
+    if "step" in answer.kinds or (stretch.goes_far and any(map(_changes_far, _switches(evaluation)))):
         return False
     values = evaluation.values[:N_NEAR]
     if problem.overflown[:N_NEAR].any() or not np.isfinite(values[stretch.inside[:N_NEAR]]).all():
@@ -145,14 +145,13 @@ def _is_continuous(
     return not growth.unclear(values, rounding).any() and _is_continuous_at_ends(answer, problem, stretch, None)
 
 
-def _may_jump_elsewhere(answer: Expression, evaluation: Evaluation, problem: Integrand) -> bool:
+def _may_jump_elsewhere(evaluation: Evaluation, problem: Integrand) -> bool:
     """Return True if F may jump where f neither breaks nor turns, such as between the last points and an end."""
     # A quantity of F that f has too (the same values at all points) breaks where f does. The cheap comparison of the
-    # first value rules out most pairs. At a pole F does not jump, unless something turns there too: tanh(1/x).
+    # first value rules out most pairs. A pole of F is no jump; where tanh(1/x) jumps, its turn counts.
     of_f = [q for _, q in problem.breakables]
     return any(
-        (kind != "pole" or "turn" in answer.kinds) and not any(q[0] == p[0] and (q == p).all() for p in of_f)
-        for kind, q in evaluation.breakables
+        kind != "pole" and not any(q[0] == p[0] and (q == p).all() for p in of_f) for kind, q in evaluation.breakables
     )
 
 
@@ -194,10 +193,11 @@ def _is_continuous_at_ends(answer: Expression, problem: Integrand, stretch: Stre
     if growth is None:
         return True
     edges = growth.edges.astype(complex) if answer.is_complex or problem.expression.is_complex else growth.edges
-    evaluation = answer.evaluate(edges, derivative=False)
-    values, unknown = evaluation.values, np.isnan(growth.integrals)
+    unknown = np.isnan(growth.integrals)
     # With two ends, the interval that leads from one side to the other is not tested here.
     unknown[len(TOWARDS_END) :: len(TOWARDS_END) + 1] = False
+    evaluation = answer.evaluate(edges, derivative=bool(unknown.any()))
+    values = evaluation.values
     if not np.isfinite(values).all() or unknown.mean() > MOST_UNKNOWN:
         return False
     if _breaks_within(evaluation, unknown):
@@ -225,8 +225,7 @@ def _cannot_jump(answer: Expression, evaluation: Evaluation, inside: Bools, seed
 def _breaks_within(evaluation: Evaluation, intervals: Bools) -> bool:
     """Return True if F may jump in any of the masked intervals between its first points: f has no integral there."""
     n = len(intervals) + 1
-    kinds = ("root", "log", "turn")
-    return any(kind in kinds and (np.diff(np.signbit(q[:n])) & intervals).any() for kind, q in evaluation.breakables)
+    return any((np.diff(np.signbit(q[:n])) & intervals).any() for q in _switches(evaluation))
 
 
 @lru_cache(maxsize=256)
@@ -258,22 +257,21 @@ def _growth_at_ends(problem: Integrand, stretch: Stretch) -> Growth | None:
     return Growth(edges, integrals, np.full(len(slack), scales.max()), slack, slack)
 
 
-def _has_no_far_switches(evaluation: Evaluation) -> bool:
-    """Return True if no root, logarithm or turn of F changes sign beyond the near points.
+def _switches(evaluation: Evaluation) -> Iterator[Floats]:
+    """Yield quantities that change sign where a root, a logarithm or a turn of F may switch.
 
-    Such changes can be steps in disguise: sqrt((x-50)**2)/(x-50). Near ones show in the increments.
+    Such switches can be steps in disguise: sqrt((x-50)**2)/(x-50).
     """
     for (kind, q), (_, slot, _) in zip(evaluation.breakables, evaluation.breaks, strict=True):
-        slope = evaluation.slopes_of_slots[slot]
-        if kind != "pole" and _changes_far(q):
-            return False
+        if kind != "pole":
+            yield q.real
         # A quantity can touch 0 without changing sign, as (x-50)**2 does. Then its slope changes sign.
-        if kind in ("root", "log") and isinstance(slope, np.ndarray) and _changes_far(slope):
-            return False
-    return True
+        slope = evaluation.slopes_of_slots[slot]
+        if kind in ("root", "log") and isinstance(slope, np.ndarray):
+            yield slope.real
 
 
 def _changes_far(q: Floats) -> bool:
     """Return True if a quantity changes its sign from the outermost near point to a far point on the same side."""
-    far, ends = np.signbit(q[N_NEAR:].real), np.signbit(q[[0, N_NEAR - 1]].real)
+    far, ends = np.signbit(q[N_NEAR:]), np.signbit(q[[0, N_NEAR - 1]])
     return bool((far.reshape(2, -1) != ends[:, None]).any())

@@ -26,7 +26,7 @@ _SETS: Final = (
 )
 POINTS: Final = np.array(_SETS, dtype=np.complex128).ravel()
 # Fractions of the way between two bounds, close to both ends too.
-_FRACTIONS: Final = np.array([0.0071, 0.0437, 0.1273, 0.2361, 0.3719, 0.4583, 0.5417, 0.6367, 0.7549, 0.8761, 0.9533])
+_FRACTIONS: Final = np.linspace(0.0071, 0.9533, 11)
 _LARGE: Final = 1e9  # the rounding of a larger constant can hide the rest of an integrand: (x + 10**20) - 10**20
 
 
