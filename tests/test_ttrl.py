@@ -188,11 +188,11 @@ def test_each_use_has_its_own_seed(backend: Backend, tmp_path: Path, monkeypatch
 def test_a_tree_of_few_variants_is_trained_on(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
-    """TRL's own sampler drops a batch with fewer prompts than a generation has groups, and would train nothing."""
+    """A step of four groups takes each problem as often as it needs to, one group after another."""
     few = [TASK.read(text) for text in ("4*cos(8*x)", "8*x**2", "exp(4*x)")[:n]]
     monkeypatch.setattr(variants, "grow", lambda *_: few)
     start, adapter_log = backend.snapshot(), AdapterLog(backend, monkeypatch)
-    outcome = run_ttrl(backend, tmp_path, small_recipe("grpo.trl.per_device_train_batch_size=32"))  # of four groups
+    outcome = run_ttrl(backend, tmp_path, small_recipe("grpo.trl.per_device_train_batch_size=32", "grpo.refill=null"))
     assert (outcome.steps, outcome.n_variants) == (3, n)
     rollouts = read_jsonl(tmp_path / "train/attempts.jsonl")
     for step in (1, 2, 3):
