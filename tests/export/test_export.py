@@ -332,7 +332,7 @@ def test_an_existing_folder_is_not_overwritten(run: Path, tmp_path: Path) -> Non
     [
         ("ladder_ttrl", "TTRL rolls its own back after each problem"),
         ("base", "the base model has no adapter"),
-        ("ladder_pass100", "it trains none"),
+        ("ladder_pass100", "trains none"),
         ("lader", "did you mean ladder?"),
         ("rl_without_variants", "has no such adapter; it has base, ladder"),
     ],

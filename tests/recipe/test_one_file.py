@@ -21,7 +21,7 @@ from ladder_lite.train.trainer import Trainer
 from tests.support.problems import TASK, problem
 
 FILE = shipped("recipes") / "ladder_in_one_file.py"
-RECIPE = load_recipe("tiny", ["grpo.rows=uniform", "grpo.trl.max_steps=1"])
+RECIPE = load_recipe("tiny", ["grpo.rows=uniform", "grpo.refill=null", "grpo.trl.max_steps=1"])
 
 # By integrand, a group of 8 replies: one right reply in the first group, two in the second, and so on up to eight.
 RIGHT, WRONG = "<answer>{}</answer>", "<answer>3*{}-x</answer>"
@@ -82,6 +82,14 @@ def integrand_of(prompt: str) -> str:
     return prompt.partition("integrate(")[2].rpartition(",x)")[0]
 
 
+def integrands(built: Any, inputs: Sequence[dict[str, Any]]) -> list[str]:
+    """The integrand of each completion of a step. The package's trainer gives TRL no prompts but only completions."""
+    if isinstance(built, Trainer):
+        groups = built.progress.trained
+        return [str(built.progress.problems[group.row].data["integrand"]) for group in groups for _ in group.rollouts]
+    return [integrand_of(row["prompt"][-1]["content"]) for row in inputs]
+
+
 def first_step(built: Any, monkeypatch: pytest.MonkeyPatch) -> Step:
     """Train for one step and restore the adapter."""
     before = adapter_of(built.model)
@@ -89,8 +97,8 @@ def first_step(built: Any, monkeypatch: pytest.MonkeyPatch) -> Step:
     calculate, score, compute = built._calculate_rewards, built._generate_and_score_completions, built.compute_loss
 
     def record(column: dict[str, list[float]], inputs: Sequence[dict[str, Any]], values: torch.Tensor) -> None:
-        for row, value in zip(inputs, values.flatten().tolist(), strict=True):
-            column.setdefault(integrand_of(row["prompt"][-1]["content"]), []).append(value)
+        for integrand, value in zip(integrands(built, inputs), values.flatten().tolist(), strict=True):
+            column.setdefault(integrand, []).append(value)
 
     def calculate_rewards(inputs: Any, *args: Any) -> Any:
         rewards = calculate(inputs, *args)

@@ -209,7 +209,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, more: tuple[st
 def test_an_invalid_budget_is_refused(budget: str, tmp_path: Path) -> None:
     result = run_command("recipe", "tiny", "--budget", budget, cwd=tmp_path)
     assert result.returncode == 2
-    assert f"--budget {budget}: not a time" in result.stderr
+    assert f"--budget {budget}: " in result.stderr
     assert not list(tmp_path.iterdir())
 
 
