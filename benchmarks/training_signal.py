@@ -11,7 +11,7 @@ Arms:
 - `refill`, `replay`, `downsample`: `adaptive` with that setting of `grpo` alone.
 
 They are compared at equal numbers of generated tokens, counting all rollouts and the variants written before and during
-training. An arm that samples more completions in a step has fewer steps, so that all learning rates decay over about
+training. An arm that samples more completions in a step has fewer steps, so that its learning rate decays over about
 as many tokens. Seconds cover the same work; interim evaluations are not counted.
 
 `reliability` compares the pass rates expected of the groups that were drawn with their outcomes, by bins of the
@@ -22,6 +22,7 @@ Writes benchmarks/results/training_signal.json and training_signal.png.
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from bisect import bisect_right
@@ -73,7 +74,7 @@ def main(
     budget = min(run["curve"][-1]["tokens"] for runs_of_arm in measured.values() for run in runs_of_arm)
     figures = {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "command": "python benchmarks/training_signal.py",
+        "command": shlex.join(["python", *sys.argv]),
         "tokens_compared": budget,
         "arms": {arm: _summarize(runs_of_arm, budget) for arm, runs_of_arm in measured.items()},
         "runs": measured,

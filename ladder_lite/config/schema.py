@@ -224,8 +224,8 @@ class Refill(_Section):
 class GrpoSettings(_Section):
     """GRPO: how rows are drawn, which rollouts are trained on, rewards, test evaluations, and TRL's settings.
 
-    `downsample_from` completions are sampled for each group (null: `num_generations`), and those whose rewards vary
-    most are trained on. With `replay`, a group without a right answer gets an earlier one, if there was one.
+    `downsample_from` completions are sampled for each group (null, or fewer: `num_generations`), and those whose
+    rewards vary most are trained on. With `replay`, a group without a right answer gets an earlier one, if any.
     `eval_every` is the interval of test evaluations in steps.
     """
 

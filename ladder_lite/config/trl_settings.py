@@ -46,10 +46,10 @@ SETTINGS: dict[str, Setting] = {
     "save_strategy": Setting("loop", "steps"),
     "save_total_limit": Setting("loop", 2),  # a kill may tear the one being written; the previous one is intact
     "disable_tqdm": Setting("loop", True, compared=False),
-    "ignore_data_skip": Setting("loop", True),  # on resume our sampler starts at the right step
-    "dataloader_num_workers": Setting("loop", 0),  # rows are made in the main process, from a tree that may have grown
+    "ignore_data_skip": Setting("loop", True),  # all rows are equal, so there is nothing to skip
+    "dataloader_num_workers": Setting("loop", 0),  # rows are placeholders, which need no workers
     "num_iterations": Setting("loop", 1, copy="num_iterations"),
-    "remove_unused_columns": Setting("loop", False),  # it would remove the column "row"
+    "remove_unused_columns": Setting("loop", False),  # TRL needs the column "prompt"
     # Our rollouts sample from the full distribution with top_p and temperature only.
     "min_p": Setting("loop", None),
     "repetition_penalty": Setting("loop", 1.0),

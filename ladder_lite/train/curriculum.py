@@ -62,7 +62,8 @@ class PassRates:
     - A logistic regression of all rollouts on token counts and time estimates how much the model has improved since.
     - The same regression gives the prior. A problem that was never tried is judged by its tokens.
 
-    All methods take a step and use only what was known after it. This is what lets a resumed run draw the same rows.
+    All methods take a step and use only what was known after it; `draw` uses what was known before it. This is what
+    lets a resumed run draw the same rows.
     """
 
     HALF_LIFE = 10
@@ -136,7 +137,7 @@ class PassRates:
     def draw(self, step: int, count: int, spare: int = 0) -> list[int]:
         """Draw the rows that a step trains on, at random but determined by the seed and the step.
 
-        They are followed by up to `spare` others, in case that some of them turn out to teach nothing.
+        They are followed by up to `spare` others, in case some of them turn out to teach nothing.
         """
         rng = np.random.default_rng([self._seed, step])
         known = step - 1

@@ -6,7 +6,8 @@ measures against that, each a setting of the recipe:
 - `grpo.refill`: DAPO (arXiv 2503.14476) samples whole groups, drops those without signal, and samples others until the
   step is full. Here a group starts with a pilot, a few of its completions. Only if their rewards differ is the rest
   sampled, so that a dropped group costs the pilot alone.
-- `grpo.replay`: a group without a right answer gets one from an earlier step, as in ExGRPO (arXiv 2510.02245).
+- `grpo.replay`: a group without a right answer gets its problem's latest one from an earlier step, which is trained on
+  as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
 - `grpo.downsample_from`: more completions are sampled than are trained on, and those whose rewards vary most are
   selected (PODS, arXiv 2504.13818). This saves time in the update, not in sampling.
 """

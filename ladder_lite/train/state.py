@@ -83,7 +83,7 @@ class Training:
 class TrainingState:
     """The problems of a training run with their pass rates, and its steps so far.
 
-    The reward function adds rollouts and the trainer adds steps; both are written to the folder immediately. Created
+    `roll_out` adds rollouts and `end_step` adds steps; both are written to the folder immediately. Created
     with the folder of an earlier run, it continues from the last step in that folder.
     """
 

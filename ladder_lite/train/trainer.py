@@ -94,7 +94,7 @@ class Trainer(trl.GRPOTrainer):
         _check_settings(self, settings)
 
     def step_seed(self, step: int, wave: int = 0) -> int:
-        """Return the seed of everything random in a step or in one of its waves of rollouts, different for each."""
+        """Return the seed of everything random in a step, or one of its waves of rollouts (wave 0 has the step's)."""
         return int(np.random.SeedSequence([self.training.seed, step, wave]).generate_state(1)[0])
 
     def roll_out(self, prompts: list[Any], _: object) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Trainer(trl.GRPOTrainer):
         """
         was_training = self.model.training
         self.model.train()  # gradient checkpointing is active in training mode only
-        self._probing = True  # `roll_out` then returns random tokens, and `reward` returns zeros
+        self._probing = True  # `roll_out` then returns random tokens with rewards of 0
         try:
             # TRL needs whole groups: round the micro-batch up to a multiple of the group size, then cut it again.
             n = self.args.num_generations * -(-self._micro_batch // self.args.num_generations)
