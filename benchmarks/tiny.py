@@ -10,6 +10,7 @@ start-up time of `--help` is therefore given as a ratio to the time of importing
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def main(
         subprocess.run([*command, "--run-dir", str(folder)], check=True)
     comparison = write_comparison(folders, runs / "comparison")
     figures = {
-        "command": "python benchmarks/tiny.py",
+        "command": shlex.join(["python", *sys.argv]),
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],

@@ -153,7 +153,7 @@ class Stage:
     def begin(self) -> None:
         """Create the stage's folder, or resume in it. Raises UserError if it was begun with other inputs.
 
-        A stage that failed before it wrote anything, for example because its model could not be loaded, begins anew.
+        A stage that failed before it wrote anything, for example because its model could not be loaded, starts over.
         """
         has_files = any(entry.name != layout.BEGUN for entry in self.path.glob("*"))
         if not has_files or self._read_marker(layout.BEGUN) is None:
