@@ -5,14 +5,16 @@ with probability `RIGHT`, independently of the others. Otherwise it has one of t
 mistakes. A single term is therefore right once in four times, a sum of seven terms once in about 16,000. The
 experiment has to bridge this gap.
 
-`python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the tiny recipe.
-The corpus does not contain them.
+`python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the recipe `tiny`.
+The corpus does not contain them. `python benchmarks/tiny_corpus.py exam > benchmarks/exam.jsonl` writes those of the
+recipe `exam`, and with `exam_terms` its single terms, twenty of each technique.
 
 Answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model learns techniques, not arithmetic.
 """
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +214,39 @@ def benchmark() -> list[tuple[str, Terms]]:
     return train + [("test", draw_terms(rng, rng.randint(5, 7))) for _ in range(100)]
 
 
+UNTRAINED = ("parts_exponential", "sine_squared", "partial_fractions", "arcsine", "substitution_cosine", "square_root")
+"""Techniques of the exam that none of its training integrals has."""
+
+
+def exam() -> list[tuple[str, Terms]]:
+    """Return the exam with its splits: 34 training integrals, 20 test integrals alike, 40 with untrained techniques."""
+    rng = Random(20250120)
+    trained = [name for name in TECHNIQUES if name not in UNTRAINED]
+
+    def draw(n_trained: int, n_untrained: int = 0) -> Terms:
+        names = rng.sample(trained, n_trained) + rng.sample(UNTRAINED, n_untrained)
+        return tuple(draw_term(rng, [name]) for name in rng.sample(names, len(names)))
+
+    roots = [("train", draw(rng.randint(7, 8))) for _ in range(34)]
+    alike = [("test", draw(rng.randint(6, 7))) for _ in range(20)]
+    return roots + alike + [("test", draw(2, rng.randint(2, 4))) for _ in range(40)]
+
+
+def exam_terms() -> list[tuple[str, Terms]]:
+    """Return twenty single terms of each technique."""
+    rng = Random(20250121)
+    terms: dict[frozenset[object], tuple[str, Terms]] = {}
+    for name in TECHNIQUES:
+        while sum(term.technique == name for _, (term,) in terms.values()) < 20:
+            term = draw_term(rng, [name])
+            terms[key((term,))] = ("test", (term,))
+    return list(terms.values())
+
+
 if __name__ == "__main__":
-    for split, terms in benchmark():
+    sets = {"tiny": benchmark, "exam": exam, "exam_terms": exam_terms}
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "tiny"
+    for split, terms in sets[chosen]():
         answer = _join((term, answers(term)[0]) for term in terms)
-        print(json.dumps({"integrand": integrand(terms), "split": split, "answer": answer}))
+        row = {"integrand": integrand(terms), "split": split, "answer": answer}
+        print(json.dumps(row | ({"technique": terms[0].technique} if chosen == "exam_terms" else {})))

@@ -29,7 +29,7 @@ from ladder_lite.runs import layout
 from ladder_lite.terminal import Live
 from ladder_lite.train import grpo
 from ladder_lite.train.state import Step, Training
-from ladder_lite.variants import Writer
+from ladder_lite.variants import Growth, Writer
 
 Stopped = Literal["solved", "max_steps", "budget", "plateau", "no variants"]
 """Why training on a problem ended."""
@@ -123,6 +123,7 @@ class _ProblemRun:
         self._live = live
         self._observer = observer
         self._curve = folder / layout.TRAIN / layout.CURVE
+        self._grown = folder / layout.TRAIN / layout.VARIANTS  # what the tree gains during training
         # Earlier processes may have spent time on this problem, up to the last step or else on the tree: count it as if
         # this one had begun earlier.
         rows = read_jsonl(self._curve)
@@ -145,7 +146,7 @@ class _ProblemRun:
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        tree_tokens = variants.summarize_tree(self._folder / layout.VARIANTS)["tokens"]
+        trees = [variants.summarize_tree(folder) for folder in (self._folder / layout.VARIANTS, self._grown)]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -153,8 +154,10 @@ class _ProblemRun:
             steps=len(steps),
             seconds=self._seconds,
             answer=solved["answer"] if solved else None,
-            n_tokens=tree_tokens + sum(step.n_tokens for step in steps) + sum(row["n_tokens"] for row in rows),
-            n_variants=len(tree),
+            n_tokens=sum(each["tokens"] for each in trees)
+            + sum(step.n_tokens for step in steps)
+            + sum(row["n_tokens"] for row in rows),
+            n_variants=sum(each["kept"] for each in trees),
             stopped=_why_stopped(tree, steps, rows),
             voted_answer=vote.answer,
             voted_share=vote.share,
@@ -163,20 +166,13 @@ class _ProblemRun:
 
     def _grow_tree(self) -> list[Problem]:
         """Grow the tree of the problem, or resume growing it, and return its variants."""
-        folder, settings = self._folder / layout.VARIANTS, self._recipe.ttrl
+        folder = self._folder / layout.VARIANTS
         # If training has started, the tree must stay as it is, even if the budget ended its growth early.
         if self._has_trained:
             return variants.load(folder)
-        # The tree of a single problem is small, so all of it is grown before training (`adaptive` is None).
-        tree_settings = {"per_root": settings.per_root, "depth": settings.depth, "adaptive": None}
-        writer = self._writer._replace(
-            settings=self._recipe.variants.model_copy(update=tree_settings),
-            seed=self._seed("variants"),
-            deadline=self._budget,
-        )
-        with self._live.progress("its variants", settings.per_root) as bar:
+        with self._live.progress("its variants", self._tree_writer.settings.first_per_root) as bar:
             try:
-                return variants.grow(writer, [self._problem], folder, bar)
+                return variants.grow(self._tree_writer, [self._problem], folder, bar)
             except OutOfTime:
                 # If the deadline of the whole run is reached, stop. If only the problem's budget is used up, continue
                 # with the variants it has.
@@ -184,9 +180,20 @@ class _ProblemRun:
                     raise
                 return variants.load(folder)
 
+    @property
+    def _tree_writer(self) -> Writer:
+        """The writer of the problem's tree."""
+        ttrl = self._recipe.ttrl
+        settings = {"per_root": ttrl.per_root, "depth": ttrl.depth, "adaptive": ttrl.adaptive}
+        return self._writer._replace(
+            settings=self._recipe.variants.model_copy(update=settings),
+            seed=self._seed("variants"),
+            deadline=self._budget,
+        )
+
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
-        settings = self._recipe.ttrl.over(self._recipe.grpo)
+        settings, adaptive = self._recipe.ttrl.over(self._recipe.grpo), self._recipe.ttrl.adaptive
         # If training has started, `grpo.train` must load its weights for the answers, even if no time is left.
         if not tree or (self._is_budget_used() and not self._has_trained):
             return []
@@ -216,7 +223,10 @@ class _ProblemRun:
                 self._deadline,
                 self._live.say,
             )
-            return grpo.train(training, tree, after_step)
+            growth = None
+            if adaptive:
+                growth = Growth(self._tree_writer, [self._problem], tree, adaptive, self._grown)
+            return grpo.train(training, tree, after_step, growth)
 
     def _sampler(self, use: str) -> Sampler:
         """Return a sampler of answers to the problem, with its own seed for each use."""

@@ -125,4 +125,4 @@ def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None
 
 def test_notebooks_are_not_listed_as_recipes() -> None:
     listed = run_command("recipe", "--list").stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["llama3b", "qwen7b", "smollm", "tiny"]
+    assert [line.split()[0] for line in listed.splitlines()] == ["exam", "llama3b", "qwen7b", "smollm", "tiny"]

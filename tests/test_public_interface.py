@@ -28,7 +28,7 @@ from tests.support.finished_run import build_run, model_of_run, problem_set, rev
 
 NAMED = {
     *("conditions", "techniques", "methods", "training", "depths", "by_depth", "reasons", "held_out", "written"),
-    *("held_out_sets", "rejected", "steps_by_condition", "environment", "recipes", "versions"),
+    *("held_out_sets", "rejected", "steps_by_condition", "environment", "recipes", "versions", "probes"),
 }
 """Objects whose keys are names of conditions, sets, libraries and so on. In a path, a star replaces such a key."""
 
@@ -39,7 +39,7 @@ def keys(value: Any, path: str = "") -> set[str]:
         return set().union(*(keys(item, path) for item in value))
     if not isinstance(value, dict):
         return set()
-    if path.rpartition(".")[2] in NAMED:
+    if path.rpartition(".")[2] in NAMED or path == "probes.*":  # there, the keys are techniques
         return set().union(*(keys(item, f"{path}.*") for item in value.values()))
     paths = {key: f"{path}.{key}" if path else key for key in value}
     return set(paths.values()).union(*(keys(item, paths[key]) for key, item in value.items()))
@@ -68,26 +68,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CONDITIONS = {"base", "rl_without_variants", "ladder", "ladder_ttrl", "ttrl", "ladder_pass100"}
 ABLATIONS = {"ladder_10", "ladder_25", "ladder_50", "ladder_static"}
-RECIPES = {"tiny", "smollm", "llama3b", "qwen7b"}
+RECIPES = {"tiny", "exam", "smollm", "llama3b", "qwen7b"}
 
 STAGE = words("begun.json done.json")
 TREE = words("problems.jsonl rejected.jsonl rounds.jsonl")
 EVALUATION = words("attempts.jsonl greedy/attempts.jsonl")
+PROBED = {*EVALUATION, "probe/attempts.jsonl"}
 LOGS = words("metrics.jsonl attempts.jsonl curve.jsonl pass_rates.jsonl")
 TRAINING = {*STAGE, *LOGS, "adapter/adapter_model.safetensors", *(f"variants/{name}" for name in TREE)}
 TEST_TIME = {
     *STAGE,
     *(f"ID/{name}" for name in STAGE),
     *(f"ID/variants/{name}" for name in TREE),
-    *(f"ID/train/{name}" for name in LOGS),
+    *(f"ID/train/{name}" for name in (*LOGS, "probes.jsonl")),
     *(f"ID/eval/{name}" for name in EVALUATION),
 }
 FILES = {
     *words("recipe.resolved.yaml versions.json report.json report.md report.html accuracy.png ttrl.png"),
     *(f"variants/{name}" for name in STAGE | TREE),
-    *(f"conditions/base/eval/{name}" for name in STAGE | EVALUATION),
+    *(f"conditions/base/eval/{name}" for name in STAGE | PROBED),
     *(f"conditions/rl_without_variants/eval/{name}" for name in STAGE | EVALUATION),
-    *(f"conditions/ladder/eval/{name}" for name in STAGE | EVALUATION),
+    *(f"conditions/ladder/eval/{name}" for name in STAGE | PROBED),
     *(f"conditions/ladder_10/eval/{name}" for name in STAGE | EVALUATION),
     *(f"conditions/ladder_static/eval/{name}" for name in STAGE | EVALUATION),
     *(f"conditions/ladder_ttrl/eval/{name}" for name in STAGE | EVALUATION),
@@ -126,6 +127,7 @@ SUMMARY = {
     *words("n_compared n_agree", "official"),
     *intervals("pass@1", "techniques.*"),
 }
+PROBE = {*words("n_problems n_tokens techniques.*.n_problems"), *intervals("pass@1", "techniques.*")}
 VARIANTS_DONE = words(
     "digest kept duplicates rejected reasons held_out by_depth requests tokens seconds library held_out_sets "
     "tests_among_roots peak_memory_bytes"
@@ -142,11 +144,15 @@ ROWS = {
     "variants/begun.json": {"digest"},
     "variants/done.json": VARIANTS_DONE,
     "conditions/base/eval/attempts.jsonl": ATTEMPT,
-    "conditions/base/eval/done.json": {*SUMMARY, *words("digest seconds peak_memory_bytes")},
+    "conditions/base/eval/done.json": {
+        *SUMMARY,
+        *words("digest seconds peak_memory_bytes"),
+        *{f"probe.{key}" for key in PROBE},
+    },
     "conditions/ladder_ttrl/eval/done.json": {*SUMMARY, *words("digest seconds peak_memory_bytes")},
     "conditions/ladder/train/metrics.jsonl": words(
         "step reward groups_without_signal n_tokens seconds verify_seconds loss learning_rate entropy stop grad_norm "
-        "kl training_pass sampled_groups_without_signal n_rollouts"
+        "kl training_pass sampled_groups_without_signal n_rollouts n_base_rollouts solved_groups"
     ),
     "conditions/ladder/train/attempts.jsonl": {*ATTEMPT, "step"},
     "conditions/ladder/train/curve.jsonl": words("step pass@1 seconds"),
@@ -161,6 +167,7 @@ ROWS = {
         "voted_share voted_right"
     ),
     "conditions/ladder_ttrl/problems/*/train/curve.jsonl": words("step pass@1 answer n_tokens seconds stop"),
+    "conditions/ladder_ttrl/problems/*/train/probes.jsonl": {*PROBE, "step"},
     "conditions/ladder_pass100/problems/done.json": {
         *words("digest attempted solved n_tokens seconds peak_memory_bytes"),
         *intervals("pass@100"),
@@ -217,12 +224,15 @@ def test_a_rollback_keeps_its_keys(tmp_path: Path) -> None:
 
 REPORT = {
     *words("recipe seed model experiment conditions variants curve training ttrl ttrl_without_ladder race differences"),
-    *words("depths costs peak_memory_bytes versions"),
+    *words("depths costs peak_memory_bytes versions probes"),
+    *words("value low high", "probes.*.*"),
     *{f"conditions.*.{key}" for key in SUMMARY},
     *words("steps seconds variants", "conditions.*"),
     *words("kept rejected duplicates by_depth", "variants"),
     *words("condition step pass@1 seconds", "curve"),
-    *words("steps groups_without_signal sampled_groups_without_signal entropy rollouts", "training.*"),
+    *words(
+        "steps groups_without_signal sampled_groups_without_signal entropy rollouts reward solved_groups", "training.*"
+    ),
     *words("right wrong unreadable refused unverifiable", "training.*.rollouts"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl_without_ladder"),

@@ -107,12 +107,15 @@ class TaskSettings(_Section):
 
     With `select`, both splits are drawn from one pool, and `train` and `test` must both name it. A reply ends at the
     first of the `stop` texts, in training and in evaluation. Set `thinking` for models whose chat template opens
-    `<think>`: everything before `</think>` is then ignored.
+    `<think>`: everything before `</think>` is then ignored. `probe` is a problem set that each evaluated model answers
+    besides the test set, and with `ttrl.probe_every` the model of TTRL, too. With techniques in it, such as those of
+    `exam_terms`, it shows which of them training gains or loses.
     """
 
     name: Literal["integration"] = "integration"
     train: str
     test: str
+    probe: str | None = None
     select: Annotated[Select | None, AfterValidator(_from_one_pool)] = None
     protocol: Literal["strict", "paper"]
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -225,7 +228,8 @@ class GrpoSettings(_Section):
     """GRPO: how rows are drawn, which rollouts are trained on, rewards, test evaluations, and TRL's settings.
 
     `downsample_from` completions are sampled for each group (null, or fewer: `num_generations`), and those whose
-    rewards vary most are trained on. With `replay`, a group without a right answer gets an earlier one, if any.
+    rewards vary most are trained on. With `replay`, a group without a right answer gets an earlier one, if there is
+    one. Otherwise, `base_rollouts` completions are sampled from the base model, and right ones replace wrong ones.
     `eval_every` is the interval of test evaluations in steps.
     """
 
@@ -233,6 +237,7 @@ class GrpoSettings(_Section):
     refill: Refill | None = None
     downsample_from: Count | None = None
     replay: bool = False
+    base_rollouts: Annotated[int, Field(ge=0)] = 0
     format_reward: NonNegative
     eval_every: Count
     plateau: Plateau | None = None
@@ -247,8 +252,11 @@ class GrpoSettings(_Section):
     def most_rollouts_per_step(self) -> int:
         """Completions that may be sampled for an optimizer step; not all of them are trained on."""
         size = int(self.trl["num_generations"])
-        per_group = max(size, self.downsample_from or size) / size
-        return int(self.completions_per_step * per_group * (self.refill.limit if self.refill else 1))
+        per_group, groups = max(size, self.downsample_from or size), self.completions_per_step / size
+        if self.refill is None:
+            return int(groups * (per_group + self.base_rollouts))
+        pilots = self.refill.limit * per_group / self.refill.pilot  # for each group, if all but pilots are dropped
+        return int(groups * (self.refill.limit * per_group + pilots * self.base_rollouts))
 
 
 def _within_samples(k: int, info: ValidationInfo) -> int:
@@ -274,7 +282,9 @@ def _readable(budget: str) -> str:
 
 
 class TtrlSettings(_Section):
-    """Test-time RL on unsolved test problems; `trl` overrides `grpo.trl`.
+    """Test-time RL on unsolved test problems; `trl` overrides `grpo.trl`, `probe_every` is in steps.
+
+    With `adaptive`, the tree of a problem grows while it is trained on, see `variants.adaptive`.
 
     `budget` limits the time for the tree and the training of one problem, for instance "10m". With `stop_when_solved`,
     the paper's rule, training ends when the verifier accepts an answer to the test problem; without it, the verdicts on
@@ -288,6 +298,8 @@ class TtrlSettings(_Section):
     max_steps: Count
     budget: Annotated[str, AfterValidator(_readable)] | None = None
     samples_per_step: Count
+    probe_every: Count | None = None
+    adaptive: Adaptive | None = None
     stop_when_solved: bool
     trl: GrpoConfigSettings = Field(default_factory=dict)
 

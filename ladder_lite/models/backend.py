@@ -32,7 +32,8 @@ class Sampling:
     `temperature` is one value for all prompts (0 is greedy), or a positive value for each, so that prompts with
     different temperatures can share a batch. A reply ends at the model's end of turn, at one of the `stop` texts or
     after `max_new_tokens`. At most `batch_size` replies are generated at once, fewer if memory is short. With
-    `logprobs`, rollouts have the engine's log-probabilities; the temperature must then be positive.
+    `logprobs`, rollouts have the engine's log-probabilities; the temperature must then be positive. With `from_base`,
+    the base model samples: the adapter is switched off.
     """
 
     temperature: float | tuple[float, ...]
@@ -42,6 +43,7 @@ class Sampling:
     seed: int
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    from_base: bool = False
 
 
 class Rollout(NamedTuple):
@@ -50,12 +52,14 @@ class Rollout(NamedTuple):
     `completion_ids` has at least one token. It ends with an end token unless the reply was truncated or ended by a stop
     text. A reply that begins with padding gets a single end token, which the model did not sample; its
     `completion.n_tokens` is 0. `logprobs` are the engine's, after division of the logits by the temperature.
+    `from_base` says that the base model sampled it, with the adapter switched off.
     """
 
     prompt_ids: list[int]
     completion_ids: list[int]
     completion: Completion
     logprobs: list[float] | None = None
+    from_base: bool = False
 
 
 class Backend(Protocol):
@@ -82,10 +86,10 @@ class Backend(Protocol):
         Raises UserError if not even one fits in memory.
         """
 
-    def check_rollouts(self, score: Score | None = None, temperature: float = 1.0) -> None:
+    def check_rollouts(self, score: Score | None = None, temperature: float = 1.0, from_base: bool = False) -> None:
         """Raise UserError if sampling uses other weights than `score`, or than a forward pass if `score` is None.
 
-        `score` returns log-probabilities at `temperature`.
+        `score` returns log-probabilities at `temperature`. With `from_base`, check sampling with the adapter off.
         """
 
     def trainable(self) -> tuple[Any, Any]:

@@ -10,6 +10,8 @@ compares the engine's log-probabilities with the trainer's:
 3. Let the trainer score the same tokens. The KL divergence between the two must be within the tolerance.
 4. Restore the adapter bit by bit.
 
+With `from_base`, the engine samples with the adapter switched off, and must agree with a trainer whose adapter is zero.
+
 A check costs one short rollout and one forward pass, which Unsloth may split into several. The first check of a model
 also finds the scale of the random values: it needs a second forward pass, and more draws while the effect is too small.
 """
@@ -53,7 +55,7 @@ class RolloutGuard:
         self._scale, self._scale_is_known, self._n_draws = 0.1, False, 0
         self.gap = math.nan
 
-    def check(self, score: Score, temperature: float) -> None:
+    def check(self, score: Score, temperature: float, from_base: bool = False) -> None:
         """Raise UserError if the engine's log-probabilities are not those of `score`; the adapter is left unchanged."""
         tolerance, start = TOLERANCE[self._backend.dtype], self._backend.snapshot()
         self.gap = math.nan
@@ -61,37 +63,40 @@ class RolloutGuard:
             # Rounding may exceed the tolerance by chance, so a gap just above it is measured once more. A gap beyond
             # the margin can only come from other weights and is not.
             for _ in range(2):
-                self.gap = self._compare(start, score, temperature)
+                self.gap = self._compare(start, score, temperature, from_base)
                 if not tolerance < self.gap < MARGIN * tolerance:
                     break
         finally:
             self._backend.restore(start)
         if not self.gap <= tolerance:  # written so that NaN fails, too
             raise UserError(
-                f"rollouts: {self._engine} samples from other weights than those that are trained: the KL divergence "
+                f"rollouts: {self._engine} samples from other weights than "
+                f"{'the base model' if from_base else 'those that are trained'}: the KL divergence "
                 f"between the two is {self.gap:.2g}, the limit is {tolerance:g}; {self._remedy}"
             )
 
-    def _compare(self, start: Adapter, score: Score, temperature: float) -> float:
+    def _compare(self, start: Adapter, score: Score, temperature: float, from_base: bool) -> float:
         """Return the KL divergence of the engine from `score`, measured with random values in the adapter."""
         zero = {name: torch.zeros_like(weight) for name, weight in start.items()}
         # In float32, 60 tolerances are only 6e-4; rounding errors leave room for a larger effect.
         target = max(_TARGET * TOLERANCE[self._backend.dtype], 0.01)
         for _ in range(_MAX_DRAWS):
             self._backend.restore(self._random_adapter(start))
-            sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True)
+            sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, (), True, from_base)
             # Replies without a sampled token began with padding: the engine has no log-probability for their end token.
             rollouts = [r for r in self._backend.roll_out([_PROMPT] * _REPLIES, sampling) if r.completion.n_tokens]
             if not rollouts:
                 continue
+            if from_base:
+                self._backend.restore(zero)
             scored = self._score(rollouts, score)  # (tokens of all replies,)
-            if not self._scale_is_known:
+            if not self._scale_is_known and not from_base:
                 # The effect of the random adapter: how far its log-probabilities are from those of the base model,
                 # which a zero adapter leaves unchanged. Half the target is still 3 margins.
                 self._backend.restore(zero)
                 effect = divergence(scored, self._score(rollouts, score))
                 self._scale_is_known = effect >= target / 2
-            if self._scale_is_known:
+            if self._scale_is_known or from_base:
                 sampled = torch.tensor([value for rollout in rollouts for value in rollout.logprobs or ()])
                 return divergence(sampled, scored)
             # The adapter's change is the product B A, so it is quadratic in the scale, and the divergence is quadratic

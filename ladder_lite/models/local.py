@@ -89,12 +89,12 @@ class LocalBackend:
         stopping = Stopping(self._tokenizer, self._special_ids, sampling.stop)
         at_once = min(len(prompts), self._generation_batch(max(map(len, encoded), default=0), sampling))
         rollouts: dict[int, Rollout] = {}
-        with self._for_inference(), merged(self._model):
+        with self._for_inference(), self._model.disable_adapter() if sampling.from_base else merged(self._model):
             while len(rollouts) < len(requests):
                 missing = [request for request in requests if request.id not in rollouts]
                 try:
                     for reply in self._engine.sample(missing, sampling, stopping, at_once):
-                        rollouts[reply.id] = self._rollout(encoded[reply.id], reply, sampling.stop)
+                        rollouts[reply.id] = self._rollout(encoded[reply.id], reply, sampling)
                 except torch.OutOfMemoryError as error:
                     # The prediction was too optimistic. Replies that have ended are kept, the others start again.
                     at_once = min(at_once, len(missing))
@@ -169,9 +169,9 @@ class LocalBackend:
         if check:
             self.check_rollouts()
 
-    def check_rollouts(self, score: Score | None = None, temperature: float = 1.0) -> None:
+    def check_rollouts(self, score: Score | None = None, temperature: float = 1.0, from_base: bool = False) -> None:
         """Raise UserError if the engine samples with other weights than those of `score`, or of a forward pass."""
-        self._guard.check(score or self._score, temperature)
+        self._guard.check(score or self._score, temperature, from_base)
 
     def _score(self, ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
         # ids and mask are (B, L). The logits at a position predict the token after it, so those of the last n tokens
@@ -245,19 +245,20 @@ class LocalBackend:
         else:
             self._model.train(training)
 
-    def _rollout(self, prompt: list[int], reply: Reply, stop: tuple[str, ...]) -> Rollout:
+    def _rollout(self, prompt: list[int], reply: Reply, sampling: Sampling) -> Rollout:
         """Cut a row of generated ids to the reply: the tokens before the padding, and its end of turn if it has one."""
         ids, logprobs = reply.tokens, reply.logprobs
         # Text, then an end token or padding: [5, 9, 7, <end>, <pad>, <pad>] -> length 3.
         length = next((index for index, token in enumerate(ids) if token in self._special_ids), len(ids))
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
-        stopped = any(word in text for word in stop)
+        stopped = any(word in text for word in sampling.stop)
         # If the padding token is also the end of turn, the one after a stop text is padding.
         ended = not stopped and length < len(ids) and ids[length] in self._end_ids
         tokens = ids[: length + ended]
         completion = Completion(text, len(tokens), truncated=not (stopped or ended))
         # TRL fails on an empty reply, so one gets an end token; `n_tokens` stays 0 and keeps it out of training.
-        return Rollout(prompt, tokens or [min(self._end_ids)], completion, logprobs and logprobs[: len(tokens)])
+        own = logprobs and logprobs[: len(tokens)]
+        return Rollout(prompt, tokens or [min(self._end_ids)], completion, own, sampling.from_base)
 
     def _choose_threads(self) -> None:
         """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number.

@@ -51,12 +51,16 @@ def outcome_of(reason: str, truncated: bool) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A graded completion: attempt number `index` (from 0) at a problem."""
+    """A graded completion: attempt number `index` (from 0) at a problem.
+
+    `from_base` tells that the base model sampled it during training, with the adapter switched off.
+    """
 
     problem_id: str
     index: int
     completion: Completion
     grade: Grade
+    from_base: bool = False
 
     @property
     def correct(self) -> bool:
@@ -76,6 +80,7 @@ class Attempt:
             **asdict(self.completion),
             **asdict(self.grade),
             "reason": self.grade.reason.value,
+            **({"from_base": True} if self.from_base else {}),
         }
 
     @classmethod
@@ -86,4 +91,5 @@ class Attempt:
             row["index"],
             Completion(row["text"], row["n_tokens"], row["truncated"]),
             Grade(row["reward"], Reason(row["reason"]), row["answer"], row.get("detail", "")),  # old rows lack it
+            row.get("from_base", False),
         )

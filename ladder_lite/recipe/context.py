@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ladder_lite.variants.transformations import Library
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+PROBE: Literal["probe"] = "probe"
 
 
 class RunContext:
@@ -107,6 +108,11 @@ class RunContext:
         return self._problems("test")
 
     @cached_property
+    def probe(self) -> list[Problem]:
+        """The problems of `task.probe`; none if the recipe has no probe."""
+        return self.task.problems("probe")
+
+    @cached_property
     def backend(self) -> "Backend":
         """The model, loaded after a check of the machine.
 
@@ -117,7 +123,9 @@ class RunContext:
         backend = open_backend(self.recipe, self.run.path, self.live)
         # All problems of the sets, not those that `select` will draw: selection itself needs the model. A prompt that
         # is too long then fails here, in the first minute, and not hours later in a test.
-        backend.check([self.task.prompt(problem) for split in SPLITS for problem in self.task.problems(split)])
+        backend.check(
+            [self.task.prompt(problem) for split in (*SPLITS, PROBE) for problem in self.task.problems(split)]
+        )
         self.fresh_adapter = backend.snapshot()
         return backend
 
@@ -148,12 +156,19 @@ class RunContext:
     def _held_out(self) -> dict[str, Sequence[Problem]]:
         # No variant may equal a problem of these sets. This run's tests come last and replace the set of the same
         # name: with `select` they are a part of it.
-        return {**held_out_problems(), self.recipe.task.test: without_printed(self.tests)}
+        own: dict[str, Sequence[Problem]] = {
+            self.recipe.task.probe or "": self.probe,
+            self.recipe.task.test: self.tests,
+        }
+        return {
+            **held_out_problems(),
+            **{name: without_printed(problems) for name, problems in own.items() if problems},
+        }
 
     @property
     def evaluation_inputs(self) -> list[Any]:
         """What every evaluation on the test problems depends on: an input of the stages that evaluate."""
-        return [self.recipe.eval.model_dump(), ids(self.tests)]
+        return [self.recipe.eval.model_dump(), ids(self.tests), *ids(self.probe)]
 
     def restore(self, condition: str) -> None:
         """Put the adapter that a condition trained into the backend; for "base", the fresh one."""
@@ -182,6 +197,12 @@ class RunContext:
         if printed := {problem.id for problem in self.tests if "printed" in problem.data}:
             summary["printed"] = summarize([attempt for attempt in attempts if attempt.problem_id in printed], k)
         return summary
+
+    def summarize_probe(self, attempts: "Sequence[Attempt]") -> dict[str, Any]:
+        """The summary of answers to the problems of `task.probe`, with pass rates by technique."""
+        from ladder_lite.evaluate.scores import summarize
+
+        return summarize(attempts, 1, notes=notes(self.recipe.task.probe or ""))
 
     def tests_among(self, roots: Sequence[Problem]) -> list[Problem]:
         """The test problems that equal one of these roots."""

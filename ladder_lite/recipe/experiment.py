@@ -175,7 +175,10 @@ class Experiment:
         context.run_stage(layout.train(condition), inputs, work)
 
     def evaluate(self, condition: str) -> None:
-        """Sample the condition's model on all test problems: `eval.samples` answers to each, and a greedy one."""
+        """Sample the condition's model on all test problems: `eval.samples` answers to each, and a greedy one.
+
+        If the recipe has a probe, its problems get `eval.samples` answers, too.
+        """
         context = self.context
 
         def work(stage: Stage) -> dict[str, Any]:
@@ -185,7 +188,12 @@ class Experiment:
                 sampled = context.sampler.evaluate(context.tests, stage.path, bar)
             with context.live.progress(f"evaluate {condition}, greedy", len(context.tests)) as bar:
                 greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
-            return context.summarize(sampled, greedy) | {"seconds": time.monotonic() - started}
+            summary = context.summarize(sampled, greedy)
+            if context.probe:
+                with context.live.progress(f"probe {condition}", len(context.probe)) as bar:
+                    probed = context.sampler.evaluate(context.probe, stage.path / layout.PROBE, bar)
+                summary["probe"] = context.summarize_probe(probed)
+            return summary | {"seconds": time.monotonic() - started}
 
         context.run_stage(layout.evaluation(condition), context.evaluation_inputs, work)
 

@@ -5,12 +5,14 @@ adds beyond its extra compute (the paper's Figure 6).
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ladder_lite.config import Condition
-from ladder_lite.jsonl import rewrite_jsonl
+from ladder_lite.jsonl import append_jsonl, rewrite_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.runs import Stage, layout, read_json
 from ladder_lite.terminal import show
@@ -19,6 +21,7 @@ from ladder_lite.train import divergence
 if TYPE_CHECKING:
     from ladder_lite.problems.attempts import Attempt
     from ladder_lite.recipe.context import RunContext
+    from ladder_lite.train.state import Step
 
 N_SAMPLES = 100
 """The fewest answers sampled from LADDER's model to each problem: the paper reports pass@100."""
@@ -110,10 +113,28 @@ def _run_ttrl_on(context: "RunContext", condition: Condition, problem: Problem, 
 
     # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
     context.restore(condition.start)
-    outcome = ttrl.train_on_problem(context.writer(context.recipe), problem, context.recipe, stage.path, context.live)
+    writer, probe = context.writer(context.recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES)
+    outcome = ttrl.train_on_problem(writer, problem, context.recipe, stage.path, context.live, probe)
     verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
     context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
     return outcome.to_row()
+
+
+class _Probe(NamedTuple):
+    """An observer of TTRL that samples an answer to each problem of the probe, every `ttrl.probe_every` steps."""
+
+    context: "RunContext"
+    log: Path
+
+    def tree(self, variants: Sequence[Problem]) -> None:
+        """Do nothing: only the steps are observed."""
+
+    def step(self, step: "Step", _: "list[Attempt]", tries: "list[Attempt]") -> None:
+        """Write a row of `probes.jsonl` if it is due, or if the problem was solved in this step."""
+        every = self.context.recipe.ttrl.probe_every
+        if every and self.context.probe and (step.step % every == 0 or any(attempt.correct for attempt in tries)):
+            summary = self.context.summarize_probe(self.context.sampler.sample(self.context.probe, 1))
+            append_jsonl(self.log, [{"step": step.step, **summary}])
 
 
 def _resample_problem(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:

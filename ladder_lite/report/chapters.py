@@ -180,6 +180,7 @@ def _rollbacks(run: Run) -> list[str]:
 
 def _training(report: Report) -> Chapter:
     drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report), figures.entropy(report)]
+    drawn += [figures.exploration(report, "ladder"), figures.probes(report)]
     drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
     rows = [
         {"condition": code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
@@ -187,7 +188,23 @@ def _training(report: Report) -> Chapter:
         if entry.get("variants")
     ]
     # With a single row there is nothing to compare, and the table of results has its numbers.
-    return Chapter("While training", [Figures(filter(None, drawn)), table("lr", rows) if len(rows) > 1 else ""])
+    table_of_variants = table("lr", rows) if len(rows) > 1 else ""
+    return Chapter("While training", [Figures(filter(None, drawn)), *_lost_techniques(report), table_of_variants])
+
+
+def _lost_techniques(report: Report) -> list[str]:
+    """Name the techniques of the probe whose pass rates are below the base model's, with intervals that are apart."""
+    base = report["probes"].get("base", {})
+    sentences = []
+    for name, rates in report["probes"].items():
+        lost = [
+            f"{technique} ({percent(base[technique]['value'])} to {percent(rate['value'])})"
+            for technique, rate in rates.items()
+            if technique in base and rate["high"] < base[technique]["low"]
+        ]
+        if name != "base":
+            sentences.append(f"{label_of(name)} loses {', '.join(lost) or 'none of the techniques'}.")
+    return [" ".join(sentences)] if base else []
 
 
 def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:

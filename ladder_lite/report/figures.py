@@ -31,6 +31,7 @@ from ladder_lite.report.findings import Report
 from ladder_lite.report.paper_results import PAPER, VARIANTS
 from ladder_lite.terminal import counted, one_line, percent
 
+_MAX_TECHNIQUES = 32  # rows of `probes`
 _MAX_PROBLEMS = 24  # bars of `steps_to_solve`: more would make it taller than a screen
 
 
@@ -209,6 +210,56 @@ def _against_steps(report: Report, key: str, names: tuple[str, str, str], captio
     axes.set_xlim(0, None)
     axes.set_ylim(0, None)
     return _figure(drawing, name, title, caption, tuple(keys.values()))
+
+
+def exploration(report: Report, condition: str) -> Figure | None:
+    """Mean reward and share of solved groups of a condition's rollouts against the step."""
+    row = report["training"].get(condition, {})
+    if not any(value is not None for value in row.get("solved_groups", ())):
+        return None
+    drawing, axes = canvas("GRPO step", "share")
+    legend = (Key("solved groups", condition, (5.0, 2.0)), Key("mean reward", condition))
+    for key, values in zip(legend, (row["solved_groups"], row["reward"]), strict=True):
+        draw_curve(axes, key, row["steps"], values)
+    shares_up(axes, 1.0)
+    axes.set_xlim(0, None)
+    return _figure(
+        drawing,
+        "exploration",
+        f"pass@1 and pass@n of the rollouts: {label_of(condition)}",
+        "Mean reward of the rollouts, and share of the groups with at least one right answer; averaged over bins of "
+        "steps. Where the two lines meet, each problem is solved always or never, and nothing more can be learned.",
+        legend,
+    )
+
+
+def probes(report: Report) -> Figure | None:
+    """Pass rate of each technique of the probe, a row for each, with a dot and its interval for each condition."""
+    probed = report["probes"]
+    techniques = list(dict.fromkeys(technique for rates in probed.values() for technique in rates))[:_MAX_TECHNIQUES]
+    if not techniques:
+        return None
+    drawing, axes = canvas("pass rate", "", 22.0 * len(techniques) + 48)  # 48 for the axis below
+    keys = keys_of(probed)
+    for place, (condition, rates) in enumerate(probed.items()):
+        for row, technique in enumerate(techniques):
+            if rate := rates.get(technique):
+                # The conditions of a row are drawn below each other, so that their intervals do not overlap.
+                y = row + 0.7 * ((place + 0.5) / len(probed) - 0.5)
+                axes.plot([rate["low"], rate["high"]], [y, y], color=ink(keys[condition].colour), linewidth=1.2)
+                draw_dot(axes, rate["value"], y, keys[condition].colour)
+    axes.set(xlim=(0, 1), ylim=(len(techniques) - 0.4, -0.6))  # upside down: the first technique on top
+    axes.set_yticks(range(len(techniques)), [one_line(technique, 28) for technique in techniques])
+    axes.xaxis.set_major_formatter(lambda share, _: percent(share))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return _figure(
+        drawing,
+        "probes",
+        "What training gains and loses",
+        "Pass rate on the problems of `task.probe`, with 95 % intervals. For TTRL: the mean over the models that it "
+        "ends with, one for each test problem.",
+        tuple(keys.values()),
+    )
 
 
 def rollouts(report: Report, condition: str) -> Figure | None:

@@ -26,7 +26,7 @@ RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.pr
 TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
 """The folders of the variant tree: one for what was grown before training, one for what grew during LADDER's."""
 
-_STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy")
+_STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy", "reward", "solved_groups")
 """Keys of metrics.jsonl that the report shows against the step."""
 
 _N_BINS = 40  # points of a figure of training; report.json stays small for a run of thousands of steps
@@ -53,6 +53,7 @@ def measure(run: Run) -> dict[str, Any]:
             {"condition": name, **row} for name in run.conditions for row in run.rows(layout.train(name), layout.CURVE)
         ],
         "training": {name: summary for name in run.conditions if (summary := _training(run, name))},
+        "probes": {name: rates for name in run.conditions if (rates := _probes(run, name))},
         "ttrl": _ttrl(run, "ladder_ttrl"),
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
@@ -116,7 +117,8 @@ def _training(run: Run, name: str) -> dict[str, Any]:
         return {}
     counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
     for row in run.rows(stage, layout.ATTEMPTS):
-        counts[row["step"]].update([outcome_of(row["reason"], row.get("truncated", False))])
+        if not row.get("from_base"):
+            counts[row["step"]].update([outcome_of(row["reason"], row.get("truncated", False))])
     # 100 steps make bins of ceil(100 / 40) = 3 steps: [1, 2, 3], [4, 5, 6], ..., [100].
     steps = sorted(metrics)
     size = -(-len(steps) // _N_BINS)
@@ -129,6 +131,21 @@ def _training(run: Run, name: str) -> dict[str, Any]:
         "steps": [sum(bin_) / len(bin_) for bin_ in bins],
         **{key: [_mean(metrics[step].get(key) for step in bin_) for bin_ in bins] for key in _STEP_KEYS},
         "rollouts": rollouts,
+    }
+
+
+def _probes(run: Run, name: str) -> dict[str, scores.Interval]:
+    """Return the pass rate of each technique of the probe; for TTRL, the mean over its problems' last probes."""
+    probes = [run.done(layout.evaluation(name)).get("probe", {})]
+    for outcome in outcomes(run, name):
+        probes += run.rows(layout.problems(name, outcome["problem_id"]) + f"/{layout.TRAIN}", layout.PROBES)[-1:]
+    rates: defaultdict[str, list[scores.Interval]] = defaultdict(list)
+    for probe in probes:
+        for technique, entry in probe.get("techniques", {}).items():
+            rates[technique].append(entry["pass@1"])
+    return {
+        technique: own[0] if len(own) == 1 else scores.mean_with_interval([rate["value"] for rate in own])
+        for technique, own in rates.items()
     }
 
 

@@ -7,6 +7,7 @@
     conditions/CONDITION/train/                         GRPO: logs, checkpoints, the adapter
     conditions/CONDITION/problems/PROBLEM/              TTRL or resampling, a folder for each test problem
     conditions/CONDITION/eval/                          sampled answers to the test problems; in greedy/, greedy ones
+    conditions/CONDITION/eval/probe/                    sampled answers to the problems of `task.probe`
 
 The name of a stage is the path of its folder within the run's; its `done.json` is written last. The names are a public
 interface: they may be added to, but never renamed.
@@ -19,14 +20,15 @@ REPORT, REPORT_PAGE, TRASH = "report.json", "report.html", "trash"
 # Markers of a stage (see `run_dir.Stage`), and folders.
 BEGUN, DONE = "begun.json", "done.json"
 SELECT, TRANSFORMATIONS, VARIANTS, CONDITIONS = "select", "transformations", "variants", "conditions"
-ADAPTER, CHECKPOINTS, GREEDY = "adapter", "checkpoints", "greedy"
+ADAPTER, CHECKPOINTS, GREEDY, PROBE = "adapter", "checkpoints", "greedy", "probe"
 TRAIN, EVAL = "train", "eval"
 # peft's names for the files of an adapter.
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 # JSON lines: graded attempts, then the logs of a training run, then the files of a variant tree.
 ATTEMPTS = "attempts.jsonl"
-METRICS, CURVE, PASS_RATES, ROLLBACKS = "metrics.jsonl", "curve.jsonl", "pass_rates.jsonl", "rollbacks.jsonl"
+METRICS, CURVE, PROBES = "metrics.jsonl", "curve.jsonl", "probes.jsonl"
+PASS_RATES, ROLLBACKS = "pass_rates.jsonl", "rollbacks.jsonl"
 PROBLEMS, REJECTED, ROUNDS, REPLIES = "problems.jsonl", "rejected.jsonl", "rounds.jsonl", "replies.jsonl"
 
 

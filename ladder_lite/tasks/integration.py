@@ -32,10 +32,11 @@ class IntegrationTask:
         self.stop = settings.stop  # for most models `</answer>`, since nothing useful follows it
         self._references = KeptReferences(references) if references else References()
 
-    def problems(self, split: Literal["train", "test"]) -> list[Problem]:
-        """The problems of a split. Raises UserError, with the line, for one that is not an integral."""
-        source = self._settings.train if split == "train" else self._settings.test
-        return load_problems(source, split, _fault)
+    def problems(self, split: Literal["train", "test", "probe"]) -> list[Problem]:
+        """The problems of a split or of the probe. Raises UserError, with the line, for one that is not an integral."""
+        settings = self._settings
+        source = {"train": settings.train, "test": settings.test, "probe": settings.probe}[split]
+        return load_problems(source, "train" if split == "train" else "test", _fault) if source else []
 
     def read(self, text: str) -> Problem:
         """A problem that a user typed: an integrand or a call. Raises UserError if it is not an integral."""

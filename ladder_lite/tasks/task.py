@@ -46,8 +46,8 @@ class Task(Protocol):
     stop: tuple[str, ...]
     """Stop strings: a reply to a problem ends with the first one that occurs."""
 
-    def problems(self, split: Literal["train", "test"]) -> list[Problem]:
-        """The problems of a split, in the order of their file."""
+    def problems(self, split: Literal["train", "test", "probe"]) -> list[Problem]:
+        """The problems of a split, or of the probe, in the order of their file."""
 
     def read(self, text: str) -> Problem:
         """A problem that a user typed. Raises UserError if it is not one."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import betaln, expit, logit
 from scipy.stats import beta
 
 from ladder_lite.problems import Problem
@@ -45,6 +45,10 @@ class _Beliefs(NamedTuple):
         # For Beta(a, b): a b / ((a + b) (a + b + 1)).
         total = self.right + self.wrong
         return self.right * self.wrong / (total * (total + 1))
+
+    def all_wrong(self, n: int) -> Floats:
+        """The expectation of (1 - p)**n: the probability that none of n rollouts is right."""
+        return np.exp(betaln(self.right, self.wrong + n) - betaln(self.right, self.wrong))
 
     @property
     def retired(self) -> NDArray[np.bool_]:
@@ -77,6 +81,9 @@ class PassRates:
     seldom, and half of the groups have no signal.
     """
 
+    PRIOR_WEIGHT_UNTRAINED = 8.0
+    """The same for a model that is not trained: its pass rates differ less among similar problems."""
+
     SHARPNESS = 2
     """Rows are drawn in proportion to this power of their expected signal."""
 
@@ -95,9 +102,13 @@ class PassRates:
     ENOUGH_TRIES = 4.0
     """Weighted rollouts of its own that a problem needs before its state is "retired" or "stuck"."""
 
-    def __init__(self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int, is_trained: bool = True
+    ) -> None:
+        self._prior_weight = self.PRIOR_WEIGHT if is_trained else self.PRIOR_WEIGHT_UNTRAINED
         self._uniform = rows == "uniform"
         self._seed = seed
+        self._is_trained = is_trained  # if the model does not change, its rollouts do not age
         self._tokens: list[Counter[str]] = []
         self._added_at: list[int] = []
         self._seen: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])  # (step, row) -> [right, tries]
@@ -134,14 +145,19 @@ class PassRates:
         at_frontier = self._beliefs(step).signal > self.FRONTIER
         return np.flatnonzero(at_frontier & ~self._is_unverifiable(step)).tolist()
 
-    def draw(self, step: int, count: int, spare: int = 0) -> list[int]:
+    def chance_of_any(self, step: int, n: int) -> Floats:
+        """Return the probability that n rollouts after a step have a right one, for each row."""
+        return 1 - self._beliefs(step).all_wrong(n)
+
+    def draw(self, step: int, count: int, spare: int = 0, rescue: Floats | None = None, size: int = 1) -> list[int]:
         """Draw the rows that a step trains on, at random but determined by the seed and the step.
 
-        They are followed by up to `spare` others, in case some of them turn out to teach nothing.
+        They are followed by up to `spare` others, in case some of them turn out to teach nothing. `rescue` is the
+        chance of each row that its group of `size` rollouts, if none of them is right, gets a right one from elsewhere.
         """
         rng = np.random.default_rng([self._seed, step])
         known = step - 1
-        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known)
+        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known, rescue, size)
         n_drawable = int(np.count_nonzero(weights))
         n_rows = max(count, min(count + spare, n_drawable))
         rows: list[int] = []
@@ -187,10 +203,14 @@ class PassRates:
         # `_added_at` is sorted. A resumed run has all problems from the start, and must not see later ones too early.
         return bisect_right(self._added_at, step)
 
-    def _weights(self, step: int) -> Floats:
+    def _weights(self, step: int, rescue: Floats | None, size: int) -> Floats:
         """Return the sampling weights of the rows after a step; those of retired and unverifiable rows are 0."""
         beliefs = self._beliefs(step)
-        weights = beliefs.signal**self.SHARPNESS
+        signal = beliefs.signal
+        if rescue is not None:
+            # A group that is rescued has a signal for certain: the greatest variance of a 0/1 reward is 1/4.
+            signal = signal + beliefs.all_wrong(size) * rescue / 4
+        weights = signal**self.SHARPNESS
         weights = weights + self.EXPLORATION * weights.mean()
         idle = beliefs.retired | self._is_unverifiable(step)
         # If all rows are idle, there is nothing else to train on, so draw from all of them.
@@ -207,7 +227,7 @@ class PassRates:
         seen = [(when, row, *counts) for (when, row), counts in self._seen.items() if when <= step]
         when, rows, right, tries = np.array(seen, dtype=float).reshape(-1, 4).T  # reshape: `seen` may be empty
         rows = rows.astype(int)
-        age = step - when
+        age = (step - when) * self._is_trained
         weight = tries * 0.5 ** (age / self.HALF_LIFE)
         share = right / tries
         prior, gain = self._regress(self._tokens[:n_rows], rows, age, weight, share)
@@ -217,7 +237,8 @@ class PassRates:
         # Sum up by row, then add the prior as PRIOR_WEIGHT further rollouts.
         own = np.bincount(rows, weight, n_rows).astype(float)
         own_right = np.bincount(rows, weight * now, n_rows)
-        return _Beliefs(own_right + self.PRIOR_WEIGHT * prior, own - own_right + self.PRIOR_WEIGHT * (1 - prior), own)
+        pseudo = self._prior_weight
+        return _Beliefs(own_right + pseudo * prior, own - own_right + pseudo * (1 - prior), own)
 
     def _regress(
         self, problems: Sequence[Counter[str]], rows: NDArray[np.intp], age: Floats, weight: Floats, share: Floats

@@ -1,6 +1,6 @@
 """The groups of rollouts that a step trains on. Those without signal are recognised early and replaced.
 
-If all completions of a group have the same reward, their advantages are zero, and the group teaches nothing. Three
+If all completions of a group have the same reward, their advantages are zero, and the group teaches nothing. Four
 measures against that, each a setting of the recipe:
 
 - `grpo.refill`: DAPO (arXiv 2503.14476) samples whole groups, drops those without signal, and samples others until the
@@ -8,6 +8,9 @@ measures against that, each a setting of the recipe:
   sampled, so that a dropped group costs the pilot alone.
 - `grpo.replay`: a group without a right answer gets its problem's latest one from an earlier step, which is trained on
   as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
+- `grpo.base_rollouts`: the same, and if there is no earlier one, the base model tries the problem, once. It is the same
+  model with its adapter switched off. Training sharpens a model to its likeliest answers. Where these are wrong, it
+  stops sampling right ones, which the base model still does.
 - `grpo.downsample_from`: more completions are sampled than are trained on, and those whose rewards vary most are
   selected (PODS, arXiv 2504.13818). This saves time in the update, not in sampling.
 """
@@ -36,6 +39,12 @@ class Group:
         """Whether the rewards differ. Rewards of None do not count, as TRL gives them an advantage of 0."""
         return len(set(self.rewards) - {None}) > 1
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether an answer is right, or the problem cannot be verified."""
+        # A right answer has a reward of 1, with the format reward a little more.
+        return any(reward is None or reward >= 1 for reward in self.rewards)
+
     def select(self, size: int) -> "Group":
         """Return the group with only those `size` rollouts whose rewards have the largest variance."""
         # Such a subset consists of the k largest and the size - k smallest rewards, for some k (PODS, Theorem 1).
@@ -46,8 +55,8 @@ class Group:
         return Group(self.row, [self.rollouts[i] for i in places], [self.rewards[i] for i in places])
 
 
-Replay = Callable[[Group], tuple[Rollout, float] | None]
-"""Returns an earlier right rollout of a group's row with its reward, or None if there is none."""
+Rescue = Callable[[list[Group]], None]
+"""Looks for right answers to the rows of unsolved groups elsewhere, and puts those it finds into the groups."""
 
 
 def most_groups(n: int, size: int, refill: Refill | None) -> int:
@@ -60,7 +69,7 @@ def most_groups(n: int, size: int, refill: Refill | None) -> int:
 
 
 def sample_groups(
-    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None, replay: Replay = lambda _: None
+    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None, rescue: Rescue = lambda _: None
 ) -> tuple[list[Group], list[Group]]:
     """Sample `n` groups of `size` rollouts from the rows, in their order; return them and the groups that were dropped.
 
@@ -86,8 +95,7 @@ def sample_groups(
         for group, rollout, reward in zip(wave, rollouts, rewards, strict=True):
             group.rollouts.append(rollout)
             group.rewards.append(reward)
+        rescue([group for group in new if not group.is_solved])
         for group in new:
-            if (earlier := replay(group)) and earlier[1] > max(reward or 0.0 for reward in group.rewards):
-                group.rollouts[-1], group.rewards[-1] = earlier
             (kept if group.has_signal or not refill else dropped).append(group)
         n_new = 2 * max(0, n - len(kept))  # about half of them will have signal

@@ -113,7 +113,7 @@ def _has_to_probe(backend: Backend) -> bool:
 
 
 def _cut_logs(folder: Path, last_step: int) -> None:
-    for name in (layout.METRICS, layout.ATTEMPTS, layout.CURVE):
+    for name in (layout.METRICS, layout.ATTEMPTS, layout.CURVE, layout.PROBES):
         truncate_jsonl(folder / name, lambda row: row["step"] <= last_step)
 
 

@@ -16,7 +16,7 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
-from ladder_lite.train.curriculum import PassRates
+from ladder_lite.train.curriculum import Floats, PassRates
 from ladder_lite.train.groups import Group, most_groups, sample_groups
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
@@ -46,14 +46,19 @@ class Step:
     kl: float | None = None
     training_pass: str | None = None
     sampled_groups_without_signal: float | None = None  # share among all groups, those that were replaced included
-    n_rollouts: int | None = None  # of all groups
+    n_rollouts: int | None = None  # of all groups, those of the base model included
+    n_base_rollouts: int = 0
+    solved_groups: float | None = None  # share of the groups in which the model itself has a right answer
 
 
 class Sampler(Protocol):
     """What a training run needs of its trainer to make rollouts."""
 
-    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
-        """Sample one completion for each problem. `wave` counts the calls within a step."""
+    def sample(self, problems: list[Problem], wave: int, from_base: bool = False) -> list[Rollout]:
+        """Sample one completion for each problem, with the adapter switched off if `from_base`.
+
+        `wave` counts the calls within a step.
+        """
 
     def encode(self, completion: Completion) -> list[int]:
         """Return the token ids of an earlier completion."""
@@ -92,12 +97,15 @@ class TrainingState:
     ) -> None:
         self.problems = list(problems)
         self.rates = PassRates(problems, training.settings.rows, training.seed)
+        # Of the base model, which is sampled for groups without a right answer (`grpo.base_rollouts`).
+        self.base_rates = PassRates(problems, "pass_rate", training.seed, is_trained=False)
         self.steps = [Step(**row) for row in read_jsonl(training.folder / layout.METRICS)]
         self.training_pass: str | None = None
         self._task, self._settings, self._folder = training.task, training.settings, training.folder
         self._after_step = after_step
         self._growth = growth
-        self._solved: dict[int, Attempt] = {}  # row -> its latest right attempt
+        self._solved: dict[int, Attempt] = {}  # row -> its latest right attempt, for replay
+        self._asked: set[int] = set()  # rows that the base model has tried
         # The current step:
         self._started = time.monotonic()
         self._rollouts: list[Attempt] = []
@@ -125,25 +133,31 @@ class TrainingState:
         """Draw rows and sample `n` groups of `size` rollouts for the current step; return those to train on."""
         settings, step = self._settings, len(self.steps) + 1
         n_sampled = max(size, settings.downsample_from or size)
-        rows = self.rates.draw(step, n, spare=most_groups(n, n_sampled, settings.refill) - n)
+        n_spare = most_groups(n, n_sampled, settings.refill) - n
+        rows = self.rates.draw(step, n, n_spare, self._chance_of_rescue(step - 1), size)
         waves = count()
 
-        def sample(rows: list[int]) -> tuple[list[Rollout], list[float | None]]:
-            rollouts = sampler.sample([self.problems[row] for row in rows], next(waves))
-            return rollouts, self.grade(rows, [rollout.completion for rollout in rollouts])
+        def sample(rows: list[int], from_base: bool = False) -> tuple[list[Rollout], list[float | None]]:
+            rollouts = sampler.sample([self.problems[row] for row in rows], next(waves), from_base)
+            return rollouts, self.grade(rows, [rollout.completion for rollout in rollouts], from_base)
 
-        def replay(group: Group) -> tuple[Rollout, float] | None:
-            if not settings.replay or group.row not in self._solved:
-                return None
-            attempt = self._solved[group.row]
-            rollout = Rollout(group.rollouts[0].prompt_ids, sampler.encode(attempt.completion), attempt.completion)
-            return rollout, self._reward(attempt.grade) or 0.0
+        def rescue(groups: list[Group]) -> None:
+            unasked = {group.row for group in groups} - self._solved.keys() - self._asked
+            if asked := [group.row for group in groups if group.row in unasked for _ in range(settings.base_rollouts)]:
+                sample(asked, from_base=True)  # puts right answers into `self._solved`
+            for group in groups:
+                if earlier := self._solved.get(group.row):
+                    ids = group.rollouts[-1].prompt_ids, sampler.encode(earlier.completion)
+                    group.rollouts[-1] = Rollout(*ids, earlier.completion)
+                    group.rewards[-1] = self._reward(earlier.grade)
 
-        trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
+        trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, rescue)
         self.trained = [group.select(size) for group in trained] if n_sampled > size else trained
         return self.trained
 
-    def grade(self, rows: Sequence[int], completions: Sequence[Completion]) -> list[float | None]:
+    def grade(
+        self, rows: Sequence[int], completions: Sequence[Completion], from_base: bool = False
+    ) -> list[float | None]:
         """Grade completions of the problems in `rows`, record the attempts, and return the rewards.
 
         A reward is None if the problem itself cannot be verified.
@@ -156,7 +170,7 @@ class TrainingState:
         # Numbered through all waves of the step.
         numbered = enumerate(zip(rows, completions, grades, strict=True), start=len(self._rollouts))
         for index, (row, completion, grade) in numbered:
-            attempts.append(Attempt(self.problems[row].id, index, completion, grade))
+            attempts.append(Attempt(self.problems[row].id, index, completion, grade, from_base))
             self._observe(step, row, attempts[-1])
         # Written before the step is complete. After a kill, the rows of an incomplete step are cut off.
         append_jsonl(self._folder / layout.ATTEMPTS, [{"step": step, **attempt.to_row()} for attempt in attempts])
@@ -175,7 +189,8 @@ class TrainingState:
     def end_step(self, logs: dict[str, float]) -> bool:
         """Record the current step, grow the tree if it is due, and return whether training ends."""
         # Rewards of None are ignored, as TRL does: such rows get an advantage of 0.
-        rewards = [self._reward(attempt.grade) for attempt in self._rollouts]
+        own = [attempt for attempt in self._rollouts if not attempt.from_base]
+        rewards = [self._reward(attempt.grade) for attempt in own]
         verified = [reward for reward in rewards if reward is not None]
         step = Step(
             step=len(self.steps) + 1,
@@ -183,6 +198,9 @@ class TrainingState:
             groups_without_signal=_share_without_signal(self.trained),
             sampled_groups_without_signal=_share_without_signal([*self.trained, *self.dropped]),
             n_rollouts=len(self._rollouts),
+            n_base_rollouts=len(self._rollouts) - len(own),
+            solved_groups=len({attempt.problem_id for attempt in own if attempt.correct})
+            / max(1, len({attempt.problem_id for attempt in own if attempt.grade.reward is not None})),
             n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
             seconds=time.monotonic() - self._started,
             verify_seconds=self._verify_seconds,
@@ -216,12 +234,23 @@ class TrainingState:
     def _add(self, problems: Sequence[Problem], step: int) -> None:
         self.problems += problems
         self.rates.add(problems, step)
+        self.base_rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
-        if attempt.correct:
+        if attempt.correct and (self._settings.replay or self._settings.base_rollouts):
             self._solved[row] = attempt
+        if attempt.from_base:
+            self._asked.add(row)
         # The format reward plays no part here: a pass rate counts verified answers.
-        self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
+        rates = self.base_rates if attempt.from_base else self.rates
+        rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
+
+    def _chance_of_rescue(self, step: int) -> Floats:
+        """Return for each row the chance that a group without a right answer gets one."""
+        chance = self.base_rates.chance_of_any(step, self._settings.base_rollouts)
+        chance[list(self._asked)] = 0
+        chance[list(self._solved)] = 1
+        return chance
 
     def _reward(self, grade: Grade) -> float | None:
         if grade.reward is None:

@@ -125,7 +125,7 @@ class Trainer(trl.GRPOTrainer):
             "rewards": [reward for group in groups for reward in group.rewards],
         }
 
-    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
+    def sample(self, problems: list[Problem], wave: int, from_base: bool = False) -> list[Rollout]:
         """Sample one completion for each problem, as evaluation does. `wave` counts the calls within a step."""
         config = self.args
         sampling = Sampling(
@@ -135,6 +135,7 @@ class Trainer(trl.GRPOTrainer):
             batch_size=len(problems),
             seed=self.step_seed(self.state.global_step, wave),
             stop=self.training.task.stop,
+            from_base=from_base,
         )
         return self.training.backend.roll_out([self.training.task.prompt(problem) for problem in problems], sampling)
 
@@ -234,6 +235,8 @@ class _StepCallback(TrainerCallback):
         # A checkpoint, if there is one, has been loaded by now, with the learning rate of its time.
         divergence.set_learning_rate(objects["optimizer"], objects["lr_scheduler"], args.learning_rate)
         training.backend.check_rollouts(trainer.score, args.temperature)
+        if training.settings.base_rollouts:
+            training.backend.check_rollouts(trainer.score, args.temperature, from_base=True)
         # Results from other trainers or micro-batches are not valid for this one, and neither are those with the random
         # adapter of `check_rollouts`.
         forget_self_checks(trainer.model)

@@ -5,6 +5,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ TRAINED = pytest.mark.parametrize("trained", [False, True], ids=["fresh", "train
 Engine = Callable[[list[Any], Sampling], list[Rollout]]
 
 
-def train(backend: Backend, folder: Path, max_steps: int = 2) -> None:
-    settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | {"max_steps": max_steps}})
+def train(backend: Backend, folder: Path, max_steps: int = 2, base_rollouts: int = 0) -> None:
+    changes = {"trl": RECIPE.grpo.trl | {"max_steps": max_steps}, "base_rollouts": base_rollouts}
+    settings = RECIPE.grpo.model_copy(update=changes)
     grpo.train(Training(load_task(RECIPE.task), backend, settings, folder, 0), [PROBLEM], lambda *_: False)
 
 
@@ -113,7 +115,7 @@ def effects_and_gaps(backend: Backend, monkeypatch: pytest.MonkeyPatch, n: int) 
     backend.check_rollouts()  # finds the scale
     check = backend._guard.check
 
-    def check_effect(score: Any, temperature: float) -> None:
+    def check_effect(score: Any, temperature: float, from_base: bool) -> None:
         def score_without(ids: torch.Tensor, mask: torch.Tensor, n: int) -> torch.Tensor:
             logprobs = score(ids, mask, n)
             with backend.trainable()[0].disable_adapter():
@@ -121,7 +123,7 @@ def effects_and_gaps(backend: Backend, monkeypatch: pytest.MonkeyPatch, n: int) 
             effects.append(float((ratio.exp() - 1 - ratio).mean()))
             return logprobs
 
-        check(score_without, temperature)
+        check(score_without, temperature, from_base)
         gaps.append(backend._guard.gap)
 
     monkeypatch.setattr(backend._guard, "check", check_effect)
@@ -183,6 +185,19 @@ def test_an_engine_without_the_adapter(
     with refused():
         train(backend, tmp_path)
     assert is_same(start, backend.snapshot())
+    assert not (tmp_path / "attempts.jsonl").exists()
+
+
+def test_an_engine_that_cannot_switch_the_adapter_off(
+    backend: Backend, with_engine: Callable[..., None], tmp_path: Path
+) -> None:
+    def always_on(real: Engine) -> Engine:
+        return lambda prompts, sampling: real(prompts, replace(sampling, from_base=False))
+
+    with_engine(always_on)
+    backend.check_rollouts()  # this engine is right as long as the base model is not sampled
+    with pytest.raises(UserError, match=r"rollouts: lean .* than the base model"):
+        train(backend, tmp_path, base_rollouts=4)
     assert not (tmp_path / "attempts.jsonl").exists()
 
 

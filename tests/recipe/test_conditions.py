@@ -8,7 +8,7 @@ from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.recipe.stages import dependencies, dependents, stages_of
 
-RECIPES = ("tiny", "smollm", "llama3b", "qwen7b")
+RECIPES = ("tiny", "exam", "smollm", "llama3b", "qwen7b")
 
 
 @pytest.mark.parametrize("smoke", [False, True])

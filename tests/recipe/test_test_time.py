@@ -77,7 +77,9 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The tokens that the scripted TTRL takes for each problem, by id; 10 unless a test sets them."""
     tokens: dict[str, int] = {}
 
-    def train_on_problem(_writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live) -> ttrl.Outcome:
+    def train_on_problem(
+        _writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live, _observer: Any
+    ) -> ttrl.Outcome:
         for place in ("eval", "eval/greedy"):
             append_jsonl(folder / place / "attempts.jsonl", [attempt(problem, RIGHT, "tuned")])
         n_tokens = tokens.get(problem.id, 10)

@@ -52,7 +52,7 @@ _SETTINGS = (
     *("eval.samples=4", "eval.k=2", "eval.batch_size=50", "grpo.eval_every=20"),
     *("grpo.trl.max_steps=60", "grpo.trl.num_generations=4", "grpo.trl.per_device_train_batch_size=8"),
     *("variants.per_root=3", "variants.adaptive={start: 2, every: 20, requests: 4}"),
-    *("ttrl.problems=3", "ttrl.per_root=6", "ttrl.max_steps=30", "ttrl.samples_per_step=2"),
+    *("ttrl.problems=3", "ttrl.per_root=6", "ttrl.max_steps=30", "ttrl.samples_per_step=2", "ttrl.probe_every=10"),
 )
 _POWER = re.compile(r"integrate\((\d+)\*x\*\*(\d+),x\)")
 
@@ -71,6 +71,14 @@ def problem_set() -> Path:
     rows = [row for row in rows if row["split"] == "test"][:N_TESTS]
     append_jsonl(_folder() / "few.jsonl", [*({**row, "technique": HOSTILE} for row in rows[:3]), *rows[3:]])
     return _folder() / "few.jsonl"
+
+
+@lru_cache(maxsize=1)
+def probe() -> Path:
+    """Return the file with the probe of the finished run: powers, which its tree does not have, of two techniques."""
+    rows = [{"integrand": f"{factor}*x**3", "technique": (HOSTILE, "power")[factor % 2]} for factor in range(51, 57)]
+    append_jsonl(_folder() / "probe.jsonl", rows)
+    return _folder() / "probe.jsonl"
 
 
 def problems_of_run() -> list[Problem]:
@@ -210,7 +218,7 @@ class Sampler(NamedTuple):
     training: Training
     step: int
 
-    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:
+    def sample(self, problems: list[Problem], wave: int, from_base: bool = False) -> list[Rollout]:  # noqa: ARG002
         sampling = Sampling(1.0, 1.0, 200, 50, self.training.seed * 1_000_000 + 1_000 * self.step + wave)
         prompts = [self.training.task.prompt(problem) for problem in problems]
         answers = self.training.backend.sample(prompts, 1, sampling)
@@ -226,7 +234,8 @@ def _made(full: bool) -> Path:
     run = _folder() / ("full" if full else "four")
     if full:
         shutil.copytree(_made(full=False), run)
-    recipe = load_recipe("tiny", ["seed=3", f"task.test={problem_set()}", *_SETTINGS])
+    sets = (f"task.test={problem_set()}", f"task.probe={probe()}")
+    recipe = load_recipe("tiny", ["seed=3", *sets, *_SETTINGS])
     conditions = (*CONDITIONS, *MORE_CONDITIONS) if full else CONDITIONS
     model = model_of_run()
     with (

@@ -109,20 +109,37 @@ def test_a_pilot_longer_than_a_group_is_the_whole_group() -> None:
     assert [(group.row, len(group.rollouts)) for group in trained] == [(1, 2)]
 
 
+OTHER = Rollout([1], [77], Completion("", 1, truncated=False))
+
+
 @pytest.mark.parametrize("refilled", [None, refill()])
-def test_a_group_without_a_right_answer_gets_an_earlier_one(refilled: Refill | None) -> None:
-    earlier = Rollout([1], [77], Completion("", 1, truncated=False))
-    sampler = Sampler(FAILED, FAILED, SOLVED, MIXED)
-    known = {1: (earlier, 1.0), 2: (earlier, 1.0), 3: (earlier, 1.0)}
-    rows = list(range(4))
-    trained, dropped = sample_groups(rows, sampler, 2, 4, refilled, lambda group: known.get(group.row))
+def test_groups_without_a_right_answer_can_be_rescued(refilled: Refill | None) -> None:
+    asked: list[int] = []
+
+    def rescue(groups: list[Group]) -> None:
+        asked.extend(group.row for group in groups)
+        for group in groups:
+            if group.row == 1:
+                group.rollouts[-1], group.rewards[-1] = OTHER, 1.0
+
+    sampler = Sampler(FAILED, FAILED, SOLVED, MIXED, UNVERIFIABLE)
+    trained, dropped = sample_groups(list(range(5)), sampler, 5, 4, refilled, rescue)
+    assert sorted(asked) == [0, 1]
     groups = {group.row: group for group in trained + dropped}
     assert sorted(groups[1].rewards) == [0.0, 0.0, 0.0, 1.0]
-    assert [rollout.completion_ids for rollout in groups[1].rollouts].count([77]) == 1
-    assert groups[1].rollouts[groups[1].rewards.index(1.0)] == earlier
-    assert set(groups[0].rewards) == {0.0}  # there is no earlier one
-    for row in {2, 3} & set(groups):  # they have right answers
-        assert [77] not in [rollout.completion_ids for rollout in groups[row].rollouts]
+    assert groups[1].rollouts[groups[1].rewards.index(1.0)] == OTHER
+    assert set(groups[0].rewards) == {0.0}
+    assert [rollout for group in groups.values() for rollout in group.rollouts].count(OTHER) == 1
+    # A rescued group has a signal, so refilling does not replace it.
+    assert refilled is None or 1 in [group.row for group in trained]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [([0.0, 0.0], False), ([0.0, 0.1], False), ([1.0, 0.0], True), ([1.1, 0.1], True), ([None, None], True)],
+)
+def test_solved(rewards: list[float | None], expected: bool) -> None:
+    assert Group(0, [], rewards).is_solved is expected
 
 
 @pytest.mark.parametrize(

@@ -183,10 +183,21 @@ def test_a_state_read_from_its_folder_equals_the_one_that_wrote_it(tmp_path: Pat
 
 
 class WrongAgain:
-    """Samples wrong answers only, and encodes an answer as the codes of its characters."""
+    """Samples wrong answers only, and encodes an answer as the codes of its characters.
 
-    def sample(self, problems: list[Problem], wave: int) -> list[Rollout]:  # noqa: ARG002
-        return [Rollout([1], [2], Completion(WRONG, 1, truncated=False)) for _ in problems]
+    The base model answers with the given texts, in turn.
+    """
+
+    def __init__(self, *base: str) -> None:
+        self.base = base
+        self.asked: list[Problem] = []  # of the base model
+
+    def sample(self, problems: list[Problem], wave: int, from_base: bool = False) -> list[Rollout]:  # noqa: ARG002
+        if not from_base:
+            return [Rollout([1], [2], Completion(WRONG, 1, truncated=False)) for _ in problems]
+        self.asked += problems
+        texts = [self.base[number % len(self.base)] for number in range(len(problems))]
+        return [Rollout([1], [3], Completion(text, 1, truncated=False), from_base=True) for text in texts]
 
     def encode(self, completion: Completion) -> list[int]:
         return list(map(ord, completion.text))
@@ -216,6 +227,54 @@ def test_a_resumed_run_replays_the_latest_right_answer(tmp_path: Path, replay: b
     assert set(groups) == {0, 1}
     # A replayed answer is no measurement of the model: it is neither logged nor counted.
     assert [row["text"] for row in read_jsonl(tmp_path / "attempts.jsonl") if row["step"] == 2] == [WRONG] * 6
+
+
+def with_base_rollouts(n: int) -> GrpoSettings:
+    return settings(format_reward=0.1).model_copy(update={"base_rollouts": n, "refill": None})
+
+
+def test_a_group_without_a_right_answer_gets_one_of_the_base_model(tmp_path: Path) -> None:
+    base = [WRONG, "<answer>x*x</answer>", RIGHT]
+    state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(*base)
+    state.begin_step()
+    groups = {group.row: group for group in state.roll_out(3, 4, sampler)}
+    state.end_step(LOGS)
+    assert [problem.id for problem in sampler.asked] == [PROBLEMS[row].id for row in groups if row < 2 for _ in base]
+    for row in (0, 1):
+        assert [rollout.completion_ids for rollout in groups[row].rollouts] == [[2]] * 3 + [[*map(ord, RIGHT)]]
+        assert groups[row].rewards == pytest.approx([0.1, 0.1, 0.1, 1.1])
+    assert groups[UNVERIFIABLE].rewards == [None] * 4
+    # The base model's answers are logged as such. They measure its pass rates, not those of the model that is trained.
+    rows = read_jsonl(tmp_path / "attempts.jsonl")
+    assert [row["text"] for row in rows if row.get("from_base")] == base * 2
+    assert [row["index"] for row in rows] == list(range(18))
+    assert "from_base" not in rows[0]
+    (step,) = state.steps
+    assert (step.n_rollouts, step.n_base_rollouts, step.reward) == (18, 6, pytest.approx(0.1))
+    assert step.solved_groups == 0
+    assert [row["right"] for row in state.rates.table(1)] == [0, 0, 0]
+    assert [(row["tries"], row["right"]) for row in state.base_rates.table(1)] == [(3, 2), (3, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("text", [RIGHT, WRONG])
+def test_the_base_model_is_asked_once_also_by_a_resumed_run(tmp_path: Path, text: str) -> None:
+    for step in (1, 2, 3):
+        state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(text)
+        state.begin_step()
+        groups = [group for group in state.roll_out(3, 4, sampler) if group.row != UNVERIFIABLE]
+        state.end_step(LOGS)
+        assert len(sampler.asked) == (6 if step == 1 else 0)
+        # Its right answers are replayed. Its wrong ones are not trained on.
+        assert {rollout.completion_ids[0] for group in groups for rollout in group.rollouts} <= {2, ord("<")}
+        assert [group.has_signal for group in groups] == [text == RIGHT] * len(groups)
+
+
+def test_the_base_model_is_not_asked_about_what_was_solved_earlier(tmp_path: Path) -> None:
+    do_step(open_state(tmp_path, with_base_rollouts(3)), (0, RIGHT, WRONG))
+    state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(RIGHT)
+    state.begin_step()
+    state.roll_out(3, 4, sampler)
+    assert {problem.id for problem in sampler.asked} == {PROBLEMS[1].id}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -19,7 +19,7 @@ from ladder_lite.train import divergence, grpo
 from ladder_lite.train.state import Step, Training
 from tests.support.fakes import Clock
 from tests.support.problems import TASK, problem
-from tests.support.ttrl_runs import nan_in_steps, without_times
+from tests.support.ttrl_runs import nan_in_steps, perturbed, without_times
 
 EASY = [problem(text) for text in ("2*x", "3*x**2", "cos(2*x)", "exp(3*x)")]
 BATCH = 16
@@ -32,10 +32,12 @@ def train(
     after_step: Callable[[Step, list[Attempt]], bool] = lambda *_: False,
     deadline: Deadline | None = None,
     lines: list[str] | None = None,
+    base_rollouts: int = 0,
 ) -> list[Step]:
     """Train for six steps of 16 short completions, with changes to the settings of TRL."""
     few = (f"per_device_train_batch_size={BATCH}", "max_steps=6", "max_completion_length=24", "learning_rate=0.002")
-    settings = load_recipe("tiny", ["grpo.rows=uniform", *(f"grpo.trl.{text}" for text in (*few, *trl))]).grpo
+    overrides = ["grpo.rows=uniform", f"grpo.base_rollouts={base_rollouts}"]
+    settings = load_recipe("tiny", [*overrides, *(f"grpo.trl.{text}" for text in (*few, *trl))]).grpo
     say = (lambda _: None) if lines is None else lines.append
     return grpo.train(Training(TASK, backend, settings, folder, 0, deadline or Deadline.never(), say), EASY, after_step)
 
@@ -211,6 +213,25 @@ def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_
     assert rows_without_times(train(backend, tmp_path / "cut", *settings)) == rows_without_times(whole)
     assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
     assert len({step.kl for step in whole}) > 3
+
+
+def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path) -> None:
+    start = perturbed(backend)  # so that its rollouts and those of the base model differ
+    whole = train(backend, tmp_path / "whole", base_rollouts=4)
+    trained = backend.snapshot()
+    assert {row.get("from_base") for row in read_jsonl(tmp_path / "whole/attempts.jsonl")} == {None, True}
+    backend.restore(start)
+
+    def interrupt(step: Step, _: list[Attempt]) -> bool:
+        if step.step == 4:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(backend, tmp_path / "cut", base_rollouts=4, after_step=interrupt)
+    backend.restore(start)
+    assert rows_without_times(train(backend, tmp_path / "cut", base_rollouts=4)) == rows_without_times(whole)
+    assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
 
 
 # --- checkpoints

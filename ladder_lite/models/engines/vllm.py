@@ -55,7 +55,7 @@ class VllmEngine:
             outputs = self._model.fast_generate(
                 [{"prompt_token_ids": list(request.prompt)} for request in requests],
                 parameters,
-                lora_request=self._model.load_lora(folder),
+                lora_request=None if sampling.from_base else self._model.load_lora(folder),
                 use_tqdm=False,
             )
         for request, output in zip(requests, outputs, strict=True):
