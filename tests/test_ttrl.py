@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.tasks import Messages
 from ladder_lite.train import grpo
+from ladder_lite.train.state import Step
 from tests.support.fakes import FakeBackend
 from tests.support.problems import TASK
 from tests.support.ttrl_runs import (
@@ -26,6 +27,7 @@ from tests.support.ttrl_runs import (
     AdapterLog,
     Recorder,
     perturbed,
+    result_rows,
     run_ttrl,
     same,
     small_recipe,
@@ -98,6 +100,35 @@ def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> 
         (row.pop("step"), row) for row in rollouts
     ]
     assert [[a.problem_id for a in tries] for _, _, tries in notes.steps] == [[HARD.id] * 2] * 3
+
+
+def test_a_tree_that_grows_during_training(backend: Backend, tmp_path: Path) -> None:
+    adaptive = ("ttrl.adaptive={start: 2, every: 1, requests: 4}", "ttrl.per_root=12", "ttrl.depth=3")
+    recipe = small_recipe(*adaptive)
+    outcome = run_ttrl(backend, tmp_path / "whole", recipe)
+    tree, grown = (variants.load(tmp_path / "whole" / folder) for folder in ("variants", "train/variants"))
+    assert len(tree) < outcome.n_variants == len(tree) + len(grown) <= 12 + 4
+    assert {problem.parent_id for problem in grown} <= {problem.id for problem in (*tree, *grown)}
+    assert HARD.id not in {problem.parent_id for problem in grown}  # the test problem itself is no row of training
+    rows = [
+        *read_jsonl(tmp_path / "whole/variants/rounds.jsonl"),
+        *read_jsonl(tmp_path / "whole/train/variants/rounds.jsonl"),
+    ]
+    logs = [row for name in ("attempts", "curve") for row in read_jsonl(tmp_path / f"whole/train/{name}.jsonl")]
+    assert outcome.n_tokens == sum(row["n_tokens"] for row in (*rows, *logs))
+
+    class Interrupted(Recorder):
+        def step(self, step: Step, rollouts: list[Attempt], tries: list[Attempt]) -> None:
+            super().step(step, rollouts, tries)
+            if step.step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_ttrl(backend, tmp_path / "cut", recipe, observer=Interrupted())
+    resumed = run_ttrl(backend, tmp_path / "cut", recipe)
+    assert replace(resumed, seconds=0) == replace(outcome, seconds=0)
+    assert result_rows(tmp_path / "cut") == result_rows(tmp_path / "whole")
+    assert variants.load(tmp_path / "cut/train/variants") == grown
 
 
 @pytest.mark.parametrize("stop_when_solved", [True, False])

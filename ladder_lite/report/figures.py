@@ -247,12 +247,12 @@ def probes(report: Report) -> Figure | None:
                 # The conditions of a row are drawn below each other, so that their intervals do not overlap.
                 y = row + 0.7 * ((place + 0.5) / len(probed) - 0.5)
                 axes.plot([rate["low"], rate["high"]], [y, y], color=ink(keys[condition].colour), linewidth=1.2)
-                draw_dot(axes, rate["value"], y, keys[condition].colour)
+                draw_dot(axes, rate["value"], y, keys[condition].colour, "o", None if row else keys[condition].label)
     axes.set(xlim=(0, 1), ylim=(len(techniques) - 0.4, -0.6))  # upside down: the first technique on top
     axes.set_yticks(range(len(techniques)), [one_line(technique, 28) for technique in techniques])
     axes.xaxis.set_major_formatter(lambda share, _: percent(share))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    return _figure(
+    axes.set_xticks([0, 0.5, 1])
+    figure = _figure(
         drawing,
         "probes",
         "What training gains and loses",
@@ -260,6 +260,7 @@ def probes(report: Report) -> Figure | None:
         "ends with, one for each test problem.",
         tuple(keys.values()),
     )
+    return _with_picture(figure, "techniques.png", drawing, report, "pass rate by technique, with 95 % intervals")
 
 
 def rollouts(report: Report, condition: str) -> Figure | None:

@@ -19,6 +19,7 @@ from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs.run_dir import RunDir
 from ladder_lite.terminal import Live
+from ladder_lite.train.state import Step
 from ladder_lite.verify import Grade, Reason
 from tests.support.fakes import FakeBackend
 
@@ -105,6 +106,37 @@ def test_ttrl_tries_unsolved_problems_from_the_weights_of_its_start(context: Run
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
         assert (found["steps"], found["n_tokens"], found["steps_to_solve"]) == (6, 20, [3, 3])
         assert context.backend.weights_of == [start] * 2  # type: ignore[attr-defined]
+
+
+def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = tmp_path / "probe.jsonl"
+    rows = [{"integrand": f"{n}*x", "technique": ("even", "odd")[n % 2]} for n in (5, 6)]
+    probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    observers: list[ttrl.Observer] = []
+
+    def train_on_problem(*arguments: Any) -> ttrl.Outcome:
+        observers.append(arguments[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ttrl, "train_on_problem", train_on_problem)
+    settings = {"task": context.recipe.task.model_copy(update={"probe": str(probe)})}
+    settings |= {"ttrl": context.recipe.ttrl.model_copy(update={"probe_every": 3})}
+    context.recipe = context.recipe.model_copy(update=settings)
+    context.__dict__.pop("task")
+    with pytest.raises(KeyboardInterrupt):
+        test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
+    context.__dict__["backend"] = Model(right_at=0)
+    wrong, right = (Attempt("id", 0, Completion("", 1, truncated=False), grade) for grade in (WRONG, RIGHT))
+    for number in range(1, 6):
+        step = Step(number, *[0.0] * 7, None, None)  # type: ignore[arg-type]
+        observers[0].step(step, [], [wrong, right] if number == 5 else [wrong])
+    (log,) = context.run.path.rglob("probes.jsonl")
+    rows = read_jsonl(log)
+    assert [row["step"] for row in rows] == [3, 5]
+    assert [row["techniques"]["odd"]["pass@1"]["value"] for row in rows] == [1, 0]
+    assert [row["techniques"]["even"]["pass@1"]["value"] for row in rows] == [0, 0]
 
 
 @pytest.mark.usefixtures("spent")

@@ -1,0 +1,159 @@
+"""Run a recipe with several seeds: conditions with intervals, TTRL against its rivals, techniques, time, memory.
+
+    python benchmarks/seeds.py tiny                      # seeds 0, 1, 2; default conditions and TTRL without LADDER
+    python benchmarks/seeds.py tiny --conditions full    # with the ablations
+    python benchmarks/seeds.py exam --runs FOLDER        # resumes or reuses the runs in FOLDER/exam-s0, ...
+
+Writes benchmarks/results/RECIPE.json, and comparison.html and .md in FOLDER/comparison. Times depend on the machine.
+The start-up time of `--help` is therefore given as a ratio to the time of importing torch.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import psutil
+import typer
+from scipy.stats import binomtest
+from tiny_corpus import exam, integrand
+
+from ladder_lite.config import load_recipe
+from ladder_lite.evaluate.scores import mean_with_interval
+from ladder_lite.jsonl import read_jsonl
+from ladder_lite.problems import load_problems
+from ladder_lite.report import write_comparison
+
+HERE = Path(__file__).parent
+RIVALS = ("ladder_pass100", "ttrl")
+FEW_STEPS = 10
+"""A technique that LADDER has lost should be back after this many steps of TTRL."""
+
+
+def main(
+    recipe: Annotated[str, typer.Argument(help="tiny or exam.")],
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    conditions: Annotated[str, typer.Option(help="Conditions, separated by commas, or full.")] = "",
+    out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+) -> None:
+    """Run a recipe with several seeds and summarize the results."""
+    # By default, its own conditions, and TTRL without LADDER.
+    conditions = conditions or ",".join(dict.fromkeys([*load_recipe(recipe).conditions, "ttrl"]))
+    folders = [runs / f"{recipe}-s{seed}" for seed in seeds.split(",")]
+    for seed, folder in zip(seeds.split(","), folders, strict=True):
+        command = [sys.executable, "-m", "ladder_lite.recipe", recipe, f"seed={seed}"]
+        command += ["--full"] if conditions == "full" else [f"conditions=[{conditions}]"]
+        subprocess.run([*command, "--run-dir", str(folder)], check=True)
+    comparison = write_comparison(folders, runs / "comparison")
+    figures = {
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "help_over_import_torch": _startup_ratio(),
+        "means": comparison["means"],
+        "sign_tests": [_sign_test(folders, rival) for rival in RIVALS],
+        "runs": [_measure(folder) for folder in folders],
+    }
+    out = out or HERE / "results" / f"{recipe}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(figures, indent=1) + "\n")
+    _print(figures)
+
+
+def _measure(run: Path) -> dict[str, Any]:
+    """Return report.json without its curves, and the share of LADDER's training time spent on verification."""
+    report = json.loads((run / "report.json").read_text())
+    lines = (run / "conditions/ladder/train/metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
+    kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
+    return kept | {"verification": share, "techniques": _techniques(run, report)}
+
+
+def _sign_test(runs: list[Path], rival: str) -> dict[str, Any]:
+    """Compare TTRL after LADDER with a rival on the problems of all runs: solved, tokens, and a sign test."""
+    first, second, tokens = [], [], []
+    for run in runs:
+        methods = json.loads((run / "report.json").read_text())["race"].get("methods", {})
+        if {"ladder_ttrl", rival} <= methods.keys():
+            first += [needed is not None for needed in methods["ladder_ttrl"]["tokens_to_solve"]]
+            second += [needed is not None for needed in methods[rival]["tokens_to_solve"]]
+            tokens += list(zip(methods["ladder_ttrl"]["spent"], methods[rival]["spent"], strict=True))
+    wins = sum(a and not b for a, b in zip(first, second, strict=True))
+    losses = sum(b and not a for a, b in zip(first, second, strict=True))
+    return {
+        "rival": rival,
+        "problems": len(first),
+        "ladder_ttrl": sum(first),
+        "solved_by_rival": sum(second),
+        "only_ladder_ttrl": wins,
+        "only_rival": losses,
+        "p": binomtest(wins, wins + losses).pvalue if wins + losses else 1.0,
+        "median_tokens": [median(spent) for spent in zip(*tokens, strict=True)],
+    }
+
+
+def _techniques(run: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the pass rates of single terms by technique: base, LADDER, and TTRL after few steps.
+
+    TTRL's are means over the problems that have the technique, each with its last probe within `FEW_STEPS` steps.
+    """
+    if not report["probes"]:
+        return {}
+    texts = {problem.id: str(problem.data["integrand"]) for problem in load_problems("exam", "test")}
+    names = {integrand(terms): {term.technique for term in terms} for _, terms in exam()}
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    for folder in (run / "conditions/ladder_ttrl/problems").glob("*/"):
+        early = [row for row in read_jsonl(folder / "train/probes.jsonl") if row["step"] <= FEW_STEPS]
+        for technique in names[texts[folder.name]] if early else ():
+            rates[technique].append(early[-1]["techniques"][technique]["pass@1"]["value"])
+    return {
+        technique: {
+            "base": base,
+            "ladder": report["probes"]["ladder"][technique],
+            "ladder_ttrl": mean_with_interval(rates[technique]) if rates[technique] else None,
+            "problems": len(rates[technique]),
+        }
+        for technique, base in report["probes"]["base"].items()
+    }
+
+
+def _startup_ratio(repeats: int = 5) -> float:
+    """Return the median time of `python -m ladder_lite.recipe --help` divided by that of `python -c "import torch"`."""
+
+    def seconds(*command: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+    pairs = [(seconds("-m", "ladder_lite.recipe", "--help"), seconds("-c", "import torch")) for _ in range(repeats)]
+    return median(help_s for help_s, _ in pairs) / median(torch_s for _, torch_s in pairs)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    for report in figures["runs"]:
+        seconds = sum(condition["seconds"] for condition in report["conditions"].values())
+        gib = report["peak_memory_bytes"] / 2**30
+        print(f"seed {report['seed']}: {seconds / 60:.1f} min of steps and evaluation, {gib:.2f} GiB at most")
+        print(f"  verification: {report['verification']:.2%} of LADDER's training time")
+        for name, method in report["race"].get("methods", {}).items():
+            print(f"  {name}: solved {method['solved']} of {len(report['race']['problems'])} hard problems")
+    for test in figures["sign_tests"]:
+        print(
+            f"of {test['problems']} problems, ladder_ttrl solved {test['ladder_ttrl']}, {test['rival']} "
+            f"{test['solved_by_rival']} (sign test, p = {test['p']:.2g}); median tokens {test['median_tokens']}"
+        )
+    for mean in figures["means"]:
+        for name, share in mean["conditions"].items():
+            print(f"mean {name}: {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})")
+    print(f"--help takes {figures['help_over_import_torch']:.2f} of the time of importing torch")
+
+
+if __name__ == "__main__":
+    typer.run(main)
