@@ -224,20 +224,29 @@ class Refill(_Section):
     limit: Annotated[float, Field(ge=1)]
 
 
+class BaseRollouts(_Section):
+    """In each step, let the base model try `rows` problems that the model never solves, `samples` times each.
+
+    Its right answers are replayed.
+    """
+
+    rows: Count
+    samples: Count
+
+
 class GrpoSettings(_Section):
     """GRPO: how rows are drawn, which rollouts are trained on, rewards, test evaluations, and TRL's settings.
 
     `downsample_from` completions are sampled for each group (null, or fewer: `num_generations`), and those whose
     rewards vary most are trained on. With `replay`, a group without a right answer gets an earlier one, if there is
-    one. Otherwise, `base_rollouts` completions are sampled from the base model, and right ones replace wrong ones.
-    `eval_every` is the interval of test evaluations in steps.
+    one. `eval_every` is the interval of test evaluations in steps.
     """
 
     rows: Literal["pass_rate", "uniform"]
     refill: Refill | None = None
     downsample_from: Count | None = None
     replay: bool = False
-    base_rollouts: Annotated[int, Field(ge=0)] = 0
+    base_rollouts: BaseRollouts | None = None
     format_reward: NonNegative
     eval_every: Count
     plateau: Plateau | None = None
@@ -252,11 +261,9 @@ class GrpoSettings(_Section):
     def most_rollouts_per_step(self) -> int:
         """Completions that may be sampled for an optimizer step; not all of them are trained on."""
         size = int(self.trl["num_generations"])
-        per_group, groups = max(size, self.downsample_from or size), self.completions_per_step / size
-        if self.refill is None:
-            return int(groups * (per_group + self.base_rollouts))
-        pilots = self.refill.limit * per_group / self.refill.pilot  # for each group, if all but pilots are dropped
-        return int(groups * (self.refill.limit * per_group + pilots * self.base_rollouts))
+        per_group = max(size, self.downsample_from or size) * (self.refill.limit if self.refill else 1)
+        n_base = self.base_rollouts.rows * self.base_rollouts.samples if self.base_rollouts else 0
+        return int(self.completions_per_step / size * per_group) + n_base
 
 
 def _within_samples(k: int, info: ValidationInfo) -> int:

@@ -11,7 +11,7 @@ The paper draws rows uniformly and leaves such a choice to future work.
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,9 +81,6 @@ class PassRates:
     seldom, and half of the groups have no signal.
     """
 
-    PRIOR_WEIGHT_UNTRAINED = 8.0
-    """The same for a model that is not trained: its pass rates differ less among similar problems."""
-
     SHARPNESS = 2
     """Rows are drawn in proportion to this power of their expected signal."""
 
@@ -102,13 +99,9 @@ class PassRates:
     ENOUGH_TRIES = 4.0
     """Weighted rollouts of its own that a problem needs before its state is "retired" or "stuck"."""
 
-    def __init__(
-        self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int, is_trained: bool = True
-    ) -> None:
-        self._prior_weight = self.PRIOR_WEIGHT if is_trained else self.PRIOR_WEIGHT_UNTRAINED
+    def __init__(self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int) -> None:
         self._uniform = rows == "uniform"
         self._seed = seed
-        self._is_trained = is_trained  # if the model does not change, its rollouts do not age
         self._tokens: list[Counter[str]] = []
         self._added_at: list[int] = []
         self._seen: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])  # (step, row) -> [right, tries]
@@ -145,19 +138,15 @@ class PassRates:
         at_frontier = self._beliefs(step).signal > self.FRONTIER
         return np.flatnonzero(at_frontier & ~self._is_unverifiable(step)).tolist()
 
-    def chance_of_any(self, step: int, n: int) -> Floats:
-        """Return the probability that n rollouts after a step have a right one, for each row."""
-        return 1 - self._beliefs(step).all_wrong(n)
-
-    def draw(self, step: int, count: int, spare: int = 0, rescue: Floats | None = None, size: int = 1) -> list[int]:
+    def draw(self, step: int, count: int, spare: int = 0, replayed: Collection[int] = (), size: int = 1) -> list[int]:
         """Draw the rows that a step trains on, at random but determined by the seed and the step.
 
-        They are followed by up to `spare` others, in case some of them turn out to teach nothing. `rescue` is the
-        chance of each row that its group of `size` rollouts, if none of them is right, gets a right one from elsewhere.
+        They are followed by up to `spare` others, in case some of them turn out to teach nothing. A group of a
+        `replayed` row gets an earlier right answer if none of its `size` rollouts is right.
         """
         rng = np.random.default_rng([self._seed, step])
         known = step - 1
-        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known, rescue, size)
+        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known, replayed, size)
         n_drawable = int(np.count_nonzero(weights))
         n_rows = max(count, min(count + spare, n_drawable))
         rows: list[int] = []
@@ -203,13 +192,13 @@ class PassRates:
         # `_added_at` is sorted. A resumed run has all problems from the start, and must not see later ones too early.
         return bisect_right(self._added_at, step)
 
-    def _weights(self, step: int, rescue: Floats | None, size: int) -> Floats:
+    def _weights(self, step: int, replayed: Collection[int], size: int) -> Floats:
         """Return the sampling weights of the rows after a step; those of retired and unverifiable rows are 0."""
         beliefs = self._beliefs(step)
         signal = beliefs.signal
-        if rescue is not None:
-            # A group that is rescued has a signal for certain: the greatest variance of a 0/1 reward is 1/4.
-            signal = signal + beliefs.all_wrong(size) * rescue / 4
+        # A replayed answer gives a group a signal for certain: the greatest variance of a 0/1 reward is 1/4.
+        rows = list(replayed)
+        signal[rows] += beliefs.all_wrong(size)[rows] / 4
         weights = signal**self.SHARPNESS
         weights = weights + self.EXPLORATION * weights.mean()
         idle = beliefs.retired | self._is_unverifiable(step)
@@ -227,7 +216,7 @@ class PassRates:
         seen = [(when, row, *counts) for (when, row), counts in self._seen.items() if when <= step]
         when, rows, right, tries = np.array(seen, dtype=float).reshape(-1, 4).T  # reshape: `seen` may be empty
         rows = rows.astype(int)
-        age = (step - when) * self._is_trained
+        age = step - when
         weight = tries * 0.5 ** (age / self.HALF_LIFE)
         share = right / tries
         prior, gain = self._regress(self._tokens[:n_rows], rows, age, weight, share)
@@ -237,8 +226,7 @@ class PassRates:
         # Sum up by row, then add the prior as PRIOR_WEIGHT further rollouts.
         own = np.bincount(rows, weight, n_rows).astype(float)
         own_right = np.bincount(rows, weight * now, n_rows)
-        pseudo = self._prior_weight
-        return _Beliefs(own_right + pseudo * prior, own - own_right + pseudo * (1 - prior), own)
+        return _Beliefs(own_right + self.PRIOR_WEIGHT * prior, own - own_right + self.PRIOR_WEIGHT * (1 - prior), own)
 
     def _regress(
         self, problems: Sequence[Counter[str]], rows: NDArray[np.intp], age: Floats, weight: Floats, share: Floats

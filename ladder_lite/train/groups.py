@@ -8,9 +8,9 @@ measures against that, each a setting of the recipe:
   sampled, so that a dropped group costs the pilot alone.
 - `grpo.replay`: a group without a right answer gets its problem's latest one from an earlier step, which is trained on
   as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
-- `grpo.base_rollouts`: the same, and if there is no earlier one, the base model tries the problem, once. It is the same
-  model with its adapter switched off. Training sharpens a model to its likeliest answers. Where these are wrong, it
-  stops sampling right ones, which the base model still does.
+- `grpo.base_rollouts`: the same, with right answers of the base model, which is the same model with its adapter
+  switched off. In each step, it tries the shortest problems that the model never solves. Training sharpens a model to
+  its likeliest answers. Where these are wrong, it stops sampling right ones, which the base model still does.
 - `grpo.downsample_from`: more completions are sampled than are trained on, and those whose rewards vary most are
   selected (PODS, arXiv 2504.13818). This saves time in the update, not in sampling.
 """
@@ -55,8 +55,8 @@ class Group:
         return Group(self.row, [self.rollouts[i] for i in places], [self.rewards[i] for i in places])
 
 
-Rescue = Callable[[list[Group]], None]
-"""Looks for right answers to the rows of unsolved groups elsewhere, and puts those it finds into the groups."""
+Replay = Callable[[list[Group]], None]
+"""Puts earlier right answers into unsolved groups whose rows have one."""
 
 
 def most_groups(n: int, size: int, refill: Refill | None) -> int:
@@ -69,7 +69,7 @@ def most_groups(n: int, size: int, refill: Refill | None) -> int:
 
 
 def sample_groups(
-    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None, rescue: Rescue = lambda _: None
+    rows: Sequence[int], sample: Sample, n: int, size: int, refill: Refill | None, replay: Replay = lambda _: None
 ) -> tuple[list[Group], list[Group]]:
     """Sample `n` groups of `size` rollouts from the rows, in their order; return them and the groups that were dropped.
 
@@ -95,7 +95,7 @@ def sample_groups(
         for group, rollout, reward in zip(wave, rollouts, rewards, strict=True):
             group.rollouts.append(rollout)
             group.rewards.append(reward)
-        rescue([group for group in new if not group.is_solved])
+        replay([group for group in new if not group.is_solved])
         for group in new:
             (kept if group.has_signal or not refill else dropped).append(group)
         n_new = 2 * max(0, n - len(kept))  # about half of them will have signal

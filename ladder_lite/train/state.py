@@ -16,7 +16,7 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
-from ladder_lite.train.curriculum import Floats, PassRates
+from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.groups import Group, most_groups, sample_groups
 from ladder_lite.variants import Growth
 from ladder_lite.verify import Grade, Reason
@@ -97,8 +97,6 @@ class TrainingState:
     ) -> None:
         self.problems = list(problems)
         self.rates = PassRates(problems, training.settings.rows, training.seed)
-        # Of the base model, which is sampled for groups without a right answer (`grpo.base_rollouts`).
-        self.base_rates = PassRates(problems, "pass_rate", training.seed, is_trained=False)
         self.steps = [Step(**row) for row in read_jsonl(training.folder / layout.METRICS)]
         self.training_pass: str | None = None
         self._task, self._settings, self._folder = training.task, training.settings, training.folder
@@ -133,25 +131,26 @@ class TrainingState:
         """Draw rows and sample `n` groups of `size` rollouts for the current step; return those to train on."""
         settings, step = self._settings, len(self.steps) + 1
         n_sampled = max(size, settings.downsample_from or size)
-        n_spare = most_groups(n, n_sampled, settings.refill) - n
-        rows = self.rates.draw(step, n, n_spare, self._chance_of_rescue(step - 1), size)
         waves = count()
 
         def sample(rows: list[int], from_base: bool = False) -> tuple[list[Rollout], list[float | None]]:
             rollouts = sampler.sample([self.problems[row] for row in rows], next(waves), from_base)
             return rollouts, self.grade(rows, [rollout.completion for rollout in rollouts], from_base)
 
-        def rescue(groups: list[Group]) -> None:
-            unasked = {group.row for group in groups} - self._solved.keys() - self._asked
-            if asked := [group.row for group in groups if group.row in unasked for _ in range(settings.base_rollouts)]:
-                sample(asked, from_base=True)  # puts right answers into `self._solved`
+        def replay(groups: list[Group]) -> None:
             for group in groups:
                 if earlier := self._solved.get(group.row):
-                    ids = group.rollouts[-1].prompt_ids, sampler.encode(earlier.completion)
-                    group.rollouts[-1] = Rollout(*ids, earlier.completion)
-                    group.rewards[-1] = self._reward(earlier.grade)
+                    ids = group.rollouts[0].prompt_ids, sampler.encode(earlier.completion)
+                    # Half of the group: rewards then differ most.
+                    for place in range(len(group.rollouts) // 2, len(group.rollouts)):
+                        group.rollouts[place] = Rollout(*ids, earlier.completion)
+                        group.rewards[place] = self._reward(earlier.grade)
 
-        trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, rescue)
+        if asked := self._rows_for_base(step - 1):
+            sample(asked, from_base=True)  # right answers are replayed
+        n_spare = most_groups(n, n_sampled, settings.refill) - n
+        rows = self.rates.draw(step, n, n_spare, self._solved, size)
+        trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
         self.trained = [group.select(size) for group in trained] if n_sampled > size else trained
         return self.trained
 
@@ -234,23 +233,25 @@ class TrainingState:
     def _add(self, problems: Sequence[Problem], step: int) -> None:
         self.problems += problems
         self.rates.add(problems, step)
-        self.base_rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
         if attempt.correct and (self._settings.replay or self._settings.base_rollouts):
             self._solved[row] = attempt
         if attempt.from_base:
             self._asked.add(row)
+            return
         # The format reward plays no part here: a pass rate counts verified answers.
-        rates = self.base_rates if attempt.from_base else self.rates
-        rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
+        self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
 
-    def _chance_of_rescue(self, step: int) -> Floats:
-        """Return for each row the chance that a group without a right answer gets one."""
-        chance = self.base_rates.chance_of_any(step, self._settings.base_rollouts)
-        chance[list(self._asked)] = 0
-        chance[list(self._solved)] = 1
-        return chance
+    def _rows_for_base(self, step: int) -> list[int]:
+        """Return the rows that the base model tries: the shortest problems that the model never solves, each once."""
+        setting = self._settings.base_rollouts
+        if setting is None:
+            return []
+        stuck = [row for row in self.rates.stuck(step) if row not in self._solved and row not in self._asked]
+        # Shorter problems are easier, and cost fewer tokens.
+        stuck.sort(key=lambda row: len(self._task.statement(self.problems[row])))
+        return [row for row in stuck[: setting.rows] for _ in range(setting.samples)]
 
     def _reward(self, grade: Grade) -> float | None:
         if grade.reward is None:

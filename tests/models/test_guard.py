@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import BaseRollouts
 from ladder_lite.errors import UserError
 from ladder_lite.models import Adapter, Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.adapter import is_same
@@ -41,7 +42,7 @@ TRAINED = pytest.mark.parametrize("trained", [False, True], ids=["fresh", "train
 Engine = Callable[[list[Any], Sampling], list[Rollout]]
 
 
-def train(backend: Backend, folder: Path, max_steps: int = 2, base_rollouts: int = 0) -> None:
+def train(backend: Backend, folder: Path, max_steps: int = 2, base_rollouts: BaseRollouts | None = None) -> None:
     changes = {"trl": RECIPE.grpo.trl | {"max_steps": max_steps}, "base_rollouts": base_rollouts}
     settings = RECIPE.grpo.model_copy(update=changes)
     grpo.train(Training(load_task(RECIPE.task), backend, settings, folder, 0), [PROBLEM], lambda *_: False)
@@ -197,7 +198,7 @@ def test_an_engine_that_cannot_switch_the_adapter_off(
     with_engine(always_on)
     backend.check_rollouts()  # this engine is right as long as the base model is not sampled
     with pytest.raises(UserError, match=r"rollouts: lean .* than the base model"):
-        train(backend, tmp_path, base_rollouts=4)
+        train(backend, tmp_path, base_rollouts=BaseRollouts(rows=1, samples=4))
     assert not (tmp_path / "attempts.jsonl").exists()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
+from ladder_lite.report import chapters
 from ladder_lite.report.findings import known_problems, measure, outcomes
 from ladder_lite.runs.finished import Run, open_run
 from tests.support.finished_run import build_run, replace
@@ -148,6 +149,7 @@ def test_training_is_averaged_over_at_most_40_bins(tmp_path: Path) -> None:
     ]
     rows = [attempt("p", step % 3 == 0, step=step) for step in range(1, 82)]
     rows.append(attempt("p", False, step=2, truncated=True))
+    rows.append(attempt("p", True, step=2, from_base=True))  # not an answer of the model that is trained
     train = "conditions/ladder/train"
     found = measure(a_run(tmp_path, {f"{train}/metrics.jsonl": metrics, f"{train}/attempts.jsonl": rows}))["training"]
     assert list(found) == ["ladder"]
@@ -159,6 +161,34 @@ def test_training_is_averaged_over_at_most_40_bins(tmp_path: Path) -> None:
     assert rollouts["right"] == [1 / 4, *[1 / 3] * 26]
     assert rollouts["wrong"] == [2 / 4, *[2 / 3] * 26]
     assert rollouts["truncated"] == [1 / 4, *[0.0] * 26]
+
+
+def test_pass_rates_by_technique(tmp_path: Path) -> None:
+    """TTRL's are means over its problems, each with its last probe."""
+
+    def probe(**rates: float) -> dict[str, Any]:
+        entries = {name: {"n_problems": 9, "pass@1": share(value)} for name, value in rates.items()}
+        return {"n_problems": 9, "techniques": entries}
+
+    def share(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    place = "conditions/ladder_ttrl/problems"
+    files: dict[str, Any] = {
+        "conditions/base/eval/done.json": {"pass@1": share(0.5), "probe": probe(sine=0.4, log=0.3)},
+        "conditions/ladder/eval/done.json": {"pass@1": share(0.5), "probe": probe(sine=0.1, log=0.9)},
+        "conditions/rl_without_variants/eval/done.json": {"pass@1": share(0.5)},
+        f"{place}/a/done.json": outcome("a", True),
+        f"{place}/a/train/probes.jsonl": [{"step": 5} | probe(sine=0.2), {"step": 9} | probe(sine=0.5)],
+        f"{place}/b/done.json": outcome("b", False),
+        f"{place}/b/train/probes.jsonl": [{"step": 5} | probe(sine=1.0)],
+    }
+    probes = measure(a_run(tmp_path, files))["probes"]
+    assert list(probes) == ["base", "ladder", "ladder_ttrl"]
+    assert (probes["base"], probes["ladder"]["log"]) == ({"sine": share(0.4), "log": share(0.3)}, share(0.9))
+    assert probes["ladder_ttrl"]["sine"]["value"] == 0.75
+    words = chapters._lost_techniques({"probes": probes})
+    assert words == ["LADDER loses sine (40 % to 10 %). LADDER + TTRL loses none of the techniques."]
 
 
 @pytest.mark.parametrize(("n_steps", "size"), [(1, 1), (40, 1), (41, 2), (80, 2), (81, 3), (1000, 25)])

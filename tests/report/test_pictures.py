@@ -164,7 +164,7 @@ def test_all_figures_of_reports_and_comparisons_are_readable(tmp_path: Path, dra
     for seed, run in enumerate(runs):
         build_run(run, seed, full=True)
     write_report(runs[0])
-    assert [form for form, _ in drawn].count("png") == 2
+    assert [form for form, _ in drawn].count("png") == 3
     before = len(drawn)
     write_comparison(runs, tmp_path / "out")
     assert len(drawn) > before >= 9

@@ -27,7 +27,7 @@ from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, p
 GROWN = "conditions/ladder/train/variants"
 """The folder of the variants that are written during LADDER's training."""
 
-KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "ttrl"]
+KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "probes", "ttrl"]
 KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
 
 
@@ -214,7 +214,7 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     inline = [child for token in tokens for child in token.children or ()]
     assert "html_inline" not in {child.type for child in inline} | {token.type for token in tokens}
-    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png"]
+    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png", "techniques.png"]
     assert code_spans(text).count(one_line(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
     assert len([token for token in tokens if token.type == "heading_open"]) == 8
     rows = re.findall(r"(?m)^\|.*\|$", text)

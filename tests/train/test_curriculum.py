@@ -59,36 +59,15 @@ def test_old_rollouts_count_less() -> None:
     assert (tries[0], sum(tries[1:])) == (16, 0)
 
 
-def test_rollouts_of_a_model_that_is_not_trained_do_not_age() -> None:
-    seen = [(step, row, turn < row % 4 + 1) for step in (1, 5, 9) for row in range(8) for turn in range(5)]
-    at_once, spread = (PassRates(KINDS, "pass_rate", 0, is_trained=False) for _ in range(2))
-    for step, row, correct in seen:
-        at_once.observe(1, row, correct)
-        spread.observe(step, row, correct)
-    assert spread.estimate(40) == pytest.approx(at_once.estimate(1), abs=1e-5)  # the fit is iterative
-
-
-def test_failing_rows_are_drawn_if_they_can_be_rescued() -> None:
-    """Row 7 is never solved, but its groups would get a right answer from elsewhere."""
-    rescue = np.zeros(80)
-    rescue[7] = 1
+def test_failing_rows_are_drawn_if_their_answers_are_replayed() -> None:
     failing = rates(ALIKE, s1=[(row, False) for row in range(80) for _ in range(16)])
     often, seldom = (
-        sum(7 in failing.draw(step, 4, 0, chance, 8) for step in range(2, 42)) for chance in (rescue, rescue * 0)
+        sum(7 in failing.draw(step, 4, 0, replayed, 8) for step in range(2, 42)) for replayed in ({7}, set())
     )
     assert often > 30 > 10 > seldom
     # Where the model is right itself, its groups seldom need that.
     solved = rates(ALIKE, s1=[(row, turn < 12) for row in range(80) for turn in range(16)])
-    assert sum(7 in solved.draw(step, 4, 0, rescue, 8) for step in range(2, 42)) < 10
-
-
-def test_the_chance_of_any_right_answer() -> None:
-    seen = PassRates(ALIKE, "pass_rate", 0, is_trained=False)
-    for row in range(2):
-        for turn in range(800):
-            seen.observe(1, row, turn % (4 if row == 0 else 10) == 0)
-    assert seen.chance_of_any(3, 4)[:2] == pytest.approx([1 - 0.75**4, 1 - 0.9**4], abs=0.02)
-    assert seen.chance_of_any(3, 0) == pytest.approx([0] * 80)
+    assert sum(7 in solved.draw(step, 4, 0, {7}, 8) for step in range(2, 42)) < 10
 
 
 @pytest.mark.parametrize(("age", "weight"), [(0, 8), (10, 4), (20, 2)])

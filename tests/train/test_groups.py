@@ -113,24 +113,24 @@ OTHER = Rollout([1], [77], Completion("", 1, truncated=False))
 
 
 @pytest.mark.parametrize("refilled", [None, refill()])
-def test_groups_without_a_right_answer_can_be_rescued(refilled: Refill | None) -> None:
+def test_earlier_answers_go_into_groups_without_a_right_one(refilled: Refill | None) -> None:
     asked: list[int] = []
 
-    def rescue(groups: list[Group]) -> None:
+    def replay(groups: list[Group]) -> None:
         asked.extend(group.row for group in groups)
         for group in groups:
             if group.row == 1:
                 group.rollouts[-1], group.rewards[-1] = OTHER, 1.0
 
     sampler = Sampler(FAILED, FAILED, SOLVED, MIXED, UNVERIFIABLE)
-    trained, dropped = sample_groups(list(range(5)), sampler, 5, 4, refilled, rescue)
+    trained, dropped = sample_groups(list(range(5)), sampler, 5, 4, refilled, replay)
     assert sorted(asked) == [0, 1]
     groups = {group.row: group for group in trained + dropped}
     assert sorted(groups[1].rewards) == [0.0, 0.0, 0.0, 1.0]
     assert groups[1].rollouts[groups[1].rewards.index(1.0)] == OTHER
     assert set(groups[0].rewards) == {0.0}
     assert [rollout for group in groups.values() for rollout in group.rollouts].count(OTHER) == 1
-    # A rescued group has a signal, so refilling does not replace it.
+    # Such a group has a signal, so refilling does not replace it.
     assert refilled is None or 1 in [group.row for group in trained]
 
 

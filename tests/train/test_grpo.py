@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ladder_lite.config.load import load_recipe
-from ladder_lite.config.schema import GrpoSettings
+from ladder_lite.config.schema import BaseRollouts, GrpoSettings
 from ladder_lite.jsonl import read_jsonl, truncate_jsonl
 from ladder_lite.models import Rollout
 from ladder_lite.problems import Problem
@@ -229,52 +229,61 @@ def test_a_resumed_run_replays_the_latest_right_answer(tmp_path: Path, replay: b
     assert [row["text"] for row in read_jsonl(tmp_path / "attempts.jsonl") if row["step"] == 2] == [WRONG] * 6
 
 
-def with_base_rollouts(n: int) -> GrpoSettings:
-    return settings(format_reward=0.1).model_copy(update={"base_rollouts": n, "refill": None})
+def with_base_rollouts(rows: int) -> GrpoSettings:
+    changes = {"base_rollouts": BaseRollouts(rows=rows, samples=3), "refill": None}
+    return settings(format_reward=0.1).model_copy(update=changes)
 
 
-def test_a_group_without_a_right_answer_gets_one_of_the_base_model(tmp_path: Path) -> None:
+def test_the_base_model_tries_what_the_model_never_solves(tmp_path: Path) -> None:
     base = [WRONG, "<answer>x*x</answer>", RIGHT]
-    state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(*base)
-    state.begin_step()
-    groups = {group.row: group for group in state.roll_out(3, 4, sampler)}
-    state.end_step(LOGS)
-    assert [problem.id for problem in sampler.asked] == [PROBLEMS[row].id for row in groups if row < 2 for _ in base]
-    for row in (0, 1):
-        assert [rollout.completion_ids for rollout in groups[row].rollouts] == [[2]] * 3 + [[*map(ord, RIGHT)]]
-        assert groups[row].rewards == pytest.approx([0.1, 0.1, 0.1, 1.1])
-    assert groups[UNVERIFIABLE].rewards == [None] * 4
-    # The base model's answers are logged as such. They measure its pass rates, not those of the model that is trained.
+    chosen = with_base_rollouts(2)
+    for step in range(1, 5):
+        state, sampler = open_state(tmp_path, chosen), WrongAgain(*base)  # a new state each time, as after a kill
+        state.begin_step()
+        groups = {group.row: group for group in state.roll_out(3, 4, sampler)}
+        state.end_step(LOGS)
+        # In the first step, nothing is known. Afterwards, each problem is tried in one step only, the shortest first.
+        expected = [PROBLEMS[row].id for row in (0, 1) for _ in base] if step == 2 else []
+        assert [problem.id for problem in sampler.asked] == expected
+        for row in {0, 1} & groups.keys():
+            replayed = [*map(ord, RIGHT)] if step > 1 else [2]
+            assert [rollout.completion_ids for rollout in groups[row].rollouts] == [[2]] * 2 + [replayed] * 2
+            assert groups[row].rewards == pytest.approx([0.1] * 2 + [1.1 if step > 1 else 0.1] * 2)
+    # The base model's answers are logged as such. They do not measure the model that is trained.
     rows = read_jsonl(tmp_path / "attempts.jsonl")
     assert [row["text"] for row in rows if row.get("from_base")] == base * 2
-    assert [row["index"] for row in rows] == list(range(18))
+    assert [row["index"] for row in rows if row["step"] == 2] == list(range(18))
     assert "from_base" not in rows[0]
-    (step,) = state.steps
-    assert (step.n_rollouts, step.n_base_rollouts, step.reward) == (18, 6, pytest.approx(0.1))
-    assert step.solved_groups == 0
-    assert [row["right"] for row in state.rates.table(1)] == [0, 0, 0]
-    assert [(row["tries"], row["right"]) for row in state.base_rates.table(1)] == [(3, 2), (3, 2), (0, 0)]
+    second = state.steps[1]
+    assert (second.n_rollouts, second.n_base_rollouts, second.reward) == (18, 6, pytest.approx(0.1))
+    assert second.solved_groups == 0
+    assert [row["right"] for row in state.rates.table(4)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("text", [RIGHT, WRONG])
-def test_the_base_model_is_asked_once_also_by_a_resumed_run(tmp_path: Path, text: str) -> None:
-    for step in (1, 2, 3):
-        state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(text)
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_the_base_model_tries_so_many_problems_in_a_step(tmp_path: Path, n_rows: int) -> None:
+    asked = []
+    for _ in range(4):
+        state, sampler = open_state(tmp_path, with_base_rollouts(n_rows)), WrongAgain(WRONG)
         state.begin_step()
-        groups = [group for group in state.roll_out(3, 4, sampler) if group.row != UNVERIFIABLE]
+        groups = state.roll_out(3, 4, sampler)
         state.end_step(LOGS)
-        assert len(sampler.asked) == (6 if step == 1 else 0)
-        # Its right answers are replayed. Its wrong ones are not trained on.
-        assert {rollout.completion_ids[0] for group in groups for rollout in group.rollouts} <= {2, ord("<")}
-        assert [group.has_signal for group in groups] == [text == RIGHT] * len(groups)
+        asked.append([problem.id for problem in sampler.asked])
+        assert {rollout.completion_ids[0] for group in groups for rollout in group.rollouts} == {2}
+    ids = [PROBLEMS[row].id for row in (0, 1)]
+    once = [[ids[0]] * 3, [ids[1]] * 3] if n_rows == 1 else [[ids[0]] * 3 + [ids[1]] * 3, []]
+    assert asked == [[], *once, []]
 
 
-def test_the_base_model_is_not_asked_about_what_was_solved_earlier(tmp_path: Path) -> None:
-    do_step(open_state(tmp_path, with_base_rollouts(3)), (0, RIGHT, WRONG))
-    state, sampler = open_state(tmp_path, with_base_rollouts(3)), WrongAgain(RIGHT)
+def test_the_base_model_does_not_try_what_was_solved_earlier(tmp_path: Path) -> None:
+    chosen = with_base_rollouts(2)
+    failing = [(0, WRONG, WRONG)] * 8 + [(1, WRONG, WRONG)] * 40
+    do_step(open_state(tmp_path, chosen), (1, RIGHT, WRONG), *failing)
+    state, sampler = open_state(tmp_path, chosen), WrongAgain(RIGHT)
+    assert {0, 1} <= set(state.rates.stuck(1))
     state.begin_step()
     state.roll_out(3, 4, sampler)
-    assert {problem.id for problem in sampler.asked} == {PROBLEMS[1].id}
+    assert {problem.id for problem in sampler.asked} == {PROBLEMS[0].id, PROBLEMS[UNVERIFIABLE].id}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

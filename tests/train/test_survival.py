@@ -32,7 +32,7 @@ def train(
     after_step: Callable[[Step, list[Attempt]], bool] = lambda *_: False,
     deadline: Deadline | None = None,
     lines: list[str] | None = None,
-    base_rollouts: int = 0,
+    base_rollouts: str = "null",
 ) -> list[Step]:
     """Train for six steps of 16 short completions, with changes to the settings of TRL."""
     few = (f"per_device_train_batch_size={BATCH}", "max_steps=6", "max_completion_length=24", "learning_rate=0.002")
@@ -217,7 +217,7 @@ def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_
 
 def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path) -> None:
     start = perturbed(backend)  # so that its rollouts and those of the base model differ
-    whole = train(backend, tmp_path / "whole", base_rollouts=4)
+    whole = train(backend, tmp_path / "whole", base_rollouts="{rows: 2, samples: 4}")
     trained = backend.snapshot()
     assert {row.get("from_base") for row in read_jsonl(tmp_path / "whole/attempts.jsonl")} == {None, True}
     backend.restore(start)
@@ -228,9 +228,11 @@ def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, 
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        train(backend, tmp_path / "cut", base_rollouts=4, after_step=interrupt)
+        train(backend, tmp_path / "cut", base_rollouts="{rows: 2, samples: 4}", after_step=interrupt)
     backend.restore(start)
-    assert rows_without_times(train(backend, tmp_path / "cut", base_rollouts=4)) == rows_without_times(whole)
+    assert rows_without_times(
+        train(backend, tmp_path / "cut", base_rollouts="{rows: 2, samples: 4}")
+    ) == rows_without_times(whole)
     assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
 
 
