@@ -3,6 +3,7 @@
     python benchmarks/seeds.py tiny                      # seeds 0, 1, 2; default conditions and TTRL without LADDER
     python benchmarks/seeds.py tiny --conditions full    # with the ablations
     python benchmarks/seeds.py exam --runs FOLDER        # resumes or reuses the runs in FOLDER/exam-s0, ...
+    python benchmarks/seeds.py exam grpo.base_rollouts=null --runs OTHER --out OTHER.json    # with other settings
 
 Writes benchmarks/results/RECIPE.json, and comparison.html and .md in FOLDER/comparison. Times depend on the machine.
 The start-up time of `--help` is therefore given as a ratio to the time of importing torch.
@@ -38,6 +39,7 @@ FEW_STEPS = 10
 
 def main(
     recipe: Annotated[str, typer.Argument(help="tiny or exam.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Other settings.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     conditions: Annotated[str, typer.Option(help="Conditions, separated by commas, or full.")] = "",
@@ -48,7 +50,7 @@ def main(
     conditions = conditions or ",".join(dict.fromkeys([*load_recipe(recipe).conditions, "ttrl"]))
     folders = [runs / f"{recipe}-s{seed}" for seed in seeds.split(",")]
     for seed, folder in zip(seeds.split(","), folders, strict=True):
-        command = [sys.executable, "-m", "ladder_lite.recipe", recipe, f"seed={seed}"]
+        command = [sys.executable, "-m", "ladder_lite.recipe", recipe, f"seed={seed}", *(settings or ())]
         command += ["--full"] if conditions == "full" else [f"conditions=[{conditions}]"]
         subprocess.run([*command, "--run-dir", str(folder)], check=True)
     comparison = write_comparison(folders, runs / "comparison")

@@ -154,6 +154,9 @@ class _Workload:
         # Each problem of TTRL: samples and a greedy answer at the end, and the tries after each step.
         answers += n_ttrl * (recipe.eval.samples + 1 + ttrl_steps * recipe.ttrl.samples_per_step)
         answers += self._pool * (select.samples if select else 0)
+        if recipe.task.probe:
+            probes = n_ttrl * (1 + ttrl_steps // recipe.ttrl.probe_every) if recipe.ttrl.probe_every else 0
+            answers += _n_problems((recipe.task.probe, "test")) * (evaluated * recipe.eval.samples + probes)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
             # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.

@@ -6,8 +6,8 @@ measures against that, each a setting of the recipe:
 - `grpo.refill`: DAPO (arXiv 2503.14476) samples whole groups, drops those without signal, and samples others until the
   step is full. Here a group starts with a pilot, a few of its completions. Only if their rewards differ is the rest
   sampled, so that a dropped group costs the pilot alone.
-- `grpo.replay`: a group without a right answer gets its problem's latest one from an earlier step, which is trained on
-  as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
+- `grpo.replay`: half of a group without a right answer becomes its problem's latest one from an earlier step, which is
+  trained on as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
 - `grpo.base_rollouts`: the same, with right answers of the base model, which is the same model with its adapter
   switched off. In each step, it tries the shortest problems that the model never solves. Training sharpens a model to
   its likeliest answers. Where these are wrong, it stops sampling right ones, which the base model still does.

@@ -102,7 +102,7 @@ class TrainingState:
         self._task, self._settings, self._folder = training.task, training.settings, training.folder
         self._after_step = after_step
         self._growth = growth
-        self._solved: dict[int, Attempt] = {}  # row -> its latest right attempt, for replay
+        self._replayed: dict[int, Attempt] = {}  # row -> the right attempt that unsolved groups get
         self._asked: set[int] = set()  # rows that the base model has tried
         # The current step:
         self._started = time.monotonic()
@@ -139,17 +139,18 @@ class TrainingState:
 
         def replay(groups: list[Group]) -> None:
             for group in groups:
-                if earlier := self._solved.get(group.row):
-                    ids = group.rollouts[0].prompt_ids, sampler.encode(earlier.completion)
-                    # Half of the group: rewards then differ most.
-                    for place in range(len(group.rollouts) // 2, len(group.rollouts)):
-                        group.rollouts[place] = Rollout(*ids, earlier.completion)
-                        group.rewards[place] = self._reward(earlier.grade)
+                if earlier := self._replayed.get(group.row):
+                    ids = sampler.encode(earlier.completion)
+                    answer = Rollout(group.rollouts[0].prompt_ids, ids, earlier.completion)
+                    half = len(group.rollouts) // 2  # rewards then differ most
+                    group.rollouts[-half:] = [answer] * half
+                    group.rewards[-half:] = [self._reward(earlier.grade)] * half
 
         if asked := self._rows_for_base(step - 1):
             sample(asked, from_base=True)  # right answers are replayed
         n_spare = most_groups(n, n_sampled, settings.refill) - n
-        rows = self.rates.draw(step, n, n_spare, self._solved, size)
+        n_first = min(settings.refill.pilot, n_sampled) if settings.refill else n_sampled
+        rows = self.rates.draw(step, n, n_spare, self._replayed, n_first)
         trained, self.dropped = sample_groups(rows, sample, n, n_sampled, settings.refill, replay)
         self.trained = [group.select(size) for group in trained] if n_sampled > size else trained
         return self.trained
@@ -235,8 +236,8 @@ class TrainingState:
         self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
-        if attempt.correct and (self._settings.replay or self._settings.base_rollouts):
-            self._solved[row] = attempt
+        if attempt.correct and (self._settings.replay or attempt.from_base):
+            self._replayed[row] = attempt
         if attempt.from_base:
             self._asked.add(row)
             return
@@ -248,7 +249,7 @@ class TrainingState:
         setting = self._settings.base_rollouts
         if setting is None:
             return []
-        stuck = [row for row in self.rates.stuck(step) if row not in self._solved and row not in self._asked]
+        stuck = [row for row in self.rates.stuck(step) if row not in self._replayed and row not in self._asked]
         # Shorter problems are easier, and cost fewer tokens.
         stuck.sort(key=lambda row: len(self._task.statement(self.problems[row])))
         return [row for row in stuck[: setting.rows] for _ in range(setting.samples)]

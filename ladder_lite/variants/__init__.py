@@ -283,7 +283,9 @@ class _Tree:
         prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in requests]
         # One temperature per prompt: requests at different temperatures share a batch.
         temperatures = tuple(temperature for *_, temperature in requests)
-        sampling = Sampling(temperatures, 1.0, settings.max_new_tokens, settings.batch_size, seed)
+        # The base model writes: training to solve makes the model worse at writing variants.
+        length, batch_size = settings.max_new_tokens, settings.batch_size
+        sampling = Sampling(temperatures, 1.0, length, batch_size, seed, from_base=True)
         return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
 
     def _judge_replies(

@@ -27,8 +27,10 @@ runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 """
 
 STEPS, TTRL_STEPS = 150, 40
-ROLLOUTS = 2 * 64  # the most in a step: `grpo.refill` may sample twice as many completions as are trained on
 """Steps of a training run of tiny, and of TTRL on one problem."""
+
+ROLLOUTS = 2 * 64
+"""The most in a step: `grpo.refill` may sample twice as many completions as are trained on."""
 
 ALL_TTRL_STEPS = 6 * TTRL_STEPS
 """Steps of TTRL on all its problems."""
@@ -59,6 +61,19 @@ def test_dry_run_of_every_recipe_needs_no_torch_and_no_network(tmp_path: Path, n
         if card["fits"]:
             assert card["micro_batch"] * card["accumulation"] == found["completions_per_step"]
             assert max(card["predicted_peak_bytes"].values()) <= card["gib"] * 2**30
+
+
+def test_a_probe_and_the_base_model_take_tokens() -> None:
+    with_both, without = (
+        _predict("exam")["tokens"],
+        _predict("exam", "task.probe=null", "grpo.base_rollouts=null")["tokens"],
+    )
+    after_training = 2 * 10  # base and LADDER answer each problem ten times
+    during_ttrl = 2 * 10 * (1 + TTRL_STEPS // 10)  # two conditions, ten problems, every ten steps and at the end
+    resampled = 10 * TTRL_STEPS * 16  # as many as TTRL's, those of the base model included
+    assert with_both["evaluation"] - without["evaluation"] == (320 * (after_training + during_ttrl) + resampled) * 120
+    steps = STEPS + 2 * 10 * TTRL_STEPS
+    assert with_both["training"] - without["training"] == steps * 16 * 120
 
 
 def test_the_table_is_printed_and_no_file_is_written(tmp_path: Path) -> None:
