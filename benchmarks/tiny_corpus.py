@@ -7,7 +7,7 @@ experiment has to bridge this gap.
 
 `python benchmarks/tiny_corpus.py > benchmarks/tiny.jsonl` writes the training and test integrals of the recipe `tiny`.
 The corpus does not contain them. `python benchmarks/tiny_corpus.py exam > benchmarks/exam.jsonl` writes those of the
-recipe `exam`, and with `exam_terms` its single terms, twenty of each technique.
+recipe `exam`, and its probe.
 
 Answers are left unsimplified (`exp(3*x)/3*5`, `/(2*4)`): the model learns techniques, not arithmetic.
 """
@@ -219,7 +219,11 @@ UNTRAINED = ("parts_exponential", "sine_squared", "partial_fractions", "arcsine"
 
 
 def exam() -> list[tuple[str, Terms]]:
-    """Return the exam with its splits: 34 training integrals, 20 test integrals alike, 40 with untrained techniques."""
+    """Return the recipe's integrals with their splits.
+
+    34 are for training, 20 of the same kind for the test and 40 with untrained techniques. The probe has twenty single
+    terms of each technique.
+    """
     rng = Random(20250120)
     trained = [name for name in TECHNIQUES if name not in UNTRAINED]
 
@@ -229,24 +233,18 @@ def exam() -> list[tuple[str, Terms]]:
 
     roots = [("train", draw(rng.randint(7, 8))) for _ in range(34)]
     alike = [("test", draw(rng.randint(6, 7))) for _ in range(20)]
-    return roots + alike + [("test", draw(2, rng.randint(2, 4))) for _ in range(40)]
-
-
-def exam_terms() -> list[tuple[str, Terms]]:
-    """Return twenty single terms of each technique."""
-    rng = Random(20250121)
+    untrained = [("test", draw(2, rng.randint(2, 4))) for _ in range(40)]
     terms: dict[frozenset[object], tuple[str, Terms]] = {}
+    rng = Random(20250121)
     for name in TECHNIQUES:
         while sum(term.technique == name for _, (term,) in terms.values()) < 20:
             term = draw_term(rng, [name])
-            terms[key((term,))] = ("test", (term,))
-    return list(terms.values())
+            terms[key((term,))] = ("probe", (term,))
+    return [*roots, *alike, *untrained, *terms.values()]
 
 
 if __name__ == "__main__":
-    sets = {"tiny": benchmark, "exam": exam, "exam_terms": exam_terms}
-    chosen = sys.argv[1] if len(sys.argv) > 1 else "tiny"
-    for split, terms in sets[chosen]():
+    for split, terms in {"tiny": benchmark, "exam": exam}[sys.argv[1] if len(sys.argv) > 1 else "tiny"]():
         answer = _join((term, answers(term)[0]) for term in terms)
         row = {"integrand": integrand(terms), "split": split, "answer": answer}
-        print(json.dumps(row | ({"technique": terms[0].technique} if chosen == "exam_terms" else {})))
+        print(json.dumps(row | ({"technique": terms[0].technique} if split == "probe" else {})))

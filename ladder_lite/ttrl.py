@@ -213,6 +213,7 @@ class _ProblemRun:
                 bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
                 if self._observer:
                     self._observer.step(step, rollouts, tries)
+                    step_began_at = self._deadline.now()
                 return stop is not None
 
             training = Training(

@@ -152,7 +152,7 @@ ROWS = {
     "conditions/ladder_ttrl/eval/done.json": {*SUMMARY, *words("digest seconds peak_memory_bytes")},
     "conditions/ladder/train/metrics.jsonl": words(
         "step reward groups_without_signal n_tokens seconds verify_seconds loss learning_rate entropy stop grad_norm "
-        "kl training_pass sampled_groups_without_signal n_rollouts n_base_rollouts solved_groups"
+        "kl training_pass sampled_groups_without_signal n_rollouts n_base_rollouts solved_problems"
     ),
     "conditions/ladder/train/attempts.jsonl": {*ATTEMPT, "step"},
     "conditions/ladder/train/curve.jsonl": words("step pass@1 seconds"),
@@ -230,9 +230,7 @@ REPORT = {
     *words("steps seconds variants", "conditions.*"),
     *words("kept rejected duplicates by_depth", "variants"),
     *words("condition step pass@1 seconds", "curve"),
-    *words(
-        "steps groups_without_signal sampled_groups_without_signal entropy rollouts reward solved_groups", "training.*"
-    ),
+    *words("steps groups_without_signal sampled_groups_without_signal entropy rollouts solved_problems", "training.*"),
     *words("right wrong unreadable refused unverifiable", "training.*.rollouts"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl"),
     *words("n_left attempted solved steps_to_solve voted_right", "ttrl_without_ladder"),

@@ -108,8 +108,8 @@ class TaskSettings(_Section):
     With `select`, both splits are drawn from one pool, and `train` and `test` must both name it. A reply ends at the
     first of the `stop` texts, in training and in evaluation. Set `thinking` for models whose chat template opens
     `<think>`: everything before `</think>` is then ignored. `probe` is a problem set that each evaluated model answers
-    besides the test set, and with `ttrl.probe_every` the model of TTRL, too. With techniques in it, such as those of
-    `exam_terms`, it shows which of them training gains or loses.
+    besides the test set; with `ttrl.probe_every`, TTRL's models answer it as well. Its rows have a technique, and the
+    report shows which of them training gains or loses.
     """
 
     name: Literal["integration"] = "integration"
@@ -247,7 +247,7 @@ class GrpoSettings(_Section):
     downsample_from: Count | None = None
     replay: bool = False
     base_rollouts: BaseRollouts | None = None
-    format_reward: NonNegative
+    format_reward: Annotated[float, Field(ge=0, lt=1)]
     eval_every: Count
     plateau: Plateau | None = None
     trl: Annotated[GrpoConfigSettings, AfterValidator(lambda trl: trainable(TRL_DEFAULTS | trl))]

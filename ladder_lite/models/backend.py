@@ -52,14 +52,12 @@ class Rollout(NamedTuple):
     `completion_ids` has at least one token. It ends with an end token unless the reply was truncated or ended by a stop
     text. A reply that begins with padding gets a single end token, which the model did not sample; its
     `completion.n_tokens` is 0. `logprobs` are the engine's, after division of the logits by the temperature.
-    `from_base` says that the base model sampled it, with the adapter switched off.
     """
 
     prompt_ids: list[int]
     completion_ids: list[int]
     completion: Completion
     logprobs: list[float] | None = None
-    from_base: bool = False
 
 
 class Backend(Protocol):

@@ -90,7 +90,7 @@ class RolloutGuard:
             if from_base:
                 self._backend.restore(zero)
             scored = self._score(rollouts, score)  # (tokens of all replies,)
-            if not self._scale_is_known and not from_base:
+            if not (self._scale_is_known or from_base):
                 # The effect of the random adapter: how far its log-probabilities are from those of the base model,
                 # which a zero adapter leaves unchanged. Half the target is still 3 margins.
                 self._backend.restore(zero)

@@ -94,7 +94,7 @@ class LocalBackend:
                 missing = [request for request in requests if request.id not in rollouts]
                 try:
                     for reply in self._engine.sample(missing, sampling, stopping, at_once):
-                        rollouts[reply.id] = self._rollout(encoded[reply.id], reply, sampling)
+                        rollouts[reply.id] = self._rollout(encoded[reply.id], reply, sampling.stop)
                 except torch.OutOfMemoryError as error:
                     # The prediction was too optimistic. Replies that have ended are kept, the others start again.
                     at_once = min(at_once, len(missing))
@@ -245,20 +245,19 @@ class LocalBackend:
         else:
             self._model.train(training)
 
-    def _rollout(self, prompt: list[int], reply: Reply, sampling: Sampling) -> Rollout:
+    def _rollout(self, prompt: list[int], reply: Reply, stop: tuple[str, ...]) -> Rollout:
         """Cut a row of generated ids to the reply: the tokens before the padding, and its end of turn if it has one."""
         ids, logprobs = reply.tokens, reply.logprobs
         # Text, then an end token or padding: [5, 9, 7, <end>, <pad>, <pad>] -> length 3.
         length = next((index for index, token in enumerate(ids) if token in self._special_ids), len(ids))
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
-        stopped = any(word in text for word in sampling.stop)
+        stopped = any(word in text for word in stop)
         # If the padding token is also the end of turn, the one after a stop text is padding.
         ended = not stopped and length < len(ids) and ids[length] in self._end_ids
         tokens = ids[: length + ended]
         completion = Completion(text, len(tokens), truncated=not (stopped or ended))
         # TRL fails on an empty reply, so one gets an end token; `n_tokens` stays 0 and keeps it out of training.
-        own = logprobs and logprobs[: len(tokens)]
-        return Rollout(prompt, tokens or [min(self._end_ids)], completion, own, sampling.from_base)
+        return Rollout(prompt, tokens or [min(self._end_ids)], completion, logprobs and logprobs[: len(tokens)])
 
     def _choose_threads(self) -> None:
         """Limit PyTorch's threads for a small model on a CPU, unless the user has set their number.

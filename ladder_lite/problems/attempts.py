@@ -53,7 +53,7 @@ def outcome_of(reason: str, truncated: bool) -> Outcome:
 class Attempt:
     """A graded completion: attempt number `index` (from 0) at a problem.
 
-    `from_base` tells that the base model sampled it during training, with the adapter switched off.
+    `from_base` says that the base model sampled it during training, with the adapter switched off.
     """
 
     problem_id: str

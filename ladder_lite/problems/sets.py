@@ -33,10 +33,10 @@ def load_problems(
 ) -> list[Problem]:
     """Read a split of a problem set, given by its name (shipped or fetched) or by the path of a JSON lines file.
 
-    A row is {"integrand", "variable"?: "x", "lower"?, "upper"?, "split"?: "train"|"test"}; one without "split" belongs
-    to both splits. "printed" is the statement that a model is shown in place of the integrand. The keys "answer", "id",
-    "technique", "steps", "source" and "note" are for people and tests. Raises UserError with file:line for a row that
-    cannot be read, repeats an earlier one, or has something wrong according to `fault`.
+    A row is {"integrand", "variable"?: "x", "lower"?, "upper"?, "split"?: "train"|"test"|"probe"}; one without "split"
+    belongs to all splits. "printed" is the statement that a model is shown in place of the integrand. The keys
+    "answer", "id", "technique", "steps", "source" and "note" are for people and tests. Raises UserError with file:line
+    for a row that cannot be read, repeats an earlier one, or has something wrong according to `fault`.
     """
     lines: dict[Problem, int] = {}  # in the order of the file
     for place, number, row in _read_rows(name_or_path, split):
@@ -156,8 +156,8 @@ def _read_row(line: str, place: str) -> dict[str, Any]:
         raise UserError(f'{place}: "integrand" is missing')
     if (row.get("lower") is None) != (row.get("upper") is None):
         raise UserError(f'{place}: give both "lower" and "upper", or neither')
-    if row.get("split", "train") not in ("train", "test"):
-        raise UserError(f'{place}: "split" must be "train" or "test", but is "{row["split"]}"')
+    if row.get("split", "train") not in ("train", "test", "probe"):
+        raise UserError(f'{place}: "split" must be "train", "test" or "probe", but is "{row["split"]}"')
     if not row.setdefault("variable", "x").isidentifier():
         raise UserError(f'{place}: "variable" must be a name, but is "{row["variable"]}"')
     return row

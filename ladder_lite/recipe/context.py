@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ladder_lite.variants.transformations import Library
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
-PROBE: Literal["probe"] = "probe"
 
 
 class RunContext:
@@ -123,9 +122,8 @@ class RunContext:
         backend = open_backend(self.recipe, self.run.path, self.live)
         # All problems of the sets, not those that `select` will draw: selection itself needs the model. A prompt that
         # is too long then fails here, in the first minute, and not hours later in a test.
-        backend.check(
-            [self.task.prompt(problem) for split in (*SPLITS, PROBE) for problem in self.task.problems(split)]
-        )
+        problems = [problem for split in SPLITS for problem in self.task.problems(split)]
+        backend.check([self.task.prompt(problem) for problem in (*problems, *self.probe)])
         self.fresh_adapter = backend.snapshot()
         return backend
 
@@ -156,19 +154,15 @@ class RunContext:
     def _held_out(self) -> dict[str, Sequence[Problem]]:
         # No variant may equal a problem of these sets. This run's tests come last and replace the set of the same
         # name: with `select` they are a part of it.
-        own: dict[str, Sequence[Problem]] = {
-            self.recipe.task.probe or "": self.probe,
-            self.recipe.task.test: self.tests,
-        }
-        return {
-            **held_out_problems(),
-            **{name: without_printed(problems) for name, problems in own.items() if problems},
-        }
+        own = {self.recipe.task.test: without_printed(self.tests)}
+        if self.probe:
+            own[f"{self.recipe.task.probe}, probe"] = self.probe
+        return {**held_out_problems(), **own}
 
     @property
     def evaluation_inputs(self) -> list[Any]:
         """What every evaluation on the test problems depends on: an input of the stages that evaluate."""
-        return [self.recipe.eval.model_dump(), ids(self.tests), *ids(self.probe)]
+        return [self.recipe.eval.model_dump(), ids(self.tests), ids(self.probe)]
 
     def restore(self, condition: str) -> None:
         """Put the adapter that a condition trained into the backend; for "base", the fresh one."""

@@ -156,7 +156,7 @@ class _Workload:
         answers += self._pool * (select.samples if select else 0)
         if recipe.task.probe:
             probes = n_ttrl * (1 + ttrl_steps // recipe.ttrl.probe_every) if recipe.ttrl.probe_every else 0
-            answers += _n_problems((recipe.task.probe, "test")) * (evaluated * recipe.eval.samples + probes)
+            answers += _n_problems((recipe.task.probe, "probe")) * (evaluated * recipe.eval.samples + probes)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
             # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.

@@ -115,7 +115,13 @@ class Experiment:
         self.write_transformations()
         # All shipped and fetched benchmarks are held out, but only this run's tests are inputs of the stage: fetching
         # another benchmark later must not make a finished tree stale.
-        inputs = [recipe.variants.model_dump(), asdict(self.context.library(recipe)), ids(roots), ids(tests)]
+        inputs = [
+            recipe.variants.model_dump(),
+            asdict(self.context.library(recipe)),
+            ids(roots),
+            ids(tests),
+            ids(self.context.probe),
+        ]
         stage = self.context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
         tree = variants.load(stage.path)
         if not tree:

@@ -26,7 +26,7 @@ from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
 if TYPE_CHECKING:
     from ladder_lite.report.document import Document
 
-_PICTURES = ("accuracy.png", "ttrl.png")
+_PICTURES = ("accuracy.png", "ttrl.png", "techniques.png")
 _NAME_WIDTH = 20  # columns for a condition or a run; "rl_without_variants" has 19
 
 

@@ -180,7 +180,7 @@ def _rollbacks(run: Run) -> list[str]:
 
 def _training(report: Report) -> Chapter:
     drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report), figures.entropy(report)]
-    drawn += [figures.exploration(report, "ladder"), figures.probes(report)]
+    drawn += [figures.exploration(report), figures.probes(report)]
     drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
     rows = [
         {"condition": code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
@@ -198,12 +198,12 @@ def _lost_techniques(report: Report) -> list[str]:
     sentences = []
     for name, rates in report["probes"].items():
         lost = [
-            f"{technique} ({percent(base[technique]['value'])} to {percent(rate['value'])})"
+            f"{code(technique, 40)} ({percent(base[technique]['value'])} to {percent(rate['value'])})"
             for technique, rate in rates.items()
             if technique in base and rate["high"] < base[technique]["low"]
         ]
         if name != "base":
-            sentences.append(f"{label_of(name)} loses {', '.join(lost) or 'none of the techniques'}.")
+            sentences.append(f"{escape(label_of(name))} loses {', '.join(lost) or 'none of the techniques'}.")
     return [" ".join(sentences)] if base else []
 
 

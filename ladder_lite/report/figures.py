@@ -212,24 +212,14 @@ def _against_steps(report: Report, key: str, names: tuple[str, str, str], captio
     return _figure(drawing, name, title, caption, tuple(keys.values()))
 
 
-def exploration(report: Report, condition: str) -> Figure | None:
-    """Mean reward and share of solved groups of a condition's rollouts against the step."""
-    row = report["training"].get(condition, {})
-    if not any(value is not None for value in row.get("solved_groups", ())):
-        return None
-    drawing, axes = canvas("GRPO step", "share")
-    legend = (Key("solved groups", condition, (5.0, 2.0)), Key("mean reward", condition))
-    for key, values in zip(legend, (row["solved_groups"], row["reward"]), strict=True):
-        draw_curve(axes, key, row["steps"], values)
-    shares_up(axes, 1.0)
-    axes.set_xlim(0, None)
-    return _figure(
-        drawing,
-        "exploration",
-        f"pass@1 and pass@n of the rollouts: {label_of(condition)}",
-        "Mean reward of the rollouts, and share of the groups with at least one right answer; averaged over bins of "
-        "steps. Where the two lines meet, each problem is solved always or never, and nothing more can be learned.",
-        legend,
+def exploration(report: Report) -> Figure | None:
+    """Share of the problems with a right answer against the step."""
+    return _against_steps(
+        report,
+        "solved_problems",
+        ("exploration", "share of problems", "Problems with a right answer"),
+        "Share of the problems of a step to which the model has a right answer among its rollouts, averaged over bins "
+        "of steps. It learns nothing from the others.",
     )
 
 

@@ -26,7 +26,7 @@ RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.pr
 TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
 """The folders of the variant tree: one for what was grown before training, one for what grew during LADDER's."""
 
-_STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy", "reward", "solved_groups")
+_STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy", "solved_problems")
 """Keys of metrics.jsonl that the report shows against the step."""
 
 _N_BINS = 40  # points of a figure of training; report.json stays small for a run of thousands of steps
@@ -217,7 +217,7 @@ def pass_rates(run: Run, condition: str) -> dict[str, float]:
 def _depths(run: Run) -> dict[str, Any]:
     """Return how often training solved problems of each depth of the tree, in its first and last third of steps."""
     depths = {row["id"]: row["depth"] for row in read_variants(run, layout.PROBLEMS)}
-    rollouts = run.rows(layout.train("ladder"), layout.ATTEMPTS)
+    rollouts = [row for row in run.rows(layout.train("ladder"), layout.ATTEMPTS) if not row.get("from_base")]
     # {"1": {"first": {"n": 24, "pass_rate": 0.41}, "last": ...}}; JSON has string keys only.
     return {str(depth): thirds for depth, thirds in scores.pass_rates_by_depth(rollouts, depths).items()}
 

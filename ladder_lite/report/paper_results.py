@@ -74,4 +74,4 @@ TEST_TIME = (
 
 def experiment_of(test_set: str) -> str:
     """Return which of the paper's experiments a test set is shown with: "mit" or "undergraduate"."""
-    return "mit" if test_set.startswith(("mit", "exam")) else "undergraduate"
+    return "mit" if test_set == "exam" or test_set.startswith("mit") else "undergraduate"

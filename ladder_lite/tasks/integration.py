@@ -36,7 +36,7 @@ class IntegrationTask:
         """The problems of a split or of the probe. Raises UserError, with the line, for one that is not an integral."""
         settings = self._settings
         source = {"train": settings.train, "test": settings.test, "probe": settings.probe}[split]
-        return load_problems(source, "train" if split == "train" else "test", _fault) if source else []
+        return load_problems(source, split, _fault) if source else []
 
     def read(self, text: str) -> Problem:
         """A problem that a user typed: an integrand or a call. Raises UserError if it is not an integral."""

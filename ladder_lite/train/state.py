@@ -26,8 +26,8 @@ from ladder_lite.verify import Grade, Reason
 class Step:
     """One optimizer step, counted from 1: a row of `metrics.jsonl`.
 
-    `reward` is the mean over the step's rollouts, format reward included. `grad_norm` is the norm before clipping; it
-    is None in the file if the gradient scaler skipped the step. `kl` is None without a KL term. `stop` is set on the
+    `reward` is the mean over the model's own rollouts, format reward included. `grad_norm` is the norm before clipping;
+    it is None in the file if the gradient scaler skipped the step. `kl` is None without a KL term. `stop` is set on the
     last step of a run that ended before `max_steps`: "plateau", or "asked" if `after_step` ended it. `training_pass`
     tells how Unsloth batched the step: packed, or padded and why.
     """
@@ -46,9 +46,9 @@ class Step:
     kl: float | None = None
     training_pass: str | None = None
     sampled_groups_without_signal: float | None = None  # share among all groups, those that were replaced included
-    n_rollouts: int | None = None  # of all groups, those of the base model included
+    n_rollouts: int | None = None  # of all groups, and of the base model
     n_base_rollouts: int = 0
-    solved_groups: float | None = None  # share of the groups in which the model itself has a right answer
+    solved_problems: float | None = None  # share of the step's problems to which the model itself has a right answer
 
 
 class Sampler(Protocol):
@@ -199,7 +199,7 @@ class TrainingState:
             sampled_groups_without_signal=_share_without_signal([*self.trained, *self.dropped]),
             n_rollouts=len(self._rollouts),
             n_base_rollouts=len(self._rollouts) - len(own),
-            solved_groups=len({attempt.problem_id for attempt in own if attempt.correct})
+            solved_problems=len({attempt.problem_id for attempt in own if attempt.correct})
             / max(1, len({attempt.problem_id for attempt in own if attempt.grade.reward is not None})),
             n_tokens=sum(attempt.completion.n_tokens for attempt in self._rollouts),
             seconds=time.monotonic() - self._started,
@@ -213,7 +213,7 @@ class TrainingState:
             training_pass=self.training_pass,
         )
         # Before the step is written to metrics.jsonl: after a kill in between, the step is repeated, and this call too.
-        if self._after_step(step, self._rollouts):
+        if self._after_step(step, own):
             step = replace(step, stop="asked")
         elif self._on_plateau([*self.steps, step]):
             step = replace(step, stop="plateau")

@@ -197,7 +197,7 @@ class WrongAgain:
             return [Rollout([1], [2], Completion(WRONG, 1, truncated=False)) for _ in problems]
         self.asked += problems
         texts = [self.base[number % len(self.base)] for number in range(len(problems))]
-        return [Rollout([1], [3], Completion(text, 1, truncated=False), from_base=True) for text in texts]
+        return [Rollout([1], [3], Completion(text, 1, truncated=False)) for text in texts]
 
     def encode(self, completion: Completion) -> list[int]:
         return list(map(ord, completion.text))
@@ -256,7 +256,7 @@ def test_the_base_model_tries_what_the_model_never_solves(tmp_path: Path) -> Non
     assert "from_base" not in rows[0]
     second = state.steps[1]
     assert (second.n_rollouts, second.n_base_rollouts, second.reward) == (18, 6, pytest.approx(0.1))
-    assert second.solved_groups == 0
+    assert second.solved_problems == 0
     assert [row["right"] for row in state.rates.table(4)] == [0, 0, 0]
 
 
