@@ -78,7 +78,7 @@ def test_a_row_belongs_to_its_split_or_to_both(tmp_path: Path) -> None:
         ({"variable": "x"}, ':2: "integrand" is missing'),
         ({"integrand": " "}, ':2: "integrand" is missing'),
         ({"integrand": "2", "lower": "0"}, ':2: give both "lower" and "upper", or neither'),
-        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train" or "test", but is "dev"'),
+        ({"integrand": "2", "split": "dev"}, ':2: "split" must be "train", "test" or "probe", but is "dev"'),
         ({"integrand": "2", "variable": "2x"}, ':2: "variable" must be a name, but is "2x"'),
         ({"integrand": "1", "answer": "x"}, ":2: the same problem as in line 1; remove one"),
         ({"integrand": "2", "steps": "3"}, ':2: "steps" must be a whole number, but is "3"'),
@@ -181,7 +181,8 @@ def test_the_question_is_read_if_the_integrand_is_null(tmp_path: Path) -> None:
 def test_held_out_problems_are_those_of_all_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
     sets = held_out_problems()
-    assert sorted(sets) == ["mit_bee", "tiny", "undergrad"]
+    assert sorted(sets) == ["exam", "mit_bee", "tiny", "undergrad"]
+    assert len(sets["exam"]) == 60  # without its probe, which only runs that use it hold out
     assert len(sets["tiny"]) == 100
     assert len(sets["undergrad"]) == 359  # a set without splits counts as a whole
     assert len(sets["mit_bee"]) == 18  # of the 20 of 2025; two have a printed statement

@@ -125,6 +125,8 @@ def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
     settings |= {"ttrl": context.recipe.ttrl.model_copy(update={"probe_every": 3})}
     context.recipe = context.recipe.model_copy(update=settings)
     context.__dict__.pop("task")
+    held_out = [problem for problems in context.writer(context.recipe).held_out.values() for problem in problems]
+    assert {problem.id for problem in context.probe} <= {problem.id for problem in held_out}
     with pytest.raises(KeyboardInterrupt):
         test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
     context.__dict__["backend"] = Model(right_at=0)

@@ -188,7 +188,7 @@ def test_pass_rates_by_technique(tmp_path: Path) -> None:
     assert (probes["base"], probes["ladder"]["log"]) == ({"sine": share(0.4), "log": share(0.3)}, share(0.9))
     assert probes["ladder_ttrl"]["sine"]["value"] == 0.75
     words = chapters._lost_techniques({"probes": probes})
-    assert words == ["LADDER loses sine (40 % to 10 %). LADDER + TTRL loses none of the techniques."]
+    assert words == ["LADDER loses `sine` (40 % to 10 %). LADDER + TTRL loses none of the techniques."]
 
 
 @pytest.mark.parametrize(("n_steps", "size"), [(1, 1), (40, 1), (41, 2), (80, 2), (81, 3), (1000, 25)])

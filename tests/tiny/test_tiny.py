@@ -1,6 +1,7 @@
 """The embedded model: what it was taught, what it was not, and that it loads like any other."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -46,6 +47,22 @@ def test_a_term_is_right_as_often_as_stated() -> None:
     right = corpus.answers(term)[0]
     share = sum(corpus.solve(rng, [term]).lstrip("-") == right for _ in range(4000)) / 4000
     assert share == pytest.approx(corpus.RIGHT, abs=0.03)
+
+
+def test_the_exam_and_its_probe() -> None:
+    rows = [json.loads(line) for line in (shipped("benchmarks") / "exam.jsonl").read_text().splitlines()]
+    exam = corpus.exam()
+    assert [(row["split"], row["integrand"]) for row in rows] == [
+        (split, corpus.integrand(terms)) for split, terms in exam
+    ]
+    assert all(verify(row["integrand"], row["answer"]).reason is Reason.CORRECT for row in rows)
+    keys = {key for row in rows for key in TASK.fingerprints(problem(row["integrand"]))}
+    assert len(keys) == 2 * len(rows) == 2 * (34 + 60 + 320)
+    # A pair is (split, whether a term has a technique that no training integral has).
+    kinds = Counter((split, any(term.technique in corpus.UNTRAINED for term in terms)) for split, terms in exam)
+    expected = {("train", False): 34, ("test", False): 20, ("test", True): 40}
+    assert kinds == expected | {("probe", False): 200, ("probe", True): 120}
+    assert {row["technique"] for row in rows if row["split"] == "probe"} == set(corpus.TECHNIQUES)
 
 
 def test_the_problem_set_is_what_the_corpus_keeps_out() -> None:

@@ -237,8 +237,15 @@ def with_base_rollouts(rows: int) -> GrpoSettings:
 def test_the_base_model_tries_what_the_model_never_solves(tmp_path: Path) -> None:
     base = [WRONG, "<answer>x*x</answer>", RIGHT]
     chosen = with_base_rollouts(2)
+    told: list[Attempt] = []
+
+    def after_step(_: Step, rollouts: list[Attempt]) -> bool:
+        told.extend(rollouts)
+        return False
+
     for step in range(1, 5):
-        state, sampler = open_state(tmp_path, chosen), WrongAgain(*base)  # a new state each time, as after a kill
+        # A new state each time, as after a kill.
+        state, sampler = open_state(tmp_path, chosen, after_step), WrongAgain(*base)
         state.begin_step()
         groups = {group.row: group for group in state.roll_out(3, 4, sampler)}
         state.end_step(LOGS)
@@ -249,7 +256,8 @@ def test_the_base_model_tries_what_the_model_never_solves(tmp_path: Path) -> Non
             replayed = [*map(ord, RIGHT)] if step > 1 else [2]
             assert [rollout.completion_ids for rollout in groups[row].rollouts] == [[2]] * 2 + [replayed] * 2
             assert groups[row].rewards == pytest.approx([0.1] * 2 + [1.1 if step > 1 else 0.1] * 2)
-    # The base model's answers are logged as such. They do not measure the model that is trained.
+    # The base model's answers are logged as such. They do not measure the trained model, and no caller counts them.
+    assert [attempt.from_base for attempt in told] == [False] * 4 * 12
     rows = read_jsonl(tmp_path / "attempts.jsonl")
     assert [row["text"] for row in rows if row.get("from_base")] == base * 2
     assert [row["index"] for row in rows if row["step"] == 2] == list(range(18))

@@ -12,7 +12,7 @@ import pytest
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
-from ladder_lite.jsonl import read_jsonl
+from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.models import Backend
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.train import divergence, grpo
@@ -215,9 +215,11 @@ def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_
     assert len({step.kl for step in whole}) > 3
 
 
-def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beta", ["0", "0.05"])
+def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path, beta: str) -> None:
     start = perturbed(backend)  # so that its rollouts and those of the base model differ
-    whole = train(backend, tmp_path / "whole", base_rollouts="{rows: 2, samples: 4}")
+    settings = f"beta={beta}"
+    whole = train(backend, tmp_path / "whole", settings, base_rollouts="{rows: 2, samples: 4}")
     trained = backend.snapshot()
     assert {row.get("from_base") for row in read_jsonl(tmp_path / "whole/attempts.jsonl")} == {None, True}
     backend.restore(start)
@@ -228,12 +230,20 @@ def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, 
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        train(backend, tmp_path / "cut", base_rollouts="{rows: 2, samples: 4}", after_step=interrupt)
+        train(backend, tmp_path / "cut", settings, base_rollouts="{rows: 2, samples: 4}", after_step=interrupt)
     backend.restore(start)
     assert rows_without_times(
-        train(backend, tmp_path / "cut", base_rollouts="{rows: 2, samples: 4}")
+        train(backend, tmp_path / "cut", settings, base_rollouts="{rows: 2, samples: 4}")
     ) == rows_without_times(whole)
     assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
+
+
+def test_rows_of_later_steps_are_cut_from_all_logs(tmp_path: Path) -> None:
+    for name in ("metrics", "attempts", "curve", "probes"):
+        append_jsonl(tmp_path / f"{name}.jsonl", [{"step": step} for step in (1, 2, 2, 3)])
+    grpo._cut_logs(tmp_path, 2)
+    for name in ("metrics", "attempts", "curve", "probes"):
+        assert [row["step"] for row in read_jsonl(tmp_path / f"{name}.jsonl")] == [1, 2, 2]
 
 
 # --- checkpoints
