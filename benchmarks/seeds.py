@@ -46,6 +46,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     """Run a recipe with several seeds and summarize the results."""
+    if settings and out is None:
+        raise typer.BadParameter("give --out FILE: the default file is for the recipe's own settings")
     # By default, its own conditions, and TTRL without LADDER.
     conditions = conditions or ",".join(dict.fromkeys([*load_recipe(recipe).conditions, "ttrl"]))
     folders = [runs / f"{recipe}-s{seed}" for seed in seeds.split(",")]
@@ -102,11 +104,11 @@ def _sign_test(runs: list[Path], rival: str) -> dict[str, Any]:
 
 
 def _techniques(run: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Return the pass rates of single terms by technique: base, LADDER, and TTRL after few steps.
+    """Return the pass rates of single terms by technique in the exam: base, LADDER, and TTRL after few steps.
 
     TTRL's are means over the problems that have the technique, each with its last probe within `FEW_STEPS` steps.
     """
-    if not report["probes"]:
+    if report["recipe"] != "exam":
         return {}
     texts = {problem.id: str(problem.data["integrand"]) for problem in load_problems("exam", "test")}
     names = {integrand(terms): {term.technique for term in terms} for _, terms in exam()}

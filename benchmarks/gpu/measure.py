@@ -225,7 +225,7 @@ class Bench:
             training = Training(self.task, self.backend, settings, Path(run or temporary), 0, say=messages.append)
             done = grpo.train(training, self.task.problems, stop)
         peaks.append(take_peaks())
-        # The first peak is that of the probe and the self-checks before the first step.
+        # The first peak is that of the memory test and the self-checks before the first step.
         before, during = ({}, peaks) if clock else (peaks[0], peaks[1:])
         largest = {key: max(peak[key] for peak in during) for key in ("allocated", "reserved")}
         finding = {"steps": [asdict(step) for step in done], "peaks": largest, "peaks_before": before, "said": messages}

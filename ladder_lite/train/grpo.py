@@ -66,7 +66,7 @@ def train(
         _cut_logs(folder, _step_of(checkpoint) if checkpoint else 0)
         state = TrainingState(training, problems, growth, after_step)
         with adapter.without_reference_after(model):
-            trainer = Trainer(training, state, micro_batch, probe_first=_has_to_probe(backend))
+            trainer = Trainer(training, state, micro_batch, test_memory_first=_has_to_test_memory(backend))
             # Half the recipe's rate if an earlier round or process rolled back.
             trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)
             if trainer.beta:
@@ -106,7 +106,7 @@ def train(
     return state.steps
 
 
-def _has_to_probe(backend: Backend) -> bool:
+def _has_to_test_memory(backend: Backend) -> bool:
     """Return whether to test the memory before the first step. On a CPU, that would cost a step and show nothing."""
     model, _ = backend.trainable()
     return bool(model.device.type == "cuda")

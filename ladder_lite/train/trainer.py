@@ -60,14 +60,14 @@ class Trainer(trl.GRPOTrainer):
     """A GRPO trainer whose next step is the one after `progress.steps`.
 
     It trains on `micro_batch` completions at a time; the number of completions in a step is always the recipe's. With
-    `probe_first`, a micro-batch of the greatest possible length goes through the model before the first step, so that a
-    lack of memory shows at once. Raises UserError if the libraries change a setting.
+    `test_memory_first`, a micro-batch of the greatest possible length goes through the model before the first step, so
+    that a lack of memory shows at once. Raises UserError if the libraries change a setting.
     """
 
-    def __init__(self, training: Training, progress: TrainingState, micro_batch: int, probe_first: bool) -> None:
+    def __init__(self, training: Training, progress: TrainingState, micro_batch: int, test_memory_first: bool) -> None:
         self.training, self.progress = training, progress
         self._micro_batch = micro_batch
-        self._probing = False
+        self._testing_memory = False
         task, backend = training.task, training.backend
         model, tokenizer = backend.trainable()
         settings = settings_of(training, micro_batch)
@@ -83,7 +83,7 @@ class Trainer(trl.GRPOTrainer):
                 # One epoch has all steps. TRL repeats each row for the completions of its group.
                 train_dataset=Dataset.from_list([_PLACEHOLDER] * (config.max_steps * n_groups)),
                 processing_class=tokenizer,
-                callbacks=[_StepCallback(self, probe_first)],
+                callbacks=[_StepCallback(self, test_memory_first)],
                 rollout_func=self.roll_out,
             )
         # TRL casts the adapter on a 4-bit model to bfloat16, in which small optimizer steps are lost. Widen it again,
@@ -104,9 +104,9 @@ class Trainer(trl.GRPOTrainer):
         the number of `prompts` matters: which rows a step trains on is known only after their first completions.
         """
         size = self.args.num_generations
-        if self._probing:
+        if self._testing_memory:
             lengths = self.training.backend.max_prompt_length, self.args.max_completion_length
-            return _probe_batch(*lengths, len(prompts), size, self.processing_class)
+            return _longest_batch(*lengths, len(prompts), size, self.processing_class)
         groups = self.progress.roll_out(len(prompts) // size, size, self)
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         # Whether to exclude truncated replies is decided here. TRL would look for an end token, and would take replies
@@ -158,14 +158,14 @@ class Trainer(trl.GRPOTrainer):
         self.model.train(was_training)
         return logprobs
 
-    def probe(self) -> None:
+    def test_memory(self) -> None:
         """Run a forward and a backward pass on a micro-batch of the greatest possible length, and discard the result.
 
         If memory is not enough, this fails before the first step instead of hours later, at the first long replies.
         """
         was_training = self.model.training
         self.model.train()  # gradient checkpointing is active in training mode only
-        self._probing = True  # `roll_out` then returns random tokens with rewards of 0
+        self._testing_memory = True  # `roll_out` then returns random tokens with rewards of 0
         try:
             # TRL needs whole groups: round the micro-batch up to a multiple of the group size, then cut it again.
             n = self.args.num_generations * -(-self._micro_batch // self.args.num_generations)
@@ -176,7 +176,7 @@ class Trainer(trl.GRPOTrainer):
             self.accelerator.backward(self.compute_loss(self.model_wrapped, part))
         finally:
             # Leave no trace: neither gradients nor metrics in the log of the first step.
-            self._probing = False
+            self._testing_memory = False
             self.model_wrapped.zero_grad(set_to_none=True)
             self._metrics["train"].clear()
             self.model.train(was_training)
@@ -196,9 +196,9 @@ class Trainer(trl.GRPOTrainer):
         The entropies and clip ratios that TRL logs are therefore means over these rows, and over micro-batches that
         have any. In a step without one, they are not logged.
         """
-        # Unsloth computes the loss in its own way. A probe must run all rows, and its rewards, being equal, would leave
-        # none.
-        if "unsloth" in sys.modules or self._probing:
+        # Unsloth computes the loss in its own way. A memory test must run all rows, and its rewards, being equal, would
+        # leave none.
+        if "unsloth" in sys.modules or self._testing_memory:
             return super().compute_loss(model, inputs, **options)
         factor = 1.0
         if depends_on_advantage_only(self):
@@ -226,8 +226,8 @@ class Trainer(trl.GRPOTrainer):
 class _StepCallback(TrainerCallback):
     """Work around each step: set its seed, record it, and stop training if it has ended or time is up."""
 
-    def __init__(self, trainer: Trainer, probe_first: bool) -> None:
-        self._trainer, self._probe_first = trainer, probe_first
+    def __init__(self, trainer: Trainer, test_memory_first: bool) -> None:
+        self._trainer, self._test_memory_first = trainer, test_memory_first
         self._began_at = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
@@ -240,8 +240,8 @@ class _StepCallback(TrainerCallback):
         # Results from other trainers or micro-batches are not valid for this one, and neither are those with the random
         # adapter of `check_rollouts`.
         forget_self_checks(trainer.model)
-        if self._probe_first:
-            trainer.probe()
+        if self._test_memory_first:
+            trainer.test_memory()
         self._began_at = training.deadline.now()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -343,12 +343,14 @@ def _without_enum(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _probe_batch(prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any) -> dict[str, Any]:
+def _longest_batch(
+    prompt_length: int, completion_length: int, n: int, group_size: int, tokenizer: Any
+) -> dict[str, Any]:
     """Return n rollouts of the greatest possible length: one random prompt for each group, and random replies."""
     # Unsloth compares its packed pass with the padded one on the first batch that it sees. If one token were repeated,
     # attention would give the same output with any mask, and a faulty packed pass would go unnoticed.
     tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    rng = Random(0)  # its own generator: a probe must not advance the run's
+    rng = Random(0)  # its own generator: a memory test must not advance the run's
     prompts = [rng.choices(tokens, k=prompt_length) for _ in range(n // group_size)]
     return {
         "prompt_ids": [prompt for prompt in prompts for _ in range(group_size)],

@@ -83,7 +83,7 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 def build(backend: Backend, folder: Path, chosen: GrpoSettings) -> trainer.Trainer:
     training = Training(load_task(RECIPE.task), backend, chosen, folder, 0)
     state = TrainingState(training, PROBLEMS, None, lambda *_: False)
-    return trainer.Trainer(training, state, 8, probe_first=False)
+    return trainer.Trainer(training, state, 8, test_memory_first=False)
 
 
 # --- settings
@@ -220,11 +220,11 @@ def test_a_completion_is_encoded_as_it_was_sampled(
     assert built.sample(PROBLEMS, 1) != rollouts  # each wave has its own seed
 
 
-def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_test_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train(backend, tmp_path / "plain", settings())
     probed: list[int] = []
     checkpointing: list[bool] = []  # gradient checkpointing needs all modules in training mode
-    longest, compute_loss = trainer._probe_batch, trl.GRPOTrainer.compute_loss
+    longest, compute_loss = trainer._longest_batch, trl.GRPOTrainer.compute_loss
 
     def record(prompt_length: int, completion_length: int, *more: Any) -> dict[str, Any]:
         probed.append(prompt_length + completion_length)
@@ -234,21 +234,21 @@ def test_a_probe_leaves_no_trace(backend: Backend, tmp_path: Path, monkeypatch: 
         checkpointing.append(all(module.training for module in model.modules()))
         return compute_loss(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(trainer, "_probe_batch", record)
+    monkeypatch.setattr(trainer, "_longest_batch", record)
     monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", record_mode)
-    monkeypatch.setattr(grpo, "_has_to_probe", lambda _backend: True)
+    monkeypatch.setattr(grpo, "_has_to_test_memory", lambda _backend: True)
     after = train(backend, tmp_path / "probed", settings())
     assert probed == [RECIPE.model.max_prompt_length + 40]
-    assert checkpointing == [True, True]  # in the probe as in the step
+    assert checkpointing == [True, True]  # in the memory test as in the step
     assert all(weight.equal(plain[name]) for name, weight in after.items())
     logs = [(tmp_path / folder / "attempts.jsonl").read_text() for folder in ("plain", "probed")]
     assert logs[0] == logs[1]
 
 
-def test_a_probe_reveals_a_wrong_attention_mask(backend: Backend) -> None:
+def test_a_memory_test_reveals_a_wrong_attention_mask(backend: Backend) -> None:
     """If one token were repeated, the output would be the same with any mask."""
     model, tokenizer = backend.trainable()
-    rows = trainer._probe_batch(20, 10, n=8, group_size=4, tokenizer=tokenizer)
+    rows = trainer._longest_batch(20, 10, n=8, group_size=4, tokenizer=tokenizer)
     prompts, replies = ([tuple(ids) for ids in rows[name]] for name in ("prompt_ids", "completion_ids"))
     assert [len(set(prompts[:4])), len(set(prompts[4:])), len(set(prompts))] == [1, 1, 2]
     assert len(set(replies)) == 8

@@ -58,7 +58,7 @@ def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrain
     problems = [PROBLEMS[drawn.index(row)] for row in range(len(PROBLEMS))]
     state = TrainingState(training, problems, None, lambda *_: False)
     size = settings.trl["per_device_train_batch_size"]
-    built = trainer.Trainer(training, state, size, probe_first=False)
+    built = trainer.Trainer(training, state, size, test_memory_first=False)
     built.current_gradient_accumulation_steps = settings.trl["gradient_accumulation_steps"]
     built.model.train()
     return built

@@ -148,7 +148,7 @@ def test_attention_across_packed_sequences_is_noticed(loaders: tuple[Result, Res
     (theirs,) = _part("training", loaders[1])
     _assert_equal_steps(ours["steps"], theirs["steps"][:1], norm=5e-3)
     assert ours["steps"][0]["kl"] < 1e-6
-    assert ours["passes"][0] == "packed"  # the probe's, which is checked
+    assert ours["passes"][0] == "packed"  # the memory test's, which is checked
     assert set(ours["passes"][1:]) == {"padded"}
     assert ours["training_pass"].startswith("padded")
 

@@ -75,8 +75,9 @@ class Walk:
         from ladder_lite.problems import Problem
         from ladder_lite.train import grpo
 
-        # What differs on a GPU: the first step is probed, and adapters are not merged into the weights for sampling.
-        stand_in.replace(grpo, _has_to_probe=lambda _backend: loader == "unsloth")
+        # What differs on a GPU: the memory is tested before the first step, and adapters are not merged into the weights
+        # for sampling.
+        stand_in.replace(grpo, _has_to_test_memory=lambda _backend: loader == "unsloth")
         stand_in.replace(local, merged=lambda _model: nullcontext())
         stand_in.replace(guard, _REPLIES=2, _TOKENS=4)  # its checks would take half of the time of the walk
         self.backend: Any = local.LocalBackend(self.recipe, loader)  # load_backend refuses Unsloth without a GPU
