@@ -353,6 +353,9 @@ def _library_can_be_asked_for(variants: VariantSettings, info: ValidationInfo) -
 
 
 def _trains_too(ttrl: TtrlSettings, info: ValidationInfo) -> TtrlSettings:
+    task = info.data.get("task")
+    if ttrl.probe_every is not None and task is not None and task.probe is None:
+        raise ValueError("must not have probe_every while task.probe is null")
     if "grpo" in info.data:
         try:
             trainable(ttrl.over(info.data["grpo"]).trl)

@@ -193,14 +193,14 @@ def _training(report: Report) -> Chapter:
 
 
 def _lost_techniques(report: Report) -> list[str]:
-    """Name the techniques of the probe whose pass rates are below the base model's, with intervals that are apart."""
+    """Name the techniques of the probe whose pass rates, with their intervals, are below the base model's rates."""
     base = report["probes"].get("base", {})
     sentences = []
     for name, rates in report["probes"].items():
         lost = [
             f"{code(technique, 40)} ({percent(base[technique]['value'])} to {percent(rate['value'])})"
             for technique, rate in rates.items()
-            if technique in base and rate["high"] < base[technique]["low"]
+            if technique in base and rate["high"] < base[technique]["value"]
         ]
         if name != "base":
             sentences.append(f"{escape(label_of(name))} loses {', '.join(lost) or 'none of the techniques'}.")

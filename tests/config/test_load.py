@@ -282,6 +282,8 @@ def test_a_pool_is_one_set(recipe_file: Path) -> None:
         ("grpo.trl.auto_find_batch_size=true", "must leave out auto_find_batch_size: the training loop sets it"),
         ("ttrl.trl={num_generations: 5}", "num_generations, 5, divides; that is with grpo.trl, which ttrl.trl changes"),
         ("variants.transformations=model", "transformations: model while task.prompts.transformations is null"),
+        ("ttrl.probe_every=10", "must not have probe_every while task.probe is null"),
+        ("grpo.format_reward=1", "must be less than 1"),
         ("variants.personas=[]", "must have at least 1 item after validation, not 0"),
     ],
 )

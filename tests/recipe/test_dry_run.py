@@ -64,9 +64,10 @@ def test_dry_run_of_every_recipe_needs_no_torch_and_no_network(tmp_path: Path, n
 
 
 def test_a_probe_and_the_base_model_take_tokens() -> None:
+    off = ("task.probe=null", "ttrl.probe_every=null", "grpo.base_rollouts=null")
     with_both, without = (
         _predict("exam")["tokens"],
-        _predict("exam", "task.probe=null", "grpo.base_rollouts=null")["tokens"],
+        _predict("exam", *off)["tokens"],
     )
     after_training = 2 * 10  # base and LADDER answer each problem ten times
     during_ttrl = 2 * 10 * (1 + TTRL_STEPS // 10)  # two conditions, ten problems, every ten steps and at the end

@@ -75,7 +75,7 @@ class Walk:
         from ladder_lite.problems import Problem
         from ladder_lite.train import grpo
 
-        # What differs on a GPU: the memory is tested before the first step, and adapters are not merged into the weights
+        # What differs on a GPU: memory is tested before the first step, and adapters are not merged into the weights
         # for sampling.
         stand_in.replace(grpo, _has_to_test_memory=lambda _backend: loader == "unsloth")
         stand_in.replace(local, merged=lambda _model: nullcontext())
