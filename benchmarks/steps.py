@@ -108,6 +108,8 @@ def _last_steps(run: Path, n: int) -> list[list[Problem]]:
     problems = {problem.id: problem for problem in [*roots, *variants]}
     drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem
     for row in read_jsonl(trained / "attempts.jsonl"):
+        if row.get("from_base"):  # asked beside the step, see `grpo.base_rollouts`
+            continue
         drawn.setdefault(row["step"], {})[row["problem_id"]] = problems[row["problem_id"]]
     return [list(drawn[step].values()) for step in sorted(drawn)[-n:]]
 

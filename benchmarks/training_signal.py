@@ -1,6 +1,6 @@
 """Measure what each way of choosing what to train on brings: LADDER on the tiny recipe, at equal generated tokens.
 
-    python benchmarks/training_signal.py                  # 3 seeds x 6 arms, about 3 minutes each on one core
+    python benchmarks/training_signal.py                  # 3 seeds x 7 arms, about 3 minutes each on one core
     python benchmarks/training_signal.py --runs FOLDER    # resumes or reuses the runs in FOLDER/ARM-s0, ...
 
 Arms:
@@ -8,7 +8,7 @@ Arms:
 - `static`, the paper's method: the whole tree is written before training, and rows are drawn uniformly;
 - `pass_rate`: the same tree, but rows are drawn by measured pass rate;
 - `adaptive`: also starts with a smaller tree, which grows during training;
-- `refill`, `replay`, `downsample`: `adaptive` with that setting of `grpo` alone.
+- `refill`, `replay`, `base_rollouts`, `downsample`: `adaptive` with that setting of `grpo` alone.
 
 They are compared at equal numbers of generated tokens, counting all rollouts and the variants written before and during
 training. An arm that samples more completions in a step has fewer steps, so that its learning rate decays over about
@@ -39,13 +39,15 @@ from ladder_lite.problems import Problem
 from ladder_lite.train.curriculum import PassRates
 
 HERE = Path(__file__).parent
+OFF = ["grpo.refill=null", "grpo.base_rollouts=null"]
 ARMS = {
-    "static": ["grpo.refill=null", "variants.adaptive=null", "grpo.rows=uniform"],
-    "pass_rate": ["grpo.refill=null", "variants.adaptive=null"],
-    "adaptive": ["grpo.refill=null"],
-    "refill": ["grpo.refill={pilot: 4, limit: 2}"],
-    "replay": ["grpo.refill=null", "grpo.replay=true"],
-    "downsample": ["grpo.refill=null", "grpo.downsample_from=16"],
+    "static": [*OFF, "variants.adaptive=null", "grpo.rows=uniform"],
+    "pass_rate": [*OFF, "variants.adaptive=null"],
+    "adaptive": OFF,
+    "refill": [*OFF, "grpo.refill={pilot: 4, limit: 2}"],
+    "replay": [*OFF, "grpo.replay=true"],
+    "base_rollouts": [*OFF, "grpo.base_rollouts={rows: 2, samples: 8}"],
+    "downsample": [*OFF, "grpo.downsample_from=16"],
 }
 STEPS = {"refill": 75, "downsample": 75}
 """Steps of the arms that sample more than 64 completions in a step; the others have 150."""
@@ -133,7 +135,8 @@ def _reliability(run: Path, train: Path) -> list[dict[str, float]]:
         expected = rates.estimate(step - 1)
         groups: dict[int, list[bool]] = {}
         for attempt in attempts:
-            if attempt["problem_id"] in row_of and attempt["reward"] is not None:  # not a root
+            # Neither of a root nor of the base model.
+            if attempt["problem_id"] in row_of and attempt["reward"] is not None and not attempt.get("from_base"):
                 groups.setdefault(row_of[attempt["problem_id"]], []).append(attempt["reason"] == "CORRECT")
         for row, right in groups.items():
             outcomes[min(bisect_right(BINS, expected[row]), len(BINS) - 1) - 1].append(right)

@@ -219,7 +219,7 @@ def exploration(report: Report) -> Figure | None:
         "solved_problems",
         ("exploration", "share of problems", "Problems with a right answer"),
         "Share of the problems of a step to which the model has a right answer among its rollouts, averaged over bins "
-        "of steps. It learns nothing from the others.",
+        "of steps. Without replayed answers, it learns nothing from the others.",
     )
 
 

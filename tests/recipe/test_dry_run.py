@@ -29,8 +29,8 @@ runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 STEPS, TTRL_STEPS = 150, 40
 """Steps of a training run of tiny, and of TTRL on one problem."""
 
-ROLLOUTS = 2 * 64
-"""The most in a step: `grpo.refill` may sample twice as many completions as are trained on."""
+ROLLOUTS = 2 * 64 + 2 * 8
+"""The most in a step: `grpo.refill` may sample twice as many completions as are trained on; then the base model's."""
 
 ALL_TTRL_STEPS = 6 * TTRL_STEPS
 """Steps of TTRL on all its problems."""
