@@ -115,7 +115,8 @@ def _run_ttrl_on(context: "RunContext", condition: Condition, problem: Problem, 
     context.restore(condition.start)
     writer, probe = context.writer(context.recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES)
     outcome = ttrl.train_on_problem(writer, problem, context.recipe, stage.path, context.live, probe)
-    verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else "not solved"
+    why = outcome.stopped.replace("_", " ")  # "max steps", "plateau"
+    verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else f"not solved ({why})"
     context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
     return outcome.to_row()
 

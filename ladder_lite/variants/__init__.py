@@ -3,8 +3,8 @@
 Each request suggests 3 to 5 transformations from the library. Personas rotate and the sampling temperature cycles from
 request to request (arXiv 2503.00735, section on variant generation). Level by level, variants become parents. A variant
 is rejected, and recorded with the reason, if it cannot be read, is not a function, or equals as a function its parent,
-a root, an earlier variant or a test problem of a benchmark. The base model writes all of them, with the adapter switched
-off.
+a root, an earlier variant or a test problem of a benchmark. The base model writes all of them, with the adapter
+switched off.
 
 `grow` makes the paper's tree, all of it before training. `Growth` starts from a smaller tree and extends it while
 training runs: problems that the model never solves get children.
