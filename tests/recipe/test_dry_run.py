@@ -26,7 +26,7 @@ sys.argv = ["recipe", *sys.argv[1:]]
 runpy.run_module("ladder_lite.recipe", run_name="__main__", alter_sys=True)
 """
 
-STEPS, TTRL_STEPS = 150, 40
+STEPS, TTRL_STEPS = 130, 40
 """Steps of a training run of tiny, and of TTRL on one problem."""
 
 ROLLOUTS = 2 * 64 + 2 * 8
@@ -73,7 +73,7 @@ def test_a_probe_and_the_base_model_take_tokens() -> None:
     during_ttrl = 2 * 10 * (1 + TTRL_STEPS // 10)  # two conditions, ten problems, every ten steps and at the end
     resampled = 10 * TTRL_STEPS * 16  # as many as TTRL's, those of the base model included
     assert with_both["evaluation"] - without["evaluation"] == (320 * (after_training + during_ttrl) + resampled) * 120
-    steps = STEPS + 2 * 10 * TTRL_STEPS
+    steps = 150 + 2 * 10 * TTRL_STEPS
     assert with_both["training"] - without["training"] == steps * 16 * 120
 
 
