@@ -97,9 +97,9 @@ def test_steps_and_tokens_of_tiny() -> None:
     assert found["steps_by_condition"] == {"rl_without_variants": STEPS, "ladder": STEPS, "ladder_ttrl": ALL_TTRL_STEPS}
     assert found["steps"] == 2 * STEPS + ALL_TTRL_STEPS
     # 100 tests: 10 samples and a greedy answer after each of three conditions; in two training runs one answer before
-    # the first step and one every 15 steps. 6 problems of TTRL: 11 answers at the end and 8 tries per step. Resampling
+    # the first step and one every 13 steps. 6 problems of TTRL: 11 answers at the end and 8 tries per step. Resampling
     # LADDER takes as many tokens as TTRL.
-    answers = 3 * 11 * 100 + 2 * (1 + STEPS // 15) * 100 + 6 * (11 + TTRL_STEPS * 8)
+    answers = 3 * 11 * 100 + 2 * (1 + STEPS // 13) * 100 + 6 * (11 + TTRL_STEPS * 8)
     ttrl_tokens_each = (TTRL_STEPS * (ROLLOUTS + 8) + 80) * 120
     assert found["tokens"]["training"] == (2 * STEPS + ALL_TTRL_STEPS) * ROLLOUTS * 120
     assert found["tokens"]["evaluation"] == answers * 120 + 6 * ttrl_tokens_each
@@ -162,8 +162,11 @@ def test_changes_of_ttrl_count_for_ttrl_only() -> None:
     default = _predict("tiny")
     found = _predict("tiny", "ttrl.trl={per_device_train_batch_size: 16, max_completion_length: 200, max_steps: 5}")
     assert found["steps_by_condition"] == default["steps_by_condition"] | {"ladder_ttrl": 6 * 5}
-    assert found["tokens"]["training"] == 2 * STEPS * ROLLOUTS * 120 + 6 * 5 * 2 * 16 * 200
-    tries, resampled = 8 * 120, {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((40, 15360), (5, 6400))}
+    assert found["tokens"]["training"] == 2 * STEPS * ROLLOUTS * 120 + 6 * 5 * (2 * 16 + 2 * 8) * 200
+    tries, resampled = (
+        8 * 120,
+        {steps: steps * rollouts + 80 * 120 for steps, rollouts in ((40, 144 * 120), (5, 48 * 200))},
+    )
     fewer = (
         (TTRL_STEPS - 5) * 2 * tries + resampled[40] - resampled[5]
     )  # fewer tries, and fewer tokens for resampling LADDER
@@ -232,4 +235,4 @@ def test_time_left_follows_from_measured_steps(tmp_path: Path) -> None:
     assert _predict("tiny", run=tmp_path)["seconds_left"] == 3.0 * (STEPS - 2 + 5 * TTRL_STEPS)
     console = Console(width=200, record=True)
     console.print(render(_predict("tiny", run=tmp_path)))
-    assert "Time left: at most 17:24" in console.export_text()
+    assert "Time left: at most 16:24" in console.export_text()
