@@ -284,7 +284,7 @@ class _Tree:
         prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in requests]
         # One temperature per prompt: requests at different temperatures share a batch.
         temperatures = tuple(temperature for *_, temperature in requests)
-        # The base model writes: training to solve makes the model worse at writing variants.
+        # The base model writes: training on answers makes the model worse at writing variants (benchmarks/README.md).
         length, batch_size = settings.max_new_tokens, settings.batch_size
         sampling = Sampling(temperatures, 1.0, length, batch_size, seed, from_base=True)
         return [reply for (reply,) in self._writer.backend.sample(prompts, 1, sampling)]
