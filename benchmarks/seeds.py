@@ -46,8 +46,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     """Run a recipe with several seeds and summarize the results."""
-    if settings and out is None:
-        raise typer.BadParameter("give --out FILE: the default file is for the recipe's own settings")
+    if out is None and (settings or conditions or seeds != "0,1,2"):
+        raise typer.BadParameter("give --out FILE: the default file is for the default seeds, conditions and settings")
     # By default, its own conditions, and TTRL without LADDER.
     conditions = conditions or ",".join(dict.fromkeys([*load_recipe(recipe).conditions, "ttrl"]))
     folders = [runs / f"{recipe}-s{seed}" for seed in seeds.split(",")]
@@ -61,7 +61,7 @@ def main(
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],
-        "sign_tests": [_sign_test(folders, rival) for rival in RIVALS],
+        "sign_tests": [test for rival in RIVALS if (test := _sign_test(folders, rival))],
         "runs": [_measure(folder) for folder in folders],
     }
     out = out or HERE / "results" / f"{recipe}.json"
@@ -89,6 +89,8 @@ def _sign_test(runs: list[Path], rival: str) -> dict[str, Any]:
             first += [needed is not None for needed in methods["ladder_ttrl"]["tokens_to_solve"]]
             second += [needed is not None for needed in methods[rival]["tokens_to_solve"]]
             tokens += list(zip(methods["ladder_ttrl"]["spent"], methods[rival]["spent"], strict=True))
+    if not first:
+        return {}
     wins = sum(a and not b for a, b in zip(first, second, strict=True))
     losses = sum(b and not a for a, b in zip(first, second, strict=True))
     return {

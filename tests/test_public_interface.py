@@ -224,7 +224,7 @@ def test_a_rollback_keeps_its_keys(tmp_path: Path) -> None:
 
 REPORT = {
     *words("recipe seed model experiment conditions variants curve training ttrl ttrl_without_ladder race differences"),
-    *words("depths costs peak_memory_bytes versions probes"),
+    *words("depths costs peak_memory_bytes versions probes lost"),
     *words("value low high", "probes.*.*"),
     *{f"conditions.*.{key}" for key in SUMMARY},
     *words("steps seconds variants", "conditions.*"),

@@ -227,7 +227,7 @@ class Refill(_Section):
 class BaseRollouts(_Section):
     """In each step, let the base model try `rows` problems that the model never solves, `samples` times each.
 
-    Its right answers are replayed.
+    It tries the shortest ones first, and each one in a single step. Its right answers are replayed.
     """
 
     rows: Count
@@ -238,8 +238,8 @@ class GrpoSettings(_Section):
     """GRPO: how rows are drawn, which rollouts are trained on, rewards, test evaluations, and TRL's settings.
 
     `downsample_from` completions are sampled for each group (null, or fewer: `num_generations`), and those whose
-    rewards vary most are trained on. With `replay`, a group without a right answer gets an earlier one, if there is
-    one. `eval_every` is the interval of test evaluations in steps.
+    rewards vary most are trained on. With `replay`, half of a group without a right answer becomes an earlier
+    one, if there is one. `eval_every` is the interval of test evaluations in steps.
     """
 
     rows: Literal["pass_rate", "uniform"]

@@ -19,7 +19,7 @@ from ladder_lite.runs import layout, open_run, read_json
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
     adapters = {"base": None, **(run.adapters if chosen is None else {chosen: run.adapter(chosen)})}
     settings, seed = _settings(recipe.eval, request), recipe.seed if request.seed is None else request.seed
     # The run's task (prompts, protocol) on other problems. No selection: all problems of the set are evaluated.
-    source = recipe.task.model_copy(update={"train": request.problems, "test": request.problems, "select": None})
+    sets = dict.fromkeys(("train", "test", "probe"), request.problems)
+    source = recipe.task.model_copy(update={**sets, "select": None})
     task = load_task(source)
     problems, set_notes = task.problems(request.split), notes(request.problems)
     with nullcontext(request.out) if request.out else tempfile.TemporaryDirectory() as kept:

@@ -82,7 +82,7 @@ class RolloutGuard:
         target = max(_TARGET * TOLERANCE[self._backend.dtype], 0.01)
         for _ in range(_MAX_DRAWS):
             self._backend.restore(self._random_adapter(start))
-            sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, (), True, from_base)
+            sampling = Sampling(temperature, 1.0, _TOKENS, _REPLIES, self._n_draws, logprobs=True, from_base=from_base)
             # Replies without a sampled token began with padding: the engine has no log-probability for their end token.
             rollouts = [r for r in self._backend.roll_out([_PROMPT] * _REPLIES, sampling) if r.completion.n_tokens]
             if not rollouts:

@@ -168,6 +168,7 @@ class LocalBackend:
         self._drop_unsloth_copies()
         if check:
             self.check_rollouts()
+            self.check_rollouts(from_base=True)  # variants are written with the adapter off
 
     def check_rollouts(self, score: Score | None = None, temperature: float = 1.0, from_base: bool = False) -> None:
         """Raise UserError if the engine samples with other weights than those of `score`, or of a forward pass."""

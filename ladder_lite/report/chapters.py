@@ -193,18 +193,19 @@ def _training(report: Report) -> Chapter:
 
 
 def _lost_techniques(report: Report) -> list[str]:
-    """Name the techniques of the probe whose pass rates, with their intervals, are below the base model's rates."""
-    base = report["probes"].get("base", {})
+    """Say which techniques of the probe a condition answers worse than the base model."""
     sentences = []
-    for name, rates in report["probes"].items():
+    for name, techniques in report["lost"].items():
+        base, rates = report["probes"]["base"], report["probes"][name]
         lost = [
-            f"{code(technique, 40)} ({percent(base[technique]['value'])} to {percent(rate['value'])})"
-            for technique, rate in rates.items()
-            if technique in base and rate["high"] < base[technique]["value"]
+            f"{code(technique, 40)} ({percent(base[technique]['value'])} to {percent(rates[technique]['value'])})"
+            for technique in techniques
         ]
-        if name != "base":
-            sentences.append(f"{escape(label_of(name))} loses {', '.join(lost) or 'none of the techniques'}.")
-    return [" ".join(sentences)] if base else []
+        words = f"answers these techniques worse than the base model: {', '.join(lost)}"
+        if not lost:
+            words = "answers no technique significantly worse than the base model"
+        sentences.append(f"{escape(label_of(name))} {words}.")
+    return [" ".join(sentences)]
 
 
 def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter:

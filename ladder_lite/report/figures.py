@@ -246,8 +246,8 @@ def probes(report: Report) -> Figure | None:
         drawing,
         "probes",
         "What training gains and loses",
-        "Pass rate on the problems of `task.probe`, with 95 % intervals. For TTRL: the mean over the models that it "
-        "ends with, one for each test problem.",
+        "Pass rate on the problems of `task.probe`, with 95 % intervals. For TTRL: the mean over its test problems, "
+        "each with its last probe.",
         tuple(keys.values()),
     )
     return _with_picture(figure, "techniques.png", drawing, report, "pass rate by technique, with 95 % intervals")

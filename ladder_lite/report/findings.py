@@ -12,7 +12,7 @@ from ladder_lite import variants
 from ladder_lite.config import BUILT_IN, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
-from ladder_lite.problems import Problem, load_problems
+from ladder_lite.problems import Problem, load_problems, notes
 from ladder_lite.problems.attempts import Attempt, Outcome, outcome_of
 from ladder_lite.report.paper_results import experiment_of
 from ladder_lite.runs import Run, layout, read_json
@@ -54,6 +54,7 @@ def measure(run: Run) -> dict[str, Any]:
         ],
         "training": {name: summary for name in run.conditions if (summary := _training(run, name))},
         "probes": {name: rates for name in run.conditions if (rates := _probes(run, name))},
+        "lost": _lost(run),
         "ttrl": _ttrl(run, "ladder_ttrl"),
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
@@ -149,6 +150,23 @@ def _probes(run: Run, name: str) -> dict[str, scores.Interval]:
     }
 
 
+def _lost(run: Run) -> dict[str, list[str]]:
+    """Return by condition the techniques of the probe that it answers worse than the base model, beyond chance."""
+    try:
+        techniques = {id_: note.technique for id_, note in notes(run.settings["task"].get("probe") or "").items()}
+    except UserError:  # no probe, or its set cannot be read any more
+        return {}
+    rates = {name: pass_rates(run, name, f"/{layout.PROBE}") for name in run.conditions}
+    lost: dict[str, list[str]] = {}
+    for name in [name for name in run.conditions if name != "base" and rates[name]]:
+        lost[name] = []
+        for technique in filter(None, dict.fromkeys(techniques.values())):
+            own = {id_: rate for id_, rate in rates[name].items() if techniques.get(id_) == technique}
+            if scores.paired_bootstrap(rates.get("base", {}), own)["high"] < 0:
+                lost[name].append(technique)
+    return lost
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
@@ -208,9 +226,9 @@ def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def pass_rates(run: Run, condition: str) -> dict[str, float]:
+def pass_rates(run: Run, condition: str, subfolder: str = "") -> dict[str, float]:
     """Return the share of right answers to each test problem that the verifier can judge, by problem id."""
-    rows = run.rows(layout.evaluation(condition), layout.ATTEMPTS)
+    rows = run.rows(layout.evaluation(condition) + subfolder, layout.ATTEMPTS)
     return scores.pass_rates(Attempt.from_row(row) for row in rows)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
+from ladder_lite.problems import load_problems
 from ladder_lite.report import chapters
 from ladder_lite.report.findings import known_problems, measure, outcomes
 from ladder_lite.runs.finished import Run, open_run
@@ -187,8 +188,34 @@ def test_pass_rates_by_technique(tmp_path: Path) -> None:
     assert list(probes) == ["base", "ladder", "ladder_ttrl"]
     assert (probes["base"], probes["ladder"]["log"]) == ({"sine": share(0.4), "log": share(0.3)}, share(0.9))
     assert probes["ladder_ttrl"]["sine"]["value"] == 0.75
-    words = chapters._lost_techniques({"probes": probes})
-    assert words == ["LADDER loses `sine` (40 % to 10 %). LADDER + TTRL loses none of the techniques."]
+
+
+def test_techniques_that_training_lost(tmp_path: Path) -> None:
+    """Of ten problems of each technique, LADDER answers those of one worse, all of them a little."""
+    probe = tmp_path / "probe.jsonl"
+    rows = [{"integrand": f"{n}*x", "technique": ("log|", "sine")[n % 2]} for n in range(2, 22)]
+    append_jsonl(probe, rows)
+    problems = load_problems(str(probe), "probe")
+
+    def answers(n_right: tuple[int, int]) -> list[dict[str, Any]]:
+        return [attempt(problem.id, turn < n_right[n % 2]) for n, problem in enumerate(problems) for turn in range(10)]
+
+    files: dict[str, Any] = {}
+    for name, n_right in (("base", (3, 3)), ("ladder", (2, 9))):
+        summary = {"pass@1": {"value": 0.5, "low": 0.4, "high": 0.6}}
+        names = {row["technique"]: {"pass@1": {"value": right / 10}} for row, right in zip(rows, n_right, strict=False)}
+        files[f"conditions/{name}/eval/done.json"] = summary | {"probe": {"techniques": names}}
+        files[f"conditions/{name}/eval/probe/attempts.jsonl"] = answers(n_right)
+    folder = tmp_path / "run"
+    run = a_run(folder, files)
+    assert measure(run)["lost"] == {}  # without a probe in the recipe
+    run.settings["task"]["probe"] = str(probe)
+    report = measure(run)
+    assert report["lost"] == {"ladder": ["log|"]}
+    words = chapters._lost_techniques(report)
+    assert words == ["LADDER answers these techniques worse than the base model: `log|` (30 % to 20 %)."]
+    words = chapters._lost_techniques(report | {"lost": {"ladder": []}})
+    assert words == ["LADDER answers no technique significantly worse than the base model."]
 
 
 @pytest.mark.parametrize(("n_steps", "size"), [(1, 1), (40, 1), (41, 2), (80, 2), (81, 3), (1000, 25)])

@@ -27,8 +27,8 @@ from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, p
 GROWN = "conditions/ladder/train/variants"
 """The folder of the variants that are written during LADDER's training."""
 
-KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "probes", "ttrl"]
-KEYS += ["ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
+KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "probes", "lost"]
+KEYS += ["ttrl", "ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
 
 
 @pytest.fixture
