@@ -5,7 +5,7 @@ are left out.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ladder_lite import variants
@@ -42,6 +42,7 @@ def measure(run: Run) -> dict[str, Any]:
     # `_condition` is empty for a condition without a finished evaluation.
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
     costs = _costs(run)
+    probes = {name: rates for name in run.conditions if (rates := _probes(run, name))}
     return {
         "recipe": run.name,
         "seed": run.seed,
@@ -53,8 +54,8 @@ def measure(run: Run) -> dict[str, Any]:
             {"condition": name, **row} for name in run.conditions for row in run.rows(layout.train(name), layout.CURVE)
         ],
         "training": {name: summary for name in run.conditions if (summary := _training(run, name))},
-        "probes": {name: rates for name in run.conditions if (rates := _probes(run, name))},
-        "lost": _lost(run),
+        "probes": probes,
+        "lost": _lost(run, probes),
         "ttrl": _ttrl(run, "ladder_ttrl"),
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
@@ -150,19 +151,21 @@ def _probes(run: Run, name: str) -> dict[str, scores.Interval]:
     }
 
 
-def _lost(run: Run) -> dict[str, list[str]]:
+def _lost(run: Run, probed: Collection[str]) -> dict[str, list[str]]:
     """Return by condition the techniques of the probe that it answers worse than the base model, beyond chance."""
     try:
         techniques = {id_: note.technique for id_, note in notes(run.settings["task"].get("probe") or "").items()}
     except UserError:  # no probe, or its set cannot be read any more
         return {}
-    rates = {name: pass_rates(run, name, f"/{layout.PROBE}") for name in run.conditions}
+    # Of TTRL's probes, only the rates are kept.
+    rates = {name: own for name in probed if (own := pass_rates(run, name, f"/{layout.PROBE}"))}
+    base = rates.pop("base", {})
     lost: dict[str, list[str]] = {}
-    for name in [name for name in run.conditions if name != "base" and rates[name]]:
+    for name in rates if base else ():
         lost[name] = []
         for technique in filter(None, dict.fromkeys(techniques.values())):
             own = {id_: rate for id_, rate in rates[name].items() if techniques.get(id_) == technique}
-            if scores.paired_bootstrap(rates.get("base", {}), own)["high"] < 0:
+            if scores.paired_bootstrap(base, own)["high"] < 0:
                 lost[name].append(technique)
     return lost
 

@@ -21,7 +21,8 @@ from ladder_lite.train.trainer import Trainer
 from tests.support.problems import TASK, problem
 
 FILE = shipped("recipes") / "ladder_in_one_file.py"
-RECIPE = load_recipe("tiny", ["grpo.rows=uniform", "grpo.refill=null", "grpo.trl.max_steps=1"])
+PLAIN = ["grpo.rows=uniform", "grpo.refill=null", "grpo.base_rollouts=null", "grpo.trl.max_steps=1"]
+RECIPE = load_recipe("tiny", PLAIN)
 
 # By integrand, a group of 8 replies: one right reply in the first group, two in the second, and so on up to eight.
 RIGHT, WRONG = "<answer>{}</answer>", "<answer>3*{}-x</answer>"
@@ -143,7 +144,7 @@ def trainer_of_package(backend: Backend, policy: Any, folder: Path) -> Trainer:
     backend.restore(adapter_of(policy.model))
     training = Training(TASK, backend, RECIPE.grpo, folder, 0)
     state = TrainingState(training, [problem(integrand) for integrand in GROUPS], None, lambda *_: False)
-    return Trainer(training, state, 64, probe_first=False)
+    return Trainer(training, state, 64, test_memory_first=False)
 
 
 def step_of_package(backend: Backend, policy: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Step:
@@ -157,9 +158,8 @@ def step_of_package(backend: Backend, policy: Any, folder: Path, monkeypatch: py
         return Rollout(ids, reply, Completion(text, len(reply), truncated=False))
 
     monkeypatch.setattr(backend, "roll_out", lambda prompts, _: [reply_to(prompt) for prompt in prompts])
-    monkeypatch.setattr(
-        backend, "check_rollouts", lambda *_: None
-    )  # the replies are scripted, not sampled from the model
+    # The replies are scripted, not sampled from the model.
+    monkeypatch.setattr(backend, "check_rollouts", lambda *_: None)
     return first_step(trainer_of_package(backend, policy, folder), monkeypatch)
 
 

@@ -204,7 +204,7 @@ class WrongAgain:
 
 
 def test_each_step_trains_on_the_rows_that_are_drawn_for_it(tmp_path: Path) -> None:
-    chosen = settings().model_copy(update={"refill": None})
+    chosen = settings().model_copy(update={"refill": None, "base_rollouts": None})
     for step in range(1, 7):
         state = open_state(tmp_path, chosen)  # as after a kill
         state.begin_step()

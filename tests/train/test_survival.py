@@ -188,16 +188,10 @@ def test_without_a_kl_term_there_is_no_reference(backend: Backend, tmp_path: Pat
     assert steps[0].kl is None
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path, accumulation: int) -> None:
-    """The resumed run has the adapter of the start as its reference, and the weights of the checkpoint."""
-    settings = (
-        "beta=0.05",
-        f"gradient_accumulation_steps={accumulation}",
-        f"per_device_train_batch_size={BATCH // accumulation}",
-    )
+def resumes_to_the_same_numbers(backend: Backend, folder: Path, *trl: str, base_rollouts: str = "null") -> list[Step]:
+    """Train as a whole, then again with an interruption in step 4; assert equality, and return the steps."""
     start = backend.snapshot()
-    whole = train(backend, tmp_path / "whole", *settings)
+    whole = train(backend, folder / "whole", *trl, base_rollouts=base_rollouts)
     trained = backend.snapshot()
     backend.restore(start)
 
@@ -207,35 +201,28 @@ def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        train(backend, tmp_path / "cut", *settings, after_step=interrupt)
+        train(backend, folder / "cut", *trl, base_rollouts=base_rollouts, after_step=interrupt)
     assert adapters(backend) == (["default"], "default")
     backend.restore(start)
-    assert rows_without_times(train(backend, tmp_path / "cut", *settings)) == rows_without_times(whole)
+    resumed = train(backend, folder / "cut", *trl, base_rollouts=base_rollouts)
+    assert rows_without_times(resumed) == rows_without_times(whole)
     assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
-    assert len({step.kl for step in whole}) > 3
+    return whole
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_run_with_a_kl_term_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path, accumulation: int) -> None:
+    """The resumed run has the adapter of the start as its reference, and the weights of the checkpoint."""
+    settings = (f"gradient_accumulation_steps={accumulation}", f"per_device_train_batch_size={BATCH // accumulation}")
+    steps = resumes_to_the_same_numbers(backend, tmp_path, "beta=0.05", *settings)
+    assert len({step.kl for step in steps}) > 3
 
 
 @pytest.mark.parametrize("beta", ["0", "0.05"])
 def test_a_run_with_base_rollouts_resumes_to_the_same_numbers(backend: Backend, tmp_path: Path, beta: str) -> None:
-    start = perturbed(backend)  # so that its rollouts and those of the base model differ
-    settings = f"beta={beta}"
-    whole = train(backend, tmp_path / "whole", settings, base_rollouts="{rows: 2, samples: 4}")
-    trained = backend.snapshot()
+    perturbed(backend)  # so that its rollouts and those of the base model differ
+    resumes_to_the_same_numbers(backend, tmp_path, f"beta={beta}", base_rollouts="{rows: 2, samples: 4}")
     assert {row.get("from_base") for row in read_jsonl(tmp_path / "whole/attempts.jsonl")} == {None, True}
-    backend.restore(start)
-
-    def interrupt(step: Step, _: list[Attempt]) -> bool:
-        if step.step == 4:
-            raise KeyboardInterrupt
-        return False
-
-    with pytest.raises(KeyboardInterrupt):
-        train(backend, tmp_path / "cut", settings, base_rollouts="{rows: 2, samples: 4}", after_step=interrupt)
-    backend.restore(start)
-    assert rows_without_times(
-        train(backend, tmp_path / "cut", settings, base_rollouts="{rows: 2, samples: 4}")
-    ) == rows_without_times(whole)
-    assert all(weight.equal(trained[name]) for name, weight in backend.snapshot().items())
 
 
 def test_rows_of_later_steps_are_cut_from_all_logs(tmp_path: Path) -> None:
