@@ -230,7 +230,10 @@ def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def pass_rates(run: Run, condition: str, subfolder: str = "") -> dict[str, float]:
-    """Return the share of right answers to each test problem that the verifier can judge, by problem id."""
+    """Return the share of right answers to each problem that the verifier can judge, by problem id.
+
+    These are the test problems, or in the subfolder "/probe" those of the probe.
+    """
     rows = run.rows(layout.evaluation(condition) + subfolder, layout.ATTEMPTS)
     return scores.pass_rates(Attempt.from_row(row) for row in rows)
 
