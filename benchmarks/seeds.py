@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from scipy.stats import binomtest
 from tiny_corpus import exam, integrand
 
 from ladder_lite.config import load_recipe
@@ -30,6 +29,7 @@ from ladder_lite.evaluate.scores import mean_with_interval
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import load_problems
 from ladder_lite.report import write_comparison
+from ladder_lite.report.controls import sign_test
 
 HERE = Path(__file__).parent
 RIVALS = ("ladder_pass100", "ttrl")
@@ -82,26 +82,21 @@ def _measure(run: Path) -> dict[str, Any]:
 
 def _sign_test(runs: list[Path], rival: str) -> dict[str, Any]:
     """Compare TTRL after LADDER with a rival on the problems of all runs: solved, tokens, and a sign test."""
-    first, second, tokens = [], [], []
-    for run in runs:
-        methods = json.loads((run / "report.json").read_text())["race"].get("methods", {})
-        if {"ladder_ttrl", rival} <= methods.keys():
-            first += [needed is not None for needed in methods["ladder_ttrl"]["tokens_to_solve"]]
-            second += [needed is not None for needed in methods[rival]["tokens_to_solve"]]
-            tokens += list(zip(methods["ladder_ttrl"]["spent"], methods[rival]["spent"], strict=True))
-    if not first:
+    races = [json.loads((run / "report.json").read_text())["race"] for run in runs]
+    test = sign_test(races, "ladder_ttrl", rival)
+    if not test:
         return {}
-    wins = sum(a and not b for a, b in zip(first, second, strict=True))
-    losses = sum(b and not a for a, b in zip(first, second, strict=True))
+    both = [race["methods"] for race in races if {"ladder_ttrl", rival} <= race.get("methods", {}).keys()]
+    spent = ([tokens for methods in both for tokens in methods[name]["spent"]] for name in ("ladder_ttrl", rival))
     return {
         "rival": rival,
-        "problems": len(first),
-        "ladder_ttrl": sum(first),
-        "solved_by_rival": sum(second),
-        "only_ladder_ttrl": wins,
-        "only_rival": losses,
-        "p": binomtest(wins, wins + losses).pvalue if wins + losses else 1.0,
-        "median_tokens": [median(spent) for spent in zip(*tokens, strict=True)],
+        "problems": test["n_problems"],
+        "ladder_ttrl": test["solved"][0],
+        "solved_by_rival": test["solved"][1],
+        "only_ladder_ttrl": test["wins"],
+        "only_rival": test["losses"],
+        "p": test["p"],
+        "median_tokens": [median(tokens) for tokens in spent],
     }
 
 
@@ -158,6 +153,8 @@ def _print(figures: dict[str, Any]) -> None:
     for mean in figures["means"]:
         for name, share in mean["conditions"].items():
             print(f"mean {name}: {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})")
+        for row in mean["controls"]:
+            print(f"is it more than {row['more_than']}? {row['answer']}: {row.get('points') or row['test']}")
     print(f"--help takes {figures['help_over_import_torch']:.2f} of the time of importing torch")
 
 

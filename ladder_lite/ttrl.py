@@ -44,8 +44,9 @@ class Outcome:
     module's docstring explains how each depends on the verifier.
 
     `seconds` counts all work on the problem (tree, training, tries, answers), except what a kill cut off after the last
-    row of a log. `n_tokens` counts the tokens generated for variants, rollouts and tries, except those of work that a
-    kill or a rollback undid.
+    row of a log. `n_tokens` counts the tokens generated for variants, rollouts and tries, and `n_verifier_calls` the
+    graded rollouts and tries, except those of work that a kill or a rollback undid. `root_id` is the problem whose
+    variants were trained on: another one with `ttrl.train_on: other`.
     """
 
     problem_id: str
@@ -60,6 +61,8 @@ class Outcome:
     voted_answer: str | None
     voted_share: float
     voted_right: bool
+    root_id: str
+    n_verifier_calls: int
 
     def to_row(self) -> dict[str, Any]:
         """Return the outcome as a JSON object."""
@@ -83,9 +86,19 @@ def choose_problems(problems: Sequence[Problem], settings: TtrlSettings, seed: i
 
 
 def train_on_problem(
-    writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None = None
+    writer: Writer,
+    problem: Problem,
+    recipe: Recipe,
+    folder: Path,
+    live: Live,
+    observer: Observer | None = None,
+    *,
+    root: Problem | None = None,
 ) -> Outcome:
     """Grow a tree for one problem, train on it from the backend's current adapter, answer the problem, and roll back.
+
+    As a control, the tree may have another problem as its `root`; or, with `ttrl.train_on: problem`, there is none, and
+    the problem itself is trained on.
 
     After each step, `samples_per_step` answers to the problem itself are sampled; with `stop_when_solved`, the first
     right one ends training. With `beta` above 0, KL is measured against the adapter that the backend has at first.
@@ -102,7 +115,7 @@ def train_on_problem(
 
     before = writer.backend.snapshot()
     try:
-        return _ProblemRun(writer, problem, recipe, folder, live, observer).run()
+        return _ProblemRun(writer, problem, recipe, folder, live, observer, root or problem).run()
     finally:
         # The next problem must start from the same weights, and results of one problem must not leak into another.
         writer.backend.restore(before)
@@ -110,18 +123,20 @@ def train_on_problem(
             raise RuntimeError("TTRL's rollback failed: the adapter is not the one that the backend had at first")
 
 
+@dataclass
 class _ProblemRun:
     """TTRL on one problem. All results are in its folder, from which another process can resume."""
 
-    def __init__(
-        self, writer: Writer, problem: Problem, recipe: Recipe, folder: Path, live: Live, observer: Observer | None
-    ) -> None:
-        self._writer = writer
-        self._problem = problem
-        self._recipe = recipe
-        self._folder = folder
-        self._live = live
-        self._observer = observer
+    _writer: Writer
+    _problem: Problem
+    _recipe: Recipe
+    _folder: Path
+    _live: Live
+    _observer: Observer | None
+    _root: Problem
+
+    def __post_init__(self) -> None:
+        writer, recipe, folder = self._writer, self._recipe, self._folder
         self._curve = folder / layout.TRAIN / layout.CURVE
         self._grown = folder / layout.TRAIN / layout.VARIANTS  # what the tree gains during training
         # Earlier processes may have spent time on this problem, up to the last step or else on the tree: count it as if
@@ -158,22 +173,27 @@ class _ProblemRun:
             + during["tokens"]
             + sum(step.n_tokens for step in steps)
             + sum(row["n_tokens"] for row in rows),
-            n_variants=len(tree) + during["kept"],
+            n_variants=before["kept"] + during["kept"],
             stopped=_why_stopped(tree, steps, rows),
             voted_answer=vote.answer,
             voted_share=vote.share,
             voted_right=vote.right,
+            root_id=self._root.id,
+            n_verifier_calls=sum(step.n_rollouts or 0 for step in steps)
+            + len(rows) * self._recipe.ttrl.samples_per_step,
         )
 
     def _grow_tree(self) -> list[Problem]:
-        """Grow the tree of the problem, or resume growing it, and return its variants."""
+        """Grow the tree of the root, or resume growing it, and return its variants: the problems to train on."""
+        if self._recipe.ttrl.train_on == "problem":
+            return [self._problem]
         folder = self._folder / layout.VARIANTS
         # If training has started, the tree must stay as it is, even if the budget ended its growth early.
         if self._has_trained:
             return variants.load(folder)
         with self._live.progress("its variants", self._tree_writer.settings.first_per_root) as bar:
             try:
-                return variants.grow(self._tree_writer, [self._problem], folder, bar)
+                return variants.grow(self._tree_writer, [self._root], folder, bar)
             except OutOfTime:
                 # If the deadline of the whole run is reached, stop. If only the problem's budget is used up, continue
                 # with the variants it has.
@@ -194,7 +214,8 @@ class _ProblemRun:
 
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
-        settings, adaptive = self._recipe.ttrl.over(self._recipe.grpo), self._recipe.ttrl.adaptive
+        ttrl = self._recipe.ttrl
+        settings, adaptive = ttrl.over(self._recipe.grpo), ttrl.adaptive
         # If training has started, `grpo.train` must load its weights for the answers, even if no time is left.
         if not tree or (self._is_budget_used() and not self._has_trained):
             return []
@@ -203,13 +224,15 @@ class _ProblemRun:
 
             def after_step(step: Step, rollouts: list[Attempt]) -> bool:
                 nonlocal step_began_at
-                # The tries only measure: the test problem itself is never trained on.
-                tries = self._sampler(f"tries/{step.step}").sample([self._problem], self._recipe.ttrl.samples_per_step)
+                # The tries only measure: nothing is trained on them.
+                tries = self._sampler(f"tries/{step.step}").sample([self._problem], ttrl.samples_per_step)
                 now = self._deadline.now()
                 self._budget.record("TTRL step", now - step_began_at)
                 step_began_at = now
                 is_last = step.step == int(settings.trl["max_steps"])
-                stop = self._record_tries(step.step, tries, is_last=is_last)
+                # With `train_on: problem`, a rollout may solve it, too.
+                rights = [each for each in (*rollouts, *tries) if each.problem_id == self._problem.id and each.correct]
+                stop = self._record_tries(step.step, tries, rights, is_last=is_last)
                 bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)
                 if self._observer:
                     self._observer.step(step, rollouts, tries)
@@ -226,27 +249,28 @@ class _ProblemRun:
                 self._live.say,
             )
             growth = None
-            if adaptive:
-                growth = Growth(self._tree_writer, [self._problem], tree, adaptive, self._grown)
+            if adaptive and ttrl.train_on != "problem":
+                growth = Growth(self._tree_writer, [self._root], tree, adaptive, self._grown)
             return grpo.train(training, tree, after_step, growth)
 
     def _sampler(self, use: str) -> Sampler:
         """Return a sampler of answers to the problem, with its own seed for each use."""
         return Sampler(self._writer.task, self._writer.backend, self._recipe.eval, self._seed(use), self._deadline)
 
-    def _record_tries(self, step: int, tries: Sequence[Attempt], *, is_last: bool) -> Stopped | None:
+    def _record_tries(
+        self, step: int, tries: Sequence[Attempt], rights: Sequence[Attempt], *, is_last: bool
+    ) -> Stopped | None:
         """Write a step's row of `curve.jsonl`. Return why training ends with this step, None if it continues."""
-        right = [attempt.grade.answer for attempt in tries if attempt.correct]
         stop: Stopped | None = None
-        if right and self._recipe.ttrl.stop_when_solved:
+        if rights and self._recipe.ttrl.stop_when_solved:
             stop = "solved"
         # Would the next step exceed the budget? After the last step there is none.
         elif not is_last and self._is_budget_used(self._budget.expected_s("TTRL step")):
             stop = "budget"
         row = {
             "step": step,
-            "pass@1": len(right) / len(tries),
-            "answer": right[0] if right else None,
+            "pass@1": sum(attempt.correct for attempt in tries) / len(tries),
+            "answer": rights[0].grade.answer if rights else None,
             "n_tokens": sum(attempt.completion.n_tokens for attempt in tries),
             "seconds": self._seconds,  # on the problem in total, which a resumed run continues from
             "stop": stop,

@@ -85,6 +85,8 @@ def test_the_outcome_agrees_with_the_files(backend: Backend, tmp_path: Path) -> 
         "voted_answer": vote.answer,
         "voted_share": vote.share,
         "voted_right": vote.right,
+        "root_id": HARD.id,
+        "n_verifier_calls": len(rollouts) + 3 * recipe.ttrl.samples_per_step,
     }
     assert json.loads(json.dumps(outcome.to_row())) == outcome.to_row()
     assert all(row["n_tokens"] > 0 for row in (*curve, *rounds[:1]))
@@ -145,6 +147,38 @@ def test_the_first_right_answer_solves_the_problem_and_may_end_training(
     assert outcome.steps_to_solve < 3
     assert outcome.steps == len(curve) == (outcome.steps_to_solve if stop_when_solved else 3)
     assert outcome.stopped == ("solved" if stop_when_solved else "max_steps")
+
+
+def test_training_on_the_problem_itself(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tree is grown, also during training, and a right rollout solves the problem even if all tries are wrong."""
+    notes, sample = Recorder(), backend.sample
+    recipe = small_recipe(
+        "ttrl.train_on=problem", "ttrl.stop_when_solved=true", "ttrl.adaptive={start: 2, every: 1, requests: 4}"
+    )
+
+    def wrong(prompts: Sequence[Messages], n: int, sampling: Sampling) -> list[list[Completion]]:
+        replies = sample(prompts, n, sampling)
+        return [[replace(reply, text="<answer>x</answer>") for reply in own] for own in replies]
+
+    monkeypatch.setattr(backend, "sample", wrong)
+    outcome = run_ttrl(backend, tmp_path, recipe, EASY, observer=notes)
+    assert [[problem.id for problem in tree] for tree in notes.trees] == [[EASY.id]]
+    rollouts = read_jsonl(tmp_path / "train/attempts.jsonl")
+    assert {row["problem_id"] for row in rollouts} == {EASY.id}
+    assert (outcome.solved, outcome.stopped, outcome.n_variants, outcome.root_id) == (True, "solved", 0, EASY.id)
+    assert outcome.answer in {row["answer"] for row in rollouts if row["reason"] == "CORRECT"}
+    assert [row["pass@1"] for row in read_jsonl(tmp_path / "train/curve.jsonl")] == [0.0] * outcome.steps
+    assert outcome.n_verifier_calls == len(rollouts) + 2 * outcome.steps
+    assert not list(tmp_path.rglob("rounds.jsonl"))
+
+
+def test_training_on_the_variants_of_another_problem(backend: Backend, tmp_path: Path) -> None:
+    outcome = run_ttrl(backend, tmp_path, small_recipe(), HARD, root=EASY)
+    tree = variants.load(tmp_path / "variants")
+    assert {problem.root_id for problem in tree} == {EASY.id} == {outcome.root_id}
+    assert {row["problem_id"] for row in read_jsonl(tmp_path / "train/attempts.jsonl")} <= {p.id for p in tree}
+    assert {row["problem_id"] for row in read_jsonl(tmp_path / "eval/attempts.jsonl")} == {HARD.id}
+    assert outcome.problem_id == HARD.id
 
 
 def test_the_vote_is_independent_of_right_tries(
@@ -224,7 +258,7 @@ def test_a_tree_of_few_variants_is_trained_on(
     monkeypatch.setattr(variants, "grow", lambda *_: few)
     start, adapter_log = backend.snapshot(), AdapterLog(backend, monkeypatch)
     outcome = run_ttrl(backend, tmp_path, small_recipe("grpo.trl.per_device_train_batch_size=32", "grpo.refill=null"))
-    assert (outcome.steps, outcome.n_variants) == (3, n)
+    assert outcome.steps == 3
     rollouts = read_jsonl(tmp_path / "train/attempts.jsonl")
     for step in (1, 2, 3):
         own = [row["problem_id"] for row in rollouts if row["step"] == step]

@@ -1,4 +1,4 @@
-"""The settings of a recipe's ablations: LADDER with some settings changed."""
+"""The settings of a recipe's ablations: LADDER or TTRL with some settings changed."""
 
 from ladder_lite.config.load import with_changes
 from ladder_lite.config.schema import Recipe
@@ -19,5 +19,5 @@ def recipe_for(recipe: Recipe, name: str) -> Recipe:
 def shares_tree(recipe: Recipe, name: str) -> bool:
     """Whether an ablation uses the first variants of the shared tree; otherwise it grows its own."""
     ours, its = recipe.variants, recipe_for(recipe, name).variants
-    same = {"per_root": ours.per_root, "adaptive": ours.adaptive}
+    same = {"per_root": ours.per_root, "adaptive": ours.adaptive, "third": ours.third}
     return its.model_copy(update=same) == ours and its.first_per_root <= ours.first_per_root

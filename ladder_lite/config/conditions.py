@@ -1,12 +1,16 @@
 """The table of conditions: what each trains on, starts from and is compared with, and how it is shown.
 
-A recipe adds ablations, which are LADDER with other settings. Stages, command lines, reports and figures look a
+A recipe adds ablations, which are LADDER or TTRL with other settings. Stages, command lines, reports and figures look a
 condition up here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+Ablations = Mapping[str, Mapping[str, Any]]
+"""By name: the changes of each ablation, by dotted key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +106,34 @@ BUILT_IN = {
 """Conditions available in every recipe."""
 
 
-def condition_of(name: str) -> Condition:
-    """Look up a condition; a name that is not built in is an ablation's."""
-    ablation = Condition(
-        name, name, "LADDER with other settings", _ABLATION_COLOUR, trains_on="variants", compared_with=("ladder",)
+def is_of_ttrl(changes: Iterable[str]) -> bool:
+    """Return whether an ablation with changes to these keys is one of TTRL after LADDER, and not of LADDER."""
+    return any(key.startswith("ttrl.") for key in changes)
+
+
+def condition_of(name: str, ablations: Ablations = MappingProxyType({})) -> Condition:
+    """Look up a condition; a name that is neither built in nor among the ablations is that of an ablation of LADDER."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    original = BUILT_IN["ladder_ttrl" if is_of_ttrl(ablations.get(name, ())) else "ladder"]
+    # An ablation of TTRL takes the same problems.
+    problems_of = "ladder_ttrl/problems" if original.problems_of else None
+    return replace(
+        original,
+        name=name,
+        label=name,
+        meaning=f"{original.label} with other settings",
+        colour=_ABLATION_COLOUR,
+        problems_of=problems_of,
+        compared_with=(original.name,),
     )
-    return BUILT_IN.get(name, ablation)
 
 
-def with_ablations(ablations: Iterable[str]) -> list[Condition]:
-    """All conditions of a recipe with these ablations, each after those it needs: ablations follow LADDER."""
-    names = list(BUILT_IN)
-    after = names.index("ladder") + 1
-    return [condition_of(name) for name in (*names[:after], *ablations, *names[after:])]
+def with_ablations(ablations: Ablations) -> list[Condition]:
+    """All conditions of a recipe with these ablations, each after those it needs and after the one it changes."""
+    extra = [condition_of(name, ablations) for name in ablations]
+    return [
+        condition
+        for built_in in BUILT_IN.values()
+        for condition in (built_in, *(each for each in extra if each.compared_with == (built_in.name,)))
+    ]

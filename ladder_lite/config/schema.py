@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, fi
 from pydantic_core.core_schema import ValidationInfo
 
 from ladder_lite.budget import read_budget
-from ladder_lite.config.conditions import BUILT_IN
+from ladder_lite.config.conditions import BUILT_IN, is_of_ttrl
 from ladder_lite.config.trl_settings import TRL_DEFAULTS, GrpoConfigSettings, LoraConfigSettings, trainable
 from ladder_lite.errors import nearest
 
@@ -188,8 +188,18 @@ class Adaptive(_Section):
     requests: Count
 
 
+def _of_a_whole_tree(third: str | None, info: ValidationInfo) -> str | None:
+    if third is not None and info.data.get("adaptive") is not None:
+        raise ValueError("must be null unless variants.adaptive is null: the tree must be complete before training")
+    return third
+
+
 class VariantSettings(_Section):
-    """The variant tree of each root problem. With `adaptive: null` it is complete before training, as in the paper."""
+    """The variant tree of each root problem. With `adaptive: null` it is complete before training, as in the paper.
+
+    With `third`, training uses only a third of each root's variants: those whose statements are nearest to the root's
+    or farthest from it (see `problems.similarity`), or the longest ones.
+    """
 
     per_root: Count
     depth: Depth
@@ -203,6 +213,7 @@ class VariantSettings(_Section):
     batch_size: Count
     equal_up_to_factor: bool = False  # True: 2*sin(x) is a duplicate of sin(x)
     adaptive: Adaptive | None = None
+    third: Annotated[Literal["nearest", "farthest", "longest"] | None, AfterValidator(_of_a_whole_tree)] = None
 
     @property
     def first_per_root(self) -> int:
@@ -240,9 +251,15 @@ class GrpoSettings(_Section):
     `downsample_from` completions are sampled for each group (null, or fewer: `num_generations`), and those whose
     rewards vary most are trained on. With `replay`, half of a group without a right answer becomes an earlier
     one, if there is one. `eval_every` is the interval of test evaluations in steps.
+
+    `rows: staged` draws by pass rate from the shortest third of the problems, then from the middle third, then from the
+    longest, each for a third of the steps. `reward` is 1 for a right answer (`verifier`), or, as controls, for any
+    answer that can be read (`format`), or for one reply in two at random (`random`); pass rates are then shares of
+    such rewards.
     """
 
-    rows: Literal["pass_rate", "uniform"]
+    rows: Literal["pass_rate", "uniform", "staged"]
+    reward: Literal["verifier", "format", "random"] = "verifier"
     refill: Refill | None = None
     downsample_from: Count | None = None
     replay: bool = False
@@ -291,7 +308,9 @@ def _readable(budget: str) -> str:
 class TtrlSettings(_Section):
     """Test-time RL on unsolved test problems; `trl` overrides `grpo.trl`, `probe_every` is in steps.
 
-    With `adaptive`, the tree of a problem grows while it is trained on, see `variants.adaptive`.
+    With `adaptive`, the tree of a problem grows while it is trained on, see `variants.adaptive`. As controls,
+    `train_on: problem` trains on the test problem itself, with the verifier's reward, and `other` on variants of
+    another test problem, drawn at random.
 
     `budget` limits the time for the tree and the training of one problem, for instance "10m". With `stop_when_solved`,
     the paper's rule, training ends when the verifier accepts an answer to the test problem; without it, the verdicts on
@@ -307,6 +326,7 @@ class TtrlSettings(_Section):
     samples_per_step: Count
     probe_every: Count | None = None
     adaptive: Adaptive | None = None
+    train_on: Literal["variants", "problem", "other"] = "variants"
     stop_when_solved: bool
     trl: GrpoConfigSettings = Field(default_factory=dict)
 
@@ -319,8 +339,9 @@ def _changes_of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
     share = changes.get("share", 1)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError("must have a share above 0 and up to 1")
-    if others := [key for key in changes if key != "share" and key.partition(".")[0] not in ("variants", "grpo")]:
-        raise ValueError(f"must change nothing but share, variants.* and grpo.*, not {others[0]}")
+    sections = {"ttrl"} if is_of_ttrl(changes) else {"share", "variants", "grpo"}
+    if others := [key for key in changes if key.partition(".")[0] not in sections]:
+        raise ValueError(f"must change either share, variants.* and grpo.*, or ttrl.* alone; not {others[0]}")
     if changes.get("variants.transformations") == "model":  # the library is written once, for all conditions
         raise ValueError("must not have variants.transformations: model; the recipe can, for all of its conditions")
     return changes
@@ -371,7 +392,8 @@ class Recipe(_Section):
     """One experiment. The run folder contains it with all defaults and overrides resolved.
 
     An ablation is a condition: LADDER with changes to `variants.*` and `grpo.*`, by dotted key, and `share`, the
-    fraction of the variants it may use. `full` names the conditions that `--full` adds.
+    fraction of the variants it may use; or TTRL after LADDER with changes to `ttrl.*`. `full` names the conditions that
+    `--full` adds.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder

@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ladder_lite.config import BUILT_IN, GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
+from ladder_lite.config import GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
@@ -118,7 +118,7 @@ class _Workload:
         # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
         self._ttrl_conditions = [
             condition.name
-            for condition in BUILT_IN.values()
+            for condition in with_ablations(recipe.ablations)
             if condition.trains_on == "single problems" and layout.problems(condition.name) in self._stages
         ]
         self._ttrl = recipe.ttrl.over(recipe.grpo)

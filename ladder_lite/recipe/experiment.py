@@ -39,7 +39,7 @@ class Experiment:
 
     def run_condition(self, name: str) -> None:
         """Run a condition and the conditions it needs, skipping the stages that are done."""
-        condition, context = condition_of(name), self.context
+        condition, context = condition_of(name, self.recipe.ablations), self.context
         for needed in condition.needs:  # TTRL needs LADDER's evaluation: it trains on the problems left unsolved there
             self.run_condition(needed)
 
@@ -126,8 +126,10 @@ class Experiment:
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
-        n_first = recipe_for(self.recipe, condition).variants.first_per_root
-        return variants.first_per_root(tree, n_first) if n_first < per_root else tree
+        settings = recipe_for(self.recipe, condition).variants
+        if settings.first_per_root < per_root:
+            tree = variants.first_per_root(tree, settings.first_per_root)
+        return variants.third_per_root(tree, roots, settings.third) if settings.third else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
         """Train a fresh adapter with GRPO on the problems and save it in `train/adapter`.
@@ -169,6 +171,7 @@ class Experiment:
                 "seconds": sum(step.seconds for step in steps) + grown["seconds"],
                 "n_tokens": sum(step.n_tokens for step in steps) + grown["tokens"],
                 "stopped": steps[-1].stop or "max_steps",
+                "n_verifier_calls": sum(step.n_rollouts or 0 for step in steps),
                 "variants": len(tree) + grown["kept"],
                 "grown": grown["kept"],
                 "rollbacks": len(divergence.load(stage.path)),

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ladder_lite.config import Condition
+from ladder_lite.config import Condition, Recipe, recipe_for
 from ladder_lite.jsonl import append_jsonl, rewrite_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.runs import Stage, layout, read_json
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 N_SAMPLES = 100
 """The fewest answers sampled from LADDER's model to each problem: the paper reports pass@100."""
 
+_SUMMED = ("steps", "seconds", "n_tokens", "n_verifier_calls")  # over the problems of TTRL
+
 
 def run_ttrl(context: "RunContext", condition: Condition) -> None:
     """Run TTRL on test problems that LADDER leaves unsolved, one after the other, each as a substage."""
     from ladder_lite import ttrl
 
-    recipe = context.recipe
+    recipe = recipe_for(context.recipe, condition.name)
 
     def work(stage: Stage) -> dict[str, Any]:
         unsolved = _unsolved_by_ladder(context)
@@ -39,7 +42,9 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
         # leaves unsolved: the two are compared problem by problem.
         after_ladder = condition.problems_of == "ladder/eval"
         chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
-        outcomes = context.run_substages(stage, condition.label, chosen, partial(_run_ttrl_on, context, condition))
+        outcomes = context.run_substages(
+            stage, condition.label, chosen, partial(_run_ttrl_on, context, condition, recipe)
+        )
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
         # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
@@ -50,12 +55,12 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
             "voted_right": sum(bool(outcome["voted_right"]) for outcome in outcomes),
             "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
             "problems": [problem.id for problem in chosen],
-            **{key: sum(outcome[key] for outcome in outcomes) for key in ("steps", "seconds", "n_tokens")},
+            **{key: sum(outcome[key] for outcome in outcomes) for key in _SUMMED},
             # Steps undone after a divergence, not the return to the old weights after each problem.
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
-    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context), work)
+    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context, recipe), work)
 
 
 def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
@@ -101,20 +106,27 @@ def resample(context: "RunContext", condition: Condition) -> None:
             # For a problem with more than 100 answers, pass@100 is estimated from all of them (`pass_at_k`).
             "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
             "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
+            "n_verifier_calls": sum(outcome["n_samples"] for outcome in outcomes),
             "seconds": time.monotonic() - started,
         }
 
     # TTRL's settings are inputs because they decide how many tokens there are to spend.
-    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context), work)
+    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context, context.recipe), work)
 
 
-def _run_ttrl_on(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
+def _run_ttrl_on(
+    context: "RunContext", condition: Condition, recipe: Recipe, problem: Problem, stage: Stage
+) -> dict[str, Any]:
     from ladder_lite import ttrl
 
     # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
     context.restore(condition.start)
-    writer, probe = context.writer(context.recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES)
-    outcome = ttrl.train_on_problem(writer, problem, context.recipe, stage.path, context.live, probe)
+    writer, probe = context.writer(recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES)
+    root = problem
+    if recipe.ttrl.train_on == "other":
+        others = [test for test in context.tests if test.id != problem.id]
+        root = Random(f"{recipe.seed}/other/{problem.id}").choice(others)
+    outcome = ttrl.train_on_problem(writer, problem, recipe, stage.path, context.live, probe, root=root)
     why = outcome.stopped.replace("_", " ")  # "max steps", "plateau"
     verdict = f"solved at step {outcome.steps_to_solve}" if outcome.solved else f"not solved ({why})"
     context.live.say(f"{verdict}: {show(context.task.statement(problem))}")
@@ -184,7 +196,6 @@ def _ladder_ttrl_summary(context: "RunContext", problem_id: str = "") -> dict[st
     return read_json(context.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
 
 
-def _ttrl_inputs(context: "RunContext") -> list[Any]:
-    recipe = context.recipe
+def _ttrl_inputs(context: "RunContext", recipe: Recipe) -> list[Any]:
     settings = [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
     return [*settings, *context.evaluation_inputs]

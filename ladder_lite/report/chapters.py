@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from ladder_lite.config import BUILT_IN, EMBEDDED, list_recipes, load_recipe
+from ladder_lite.config import EMBEDDED, condition_of, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
-from ladder_lite.report import figures
+from ladder_lite.report import controls, figures
 from ladder_lite.report.document import (
     WIDTH,
     Block,
@@ -65,6 +65,7 @@ def describe(report: Report, run: Run) -> Document:
         _results(report, run),
         _training(report),
         test_time(report, run, statements),
+        Chapter("Is it more than ...?", controls.describe(report["controls"])),
         _answers(report, run, statements),
         variants_chapter(report, run),
         _cost(report),
@@ -138,11 +139,12 @@ def _results(report: Report, run: Run) -> Chapter:
 def _result(report: Report, run: Run, name: str) -> dict[str, str]:
     pass_k = [f"pass@{run.k}"] if run.k > 1 else []
     # All columns, in their order: the table takes it from its rows, and the first condition may not be finished.
-    row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "steps", "time"], "")
+    row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "variants", "steps", "time"], "")
     row["condition"] = code(name)
     if entry := report["conditions"].get(name):
         row |= {key: percent_interval(entry[key]) for key in ("pass@1", *pass_k) if key in entry}
         row |= {"test problems": str(entry["n_problems"]), "steps": str(entry["steps"])}
+        row["variants"] = str(entry.get("variants", ""))
         row["time"] = clock_time(entry["seconds"])
     elif tried := outcomes(run, name):
         # LADDER resampled only tries single problems: it has no evaluation of its own to wait for.
@@ -158,11 +160,9 @@ def _result(report: Report, run: Run, name: str) -> dict[str, str]:
 
 
 def _meaning(run: Run, name: str) -> str:
-    if name in BUILT_IN:
-        return BUILT_IN[name].meaning
     # share=0.1, grpo.rows="uniform"
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.ablations.get(name, {}).items())
-    return "LADDER with other settings" + (f": {code(changes)}" if changes else "")
+    return condition_of(name, run.ablations).meaning + (f": {code(changes)}" if changes else "")
 
 
 def _rollbacks(run: Run) -> list[str]:
@@ -179,17 +179,9 @@ def _rollbacks(run: Run) -> list[str]:
 
 
 def _training(report: Report) -> Chapter:
-    drawn = [figures.accuracy(report), figures.variants(report), figures.signal(report), figures.entropy(report)]
-    drawn += [figures.exploration(report), figures.probes(report)]
-    drawn += [figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")]
-    rows = [
-        {"condition": code(name), "variants": str(entry["variants"]), "pass@1": percent_interval(entry["pass@1"])}
-        for name, entry in report["conditions"].items()
-        if entry.get("variants")
-    ]
-    # With a single row there is nothing to compare, and the table of results has its numbers.
-    table_of_variants = table("lr", rows) if len(rows) > 1 else ""
-    return Chapter("While training", [Figures(filter(None, drawn)), *_lost_techniques(report), table_of_variants])
+    drawn = [figures.accuracy(report), figures.variants(report), *figures.against_steps(report), figures.probes(report)]
+    drawn += [*(figures.rollouts(report, name) for name in ("ladder", "rl_without_variants")), figures.distance(report)]
+    return Chapter("While training", [Figures(filter(None, drawn)), *_lost_techniques(report)])
 
 
 def _lost_techniques(report: Report) -> list[str]:

@@ -20,11 +20,11 @@ from scipy import stats
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.jsonl import digest
-from ladder_lite.report import figures
+from ladder_lite.report import controls, figures
 from ladder_lite.report.chapters import differences
 from ladder_lite.report.document import Chapter, Document, Figures, bullets, code, grid, table
 from ladder_lite.report.drawing.palette import label_of
-from ladder_lite.report.findings import RACERS, measure, pass_rates
+from ladder_lite.report.findings import measure, pass_rates
 from ladder_lite.report.test_time import RIVALS, compared
 from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
@@ -84,6 +84,7 @@ def describe(comparison: Mapping[str, Any]) -> Document:
         Chapter("pass@1", [drawn, grid("lr", head, rows), how + (_MEANS if means else "")]),
         Chapter("Differences", _difference_blocks(comparison)),
         Chapter("Test-time reinforcement learning", _race_blocks(runs)),
+        *(Chapter("Is it more than ...?", controls.describe(mean["controls"])) for mean in means),
         Chapter("Runs", [bullets(map(_item, runs))]),
     ]
     return Document(f"LADDER: {len(runs)} runs compared", _headline(comparison), chapters)
@@ -135,6 +136,7 @@ def _means(
         "seeds": [runs[index].seed for index in group],
         "conditions": conditions,
         "differences": differences,
+        "controls": controls.measure(runs[group[0]].ablations, differences, [reports[index] for index in group]),
     }
 
 
@@ -220,7 +222,7 @@ def _race_blocks(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     blocks = [compared([run["race"] for run in races_by_run], other) for other in RIVALS]
     if len(races_by_run) > 1:
         blocks.append("A problem counts once per run, and the sign test treats these as independent.")
-    present = [name for name in RACERS if any(name in run["race"]["methods"] for run in races_by_run)]
+    present = dict.fromkeys(name for run in races_by_run for name in run["race"]["methods"])
     rows = []
     for run in races_by_run:
         solved = {name: str(method["solved"]) for name, method in run["race"]["methods"].items()}

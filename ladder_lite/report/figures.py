@@ -32,7 +32,6 @@ from ladder_lite.report.paper_results import PAPER, VARIANTS
 from ladder_lite.terminal import counted, one_line, percent
 
 _MAX_TECHNIQUES = 32  # rows of `probes`
-_MAX_PROBLEMS = 24  # bars of `steps_to_solve`: more would make it taller than a screen
 
 
 def bars(report: Report) -> Figure | None:
@@ -171,56 +170,47 @@ def _is_share(name: str) -> bool:
     return name == "ladder" or name.removeprefix("ladder_").isdecimal()
 
 
-def signal(report: Report) -> Figure | None:
-    """Share of zero-variance groups against the step."""
-    return _against_steps(
-        report,
-        "groups_without_signal",
+_QUANTITIES = {
+    "groups_without_signal": (
         ("signal", "share of groups", "Zero-variance groups"),
         "Share of groups whose rewards are all equal, from which GRPO learns nothing; averaged over bins of steps.",
-    )
-
-
-def entropy(report: Report) -> Figure | None:
-    """Entropy of the completions that are trained on against the step."""
-    return _against_steps(
-        report,
-        "entropy",
+    ),
+    "entropy": (
         ("entropy", "nats per token", "Entropy"),
         "Mean entropy of the model at the tokens that it is trained on, averaged over bins of steps. At 0, all "
         "answers of a group are equal.",
-    )
-
-
-def _against_steps(report: Report, key: str, names: tuple[str, str, str], caption: str) -> Figure | None:
-    """Draw a quantity of `training` against the step; `names` are those of the file, of the axis and of the figure."""
-    # Where metrics.jsonl lacks the key, the list contains None alone.
-    training = {
-        name: row for name, row in report["training"].items() if any(value is not None for value in row.get(key, ()))
-    }
-    if not training:
-        return None
-    name, label, title = names
-    drawing, axes = canvas("GRPO step", label)
-    keys = keys_of(training)
-    for condition, row in training.items():
-        draw_curve(axes, keys[condition], row["steps"], row[key])  # with a gap at None
-    if label.startswith("share"):
-        shares_up(axes, 1.0)
-    axes.set_xlim(0, None)
-    axes.set_ylim(0, None)
-    return _figure(drawing, name, title, caption, tuple(keys.values()))
-
-
-def exploration(report: Report) -> Figure | None:
-    """Share of the problems with a right answer against the step."""
-    return _against_steps(
-        report,
-        "solved_problems",
+    ),
+    "solved_problems": (
         ("exploration", "share of problems", "Problems with a right answer"),
         "Share of the problems of a step to which the model has a right answer among its rollouts, averaged over bins "
         "of steps. Without replayed answers, it learns nothing from the others.",
-    )
+    ),
+}
+"""Quantities of `training` in report.json: the names of the file, of the axis and of the figure, and its caption."""
+
+
+def against_steps(report: Report) -> list[Figure]:
+    """The quantities of training against the step."""
+    drawn = []
+    for key, ((name, label, title), caption) in _QUANTITIES.items():
+        # Where metrics.jsonl lacks the key, the list contains None alone.
+        training = {
+            condition: row
+            for condition, row in report["training"].items()
+            if any(value is not None for value in row.get(key, ()))
+        }
+        if not training:
+            continue
+        drawing, axes = canvas("GRPO step", label)
+        keys = keys_of(training)
+        for condition, row in training.items():
+            draw_curve(axes, keys[condition], row["steps"], row[key])  # with a gap at None
+        if label.startswith("share"):
+            shares_up(axes, 1.0)
+        axes.set_xlim(0, None)
+        axes.set_ylim(0, None)
+        drawn.append(_figure(drawing, name, title, caption, tuple(keys.values())))
+    return drawn
 
 
 def probes(report: Report) -> Figure | None:
@@ -276,33 +266,6 @@ def rollouts(report: Report, condition: str) -> Figure | None:
     )
 
 
-def steps_to_solve(problems: Sequence[tuple[str, Mapping[str, Any]]], condition: str) -> Figure | None:
-    """Steps of TTRL for each problem, by its number in the table below; bars of solved problems are filled."""
-    if not problems:
-        return None
-    shown = problems[:_MAX_PROBLEMS]
-    drawing, axes = canvas("GRPO steps", "no.", 17.0 * len(shown) + 48)  # 48 for the axis below
-    colour = ink(colour_of(condition))
-    for row, (_, outcome) in enumerate(shown):
-        bar = axes.barh(row, outcome["steps_to_solve" if outcome["solved"] else "steps"], height=0.66, color=colour)[0]
-        bar.set(edgecolor=colour, linewidth=1.1)
-        if not outcome["solved"]:
-            bar.set(facecolor="none", linestyle=(0, (2, 1.5)))
-    axes.set_ylim(len(shown) - 0.4, -0.6)  # upside down: the first problem on top, as in the table
-    axes.set_yticks(range(len(shown)), [number for number, _ in shown])
-    axes.set_xlim(0, max(1, *(outcome["steps"] for _, outcome in shown)) * 1.02)
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=ink("line"), linewidth=0.8)
-    more = f" The first {len(shown)} of {len(problems)}." if len(problems) > len(shown) else ""
-    return _figure(
-        drawing,
-        f"steps-{condition}",
-        f"Steps per problem: {label_of(condition)}",
-        "Filled bars: steps until solved by the paper's rule (a right answer at any step). Dashed bars: steps taken on "
-        f"problems that were not solved. Problems are numbered as in the table.{more}",
-    )
-
-
 def race(report: Report) -> Figure | None:
     """Problems solved against the tokens generated per problem, as in the paper's Figure 6."""
     if not report["race"]:
@@ -337,6 +300,28 @@ def race(report: Report) -> Figure | None:
         legend,
     )
     return _with_picture(figure, "ttrl.png", drawing, report, f"{n_problems} test problems that LADDER left unsolved")
+
+
+def distance(report: Report) -> Figure | None:
+    """LADDER's pass rate on each test problem against its distance from the nearest training variant."""
+    found = report["contamination"]
+    if not found:
+        return None
+    drawing, axes = canvas("distance from the nearest variant", "pass rate")
+    for row in found["problems"]:
+        draw_dot(axes, row["distance"], row["ladder"], "ladder")
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter("{x:g}")
+    shares_up(axes, 1.0)
+    caption = (
+        "A dot for each test problem. The distance is 0 if problem and variant differ in numbers only, and 1 if they "
+        "have no pair of adjacent tokens in common (Sørensen-Dice)."
+    )
+    if ranks := found["spearman"]:
+        value, low, high = (f"{ranks[key]:.2f}" for key in ("value", "low", "high"))
+        caption += f" Rank correlation {value} ({low} to {high}); below 0, LADDER does better near its variants."
+    return _figure(drawing, "distance", "Accuracy against distance from the variants", caption)
 
 
 def _figure(drawing: Drawing, name: str, title: str, caption: str, legend: Sequence[Key] = ()) -> Figure:

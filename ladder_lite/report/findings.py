@@ -8,20 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from scipy.stats import pearsonr, rankdata
+
 from ladder_lite import variants
-from ladder_lite.config import BUILT_IN, with_ablations
+from ladder_lite.config import with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems, notes
 from ladder_lite.problems.attempts import Attempt, Outcome, outcome_of
+from ladder_lite.problems.similarity import distances
+from ladder_lite.report import controls
 from ladder_lite.report.paper_results import experiment_of
 from ladder_lite.runs import Run, layout, read_json
+from ladder_lite.tasks import statement
 
 Report = Mapping[str, Any]
 """The contents of report.json."""
-
-RACERS = tuple(condition.name for condition in BUILT_IN.values() if condition.problems_of)
-"""Conditions that spend tokens on single test problems, as compared in the paper's Figure 6."""
 
 TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
 """The folders of the variant tree: one for what was grown before training, one for what grew during LADDER's."""
@@ -43,7 +45,7 @@ def measure(run: Run) -> dict[str, Any]:
     entries = {name: entry for name in run.conditions if (entry := _condition(run, name))}
     costs = _costs(run)
     probes = {name: rates for name in run.conditions if (rates := _probes(run, name))}
-    return {
+    report: dict[str, Any] = {
         "recipe": run.name,
         "seed": run.seed,
         "model": run.model,
@@ -60,11 +62,13 @@ def measure(run: Run) -> dict[str, Any]:
         "ttrl_without_ladder": _ttrl(run, "ttrl"),
         "race": _race(run),
         "differences": _differences(run, entries),
+        "contamination": _contamination(run),
         "depths": _depths(run),
         "costs": costs,
         "peak_memory_bytes": max((cost["peak_memory_bytes"] or 0 for cost in costs), default=0),
         "versions": read_json(run.path / layout.VERSIONS),
     }
+    return report | {"controls": controls.measure(run.ablations, report["differences"], [report])}
 
 
 def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:
@@ -193,7 +197,8 @@ def _race(run: Run) -> dict[str, Any]:
     `problems` are those that every method has finished. By method, `tokens_to_solve` has None for a problem that was
     not solved, and `spent` all tokens generated for a problem.
     """
-    tried = {name: {row["problem_id"]: row for row in outcomes(run, name) if "n_tokens" in row} for name in RACERS}
+    racers = [condition.name for condition in with_ablations(run.ablations) if condition.problems_of]
+    tried = {name: {row["problem_id"]: row for row in outcomes(run, name) if "n_tokens" in row} for name in racers}
     methods = {name: rows for name, rows in tried.items() if rows}
     problems = [name for name in next(iter(methods.values()), {}) if all(name in rows for rows in methods.values())]
     # One method alone has nothing to be compared with.
@@ -238,6 +243,37 @@ def pass_rates(run: Run, condition: str, subfolder: str = "") -> dict[str, float
     return scores.pass_rates(Attempt.from_row(row) for row in rows)
 
 
+def _contamination(run: Run) -> dict[str, Any]:
+    """Return how near each test problem is to LADDER's variants, and how its pass rate depends on that.
+
+    `problems` have the `nearest` variant's statement and its `distance` (see `problems.similarity`); `spearman` is the
+    rank correlation of distance and LADDER's pass rate with its 95 % interval, None if either is constant. The result
+    is empty without LADDER's evaluation.
+    """
+    rates = pass_rates(run, "ladder")
+    tests = [problem for problem in known_problems(run.test, "test") if problem.id in rates]
+    tree = [Problem.from_row(row) for row in read_variants(run, layout.PROBLEMS)] if tests else []
+    if not tree:
+        return {}
+    table = distances(tests, tree)
+    problems = [
+        {
+            "problem_id": test.id,
+            "distance": float(row.min()),
+            "nearest": statement(tree[row.argmin()]),
+            "ladder": rates[test.id],
+        }
+        for test, row in zip(tests, table, strict=True)
+    ]
+    near, right = [float(row.min()) for row in table], [rates[test.id] for test in tests]
+    if len(tests) < 4 or min(len(set(near)), len(set(right))) < 2:
+        return {"problems": problems, "spearman": None}
+    # Spearman's correlation is Pearson's of the ranks; the interval is Fisher's.
+    found = pearsonr(rankdata(near), rankdata(right))
+    low, high = found.confidence_interval()
+    return {"problems": problems, "spearman": {"value": float(found.statistic), "low": float(low), "high": float(high)}}
+
+
 def _depths(run: Run) -> dict[str, Any]:
     """Return how often training solved problems of each depth of the tree, in its first and last third of steps."""
     depths = {row["id"]: row["depth"] for row in read_variants(run, layout.PROBLEMS)}
@@ -254,6 +290,7 @@ def _costs(run: Run) -> list[dict[str, Any]]:
         {
             "stage": stage,
             "n_tokens": done.get("n_tokens", done.get("tokens")),  # stages of variants have "tokens"
+            "n_verifier_calls": done.get("n_verifier_calls"),
             "seconds": done.get("seconds"),
             "peak_memory_bytes": done.get("peak_memory_bytes"),
         }

@@ -1,12 +1,11 @@
 """The chapter on test-time reinforcement learning: what it solved, in how many steps, compared with its baselines."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from scipy.stats import binomtest
 
 from ladder_lite import variants
 from ladder_lite.report import figures
+from ladder_lite.report.controls import SIGNIFICANT, sign_test
 from ladder_lite.report.document import Block, Chapter, Figures, code, table
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.findings import Report, outcomes
@@ -25,7 +24,6 @@ _STOPPED = {
     "no variants": "no variants",
 }
 RIVALS = ("ladder_pass100", "ttrl")  # what LADDER + TTRL is compared with
-_SIGNIFICANT = 0.05
 _MAX_PROBLEMS = 60
 
 
@@ -40,12 +38,9 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
         problem_id: (str(number), code(statements.get(problem_id, problem_id)))
         for number, problem_id in enumerate(ids, start=1)
     }
-    drawn = [figures.race(report)]
-    for name in ("ladder_ttrl", "ttrl"):
-        drawn.append(figures.steps_to_solve([(problems[row["problem_id"]][0], row) for row in tried[name]], name))
     blocks: list[Block] = [
         *(compared([report["race"]], other) for other in RIVALS),
-        Figures(filter(None, drawn)),
+        Figures(filter(None, [figures.race(report)])),
         *_ttrl(report["ttrl"], run, "ladder_ttrl", tried["ladder_ttrl"], problems),
         *_ttrl(report["ttrl_without_ladder"], run, "ttrl", tried["ttrl"], problems),
         *_resampled(run, tried["ladder_pass100"], problems),
@@ -54,43 +49,37 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
     return Chapter("Test-time reinforcement learning", blocks)
 
 
-def compared(races: Iterable[Mapping[str, Any]], other: str) -> str:
+def compared(races: Sequence[Mapping[str, Any]], other: str) -> str:
     """Say whether LADDER + TTRL or another method solved more problems, and whether that is significant.
 
     A problem counts once per race. Returns "" if no race has both methods.
     """
-    both = [race["methods"] for race in races if race.get("methods", {}).keys() >= {"ladder_ttrl", other}]
-    if not both:
+    test = sign_test(races, "ladder_ttrl", other)
+    if not test:
         return ""
-    # One pair per problem: the tokens that each method needed, None if it did not solve the problem.
-    first, second = (
-        [tokens for methods in both for tokens in methods[name]["tokens_to_solve"]] for name in ("ladder_ttrl", other)
-    )
-    pairs = list(zip(first, second, strict=True))
-    only_ttrl = sum(a is not None and b is None for a, b in pairs)
-    only_baseline = sum(a is None and b is not None for a, b in pairs)
-    # The sign test: if the methods were equally good, each problem that only one of them solves would be a coin flip.
-    n_differing = only_ttrl + only_baseline
-    p = float(binomtest(only_ttrl, n_differing).pvalue) if n_differing else 1.0
-    significance = "significant" if p <= _SIGNIFICANT else "not significant"
-    sign_test = f" They differ on {n_differing} ({significance}; sign test, p = {p:.2g})." if n_differing else ""
+    p, wins, losses = test["p"], test["wins"], test["losses"]
+    significance = "significant" if p <= SIGNIFICANT else "not significant"
+    differ = f" They differ on {wins + losses} ({significance}; sign test, p = {p:.2g})." if wins + losses else ""
     winner, loser = label_of("ladder_ttrl"), label_of(other)
-    if only_ttrl < only_baseline:
+    if wins < losses:
         winner, loser = loser, winner
     # The first words of the paragraph must not claim more than the test: a lead on a few problems proves nothing.
-    verdict = f"{winner} beats {loser}" if p <= _SIGNIFICANT else f"{winner} is ahead of {loser}"
-    if only_ttrl == only_baseline:
+    verdict = f"{winner} beats {loser}" if p <= SIGNIFICANT else f"{winner} is ahead of {loser}"
+    if wins == losses:
         verdict = f"{winner} and {loser} are level"
     budget = ""
     if other == "ladder_pass100":
         # Resampling gets 100 answers even where TTRL took fewer tokens than these: count both ways.
-        limits = [tokens for methods in both for tokens in methods["ladder_ttrl"]["spent"]]
-        within = sum(b is not None and b <= limit for b, limit in zip(second, limits, strict=True))
+        methods = [race["methods"] for race in races if other in race.get("methods", {})]
+        within = sum(
+            tokens is not None and tokens <= limit
+            for own in methods
+            for tokens, limit in zip(own[other]["tokens_to_solve"], own["ladder_ttrl"]["spent"], strict=True)
+        )
         budget = f" (at least 100 answers per problem and as many tokens as TTRL; {within} within TTRL's tokens alone)"
     return (
-        f"**{verdict}**: of the same {counted(len(pairs), 'test problem')}, {label_of('ladder_ttrl')} solved "
-        f"{len(pairs) - first.count(None)} by the paper's rule and {label_of(other)} solved "
-        f"{len(pairs) - second.count(None)}{budget}.{sign_test}"
+        f"**{verdict}**: of the same {counted(test['n_problems'], 'test problem')}, {label_of('ladder_ttrl')} solved "
+        f"{test['solved'][0]} by the paper's rule and {label_of(other)} solved {test['solved'][1]}{budget}.{differ}"
     )
 
 

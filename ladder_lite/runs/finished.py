@@ -65,7 +65,7 @@ class Run:
         adapters = self.adapters
         if condition in adapters:
             return adapters[condition]
-        known = condition_of(condition)
+        known = condition_of(condition, self.ablations)
         names = ["base", *adapters]
         trained = f"it has {', '.join(names)}" if adapters else "nothing has been trained yet; run the recipe first"
         why = f"has no such adapter{nearest(condition, names)}; {trained}"

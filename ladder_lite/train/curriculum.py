@@ -8,7 +8,6 @@ retired. Problems that it never solves are reported, so that the tree can grow e
 The paper draws rows uniformly and leaves such a choice to future work.
 """
 
-import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -21,11 +20,9 @@ from scipy.special import betaln, expit, logit
 from scipy.stats import beta
 
 from ladder_lite.problems import Problem
+from ladder_lite.problems.similarity import tokens
 
 Floats = NDArray[np.float64]
-
-# Names, whole numbers, and any other single character: "2*sin(x)" -> 2 * sin ( x )
-_TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|\S")
 
 
 class _Beliefs(NamedTuple):
@@ -99,8 +96,11 @@ class PassRates:
     ENOUGH_TRIES = 4.0
     """Weighted rollouts of its own that a problem needs before its state is "retired" or "stuck"."""
 
-    def __init__(self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform"], seed: int) -> None:
-        self._uniform = rows == "uniform"
+    def __init__(
+        self, problems: Sequence[Problem], rows: Literal["pass_rate", "uniform", "staged"], seed: int, max_steps: int
+    ) -> None:
+        self._rows = rows
+        self._max_steps = max_steps
         self._seed = seed
         self._tokens: list[Counter[str]] = []
         self._added_at: list[int] = []
@@ -111,9 +111,7 @@ class PassRates:
     def add(self, problems: Sequence[Problem], step: int) -> None:
         """Add problems that the tree gained after a step; their rows follow the existing ones."""
         for problem in problems:
-            # All whole numbers count as the token "0": "2*x**3" and "5*x**7" are the same kind of problem.
-            text = " ".join(str(value) for value in problem.data.values() if value is not None)
-            self._tokens.append(Counter("0" if token.isdigit() else token for token in _TOKEN.findall(text)))
+            self._tokens.append(Counter(tokens(problem)))
             self._added_at.append(step)
 
     def observe(self, step: int, row: int, correct: bool | None) -> None:
@@ -146,7 +144,13 @@ class PassRates:
         """
         rng = np.random.default_rng([self._seed, step])
         known = step - 1
-        weights = np.ones(self._n_rows(known)) if self._uniform else self._weights(known, replayed, size)
+        weights = np.ones(self._n_rows(known)) if self._rows == "uniform" else self._weights(known, replayed, size)
+        if self._rows == "staged":
+            # A third of the rows for each third of the steps, from the shortest problems to the longest.
+            by_length = np.argsort([counts.total() for counts in self._tokens[: len(weights)]], kind="stable")
+            stage = np.array_split(by_length, 3)[min(2, 3 * known // self._max_steps)]
+            mask = np.isin(np.arange(len(weights)), stage)
+            weights = np.where(mask, weights, 0.0) if weights[mask].any() else mask.astype(float)
         n_drawable = int(np.count_nonzero(weights))
         n_rows = max(count, min(count + spare, n_drawable))
         rows: list[int] = []

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
 from ladder_lite.budget import Deadline
@@ -12,14 +13,14 @@ from ladder_lite.config import GrpoSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from ladder_lite.models import Backend, Rollout
 from ladder_lite.problems import Problem
-from ladder_lite.problems.attempts import Attempt, Completion
+from ladder_lite.problems.attempts import Attempt, Completion, Outcome
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.groups import Group, most_groups, sample_groups
 from ladder_lite.variants import Growth
-from ladder_lite.verify import Grade, Reason
+from ladder_lite.verify import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,12 @@ class TrainingState:
         self, training: Training, problems: Sequence[Problem], growth: Growth | None, after_step: AfterStep
     ) -> None:
         self.problems = list(problems)
-        self.rates = PassRates(problems, training.settings.rows, training.seed)
+        settings = training.settings
+        self.rates = PassRates(problems, settings.rows, training.seed, int(settings.trl["max_steps"]))
         self.steps = [Step(**row) for row in read_jsonl(training.folder / layout.METRICS)]
         self.training_pass: str | None = None
-        self._task, self._settings, self._folder = training.task, training.settings, training.folder
+        self._task, self._settings, self._folder = training.task, settings, training.folder
+        self._seed = training.seed
         self._after_step = after_step
         self._growth = growth
         self._replayed: dict[int, Attempt] = {}  # row -> the right attempt that unsolved groups get
@@ -144,7 +147,7 @@ class TrainingState:
                     answer = Rollout(group.rollouts[0].prompt_ids, ids, earlier.completion)
                     half = len(group.rollouts) // 2  # rewards then differ most
                     group.rollouts[-half:] = [answer] * half
-                    group.rewards[-half:] = [self._reward(earlier.grade)] * half
+                    group.rewards[-half:] = [self._reward(earlier, is_right=True)] * half
 
         if asked := self._rows_for_base(step - 1):
             sample(asked, from_base=True)  # right answers are replayed
@@ -175,7 +178,7 @@ class TrainingState:
         # Written before the step is complete. After a kill, the rows of an incomplete step are cut off.
         append_jsonl(self._folder / layout.ATTEMPTS, [{"step": step, **attempt.to_row()} for attempt in attempts])
         self._rollouts += attempts
-        return [self._reward(grade) for grade in grades]
+        return [self._reward(attempt, self._is_right(step, attempt)) for attempt in attempts]
 
     def check_step(self, logs: dict[str, float], *, max_grad_norm: float, skipped: bool, finite: bool) -> None:
         """Raise Diverged if the current step went wrong; see `divergence.check_step`."""
@@ -190,7 +193,7 @@ class TrainingState:
         """Record the current step, grow the tree if it is due, and return whether training ends."""
         # Rewards of None are ignored, as TRL does: such rows get an advantage of 0.
         own = [attempt for attempt in self._rollouts if not attempt.from_base]
-        rewards = [self._reward(attempt.grade) for attempt in own]
+        rewards = [self._reward(attempt, self._is_right(len(self.steps) + 1, attempt)) for attempt in own]
         verified = [reward for reward in rewards if reward is not None]
         step = Step(
             step=len(self.steps) + 1,
@@ -236,13 +239,14 @@ class TrainingState:
         self.rates.add(problems, step)
 
     def _observe(self, step: int, row: int, attempt: Attempt) -> None:
-        if attempt.correct and (self._settings.replay or attempt.from_base):
+        is_right = self._is_right(step, attempt)
+        if is_right and (self._settings.replay or attempt.from_base):
             self._replayed[row] = attempt
         if attempt.from_base:
             self._asked.add(row)
             return
         # The format reward plays no part here: a pass rate counts verified answers.
-        self.rates.observe(step, row, None if attempt.grade.reward is None else attempt.correct)
+        self.rates.observe(step, row, is_right)
 
     def _rows_for_base(self, step: int) -> list[int]:
         """Return the rows that the base model tries: the shortest problems that the model never solves, each once."""
@@ -254,11 +258,24 @@ class TrainingState:
         stuck.sort(key=lambda row: len(self._task.statement(self.problems[row])))
         return [row for row in stuck[: setting.rows] for _ in range(setting.samples)]
 
-    def _reward(self, grade: Grade) -> float | None:
-        if grade.reward is None:
+    def _is_right(self, step: int, attempt: Attempt) -> bool | None:
+        """Return whether an attempt earns the reward of `grpo.reward`; None if its problem cannot be verified."""
+        if attempt.grade.reward is None:
+            return None
+        # The controls also replace what the choice of rows and the replay of answers learn from the verifier.
+        match self._settings.reward:
+            case "random":  # from the attempt's place in the run, so that a resumed run draws the same
+                return Random(f"{self._seed}/reward/{step}/{attempt.index}").random() < 0.5
+            case "format":
+                return attempt.outcome in (Outcome.RIGHT, Outcome.WRONG)
+            case "verifier":
+                return attempt.correct
+
+    def _reward(self, attempt: Attempt, is_right: bool | None) -> float | None:
+        if is_right is None:
             return None
         # The format reward is for any reply that states an answer, even one that cannot be parsed.
-        return grade.reward + self._settings.format_reward * (grade.reason is not Reason.NO_ANSWER)
+        return is_right + self._settings.format_reward * (attempt.grade.reason is not Reason.NO_ANSWER)
 
     def _on_plateau(self, steps: Sequence[Step]) -> bool:
         """Return whether too few groups of the last `patience` steps had rewards that differ."""

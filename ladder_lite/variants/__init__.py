@@ -20,7 +20,9 @@ from itertools import count, cycle
 from math import ceil
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from ladder_lite.budget import Deadline
 from ladder_lite.config import Adaptive, Mix, VariantSettings
@@ -28,6 +30,7 @@ from ladder_lite.jsonl import append_jsonl, read_jsonl, truncate_jsonl
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Completion
+from ladder_lite.problems.similarity import distances, tokens
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
 from ladder_lite.terminal import Bar
@@ -165,6 +168,20 @@ def first_per_root(variants: Sequence[Problem], per_root: int) -> list[Problem]:
     # A parent was written before its children, so the result is again a tree.
     numbers: dict[str, Iterator[int]] = defaultdict(count)  # 0, 1, ... for the variants of each root
     return [variant for variant in variants if next(numbers[variant.root_id]) < per_root]
+
+
+def third_per_root(
+    variants: Sequence[Problem], roots: Sequence[Problem], third: Literal["nearest", "farthest", "longest"]
+) -> list[Problem]:
+    """The third of each root's variants that `variants.third` names, at least one, in the order of the tree."""
+    kept: set[str] = set()
+    for root in roots:
+        own = [variant for variant in variants if variant.root_id == root.id]
+        keys = [-len(tokens(variant)) for variant in own] if third == "longest" else distances(own, [root])[:, 0]
+        order = np.argsort(keys, kind="stable")
+        n = max(1, round(len(own) / 3))
+        kept.update(own[place].id for place in (order[-n:] if third == "farthest" else order[:n]))
+    return [variant for variant in variants if variant.id in kept]
 
 
 def summarize_tree(folder: Path) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("seed=", "seed is null; must be a valid integer"),
         ("seed.x=1", "seed is a value, it has no settings below it"),
         ("name=../up", "name is \"../up\"; must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'"),
-        ("grpo.rows=random", "grpo.rows is \"random\"; must be 'pass_rate' or 'uniform'"),
+        ("grpo.rows=random", "grpo.rows is \"random\"; must be 'pass_rate', 'uniform' or 'staged'"),
         ("model={}", "model.id is missing; it has no default"),
         (
             "conditions=[lader]",
@@ -203,8 +203,16 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
         ("ablations.half={share: 2}", 'ablations.half is {"share": 2}; must have a share above 0 and up to 1'),
         (
             "ablations.half={eval.samples: 2}",
-            'ablations.half is {"eval.samples": 2}; must change nothing but share, variants.* and grpo.*, '
+            'ablations.half is {"eval.samples": 2}; must change either share, variants.* and grpo.*, or ttrl.* alone; '
             "not eval.samples",
+        ),
+        (
+            "ablations.half={share: 0.5, ttrl.max_steps: 2}",
+            "must change either share, variants.* and grpo.*, or ttrl.* alone; not share",
+        ),
+        (
+            "variants.third=nearest",
+            'variants.third is "nearest"; must be null unless variants.adaptive is null: the tree must be complete',
         ),
         (
             "ablations.half={variants.transformations: model}",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ladder_lite import ttrl
-from ladder_lite.config.conditions import BUILT_IN
+from ladder_lite.config.conditions import BUILT_IN, condition_of
 from ladder_lite.config.load import load_recipe
+from ladder_lite.config.schema import Recipe
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
@@ -79,12 +80,13 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     tokens: dict[str, int] = {}
 
     def train_on_problem(
-        _writer: Any, problem: Problem, _recipe: Any, folder: Path, _live: Live, _observer: Any
+        _writer: Any, problem: Problem, recipe: Recipe, folder: Path, _live: Live, _observer: Any, *, root: Problem
     ) -> ttrl.Outcome:
+        assert (root.id == problem.id) == (recipe.ttrl.train_on != "other")
         for place in ("eval", "eval/greedy"):
             append_jsonl(folder / place / "attempts.jsonl", [attempt(problem, RIGHT, "tuned")])
         n_tokens = tokens.get(problem.id, 10)
-        return ttrl.Outcome(problem.id, True, 3, 3, 1.5, "x", n_tokens, 4, "solved", "x", 1.0, True)
+        return ttrl.Outcome(problem.id, True, 3, 3, 1.5, "x", n_tokens, 4, "solved", "x", 1.0, True, root.id, 5)
 
     monkeypatch.setattr(ttrl, "train_on_problem", train_on_problem)
     return tokens
@@ -108,6 +110,18 @@ def test_ttrl_tries_unsolved_problems_from_the_weights_of_its_start(context: Run
         assert context.backend.weights_of == [start] * 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("spent")
+def test_another_problem_is_drawn_among_all_other_tests(context: RunContext) -> None:
+    test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
+    test_time.run_ttrl(context, condition_of("ttrl_other", context.recipe.ablations))
+    (tried, again) = (summary(context, f"conditions/{name}/problems") for name in ("ladder_ttrl", "ttrl_other"))
+    assert again["problems"] == tried["problems"]
+    assert again["n_verifier_calls"] == 10
+    for id_ in again["problems"]:
+        root = summary(context, f"conditions/ttrl_other/problems/{id_}")["root_id"]
+        assert root in {test.id for test in context.tests} - {id_}
+
+
 def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
     context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +130,7 @@ def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
     probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
     observers: list[ttrl.Observer] = []
 
-    def train_on_problem(*arguments: Any) -> ttrl.Outcome:
+    def train_on_problem(*arguments: Any, root: Problem) -> ttrl.Outcome:  # noqa: ARG001
         observers.append(arguments[-1])
         raise KeyboardInterrupt
 

@@ -28,7 +28,8 @@ GROWN = "conditions/ladder/train/variants"
 """The folder of the variants that are written during LADDER's training."""
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "probes", "lost"]
-KEYS += ["ttrl", "ttrl_without_ladder", "race", "differences", "depths", "costs", "peak_memory_bytes", "versions"]
+KEYS += ["ttrl", "ttrl_without_ladder", "race", "differences", "contamination", "depths", "costs"]
+KEYS += ["peak_memory_bytes", "versions", "controls"]
 
 
 @pytest.fixture
@@ -147,8 +148,9 @@ def test_report_md_shows_results_beside_the_papers(run: Path, tests: list[Proble
         "after LADDER, compared with 1.2 % before and 0 % with RL without variants. Test-time RL then solved 2 of 3 "
         in text
     )
-    assert "| `base` | 1.2 % (0.1-18) | 2.5 % (0.3-20) | 20 | 0 | 0:05 | 1 % |" in text
-    assert "| `ladder` | 64 % (42-81) | 85 % (64-95) | 20 | 60 | 1:45 | 82 % |" in text
+    assert "| `base` | 1.2 % (0.1-18) | 2.5 % (0.3-20) | 20 |  | 0 | 0:05 | 1 % |" in text
+    n_variants = json.loads((run / "conditions/ladder/train/done.json").read_text())["variants"]
+    assert f"| `ladder` | 64 % (42-81) | 85 % (64-95) | 20 | {n_variants} | 60 | 1:45 | 82 % |" in text
     tree, rejected, rounds = (read_jsonl(run / f"variants/{name}.jsonl") for name in ("problems", "rejected", "rounds"))
     assert f"| 1 | {sum(row['depth'] == 1 for row in tree)} |" in text
     n_tokens = json.loads((run / "conditions/ladder/train/done.json").read_text())["n_tokens"]
@@ -216,7 +218,7 @@ def test_model_text_stays_code_in_report_md(run: Path, tests: list[Problem]) -> 
     assert "html_inline" not in {child.type for child in inline} | {token.type for token in tokens}
     assert [child.attrs["src"] for child in inline if child.type == "image"] == ["accuracy.png", "techniques.png"]
     assert code_spans(text).count(one_line(HOSTILE, 120)) >= 2 + 6  # TTRL's answers, and the sampled ones
-    assert len([token for token in tokens if token.type == "heading_open"]) == 8
+    assert len([token for token in tokens if token.type == "heading_open"]) == 9
     rows = re.findall(r"(?m)^\|.*\|$", text)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows if tests[17].data["integrand"] in row} == {10}
     assert not set(text) & {"\x1b", "\u202e"}

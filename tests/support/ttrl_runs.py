@@ -42,11 +42,12 @@ def run_ttrl(
     problem: Problem = HARD,
     deadline: Deadline | None = None,
     observer: ttrl.Observer | None = None,
+    root: Problem | None = None,
 ) -> ttrl.Outcome:
     library = open_library(recipe.variants, folder)
     writer = Writer(TASK, backend, recipe.variants, library, {}, recipe.seed, deadline)
     with Live() as live:
-        return ttrl.train_on_problem(writer, problem, recipe, folder, live, observer)
+        return ttrl.train_on_problem(writer, problem, recipe, folder, live, observer, root=root)
 
 
 def without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The curriculum: estimated pass rates, and the rows that a step trains on."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -15,13 +17,29 @@ KINDS = [*SHORT, *LONG]
 ALIKE = [problem(f"{n}*x") for n in range(10, 90)]  # all with the same tokens
 
 
-def rates(problems: list[Problem], rows: str = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
-    """Create pass rates and record rollouts (row, correct) of the steps `s1`, `s2`, ..."""
-    result = PassRates(problems, "uniform" if rows == "uniform" else "pass_rate", seed)
+def rates(problems: list[Problem], rows: Any = "pass_rate", seed: int = 0, **seen: list[tuple[int, bool]]) -> PassRates:
+    """Create pass rates for 30 steps and record rollouts (row, correct) of the steps `s1`, `s2`, ..."""
+    result = PassRates(problems, rows, seed, max_steps=30)
     for step, rollouts in seen.items():
         for row, correct in rollouts:
             result.observe(int(step[1:]), row, correct)
     return result
+
+
+# --- stages
+
+
+def test_staged_rows_go_from_short_to_long_problems() -> None:
+    middle = [problem(f"{n}*x+sin({n}*x)") for n in range(2, 6)]
+    mixed = [each for group in zip(LONG, SHORT, middle, strict=True) for each in group]
+    staged = rates(mixed, "staged")  # for 30 steps
+    for steps, stage in ((range(1, 11), SHORT), (range(11, 21), middle), (range(21, 31), LONG)):
+        drawn = {mixed[row].id for step in steps for row in staged.draw(step, 2)}
+        assert drawn == {each.id for each in stage}, steps
+    solved = [(row, True) for row in range(1, 12, 3)] * 8  # the short ones, in step 1: all are retired
+    assert {mixed[row].id for row in rates(mixed, "staged", s1=solved).draw(2, 4)} == {each.id for each in SHORT}
+    # Within a stage, rows are drawn by pass rate: a retired one is left out.
+    assert all(1 not in rates(mixed, "staged", s1=solved[::4]).draw(step, 3) for step in range(2, 11))
 
 
 # --- estimates

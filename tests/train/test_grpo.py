@@ -107,6 +107,33 @@ def test_rewards(tmp_path: Path, format_reward: float, expected: list[float | No
     assert [row["problem_id"] for row in rows] == [PROBLEMS[row].id for row in (0, 0, 1, 1, UNVERIFIABLE)]
 
 
+@pytest.mark.parametrize("reward", ["format", "random"])
+def test_rewards_of_controls_do_not_depend_on_the_verdict(tmp_path: Path, reward: str) -> None:
+    chosen = settings(format_reward=0.1).model_copy(update={"reward": reward, "replay": True})
+    replies = [RIGHT, WRONG, NONE, "<answer>2**</answer>"] * 100
+    state = open_state(tmp_path, chosen)
+    state.begin_step()
+    grade_groups(state, [0] * 400, replies, 400)
+    rewards = state.trained[0].rewards
+    state.end_step(LOGS)
+    earned = [value is not None and value >= 1 for value in rewards]
+    shares = [sum(earned[place::4]) / 100 for place in range(4)]
+    assert shares == ([1, 1, 0, 0] if reward == "format" else pytest.approx([0.5] * 4, abs=0.15))
+    formatted = [value - own for value, own in zip(rewards, earned, strict=True) if value is not None]
+    assert formatted == pytest.approx([0.1, 0.1, 0, 0.1] * 100)
+    # Neither the rows nor replayed answers get to know the verdicts, and a resumed run sees the same rewards.
+    again = open_state(tmp_path, chosen)
+    assert state.rates.table(1)[0]["right"] == sum(earned) == again.rates.table(1)[0]["right"]
+    assert again.rates.estimate(1) == pytest.approx(state.rates.estimate(1))
+    again.begin_step()
+    (group,) = again.roll_out(1, 2, WrongAgain())
+    assert group.row != 0 or group.is_solved
+    assert state.grade([UNVERIFIABLE], [Completion(RIGHT, 1, truncated=False)]) == [None]
+    # The report counts verdicts, whatever was rewarded.
+    assert state.steps[0].solved_problems == 1
+    assert [row["reward"] for row in read_jsonl(tmp_path / "attempts.jsonl")[:4]] == [1, 0, 0, 0]
+
+
 def test_a_step_graded_in_parts_is_one_step(tmp_path: Path) -> None:
     state = open_state(tmp_path)
     do_step(state, SIGNAL)
@@ -176,7 +203,7 @@ def test_a_state_read_from_its_folder_equals_the_one_that_wrote_it(tmp_path: Pat
         truncate_jsonl(tmp_path / name, lambda row: row["step"] <= 1)
     earlier = open_state(tmp_path)
     assert earlier.steps == state.steps[:1]
-    fresh = PassRates(PROBLEMS, "pass_rate", 0)
+    fresh = PassRates(PROBLEMS, "pass_rate", 0, 1)
     for row, correct in ((0, True), (0, False), (1, True), (1, True)):
         fresh.observe(1, row, correct)
     assert earlier.rates.estimate(5) == pytest.approx(fresh.estimate(5))

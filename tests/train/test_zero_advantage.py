@@ -54,7 +54,7 @@ def build(backend: Backend, folder: Path, **trl_settings: Any) -> "trl.GRPOTrain
     settings = RECIPE.grpo.model_copy(update={"trl": RECIPE.grpo.trl | trl_settings})
     training = Training(load_task(RECIPE.task), backend, settings, folder, 0)
     # The step draws the rows in a random order. Its groups then are in the order of `PROBLEMS`.
-    drawn = PassRates(PROBLEMS, "uniform", 0).draw(1, len(PROBLEMS))
+    drawn = PassRates(PROBLEMS, "uniform", 0, 1).draw(1, len(PROBLEMS))
     problems = [PROBLEMS[drawn.index(row)] for row in range(len(PROBLEMS))]
     state = TrainingState(training, problems, None, lambda *_: False)
     size = settings.trl["per_device_train_batch_size"]

@@ -552,6 +552,29 @@ def test_the_tree_of_one_integral_is_printed(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (2, "error: --out tree: not an empty folder; name a new one\n")
 
 
+def test_a_third_of_the_variants_of_each_root() -> None:
+    def child(root: Problem, text: str) -> Problem:
+        return Problem.child(root, {**root.data, "integrand": text}, (), "easier")
+
+    first, second = problem("2*sin(x)+3*exp(x)+4*log(x)+5*x**2"), problem("x*exp(x)")
+    texts = [
+        "x",
+        "7*sin(x)+3*exp(x)+4*log(x)+5*x**2",
+        "sin(x)+exp(x)",
+        "exp(x)+tan(x)+tan(x)+tan(x)+tan(x)+tan(x)+tan(x)",
+    ]
+    texts += ["3*exp(x)+4*log(x)+5*x**2", "4*log(x)"]
+    tree = [*(child(first, text) for text in texts), child(second, "2*x")]
+    named = {
+        third: [str(each.data["integrand"]) for each in variants.third_per_root(tree, [first, second], third)]
+        for third in ("nearest", "farthest", "longest")
+    }
+    # Two of the six variants of one root, in the order of the tree, and at least one of the other's.
+    assert named["nearest"] == [texts[1], texts[4], "2*x"]
+    assert named["farthest"] == ["x", texts[5], "2*x"]
+    assert named["longest"] == [texts[1], texts[3], "2*x"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
