@@ -77,7 +77,8 @@ def run(app: "typer.Typer") -> NoReturn:
         sys.exit(1)
     except Exception as error:
         if isinstance(error, usage_error):
-            _fail(f"{error.format_message().rstrip('.')}; see {name} --help")
+            used = getattr(error, "ctx", None)  # the context of the subcommand, if there is one
+            _fail(f"{error.format_message().rstrip('.')}; see {used.command_path if used else name} --help")
         if (line := _environment_error(error)) is not None:
             _fail(line)
         raise

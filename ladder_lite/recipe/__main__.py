@@ -1,10 +1,12 @@
 """`python -m ladder_lite.recipe`. See `ladder_lite.recipe`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
@@ -37,7 +39,8 @@ def main(
         typer.Option(metavar="TIME", help="Stop before the time is up and save everything: 9h, 1h30m, 90m, 5400s."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Run all conditions, including the ablations of the paper's figures.")
+        bool,
+        typer.Option("--full", help="Also run the conditions that the recipe lists under `full`: ablations, controls."),
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Run a few steps of every stage, in about a minute.")] = False,
     list_: Annotated[
@@ -86,10 +89,16 @@ def main(
             live.say(f"report so far: {path / layout.REPORT_PAGE}")
             live.say(str(stop))
             return
-        from ladder_lite.report import summary_table
+        from ladder_lite.report import headline, summary_table
 
         live.print(summary_table(result))
+        live.print(Text(re.sub(r"[`\\]", "", headline(result))))  # without Markdown's syntax
         live.say(f"report: {path / layout.REPORT_PAGE}")
+        if smoke:
+            live.say(f"next: python -m ladder_lite.recipe {name}")
+        else:
+            live.say(f"next: python -m ladder_lite.solve INTEGRAND --model {path}")
+            live.say(f"      python -m ladder_lite.recipe {name} seed={recipe.seed + 1}{'' if full else ', or --full'}")
 
 
 def _stage_lines(path: Path) -> list[str]:

@@ -66,7 +66,7 @@ class RunContext:
             for problem in problems:
                 stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
                 summaries.append(self._run(stage, partial(work, problem)))
-                bar.advance()
+                bar.advance(solved=sum(bool(summary["solved"]) for summary in summaries))
         return summaries
 
     def _run(self, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:

@@ -18,13 +18,15 @@ from rich.table import Table
 
 from ladder_lite.config import EMBEDDED
 from ladder_lite.jsonl import write_json
-from ladder_lite.report.findings import measure
+from ladder_lite.report.findings import headline, measure
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
 from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
 
 if TYPE_CHECKING:
     from ladder_lite.report.document import Document
+
+__all__ = ["comparison_table", "headline", "summary_table", "write_comparison", "write_report"]
 
 _PICTURES = ("accuracy.png", "ttrl.png", "techniques.png")
 _NAME_WIDTH = 20  # columns for a condition or a run; "rl_without_variants" has 19
@@ -73,11 +75,11 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
     pass_k = [key for entry in entries.values() for key in entry if key.startswith("pass@") and key != "pass@1"][:1]
     table = _table("condition")
-    scale_model = ": a scale model of the experiment" if report["model"] == EMBEDDED else ""
-    table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}{scale_model}"
+    about = "a scale model of the experiment" if report["model"] == EMBEDDED else one_line(report["model"], 36)
+    table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}: {about}"
     table.caption = paper.caption
     table.min_width = 64  # of the caption
-    for heading in ("pass@1 (95 %)", *pass_k, "tests", "steps", "time", "paper"):
+    for heading in ("pass@1 (95 %)", *pass_k, "tests", "steps", "time", *(["paper"] if paper.results else [])):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, entry in entries.items():
         table.add_row(
@@ -87,8 +89,11 @@ def summary_table(report: Mapping[str, Any]) -> Table:
             str(entry["n_problems"]),
             str(entry["steps"]),
             clock_time(entry["seconds"]),
-            paper.results[name].words if name in paper.results else "",
+            *([paper.results[name].words if name in paper.results else ""] if paper.results else []),
         )
+    for name, method in report["race"].get("methods", {}).items():
+        if name not in entries:  # LADDER resampled only tries single problems
+            table.add_row(name, f"solved {method['solved']} of {len(report['race']['problems'])}")
     return table
 
 

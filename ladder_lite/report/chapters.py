@@ -26,7 +26,7 @@ from ladder_lite.report.document import (
     table,
 )
 from ladder_lite.report.drawing.palette import label_of
-from ladder_lite.report.findings import Report, known_problems, outcomes
+from ladder_lite.report.findings import Report, headline, known_problems, outcomes
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
@@ -71,34 +71,7 @@ def describe(report: Report, run: Run) -> Document:
         _cost(report),
         _reproduce(report, run),
     ]
-    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", _headline(report), chapters)
-
-
-def _headline(report: Report) -> str:
-    """Summarize the evaluated conditions in one or two sentences."""
-    shares = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
-    if not shares:
-        return "No condition has been evaluated yet."
-    if "ladder" not in shares:
-        so_far = ", ".join(f"{escape(label_of(name))} {percent(share)}" for name, share in shares.items())
-        return f"LADDER is not finished yet. pass@1 so far: {so_far}."
-    subject = "The embedded model" if report["model"] == EMBEDDED else code(report["model"])
-    sentences = f"{subject} solves {percent(shares['ladder'])} of the test problems after LADDER"
-    words = {"base": "before", "rl_without_variants": "with RL without variants"}
-    baselines = {name: shares[name] for name in words if name in shares}
-    if baselines:
-        # "..., compared with 1.2 % before and 0 % with RL without variants"
-        compared = " and ".join(f"{percent(share)} {words[name]}" for name, share in baselines.items())
-        sentences += f", compared with {compared}"
-        # The headline must not read as a success where training gained nothing.
-        sentences += ": LADDER did not help" if shares["ladder"] <= max(baselines.values()) else ""
-    sentences += "."
-    if report["ttrl"]["attempted"]:
-        sentences += (
-            f" Test-time RL then solved {report['ttrl']['solved']} of {report['ttrl']['attempted']} problems that "
-            "LADDER had left unsolved."
-        )
-    return sentences
+    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", headline(report), chapters)
 
 
 def differences(entries: Iterable[Mapping[str, Any]]) -> str:
@@ -154,9 +127,10 @@ def _result(report: Report, run: Run, name: str) -> dict[str, str]:
         # metrics.jsonl has one row per training step, also while training is still running.
         steps = len(run.rows(layout.train(name), layout.METRICS))
         row["pass@1"] = f"not finished, {counted(steps, 'step')} done" if steps else "not finished"
-    quoted = PAPER[report["experiment"]].results.get(name)
+    if not (paper := PAPER[report["experiment"]].results):
+        return row
     # The paper's results are ASCII for the terminal's table; the page can show the sign itself.
-    return row | {"the paper": escape(quoted.words.replace("<=", "≤")) if quoted else ""}
+    return row | {"the paper": escape(paper[name].words.replace("<=", "≤")) if name in paper else ""}
 
 
 def _meaning(run: Run, name: str) -> str:

@@ -42,7 +42,8 @@ def bars(report: Report) -> Figure | None:
     # One row per condition of this run, then one for each further model or person that the paper compares with.
     names = [*entries, *paper.others]
     # Each panel spans this part of the width, and in it its bars go from 0 to 1.
-    drawing, (run_panel, paper_panel) = bar_panels(len(names), {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)})
+    panels = {"this run": (0.0, 0.66), "the paper*": (0.74, 1.0)} if paper.results else {"this run": (0.0, 1.0)}
+    drawing, (run_panel, *paper_panel) = bar_panels(len(names), panels)
     for row, name in enumerate(names):
         write(run_panel, 0.015, row + 0.22, one_line(label_of(name), 24), "ink" if name in entries else "soft")
         if name in entries:
@@ -50,16 +51,16 @@ def bars(report: Report) -> Figure | None:
         if quoted := paper.results.get(name) or paper.others.get(name):
             # A range such as "15 to 30 %" is drawn from its low end, a single number from 0.
             start = quoted.low if quoted.low < quoted.high else 0.0
-            bar = paper_panel.barh(row + 0.62, quoted.high - start, left=start, height=0.36)[0]
+            bar = paper_panel[0].barh(row + 0.62, quoted.high - start, left=start, height=0.36)[0]
             # Dashed and hollow, so that nobody takes it for a result of this run.
             bar.set(facecolor="none", edgecolor=ink("soft"), linewidth=1.1, linestyle=(0, (2, 1.5)))
-            write(paper_panel, 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
+            write(paper_panel[0], 0.03, row + 0.22, quoted.words.replace("<=", "≤").rstrip("*"), "soft")
+    about_paper = f" \\*The paper's results are for another model ({paper.subject}) and are shown separately."
     return _figure(
         drawing,
         "bars",
         "pass@1 on the test problems",
-        f"Lines across the ends of the bars: 95 % intervals. \\*The paper's results are for another model "
-        f"({paper.subject}) and are shown separately.",
+        "Lines across the ends of the bars: 95 % intervals." + (about_paper if paper.results else ""),
     )
 
 

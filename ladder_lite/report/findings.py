@@ -11,16 +11,19 @@ from typing import Any
 from scipy.stats import pearsonr, rankdata
 
 from ladder_lite import variants
-from ladder_lite.config import with_ablations
+from ladder_lite.config import EMBEDDED, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems, notes
 from ladder_lite.problems.attempts import Attempt, Outcome, outcome_of
 from ladder_lite.problems.similarity import distances
 from ladder_lite.report import controls
+from ladder_lite.report.document import code, escape
+from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.paper_results import experiment_of
 from ladder_lite.runs import Run, layout, read_json
 from ladder_lite.tasks import statement
+from ladder_lite.terminal import percent
 
 Report = Mapping[str, Any]
 """The contents of report.json."""
@@ -49,7 +52,7 @@ def measure(run: Run) -> dict[str, Any]:
         "recipe": run.name,
         "seed": run.seed,
         "model": run.model,
-        "experiment": experiment_of(run.test),
+        "experiment": experiment_of(run.test, run.settings),
         "conditions": entries,
         "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
         "curve": [
@@ -69,6 +72,35 @@ def measure(run: Run) -> dict[str, Any]:
         "versions": read_json(run.path / layout.VERSIONS),
     }
     return report | {"controls": controls.measure(run.ablations, report["differences"], [report])}
+
+
+def headline(report: Report) -> str:
+    """Return the main result of a run in one or two sentences of Markdown."""
+    shares = {name: entry["pass@1"]["value"] for name, entry in report["conditions"].items()}
+    if report["experiment"] == "smoke":
+        return "This was a smoke test of a few steps: its numbers mean nothing."
+    if not shares:
+        return "No condition has been evaluated yet."
+    if "ladder" not in shares:
+        so_far = ", ".join(f"{escape(label_of(name))} {percent(share)}" for name, share in shares.items())
+        return f"LADDER is not finished yet. pass@1 so far: {so_far}."
+    subject = "The embedded model" if report["model"] == EMBEDDED else code(report["model"])
+    sentences = f"{subject} solves {percent(shares['ladder'])} of the test problems after LADDER"
+    words = {"base": "before", "rl_without_variants": "with RL without variants"}
+    baselines = {name: shares[name] for name in words if name in shares}
+    if baselines:
+        # "..., compared with 1.2 % before and 0 % with RL without variants"
+        compared = " and ".join(f"{percent(share)} {words[name]}" for name, share in baselines.items())
+        sentences += f", compared with {compared}"
+        # The headline must not read as a success where training gained nothing.
+        sentences += ": LADDER did not help" if shares["ladder"] <= max(baselines.values()) else ""
+    sentences += "."
+    if report["ttrl"]["attempted"]:
+        sentences += (
+            f" Test-time RL then solved {report['ttrl']['solved']} of {report['ttrl']['attempted']} problems that "
+            "LADDER had left unsolved."
+        )
+    return sentences
 
 
 def outcomes(run: Run, condition: str) -> list[dict[str, Any]]:

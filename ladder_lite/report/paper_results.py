@@ -1,7 +1,7 @@
 """The paper's results (Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3), which reports show apart from their own."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TITLE = "Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3"
 
@@ -62,8 +62,10 @@ PAPER: Mapping[str, Published] = {
             "problem counts as solved if a right answer appears at any step.",
         ),
     ),
+    "smoke": Published({}, {}, "", "a smoke test: its numbers mean nothing", ()),
+    "own": Published({}, {}, "", "", ("The paper has no results on test problems like these.",)),
 }
-"""The paper's two experiments; a run is shown with the one whose test problems are like its own."""
+"""The paper's two experiments, and runs that are not comparable with either. `experiment_of` chooses one for a run."""
 
 VARIANTS = "In the paper's Figure 3, accuracy keeps rising with the number of variants, more slowly past 6,000."
 TEST_TIME = (
@@ -72,6 +74,17 @@ TEST_TIME = (
 )
 
 
-def experiment_of(test_set: str) -> str:
-    """Return which of the paper's experiments a test set is shown with: "mit" or "undergraduate"."""
-    return "mit" if test_set == "exam" or test_set.startswith("mit") else "undergraduate"
+def experiment_of(test_set: str, settings: Mapping[str, Any]) -> str:
+    """Return the key of `PAPER` for a run, by its test set and by whether its settings are those of a smoke test."""
+    smoke = settings.get("smoke") or {}
+    if smoke and all(_setting(settings, key) == value for key, value in smoke.items()):
+        return "smoke"
+    if test_set == "exam" or test_set.startswith("mit"):
+        return "mit"
+    return "undergraduate" if test_set in ("tiny", "undergrad", "ladder-paper") else "own"
+
+
+def _setting(settings: Any, key: str) -> Any:
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings

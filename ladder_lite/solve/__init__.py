@@ -25,12 +25,12 @@ from typing import Any
 from rich.console import Console
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config import EMBEDDED, Recipe, list_recipes, load_recipe
-from ladder_lite.errors import UserError
+from ladder_lite.config import EMBEDDED, Recipe, list_recipes, load_recipe, recipe_names
+from ladder_lite.errors import UserError, nearest
 from ladder_lite.install import shipped
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
-from ladder_lite.runs import is_run, open_run
+from ladder_lite.runs import is_run, layout, open_run
 from ladder_lite.solve.search import Search
 from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
@@ -219,7 +219,17 @@ def _choose(
         if recipe_name not in (None, model):
             raise UserError(f"--recipe {recipe_name}: --model {model} already names a recipe; leave one of them out")
         return load_recipe(model, overrides), None
-    # 3. Any other model. A shipped recipe made for this very model has the prompts and limits that suit it best.
+    # 3. Any other model. A name that can only be a path, or has no owner as hub ids have, fails here and not after a
+    # minute of attempts to reach the hub.
+    could_be_id = len(path.parts) == 2 and path.parts[0] not in ("runs", "..", "~") and path.suffix != ".gguf"
+    if not path.exists() and model != EMBEDDED and not (could_be_id and not Path(path.parts[0]).is_dir()):
+        runs = sorted(str(run.parent) for run in Path("runs").glob(f"*/{layout.RECIPE}"))
+        known = [*recipe_names(), *runs]
+        raise UserError(
+            f"--model {model}: no such file, run or recipe{nearest(model, known)}; there are {', '.join(known)}; an id "
+            "on the hub is OWNER/NAME"
+        )
+    # A shipped recipe made for this very model has the prompts and limits that suit it best.
     if recipe_name is None:
         shipped_recipes = (load_recipe(name) for name, _ in list_recipes())
         recipe_name = next((r.name for r in shipped_recipes if model in (r.model.id, r.model.mirror)), CHAT_RECIPE)

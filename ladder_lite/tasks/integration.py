@@ -5,17 +5,19 @@ integration. The prompts come from the recipe (`task.prompts`): the terse ones o
 of a chat model go through the same code.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from ladder_lite.config import Example, TaskSettings
-from ladder_lite.errors import UserError
+from ladder_lite.errors import UserError, nearest
 from ladder_lite.problems import Problem, load_problems
 from ladder_lite.problems.clean import MAX_SHOWN_CHARS, data_of, read_problem
 from ladder_lite.tasks.references import KeptReferences
 from ladder_lite.tasks.task import Effect, Messages, Rejected, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
+from ladder_lite.verify.expressions.functions import NAMES
 from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals, strip_thinking
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
@@ -43,6 +45,11 @@ class IntegrationTask:
         data, reason = read_problem(text)
         problem = None if data is None else Problem.root("integration", data)
         reason = reason.replace("_", " ") if problem is None else _fault(problem) or ""
+        called = [
+            name for name in re.findall(r"([A-Za-z]\w*)\s*\(", text) if name not in (*NAMES, "integrate", "Integral")
+        ]
+        if reason == "unreadable" and called:
+            reason = f"unknown function {called[0]}{nearest(called[0], NAMES)}"
         if problem is None or reason:
             raise UserError(f'"{text[:80]}" is not an integral ({reason}); write an integrand such as "x**2*exp(x)"')
         return problem

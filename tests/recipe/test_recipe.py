@@ -15,10 +15,14 @@ import pytest
 
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config.load import load_recipe
+from ladder_lite.errors import run
 from ladder_lite.recipe import run_recipe
+from ladder_lite.recipe.__main__ import app
 from ladder_lite.recipe.stages import stages_of
+from ladder_lite.report import write_report
 from ladder_lite.terminal import Live
 from tests.support.commands import run_command
+from tests.support.finished_run import build_run
 
 FEW_STEPS = (
     "variants.per_root=12",
@@ -245,3 +249,31 @@ def test_a_run_in_many_budgets_ends_with_the_same_numbers(smoke_run: Path, tmp_p
     for file in files:
         noise = ("seconds", "verify_seconds")
         assert _rows(tmp_path / "cut" / file, *noise) == _rows(whole / file, *noise), file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "next_command"),
+    [
+        ([], "next: python -m ladder_lite.solve INTEGRAND --model FOLDER"),
+        (["--full", "seed=4"], "      python -m ladder_lite.recipe tiny seed=5"),
+        (["--smoke"], "next: python -m ladder_lite.recipe tiny"),
+    ],
+)
+def test_the_end_of_a_run_says_what_was_achieved_and_what_to_do_next(
+    arguments: list[str],
+    next_command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    build_run(tmp_path / "run", full=True)
+    report = write_report(tmp_path / "run")
+    monkeypatch.setattr("ladder_lite.recipe.__main__.run_recipe", lambda *_: report)
+    monkeypatch.setattr("sys.argv", ["recipe", "tiny", *arguments, "--run-dir", "FOLDER"])
+    with pytest.raises(SystemExit, match="0"):
+        run(app)
+    lines = capsys.readouterr().out.splitlines()
+    assert "The embedded model solves 64 % of the test problems after LADDER, compared with" in " ".join(lines)
+    assert "report: FOLDER/report.html" in lines
+    assert next_command in lines
+    assert max(map(len, lines)) <= 80

@@ -100,7 +100,7 @@ def test_an_empty_run_has_no_findings(tmp_path: Path) -> None:
     assert (report["ttrl"], report["ttrl_without_ladder"]) == (nothing, nothing)
     assert report["variants"] == {"kept": 0, "rejected": 0, "duplicates": 0, "by_depth": {}}
     about = (report["recipe"], report["seed"], report["model"], report["experiment"])
-    assert about == ("small", 1, "m", "undergraduate")
+    assert about == ("small", 1, "m", "own")
     empty = {key: report[key] for key in ("conditions", "training", "race", "depths", "versions")}
     assert set(map(len, empty.values())) == {0}
     assert (report["curve"], report["differences"], report["costs"], report["peak_memory_bytes"]) == ([], [], [], 0)

@@ -18,11 +18,21 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
-from ladder_lite.report import summary_table, write_report
+from ladder_lite.report import headline, summary_table, write_report
 from ladder_lite.report.document import code, escape, listing, table
 from ladder_lite.terminal import one_line, percent_interval, points_interval
 from tests.support.commands import run_command
-from tests.support.finished_run import CONDITIONS, HOSTILE, PASS_1, build_run, problems_of_run, replace, revise
+from tests.support.finished_run import (
+    CONDITIONS,
+    HOSTILE,
+    PASS_1,
+    build_run,
+    problem_set,
+    problems_of_run,
+    replace,
+    revise,
+    revise_recipe,
+)
 
 GROWN = "conditions/ladder/train/variants"
 """The folder of the variants that are written during LADDER's training."""
@@ -316,6 +326,35 @@ def test_a_damaged_file_is_named(run: Path, file: str, content: str | None, word
         (run / file).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=re.escape(words)):
         write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "experiment"),
+    [
+        ([], "undergraduate"),
+        (["task.test=exam"], "mit"),
+        ([f"task.test={problem_set()}"], "own"),
+        (["smoke={eval.samples: 4, variants.adaptive: {start: 2, every: 20, requests: 4}}"], "smoke"),
+        (["smoke={eval.samples: 4, variants.per_root: 99}"], "undergraduate"),
+        (["smoke={}"], "undergraduate"),
+    ],
+)
+def test_only_comparable_runs_are_shown_beside_the_paper(run: Path, overrides: list[str], experiment: str) -> None:
+    revise_recipe(run, *overrides)
+    report = write_report(run)
+    assert report["experiment"] == experiment
+    text, page = terminal_text(report), (run / "report.html").read_text(encoding="utf-8")
+    is_comparable = experiment in ("undergraduate", "mit")
+    assert ("paper" in [column.header for column in summary_table(report).columns]) is is_comparable
+    assert ("the paper*" in page) is is_comparable
+    assert ("| the paper |" in (run / "report.md").read_text(encoding="utf-8")) is is_comparable
+    assert ("smoke test" in text and "smoke test" in headline(report)) is (experiment == "smoke")
+
+
+def test_the_table_has_a_row_for_ladder_resampled(tmp_path: Path) -> None:
+    build_run(tmp_path / "run", full=True)
+    (row,) = re.findall(r"(?m)^ladder_pass100 .*$", terminal_text(write_report(tmp_path / "run")))
+    assert "solved 1 of 3" in row
 
 
 @pytest.mark.parametrize("changes", [{}, {"seed": 2**32 - 1, "recipe": "a_long_name_" * 9}, {"model": "org/model-3b"}])

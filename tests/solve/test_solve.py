@@ -108,11 +108,22 @@ def test_a_failure_is_reported_with_remedies(run_cli: Callable[..., tuple[int, s
         (["x", "--condition", "ladder"], "--condition ladder: tiny is not a run folder"),
         (["x", "--recipe", "smollm"], "--recipe smollm: --model tiny "),
         (["x", "--model", "a/b", "--recipe", "smolm"], 'unknown recipe "smolm"; did you mean smollm?'),
+        (["x", "--model", "tinny"], "--model tinny: no such file, run or recipe; did you mean tiny?"),
+        (["x", "--model", "runs/tiny-s9"], "--model runs/tiny-s9: no such file, run or recipe"),
+        (["x", "--model", "./model.gguf"], "--model ./model.gguf: no such file"),
+        (["x", "--model", "models/small"], "--model models/small: no such file"),
+        (["x", "--model", "a/b/c"], "--model a/b/c: no such file"),
     ],
 )
 def test_a_usage_error_is_one_line(
-    run_cli: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
+    run_cli: Callable[..., tuple[int, str, str]],
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
     code, _, err = run_cli(right, *arguments)
     assert code == 2
     assert err.startswith("error: ")
@@ -249,7 +260,11 @@ def test_a_word_unknown_to_the_embedded_model_is_one_line(backend: Backend) -> N
         ("./a: b.gguf", {}, "llama3b", "./a: b.gguf"),
     ],
 )
-def test_the_model_decides_the_recipe(model: str, options: dict[str, str], recipe: str, id_: str) -> None:
+def test_the_model_decides_the_recipe(
+    model: str, options: dict[str, str], recipe: str, id_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a: b.gguf").touch()
     chosen = Solver(model, **options).recipe  # type: ignore[arg-type]
     assert (chosen.name, chosen.model.id) == (recipe, id_)
     assert chosen.model.device == (

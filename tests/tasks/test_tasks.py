@@ -69,6 +69,8 @@ def test_a_typed_integral_is_a_root(
     ("text", "why"),
     [
         ("x*(", "unreadable"),
+        ("sni(x)", "unknown function sni; did you mean sin?"),
+        ("integrate(2*tann(x), x)", "unknown function tann; did you mean tan?"),
         ("integrate(3, x)", "not one variable"),
         ("1/(x-x)", "undefined"),
         ("x**99999", "too large"),

@@ -477,6 +477,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
     for options in ([], ["--workers", "2"]):
         run = run_command("verify", str(file), *options)
         assert run.returncode == 0, run.stderr
+        assert run.stderr == "graded 5: 2 CORRECT, 2 MALFORMED_LINE, 1 UNVERIFIABLE\n"
         rows = [json.loads(line) for line in run.stdout.splitlines()]
         assert [row["id"] for row in rows] == ["a", None, 4, None, "c"]
         assert [row["correct"] for row in rows] == [True, None, True, None, None]
@@ -486,8 +487,14 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
 
 
 def test_the_command_line_grades_one_answer_and_reports_a_missing_file() -> None:
-    assert run_command("verify", "x", "x**2/2").stdout == "CORRECT\n"
-    assert run_command("verify", "x", "x**2").stdout.startswith("WRONG: ")
+    for integrand, answer, verdict in (("x", "x**2/2", "CORRECT"), ("x", "x**2", "WRONG"), ("y", "x", "UNVERIFIABLE")):
+        run = run_command("verify", integrand, answer)
+        assert run.stdout.startswith(verdict)
+        assert run.returncode == (verdict != "CORRECT")
+    for option in (["--lower", "0"], ["--variable", "x"]):
+        unused = run_command("verify", "no_such_file.jsonl", *option)
+        assert (unused.returncode, unused.stderr.count("\n")) == (2, 1)
+        assert "INTEGRAND" in unused.stderr
     assert run_command("verify", "-x", "-x**2/2").stdout == "CORRECT\n"
     assert run_command("verify", "x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
     missing = run_command("verify", "no_such_file.jsonl")
