@@ -106,6 +106,8 @@ def _find_recipe(name_or_path: str) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path
     names = recipe_names()
+    if name_or_path not in names and (own := path.with_suffix(".yaml")).exists():
+        return own
     if name_or_path not in names:
         hint = nearest(name_or_path, names) or "."
         raise UserError(f'unknown recipe "{name_or_path}"{hint} The known ones are {", ".join(names)}')
@@ -171,6 +173,9 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     if error["type"] == "missing":
         path = (*path, str(error["loc"][-1]))
     place = _place(places, path)
+    if isinstance(value, dict):  # a rule about a whole section: an override within it is to blame, if there is one
+        below = [where for known, where in places.items() if known[: len(path)] == path]
+        place = next((where for where in reversed(below) if where.startswith("override ")), place)
     key = ".".join(path)
     if error["type"] == "missing":
         return f"{place}: {key} is missing; it has no default"

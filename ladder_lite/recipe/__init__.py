@@ -18,6 +18,7 @@ from ladder_lite.config import Recipe, with_more
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.experiment import Experiment
 from ladder_lite.runs import RunDir, layout, read_json
+from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 
 
@@ -36,6 +37,10 @@ def run_recipe(
     """
     from ladder_lite import report
 
+    # Before anything is written or loaded: a mistake in a problem file must not claim the run folder.
+    task = load_task(recipe.task)
+    for split in ("train", "test", "probe"):
+        task.problems(split)
     stale = stages.dependents(recipe, redo)
     # An earlier --full or --only may have left results of conditions that this recipe does not list. If a redo makes
     # them stale, those conditions are rerun too; otherwise the report would lose them without a word.

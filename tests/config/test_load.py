@@ -296,7 +296,19 @@ def test_a_pool_is_one_set(recipe_file: Path) -> None:
     ],
 )
 def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: str, rule: str) -> None:
-    assert refusal(recipe_file.name, [override]).endswith(rule)
+    error = refusal(recipe_file.name, ["seed=1", override, "grpo.eval_every=7"])
+    assert error.startswith((f'override "{override}": ', recipe_file.name))  # the file, if its own settings do not fit
+    assert error.endswith(rule)
+    if override.startswith("grpo.trl."):
+        assert error.startswith(f'override "{override}": ')
+
+
+def test_a_recipe_in_the_current_folder_is_found_by_name(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(recipe_file.parent)
+    recipe_file.rename("mine.yaml")
+    assert load_recipe("mine") == load_recipe("mine.yaml")
+    recipe_file.parent.joinpath("tiny.yaml").write_text("name: other", encoding="utf-8")
+    assert load_recipe("tiny").name == "tiny"  # a shipped recipe comes first
 
 
 @pytest.mark.parametrize(

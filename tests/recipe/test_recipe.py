@@ -77,6 +77,15 @@ def test_a_usage_error_is_one_line_and_exit_code_2(arguments: list[str], words: 
         assert word in last
 
 
+def test_a_mistake_in_a_problem_file_leaves_no_run_folder(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "own.jsonl").write_text('{"integrand": "x**2"}\n{"integrand": "sin("}\n', encoding="utf-8")
+        result = run_command("recipe", "tiny", f"task.{split}=own.jsonl", cwd=tmp_path, timeout_s=60)
+        assert (result.returncode, result.stdout) == (2, "")  # no model was loaded
+        assert "own.jsonl:2" in result.stderr
+        assert not (tmp_path / "runs").exists()
+
+
 def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     result = run_command("recipe", "tiny", "--run-dir", tmp_path / "file" / "run")
