@@ -1,6 +1,7 @@
 """Reports of runs: report.html, report.md, report.json and their pictures, from the files of the runs alone.
 
     python -m ladder_lite.report runs/tiny-s0                  # written into the run's folder
+    python -m ladder_lite.report runs/tiny-s0 --watch          # and kept current while the run trains
     python -m ladder_lite.report runs/tiny-s0 runs/tiny-s1     # a comparison, written into comparison/
 
 The report of an unfinished run shows what is available. The paper's results are always kept apart from those of the
@@ -17,7 +18,7 @@ from rich import box
 from rich.table import Table
 
 from ladder_lite.config import EMBEDDED
-from ladder_lite.jsonl import write_json
+from ladder_lite.jsonl import write_atomic, write_json
 from ladder_lite.report.findings import headline, measure
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
@@ -32,11 +33,11 @@ _PICTURES = ("accuracy.png", "ttrl.png", "techniques.png")
 _NAME_WIDTH = 20  # columns for a condition or a run; "rl_without_variants" has 19
 
 
-def write_report(run_path: Path) -> dict[str, Any]:
+def write_report(run_path: Path, reload_s: int | None = None) -> dict[str, Any]:
     """Write report.html, report.md, report.json and their pictures into a run folder; return the JSON contents.
 
-    A picture without data is not written. Raises UserError if the folder is not a run folder or one of its files is
-    damaged.
+    With `reload_s`, the page reloads itself after that many seconds. A picture without data is not written. Raises
+    UserError if the folder is not a run folder or one of its files is damaged.
     """
     # Not at the top: it loads matplotlib and jinja2, and commands import this room for the terminal tables alone.
     from ladder_lite.report.chapters import describe
@@ -44,7 +45,7 @@ def write_report(run_path: Path) -> dict[str, Any]:
     run = open_run(run_path)
     report = measure(run)
     document = describe(report, run)
-    _write(run_path, "report", report, document)
+    _write(run_path, "report", report, document, reload_s)
     for name in _PICTURES:
         (run_path / name).unlink(missing_ok=True)  # of an earlier report, before the stage was redone
     for name, content in document.pictures.items():
@@ -61,12 +62,14 @@ def write_comparison(run_paths: Sequence[Path], folder: Path) -> dict[str, Any]:
     return comparison
 
 
-def _write(folder: Path, name: str, contents: Mapping[str, Any], document: Document) -> None:
+def _write(
+    folder: Path, name: str, contents: Mapping[str, Any], document: Document, reload_s: int | None = None
+) -> None:
     from ladder_lite.report.render import to_html, to_markdown
 
     write_json(folder / f"{name}.json", contents)
-    (folder / f"{name}.md").write_text(to_markdown(document), encoding="utf-8")
-    (folder / f"{name}.html").write_text(to_html(document), encoding="utf-8")
+    write_atomic(folder / f"{name}.md", to_markdown(document))
+    write_atomic(folder / f"{name}.html", to_html(document, reload_s))  # a browser must not load half of it
 
 
 def summary_table(report: Mapping[str, Any]) -> Table:

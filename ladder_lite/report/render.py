@@ -13,8 +13,11 @@ from ladder_lite.terminal import percent
 _TREE_DEPTH = 2  # a list cannot be collapsed, so Markdown shows less of a tree than the page
 
 
-def to_html(document: Document) -> str:
-    """Return the document as a page for any screen width, with a light and a dark theme."""
+def to_html(document: Document, reload_s: int | None = None) -> str:
+    """Return the document as a page for any screen width, with a light and a dark theme.
+
+    With `reload_s`, the page reloads itself after that many seconds.
+    """
     # Neither HTML nor anything that refers to another page, in case foreign text was not escaped.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
     # A wide table scrolls within a box, which the keyboard can reach.
@@ -38,7 +41,8 @@ def to_html(document: Document) -> str:
     environment.filters["kind"] = lambda block: type(block).__name__
     # CSS variables are written with hyphens: --rl-without-variants.
     colours = {name.replace("_", "-"): colour for name, colour in PALETTE.items()}
-    return environment.get_template("page.html.j2").render(document=document, colours=colours)
+    page = environment.get_template("page.html.j2")
+    return page.render(document=document, colours=colours, reload_s=reload_s)
 
 
 def to_markdown(document: Document) -> str:

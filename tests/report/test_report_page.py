@@ -309,6 +309,27 @@ def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, 
         write_comparison([one, one / "." / ""], tmp_path / "out")
 
 
+def test_a_watched_page_is_rewritten_and_reloads_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_run(tmp_path / "run")
+    page, pages = tmp_path / "run/report.html", list[str]()
+    file = tmp_path / "run/conditions/ladder/eval/attempts.jsonl"
+
+    def sleep(_: float) -> None:
+        pages.append(page.read_text(encoding="utf-8"))
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+        file.write_text("", encoding="utf-8")  # training has changed the run
+
+    monkeypatch.setattr("time.sleep", sleep)
+    result = CliRunner().invoke(app, [str(tmp_path / "run"), "--watch"])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, f"report: {page}")
+    assert ['http-equiv="refresh" content="60"' in each for each in pages] == [True, True]
+    assert ["<li>LADDER: " in each for each in pages] == [True, False]  # its sampled answers
+    assert 'http-equiv="refresh"' not in page.read_text(encoding="utf-8")
+    refused = CliRunner().invoke(app, [str(tmp_path / "run"), str(tmp_path), "--watch"])
+    assert isinstance(refused.exception, UserError)
+
+
 def test_the_command_line_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = seeds(tmp_path, [0.5, 0.6])
     monkeypatch.chdir(tmp_path)
