@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ladder_lite.config import EMBEDDED, condition_of, list_recipes, load_recipe
+from ladder_lite.config import BUILT_IN, EMBEDDED, condition_of, list_recipes, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
 from ladder_lite.report import controls, figures
@@ -162,6 +162,8 @@ def _lost_techniques(report: Report) -> list[str]:
     """Say which techniques of the probe a condition answers worse than the base model."""
     sentences = []
     for name, techniques in report["lost"].items():
+        if name not in BUILT_IN:  # the controls can lose all of them; report.json has the list
+            continue
         base, rates = report["probes"]["base"], report["probes"][name]
         lost = [
             f"{code(technique, 40)} ({percent(base[technique]['value'])} to {percent(rates[technique]['value'])})"

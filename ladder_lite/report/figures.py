@@ -215,8 +215,11 @@ def against_steps(report: Report) -> list[Figure]:
 
 
 def probes(report: Report) -> Figure | None:
-    """Pass rate of each technique of the probe, a row for each, with a dot and its interval for each condition."""
-    probed = report["probes"]
+    """Pass rate of each technique of the probe, a row for each, with a dot and its interval for each condition.
+
+    Ablations are left out: there is no room for their dots.
+    """
+    probed = {name: rates for name, rates in report["probes"].items() if colour_of(name) != "ablation"}
     techniques = list(dict.fromkeys(technique for rates in probed.values() for technique in rates))[:_MAX_TECHNIQUES]
     if not techniques:
         return None
@@ -311,7 +314,7 @@ def distance(report: Report) -> Figure | None:
     drawing, axes = canvas("distance from the nearest variant", "pass rate")
     for row in found["problems"]:
         draw_dot(axes, row["distance"], row["ladder"], "ladder")
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, max(0.1, *(1.05 * row["distance"] for row in found["problems"])))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter("{x:g}")
     shares_up(axes, 1.0)
