@@ -16,10 +16,12 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import numpy as np
 import psutil
 import typer
 from tiny_corpus import exam, integrand
@@ -61,6 +63,7 @@ def main(
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],
+        "at_equal_tokens": _at_equal_tokens(folders),
         "sign_tests": [test for rival in RIVALS if (test := _sign_test(folders, rival))],
         "runs": [_measure(folder) for folder in folders],
     }
@@ -78,6 +81,31 @@ def _measure(run: Path) -> dict[str, Any]:
     share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
     kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
     return kept | {"verification": share, "techniques": _techniques(run, report)}
+
+
+def _at_equal_tokens(runs: list[Path]) -> dict[str, Any]:
+    """Compare LADDER with each trained control after as many tokens as the one of them with fewer tokens generated.
+
+    The accuracies are those of interim evaluations (one answer per problem), interpolated; one entry for each run.
+    """
+
+    def curve(run: Path, condition: str) -> tuple[list[int], list[float]]:
+        train = run / "conditions" / condition / "train"
+        tokens = [0, *accumulate(row["n_tokens"] for row in read_jsonl(train / "metrics.jsonl"))]
+        rows = read_jsonl(train / "curve.jsonl")
+        return [tokens[row["step"]] for row in rows], [row["pass@1"] for row in rows]
+
+    found: dict[str, Any] = {}
+    for run in runs:
+        ladder = curve(run, "ladder")
+        for train in sorted(run.glob("conditions/*/train")):
+            control = curve(run, train.parent.name)
+            if train.parent.name != "ladder" and control[0]:
+                budget = min(ladder[0][-1], control[0][-1])
+                first, second = (float(np.interp(budget, *each)) for each in (ladder, control))
+                row = {"tokens": budget, "ladder": first, "control": second}
+                found.setdefault(train.parent.name, []).append(row)
+    return found
 
 
 def _sign_test(runs: list[Path], rival: str) -> dict[str, Any]:
@@ -155,6 +183,9 @@ def _print(figures: dict[str, Any]) -> None:
             print(f"mean {name}: {share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})")
         for row in mean["controls"]:
             print(f"is it more than {row['more_than']}? {row['answer']}: {row.get('points') or row['test']}")
+    for name, rows in figures["at_equal_tokens"].items():
+        values = "; ".join(f"{row['tokens']:,}: {row['ladder']:.0%} and {row['control']:.0%}" for row in rows)
+        print(f"LADDER and {name} at equal tokens: {values}")
     print(f"--help takes {figures['help_over_import_torch']:.2f} of the time of importing torch")
 
 
