@@ -1,8 +1,9 @@
-"""Export of a trained model for use elsewhere: the adapter, the merged model, or GGUF files for llama.cpp and Ollama.
+"""Export of what a run made: the adapter, the merged model, GGUF files for llama.cpp, or the variants as a data set.
 
     python -m ladder_lite.export runs/llama3b-s0 --format adapter
     python -m ladder_lite.export runs/llama3b-s0 --format merged --push you/llama3b-ladder
     python -m ladder_lite.export runs/llama3b-s0 --format gguf --quantization q4_k_m
+    python -m ladder_lite.export runs/llama3b-s0 --format variants --push you/llama3b-variants
 
 A merged model is read back and compared with base and adapter on test problems; one that does not match is deleted.
 The output folder appears only once it is complete.
@@ -16,14 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from ladder_lite.config import EMBEDDED, Recipe
+from ladder_lite.config import EMBEDDED, Recipe, condition_of
 from ladder_lite.doctor.checks import on_hub
 from ladder_lite.errors import UserError, first_line
-from ladder_lite.jsonl import write_json
-from ladder_lite.runs import layout, open_run, read_json
+from ladder_lite.jsonl import append_jsonl, write_json
+from ladder_lite.runs import Run, layout, open_run, read_json
 from ladder_lite.tasks import load_task
 
-Format = Literal["adapter", "merged", "gguf"]
+Format = Literal["adapter", "merged", "gguf", "variants"]
 
 QUANTIZATIONS = (
     *("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q5_k"),
@@ -36,10 +37,10 @@ _N_PROMPTS = 4
 
 
 def export(run: Path, format_: Format, condition: str, out: Path, quantization: str) -> list[str]:
-    """Write the adapter of a condition in this format into the new folder `out`; return lines for the user.
+    """Write the adapter of a condition in this format, or its variants, into the new folder `out`.
 
-    Raises UserError if the run has no such adapter, `out` is not empty, the disk is too small, the merged model does
-    not match base and adapter, or Unsloth cannot run.
+    Returns lines for the user. Raises UserError if the run has no such adapter, `out` is not empty, the disk is too
+    small, the merged model does not match base and adapter, or Unsloth cannot run.
     """
     finished = open_run(run)
     recipe, adapter = finished.recipe(), finished.adapter(condition)
@@ -55,7 +56,9 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
     from ladder_lite.export import merging  # imports torch
 
     with _new_folder(out) as folder:
-        if format_ == "adapter":
+        if format_ == "variants":
+            lines = _write_variants(finished, condition, folder)
+        elif format_ == "adapter":
             lines = _copy_adapter(recipe, adapter, folder)
         elif format_ == "merged":
             task = load_task(recipe.task)
@@ -64,11 +67,12 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
         else:
             lines = merging.save_gguf(recipe, adapter, folder, quantization)
         shutil.copyfile(run / layout.RECIPE, folder / "recipe.yaml")
-        (folder / "README.md").write_text(_card(run, recipe, condition, format_), encoding="utf-8")
+        card = _data_card(recipe, condition) if format_ == "variants" else _card(run, recipe, condition, format_)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return lines
 
 
-def push(folder: Path, repo: str) -> str:
+def push(folder: Path, repo: str, repo_type: Literal["model", "dataset"] = "model") -> str:
     """Upload an exported folder to the hub and return its URL. A repository that does not exist yet is private."""
     import httpx
     from huggingface_hub import HfApi
@@ -77,14 +81,15 @@ def push(folder: Path, repo: str) -> str:
     try:
         api = HfApi()
         # `private` applies to a new repository only: the visibility of an existing one is not changed.
-        address = api.create_repo(repo, private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload from ladder_lite")
+        address = api.create_repo(repo, repo_type=repo_type, private=True, exist_ok=True)
+        message = "Upload from ladder_lite"
+        api.upload_folder(repo_id=repo, repo_type=repo_type, folder_path=folder, commit_message=message)
     # The hub's errors are subclasses of httpx.HTTPError. Without a network, or with HF_HUB_OFFLINE, huggingface_hub
     # raises a ConnectionError.
     except (httpx.HTTPError, HFValidationError, ConnectionError) as error:
         raise UserError(
             f"--push {repo}: the upload failed ({first_line(error)}); {folder} is complete, retry with "
-            f"`hf upload {repo} {folder}`"
+            f"`hf upload {repo} {folder} --repo-type {repo_type}`"
         ) from error
     return str(address)
 
@@ -121,6 +126,56 @@ def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
     return []
 
 
+def _write_variants(run: Run, condition: str, folder: Path) -> list[str]:
+    """Write `variants.jsonl`: what the condition was trained on, with pass rates and, where there is one, an answer."""
+    train, own = layout.train(condition), layout.variants(condition)
+    tree = own if (run.path / own).exists() else layout.VARIANTS
+    written = [row for place in (tree, f"{train}/{layout.VARIANTS}") for row in run.rows(place, layout.PROBLEMS)]
+    rates = {row["problem_id"]: row for row in run.rows(train, layout.PASS_RATES)}
+    # The last answer that the verifier accepted, from the model as it was trained longest.
+    right = [row for row in run.rows(train, layout.ATTEMPTS) if row["reason"] == "CORRECT"]
+    answers = {row["problem_id"]: row["answer"] for row in right}
+    rows = []
+    for row in written:
+        # Without tries, the pass rate is a guess from similar problems.
+        rate = rates.get(row["id"], {})
+        tried = {key: rate.get(key) if rate.get("tries") else None for key in ("tries", "right", "pass_rate")}
+        kept = {key: row[key] for key in ("id", "parent_id", "root_id", "depth", "requested", "transforms")}
+        rows.append({**row["data"], "answer": answers.get(row["id"]), **tried, **kept})
+    if not rows or condition_of(condition, run.ablations).trains_on != "variants":
+        raise UserError(f"{run.path}: {condition} was not trained on variants; name another --condition")
+    append_jsonl(folder / "variants.jsonl", rows)
+    n_answered = sum(row["answer"] is not None for row in rows)
+    return [f"{len(rows):,} variants, {n_answered:,} of them with a verified answer"]
+
+
+def _data_card(recipe: Recipe, condition: str) -> str:
+    """Return the README.md of exported variants, with the metadata that the hub reads on top."""
+    from huggingface_hub import DatasetCardData
+
+    configs = [{"config_name": "default", "data_files": "variants.jsonl"}]
+    data = DatasetCardData(tags=["ladder_lite", "integration"], configs=configs)
+    return f"""---
+{data.to_yaml().strip()}
+---
+
+# Variants of the recipe `{recipe.name}`, seed {recipe.seed}
+
+Integrals that the model `{recipe.model.id}` wrote as easier or equivalent variants of the problems of
+`{recipe.task.train}`, and that the condition `{condition}` of ladder_lite was trained on (LADDER, arXiv 2503.00735).
+
+- `integrand`, `variable`, `lower`, `upper`: the integral, in SymPy's syntax; bounds are null for an antiderivative
+- `answer`: an answer of the model that the verifier accepted, null if there was none. The verifier is numerical: it
+  tests an answer, it does not prove it
+- `tries`, `right`, `pass_rate`: rollouts in training, right ones, and the estimated pass rate at its end; null if
+  training never tried the variant
+- `id`, `parent_id`, `root_id`, `depth`: its place in the tree; `requested`, `transforms`: what the model was asked for
+
+No variant equals, as a function, a test problem of the recipe or of the benchmarks that come with ladder_lite.
+`recipe.yaml` contains all settings.
+"""
+
+
 def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
     """Return the README.md of the exported folder: a model card, with the metadata that the hub reads on top."""
     from huggingface_hub import ModelCardData
@@ -144,7 +199,7 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
         data.to_yaml().strip(),
         "---",
         "",
-        f"# {recipe.name}: {condition}",
+        f"# {recipe.name}, seed {recipe.seed}: {condition}",
         "",
         f"{contents} {model}{origin}, trained by ladder_lite on problems whose answers are verified by a "
         f"program (condition `{condition}` of the recipe `{recipe.name}`: {recipe.description}).",
@@ -163,15 +218,16 @@ def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
 
 
 def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
-    """Return pass@1 of the condition and of the base model from the run's report, or nothing without a report."""
+    """Return results from the run's report, with intervals, and what is not known; nothing without a report."""
     report = read_json(run / layout.REPORT, f"python -m ladder_lite.report {run} writes it again")
     lines = []
-    for name, model in ((condition, "this model"), ("base", "the base model")):
-        if (entry := report.get("conditions", {}).get(name)) is not None:
-            share = entry["pass@1"]
-            # "- pass@1 of this model on 100 test problems of `tiny`: 82.0% (95 % interval 73.0% to 88.0%)"
-            lines.append(
-                f"- pass@1 of {model} on {entry['n_problems']} test problems of `{recipe.task.test}`: "
-                f"{share['value']:.1%} (95 % interval {share['low']:.1%} to {share['high']:.1%})"
-            )
+    for name, entry in report.get("conditions", {}).items():
+        share, model = entry["pass@1"], {condition: "this model", "base": "the base model"}.get(name, f"`{name}`")
+        # "- pass@1 of this model on 100 test problems of `tiny`: 82.0% (95 % interval 73.0% to 88.0%)"
+        lines.append(
+            f"- pass@1 of {model} on {entry['n_problems']} test problems of `{recipe.task.test}`: "
+            f"{share['value']:.1%} (95 % interval {share['low']:.1%} to {share['high']:.1%})"
+        )
+    if lines:
+        lines.append("- not measured: other problems than these, other seeds, and any ability but integration")
     return lines

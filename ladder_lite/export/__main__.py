@@ -38,7 +38,7 @@ def main(
     ] = None,
     quantization: Annotated[str, typer.Option(help=f"For GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
 ) -> None:
-    """Export what a run trained: the adapter, the merged model, or GGUF files."""
+    """Export what a run made: the adapter, the merged model, GGUF files, or the variants as a data set."""
     # The options are plain strings rather than choices, so that an error can name the nearest word.
     if format_ not in get_args(Format):
         raise UserError(
@@ -54,7 +54,7 @@ def main(
         print(line)
     print(f"written: {folder}")
     if push_to is not None:
-        print(f"pushed: {push(folder, push_to)}")
+        print(f"pushed: {push(folder, push_to, 'dataset' if chosen == 'variants' else 'model')}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from ladder_lite import export as module
 from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
-from ladder_lite.jsonl import write_json
+from ladder_lite.jsonl import read_jsonl, write_json
+from ladder_lite.verify import verify
 from tests.support.commands import run_command
+from tests.support.finished_run import build_run
 from tests.support.unsloth_names import GGUF_PARAMETERS
 
 REPORT = {
@@ -379,6 +382,33 @@ def test_the_model_card(run: Path, model_id: str, format_: module.Format, expect
     assert "pass@1" not in module._card(run, load_recipe("tiny"), "ladder", format_)
 
 
+def test_variants_become_a_data_set_with_verified_answers(tmp_path: Path) -> None:
+    build_run(tmp_path / "run", full=True)
+    train = tmp_path / "run/conditions/ladder/train"
+    tree = [row for place in (tmp_path / "run", train) for row in read_jsonl(place / "variants/problems.jsonl")]
+    (line,) = export(tmp_path / "run", "variants", "ladder", tmp_path / "out", "")
+    rows = read_jsonl(tmp_path / "out/variants.jsonl")
+    assert [row["id"] for row in rows] == [row["id"] for row in tree]
+    assert [row["integrand"] for row in rows] == [row["data"]["integrand"] for row in tree]
+    answered = [row for row in rows if row["answer"] is not None]
+    assert f"{len(rows)} variants, {len(answered)} of them" in line
+    assert 0 < len(answered) < len(rows)
+    assert all(verify(row["integrand"], row["answer"]).reward == 1 for row in answered)
+    rates = {row["problem_id"]: row for row in read_jsonl(train / "pass_rates.jsonl")}
+    for row in rows:
+        rate = rates[row["id"]]
+        assert (row["tries"], row["right"]) == ((rate["tries"], rate["right"]) if rate["tries"] else (None, None))
+        assert (row["pass_rate"] is None) == (not rate["tries"])
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["configs"] == [{"config_name": "default", "data_files": "variants.jsonl"}]
+    assert "seed 3" in card
+    assert (tmp_path / "out/recipe.yaml").exists()
+    with pytest.raises(UserError, match="rl_without_variants was not trained on variants"):
+        export(tmp_path / "run", "variants", "rl_without_variants", tmp_path / "other", "")
+    assert not (tmp_path / "other").exists()
+
+
 class FakeHub:
     """A client of the hub that records its calls, or fails."""
 
@@ -405,8 +435,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
 def test_a_push_is_private(hub: type[FakeHub], tmp_path: Path) -> None:
     assert push(tmp_path, "me/mine") == "https://huggingface.co/me/mine"
     (repo, created), (_, uploaded) = hub.calls
-    assert (repo, created) == ("me/mine", {"private": True, "exist_ok": True})
+    assert (repo, created) == ("me/mine", {"repo_type": "model", "private": True, "exist_ok": True})
     assert (uploaded["repo_id"], uploaded["folder_path"]) == ("me/mine", tmp_path)
+    push(tmp_path, "me/variants", "dataset")
+    assert {options["repo_type"] for _, options in hub.calls[2:]} == {"dataset"}
 
 
 def test_the_hub_accepts_our_arguments(hub: type[FakeHub], tmp_path: Path) -> None:
