@@ -126,8 +126,8 @@ class Bar:
         self._update(self, done, {name: value for name, value in fields.items() if value is not None})
 
     def count(self) -> str:
-        """Return '120/300', or '120' if the total is unknown."""
-        return f"{self.task.completed}" if self.task.total is None else f"{self.task.completed}/{self.task.total}"
+        """Return '120/300', or '' if the total is unknown."""
+        return "" if self.task.total is None else f"{self.task.completed}/{self.task.total}"
 
 
 class _Bars(Progress):
@@ -199,8 +199,8 @@ class Live:
         bar = Bar(title, self._bars.tasks[-1], self._update)
         # A log has no bar, so a line announces the stage: a long one would otherwise look like a hang.
         if self._is_log and not is_inner:
-            self._line(f"{bar.title}: {bar.count()}")
-        ending = "stopped at "
+            self._line(f"{bar.title}: {bar.count() or '...'}")
+        ending = "stopped"
         try:
             yield bar
             ending = ""  # reached only if the block did not raise
@@ -208,9 +208,9 @@ class Live:
             self._bars.remove_task(task_id)
             self._bars.refresh()
             if ending or not is_inner:
-                # "train ladder: 300/300 after 1:40, reward 0.42"
-                after = f"{bar.title}: {ending}{bar.count()} after {clock_time(bar.task.elapsed or 0)}"
-                self._line(after, *_describe(bar.task))
+                # "train ladder: 300/300 after 1:40, reward 0.42", "load embedded: done after 0:09"
+                state = " at ".join(filter(None, (ending, bar.count()))) or "done"
+                self._line(f"{bar.title}: {state} after {clock_time(bar.task.elapsed or 0)}", *_describe(bar.task))
 
     def _update(self, bar: Bar, done: int, fields: dict[str, Any]) -> None:
         task = bar.task

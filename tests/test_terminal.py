@@ -92,9 +92,9 @@ def test_an_inner_stage_prints_a_line_only_if_it_fails() -> None:
         with pytest.raises(ZeroDivisionError), live.progress("failing", 3):
             _ = 1 / 0
     assert data.getvalue().decode().splitlines() == [
-        "outer: 0",
+        "outer: ...",
         "failing: stopped at 0/3 after 0:00",
-        "outer: 0 after 0:00",
+        "outer: done after 0:00",
     ]
 
 

@@ -161,6 +161,8 @@ class Experiment:
                     context.task, context.backend, settings, stage.path, recipe.seed, context.deadline, context.live.say
                 )
                 steps = grpo.train(training, problems, after_step, growth)
+            if steps[-1].stop == "plateau":
+                context.live.say(f"{condition} ended early: almost no group had rewards that differ (grpo.plateau)")
             # A kill before done.json is written costs nothing: `grpo.train` then loads the last checkpoint, finds that
             # training has ended, and returns the same steps.
             context.backend.save(stage.path / layout.ADAPTER)
@@ -214,6 +216,7 @@ class Experiment:
         from ladder_lite.evaluate.scores import summarize
 
         context = self.context
+        tests = {test.id: test for test in context.tests}
 
         def evaluate_interim(step: int, seconds: float) -> None:
             # One answer per problem, from the same seed each time: changes along the curve are due to the weights.
@@ -225,7 +228,9 @@ class Experiment:
             bar.set(step, test=accuracy)
             # A generator of its own: what is printed must not shift the random draws of training.
             for attempt in Random(step).sample(attempts, min(SHOWN_ANSWERS, len(attempts))):
-                context.live.say(f"  {verdict(attempt)} {show(attempt.completion.text)}")
+                asked = context.task.statement(tests[attempt.problem_id])
+                answer = attempt.grade.answer or attempt.completion.text
+                context.live.say(f"  {verdict(attempt)} {show(asked, 33)} -> {show(answer, 33)}")
 
         def after_step(step: "Step", _: "list[Attempt]") -> bool:
             bar.set(step.step, reward=step.reward, zero_variance=step.groups_without_signal)

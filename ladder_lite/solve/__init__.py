@@ -45,7 +45,7 @@ CHAT_RECIPE = "llama3b"
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The result for one integral.
+    """The result for one integral, whose bounds are None for an antiderivative.
 
     `answer` is the verified antiderivative or value in Python's notation, without a constant of integration; `latex` is
     the same in LaTeX. Both are None if no answer was verified. `attempts` counts the graded answers to the integral
@@ -53,6 +53,8 @@ class Solution:
     """
 
     integrand: str
+    lower: str | None
+    upper: str | None
     verified: bool
     answer: str | None
     latex: str | None
@@ -183,10 +185,10 @@ class Solver:
             self.live.say("the budget is used")
         finally:
             self.live.show_panel(None)  # the tree that `search` draws below the bars
-        integrand = str(problem.data["integrand"])
+        asked = str(problem.data["integrand"]), problem.data["lower"], problem.data["upper"]
         answer, latex = (None, None) if search.answer is None else _formulas(problem, search.answer)
         seconds = round(time.monotonic() - started, 3)
-        return Solution(integrand, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
+        return Solution(*asked, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
 
     def _check(self, problem: Problem) -> None:
         backend = self.backend

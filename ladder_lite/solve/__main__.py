@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ladder_lite.budget import Deadline
+from ladder_lite.config import EMBEDDED
 from ladder_lite.errors import run
 from ladder_lite.problems import Problem
 from ladder_lite.solve import CHAT_RECIPE, Solution, Solver, checked
@@ -20,7 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
 def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "x**2*exp(x)", or integrate(...).')],
+    integral: Annotated[str, typer.Argument(help='An integrand such as "5*exp(3*x)", or integrate(...).')],
     model: Annotated[
         str,
         typer.Option(
@@ -99,7 +100,10 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
     if ttrl:
         remedies.append("more `--steps`")
     remedies.append("more `--samples`, another `--seed`, a larger `--model`")
-    return [f"not solved: no answer was verified ({_effort(solution)})", f"to try: {'; '.join(remedies)}"]
+    lines = [f"not solved: no answer was verified ({_effort(solution)})", f"to try: {'; '.join(remedies)}"]
+    if solver.recipe.model.id == EMBEDDED:
+        lines.append("the embedded model knows sums of terms such as 3*sin(2*x), x*exp(5*x), 1/(x**2+3**2), log(5*x)")
+    return lines
 
 
 def _effort(solution: Solution) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     result = run_command("recipe", "tiny", "--smoke", cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
+    # A model that is loaded, and sampled answers beside their integrals.
+    assert re.search(r"(?m)^load embedded: done after 0:\d\d$", result.stdout)
+    assert re.search(r"(?m)^  (wrong|right|unreadable) .*x.* -> .*$", result.stdout)
     table = result.stdout.rpartition("condition ")[2]
     assert all(f"\n{name} " in table for name in ("base", "rl_without_variants", "ladder", "ladder_ttrl"))
     return folder

@@ -29,7 +29,7 @@ from tests.support.fakes import FakeBackend, Script
 from tests.support.terminal import HOSTILE, a_console
 from tests.support.ttrl_runs import same
 
-KEYS = ["integrand", "verified", "answer", "latex", "attempts", "steps", "seconds"]
+KEYS = ["integrand", "lower", "upper", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 
 
 def right(_prompt: str, _rng: Random) -> str:
@@ -200,7 +200,7 @@ def test_solve_returns_a_frozen_solution_and_prints_nothing(
     monkeypatch.setattr(Solver, "backend", FakeBackend(right))
     solution = solve("x**2")
     assert [field.name for field in dataclasses.fields(Solution)] == KEYS
-    assert solution == Solution("x**2", True, "x**3/3", r"\frac{x^{3}}{3}", 3, 0, solution.seconds)
+    assert solution == Solution("x**2", None, None, True, "x**3/3", r"\frac{x^{3}}{3}", 3, 0, solution.seconds)
     with pytest.raises(dataclasses.FrozenInstanceError):
         solution.verified = False  # type: ignore[misc]
     assert capsys.readouterr() == ("", "")
