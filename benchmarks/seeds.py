@@ -80,7 +80,15 @@ def _measure(run: Path) -> dict[str, Any]:
     steps = [json.loads(line) for line in lines]
     share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
     kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
-    return kept | {"verification": share, "techniques": _techniques(run, report)}
+    singles = {
+        done.parent.parent.name: [
+            {key: row[key] for key in ("problem_id", "root_id", "solved", "steps", "n_verifier_calls")}
+            for path in sorted(done.parent.glob("*/done.json"))
+            if "root_id" in (row := json.loads(path.read_text()))
+        ]
+        for done in sorted(run.glob("conditions/*/problems/done.json"))
+    }
+    return kept | {"verification": share, "techniques": _techniques(run, report), "single_problems": singles}
 
 
 def _at_equal_tokens(runs: list[Path]) -> dict[str, Any]:

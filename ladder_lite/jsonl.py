@@ -80,7 +80,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old text or all of the new. Wait until it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same report
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         # Contents before the name: otherwise a power cut could leave the new name with an empty file.

@@ -132,7 +132,7 @@ VARIANTS_DONE = words(
     "digest kept duplicates rejected reasons held_out by_depth requests tokens seconds library held_out_sets "
     "tests_among_roots peak_memory_bytes"
 )
-TRAIN_DONE = words("digest steps seconds n_tokens stopped variants grown rollbacks peak_memory_bytes")
+TRAIN_DONE = words("digest steps seconds n_tokens n_verifier_calls stopped variants grown rollbacks peak_memory_bytes")
 ROWS = {
     "versions.json": words("python platform ladder_lite torch transformers trl peft numpy scipy sympy"),
     "variants/problems.jsonl": {
@@ -160,11 +160,11 @@ ROWS = {
     "conditions/ladder/train/done.json": TRAIN_DONE,
     "conditions/ladder_ttrl/problems/done.json": words(
         "digest n_left attempted solved voted_right steps_to_solve problems steps seconds n_tokens rollbacks "
-        "peak_memory_bytes"
+        "peak_memory_bytes n_verifier_calls"
     ),
     "conditions/ladder_ttrl/problems/*/done.json": words(
         "digest problem_id solved steps_to_solve steps seconds answer n_tokens n_variants stopped voted_answer "
-        "voted_share voted_right"
+        "voted_share voted_right root_id n_verifier_calls"
     ),
     "conditions/ladder_ttrl/problems/*/train/curve.jsonl": words("step pass@1 answer n_tokens seconds stop"),
     "conditions/ladder_ttrl/problems/*/train/probes.jsonl": {*PROBE, "step"},

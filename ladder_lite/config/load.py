@@ -106,7 +106,7 @@ def _find_recipe(name_or_path: str) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         return path
     names = recipe_names()
-    if name_or_path not in names and (own := path.with_suffix(".yaml")).exists():
+    if name_or_path not in names and (own := Path(f"{name_or_path}.yaml")).is_file():
         return own
     if name_or_path not in names:
         hint = nearest(name_or_path, names) or "."
@@ -173,9 +173,9 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     if error["type"] == "missing":
         path = (*path, str(error["loc"][-1]))
     place = _place(places, path)
-    if isinstance(value, dict):  # a rule about a whole section: an override within it is to blame, if there is one
+    if isinstance(value, dict):  # a rule about a whole section: overrides within it are to blame, if there are any
         below = [where for known, where in places.items() if known[: len(path)] == path]
-        place = next((where for where in reversed(below) if where.startswith("override ")), place)
+        place = ", ".join(dict.fromkeys(where for where in below if where.startswith("override "))) or place
     key = ".".join(path)
     if error["type"] == "missing":
         return f"{place}: {key} is missing; it has no default"

@@ -335,7 +335,7 @@ class TtrlSettings(_Section):
         return grpo.model_copy(update={"trl": grpo.trl | {"max_steps": self.max_steps} | self.trl})
 
 
-def _changes_of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def _of_one_method(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
     share = changes.get("share", 1)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError("must have a share above 0 and up to 1")
@@ -347,7 +347,7 @@ def _changes_of_ladder(changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return changes
 
 
-AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_changes_of_ladder)]
+AblationChanges = Annotated[dict[str, JsonValue], AfterValidator(_of_one_method)]
 
 
 def _not_built_in(ablations: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:

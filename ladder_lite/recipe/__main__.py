@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
 from ladder_lite.recipe import dry_run, run_recipe, stages
 from ladder_lite.runs import layout, open_run
-from ladder_lite.terminal import Live
+from ladder_lite.terminal import Live, show
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -94,11 +95,15 @@ def main(
         live.print(summary_table(result))
         live.print(Text(re.sub(r"[`\\]", "", headline(result))))  # without Markdown's syntax
         live.say(f"report: {path / layout.REPORT_PAGE}")
-        if smoke:
-            live.say(f"next: python -m ladder_lite.recipe {name}")
-        else:
-            live.say(f"next: python -m ladder_lite.solve INTEGRAND --model {path}")
-            live.say(f"      python -m ladder_lite.recipe {name} seed={recipe.seed + 1}{'' if full else ', or --full'}")
+        # The same settings again, whole instead of a smoke test, or with the next seed.
+        kept = [override for override in overrides or () if smoke or not override.startswith("seed=")]
+        kept += ["--profile", profile] if profile else []
+        again = shlex.join(["python", "-m", "ladder_lite.recipe", name, *kept])
+        following = [again] if smoke else [f"{again} seed={recipe.seed + 1}"]
+        if "ladder" in result["conditions"] and not smoke:
+            following.insert(0, f"python -m ladder_lite.solve INTEGRAND --model {shlex.quote(str(path))}")
+        for label, command in zip(["next:", *["     "] * len(following)], following, strict=False):
+            live.say(f"{label} {show(command, 200)}")
 
 
 def _stage_lines(path: Path) -> list[str]:

@@ -116,12 +116,11 @@ class _Workload:
         names = (condition.name for condition in with_ablations(recipe.ablations))
         self._recipes = {name: recipe_for(recipe, name) for name in names if layout.train(name) in self._stages}
         # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
-        self._ttrl_conditions = [
-            condition.name
+        self._ttrl = {
+            condition.name: recipe_for(recipe, condition.name).ttrl
             for condition in with_ablations(recipe.ablations)
             if condition.trains_on == "single problems" and layout.problems(condition.name) in self._stages
-        ]
-        self._ttrl = recipe.ttrl.over(recipe.grpo)
+        }
         # Numbers of problems: training, test, and the pool that `select` samples from.
         splits = (recipe.task.train, "train"), (recipe.task.test, "test")
         if (select := recipe.task.select) is None:
@@ -132,40 +131,49 @@ class _Workload:
         limit = recipe.ttrl.problems
         self._n_ttrl = self._test if limit == "all" or self._test < limit else limit
         self.trainings = {name: each.grpo for name, each in self._recipes.items()}
-        self.trainings |= dict.fromkeys(self._ttrl_conditions, self._ttrl)
+        self.trainings |= {name: ttrl.over(recipe.grpo) for name, ttrl in self._ttrl.items()}
         self.steps: dict[str, float] = {name: _max_steps(each.grpo) for name, each in self._recipes.items()}
-        self.steps |= dict.fromkeys(self._ttrl_conditions, self._n_ttrl * _max_steps(self._ttrl))
+        self.steps |= {name: self._n_ttrl * _max_steps(self.trainings[name]) for name in self._ttrl}
 
     def tokens(self) -> dict[str, float]:
         """Generated tokens by purpose, and their total."""
-        recipe, variants, ttrl_steps = self._recipe, self._recipe.variants, _max_steps(self._ttrl)
+        recipe, variants = self._recipe, self._recipe.variants
         select, longest = recipe.task.select, recipe.eval.max_new_tokens
-        n_ttrl = self._n_ttrl * len(self._ttrl_conditions)
         # One interim evaluation before the first step, and one every `eval_every` steps.
         n_interim = sum(1 + _max_steps(each.grpo) // each.grpo.eval_every for each in self._recipes.values())
         # The evaluation after TTRL is not among these: it samples nothing.
         evaluated = sum(
             layout.evaluation(c.name) in self._stages
             for c in with_ablations(recipe.ablations)
-            if c.name not in self._ttrl_conditions
+            if c.name not in self._ttrl
         )
         # Each test problem: samples and a greedy answer after each condition, one answer at each interim evaluation.
         answers = self._test * (evaluated * (recipe.eval.samples + 1) + n_interim)
         # Each problem of TTRL: samples and a greedy answer at the end, and the tries after each step.
-        answers += n_ttrl * (recipe.eval.samples + 1 + ttrl_steps * recipe.ttrl.samples_per_step)
+        answers += sum(
+            self._n_ttrl * (recipe.eval.samples + 1) + self.steps[name] * ttrl.samples_per_step
+            for name, ttrl in self._ttrl.items()
+        )
         answers += self._pool * (select.samples if select else 0)
         if recipe.task.probe:
-            probes = n_ttrl * (1 + ttrl_steps // recipe.ttrl.probe_every) if recipe.ttrl.probe_every else 0
+            probes = sum(
+                self._n_ttrl + self.steps[name] // ttrl.probe_every
+                for name, ttrl in self._ttrl.items()
+                if ttrl.probe_every
+            )
             answers += _n_problems((recipe.task.probe, "probe")) * (evaluated * recipe.eval.samples + probes)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
             # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.
+            after_ladder = self.trainings["ladder_ttrl"]
             ttrl_tokens_each = (
-                ttrl_steps * (_tokens_per_step(self._ttrl) + recipe.ttrl.samples_per_step * longest)
+                _max_steps(after_ladder) * (_tokens_per_step(after_ladder) + recipe.ttrl.samples_per_step * longest)
                 + recipe.ttrl.per_root * variants.max_new_tokens / variants.per_prompt
             )
             resampled = self._n_ttrl * max(N_SAMPLES * longest, ttrl_tokens_each) // 1
-        n_variants = self._train * self._variants_per_root() + n_ttrl * recipe.ttrl.per_root
+        n_variants = self._train * self._variants_per_root() + self._n_ttrl * sum(
+            ttrl.per_root for ttrl in self._ttrl.values() if ttrl.train_on != "problem"
+        )
         tokens = {
             "training": sum(self.steps[name] * _tokens_per_step(each) for name, each in self.trainings.items()),
             "evaluation": answers * longest + resampled,
@@ -190,7 +198,7 @@ class _Workload:
         seconds: list[float] = []
         left = sum(self.steps.values())
         for name, training in self.trainings.items():
-            is_ttrl = name in self._ttrl_conditions
+            is_ttrl = name in self._ttrl
             stage = run / (layout.problems(name) if is_ttrl else layout.train(name))
             n_done = 0
             for folder in stage.glob("*/") if is_ttrl else [stage]:

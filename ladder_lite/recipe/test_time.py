@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ladder_lite.config import Condition, Recipe, recipe_for
+from ladder_lite.errors import UserError
 from ladder_lite.jsonl import append_jsonl, rewrite_jsonl
 from ladder_lite.problems import Problem
 from ladder_lite.runs import Stage, layout, read_json
@@ -121,10 +122,13 @@ def _run_ttrl_on(
 
     # TTRL puts the adapter back when it ends, but the first problem finds whatever the stage before left.
     context.restore(condition.start)
-    writer, probe = context.writer(recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES)
+    every = recipe.ttrl.probe_every
+    writer, probe = context.writer(recipe), _Probe(context, stage.path / layout.TRAIN / layout.PROBES, every)
     root = problem
     if recipe.ttrl.train_on == "other":
         others = [test for test in context.tests if test.id != problem.id]
+        if not others:
+            raise UserError("ttrl.train_on: other needs two or more test problems")
         root = Random(f"{recipe.seed}/other/{problem.id}").choice(others)
     outcome = ttrl.train_on_problem(writer, problem, recipe, stage.path, context.live, probe, root=root)
     why = outcome.stopped.replace("_", " ")  # "max steps", "plateau"
@@ -134,18 +138,20 @@ def _run_ttrl_on(
 
 
 class _Probe(NamedTuple):
-    """An observer of TTRL that samples an answer to each problem of the probe, every `ttrl.probe_every` steps."""
+    """An observer of TTRL that samples an answer to each problem of the probe, every few steps."""
 
     context: "RunContext"
     log: Path
+    every: int | None
 
     def tree(self, variants: Sequence[Problem]) -> None:
         """Do nothing: only the steps are observed."""
 
-    def step(self, step: "Step", _: "list[Attempt]", tries: "list[Attempt]") -> None:
+    def step(self, step: "Step", rollouts: "list[Attempt]", tries: "list[Attempt]") -> None:
         """Write a row of `probes.jsonl` if it is due, or if the problem was solved in this step."""
-        every = self.context.recipe.ttrl.probe_every
-        if every and self.context.probe and (step.step % every == 0 or any(attempt.correct for attempt in tries)):
+        # With `train_on: problem`, the rollouts are answers to the problem as well.
+        solved = any(each.correct and each.problem_id == tries[0].problem_id for each in (*rollouts, *tries))
+        if self.every and self.context.probe and (step.step % self.every == 0 or solved):
             summary = self.context.summarize_probe(self.context.sampler.sample(self.context.probe, 1))
             append_jsonl(self.log, [{"step": step.step, **summary}])
 

@@ -44,7 +44,10 @@ def main(
             time.sleep(WATCH_S)
             write_report(runs[0], WATCH_S)
     except KeyboardInterrupt:
-        write_report(runs[0])  # a page that stays as it is
+        pass
+    finally:
+        if watch:
+            write_report(runs[0])  # a page that no longer reloads
 
 
 if __name__ == "__main__":

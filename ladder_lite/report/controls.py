@@ -57,7 +57,8 @@ def measure(
 
     `more_than` says what the control is, and `answer` whether the method does better: "yes", "no" if it does worse, or
     "not shown". Controls of LADDER have `points`, LADDER's pass@1 minus the control's, as an interval. Those of TTRL
-    have `test`, a `sign_test`. `n_tokens` and `n_verifier_calls` are those of the method's and the control's training.
+    have `test`, a `sign_test`. `n_tokens` and `n_verifier_calls` are those of the method and of the control, without
+    the shared tree and without evaluation; None if they are not known.
     """
     rows = []
     for condition in with_ablations(ablations):
@@ -76,8 +77,7 @@ def measure(
                 lead = (min(ends) > 0) - (max(ends) < 0)
         if words and found:
             answer = "yes" if lead > 0 else "no" if lead < 0 else "not shown"
-            costs = [cost for report in reports for cost in report["costs"]]
-            spent = {key: [_sum(costs, each, key) for each in (method, name)] for key in _SPENT}
+            spent = {key: _spent(reports, (method, name), key) for key in _SPENT}
             rows.append({"more_than": words, "method": method, "control": name, "answer": answer, **found, **spent})
     return rows
 
@@ -92,17 +92,25 @@ def describe(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             cell["difference"] = f"{first} and {second} of {test['n_problems']} solved, p = {test['p']:.2g}"
         else:
             cell["difference"] = points_interval(row["points"])
-        cell |= {heading: " / ".join(f"{n:,}" for n in row[key]) for key, heading in _SPENT.items()}
+        cell |= {heading: " / ".join(f"{n:,}" for n in row[key] or ()) for key, heading in _SPENT.items()}
         cells.append(cell)
     how = (
         f"Each control is compared with {label_of('ladder')} or, if it is about single test problems, with "
         f"{label_of('ladder_ttrl')}. Differences are the method's pass@1 minus the control's, in percentage points "
-        "with 95 % intervals, or the problems that each solves, with a sign test. Tokens and verifier calls: method / "
-        "control, without evaluation. TTRL and its controls stop at the first right answer."
+        "with 95 % intervals, or the problems that each solves, with a sign test. Within a single run, neither covers "
+        "the variation between training runs, which only several seeds show. Tokens and verifier calls: method / "
+        "control, without the shared tree and evaluation. TTRL and its controls stop at the first right answer, after "
+        "all steps, or on a plateau."
     )
     return [table("llllr", cells), how] if cells else []
 
 
-def _sum(costs: Iterable[Mapping[str, Any]], condition: str, key: str) -> int:
-    stages = (layout.train(condition), layout.problems(condition))
-    return sum(row[key] or 0 for row in costs if row["stage"] in stages)
+def _spent(reports: Iterable[Mapping[str, Any]], conditions: Sequence[str], key: str) -> list[int] | None:
+    """Return what each condition spent, in the reports that know it of all of them; None if no report does."""
+    known = []
+    for report in reports:
+        by_stage = {row["stage"]: row.get(key) or 0 for row in report["costs"]}
+        stages = [(layout.variants(name), layout.train(name), layout.problems(name)) for name in conditions]
+        row = [sum(by_stage.get(stage, 0) for stage in own) for own in stages]
+        known += [row] if all(row) else []
+    return [sum(column) for column in zip(*known, strict=True)] or None

@@ -11,7 +11,7 @@ from typing import Any
 from scipy.stats import pearsonr, rankdata
 
 from ladder_lite import variants
-from ladder_lite.config import EMBEDDED, with_ablations
+from ladder_lite.config import BUILT_IN, EMBEDDED, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem, load_problems, notes
@@ -226,13 +226,15 @@ def _ttrl(run: Run, condition: str) -> dict[str, Any]:
 def _race(run: Run) -> dict[str, Any]:
     """Compare, on the same problems, the tokens that each method needed to solve each (the paper's Figure 6).
 
-    `problems` are those that every method has finished. By method, `tokens_to_solve` has None for a problem that was
+    `problems` are those that every method has finished, ablations of TTRL apart: these are left out until they have
+    finished all of them. By method, `tokens_to_solve` has None for a problem that was
     not solved, and `spent` all tokens generated for a problem.
     """
     racers = [condition.name for condition in with_ablations(run.ablations) if condition.problems_of]
     tried = {name: {row["problem_id"]: row for row in outcomes(run, name) if "n_tokens" in row} for name in racers}
-    methods = {name: rows for name, rows in tried.items() if rows}
-    problems = [name for name in next(iter(methods.values()), {}) if all(name in rows for rows in methods.values())]
+    built_in = [rows for name, rows in tried.items() if rows and name in BUILT_IN]
+    problems = [name for name in (built_in or [{}])[0] if all(name in rows for rows in built_in)]
+    methods = {name: rows for name, rows in tried.items() if rows and rows.keys() >= set(problems)}
     # One method alone has nothing to be compared with.
     if len(methods) < 2 or not problems:
         return {}
@@ -279,8 +281,8 @@ def _contamination(run: Run) -> dict[str, Any]:
     """Return how near each test problem is to LADDER's variants, and how its pass rate depends on that.
 
     `problems` have the `nearest` variant's statement and its `distance` (see `problems.similarity`); `spearman` is the
-    rank correlation of distance and LADDER's pass rate with its 95 % interval, None if either is constant. The result
-    is empty without LADDER's evaluation.
+    rank correlation of distance and LADDER's pass rate with its 95 % interval, None if either is constant or there
+    are fewer than four tests. The result is empty without LADDER's evaluation.
     """
     rates = pass_rates(run, "ladder")
     tests = [problem for problem in known_problems(run.test, "test") if problem.id in rates]

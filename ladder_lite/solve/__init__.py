@@ -116,7 +116,8 @@ class Solver:
         # A recipe for a GPU (`device: cuda`) may still solve one integral on a CPU, slowly.
         device = "cpu" if chosen.model.device == "cpu" else "auto"
         model_settings = chosen.model.model_copy(update={"device": device})
-        self.recipe = chosen.model_copy(update={"task": task, "model": model_settings})
+        ttrl = chosen.ttrl.model_copy(update={"train_on": "variants"})  # of a control: not what a user wants solved
+        self.recipe = chosen.model_copy(update={"task": task, "model": model_settings, "ttrl": ttrl})
         self.live = live or Live(Console(quiet=True, force_interactive=False))
 
     @property
@@ -224,7 +225,7 @@ def _choose(
     # 3. Any other model. A name that can only be a path, or has no owner as hub ids have, fails here and not after a
     # minute of attempts to reach the hub.
     could_be_id = len(path.parts) == 2 and path.parts[0] not in ("runs", "..", "~") and path.suffix != ".gguf"
-    if not path.exists() and model != EMBEDDED and not (could_be_id and not Path(path.parts[0]).is_dir()):
+    if not (path.exists() or could_be_id or model == EMBEDDED):
         runs = sorted(str(run.parent) for run in Path("runs").glob(f"*/{layout.RECIPE}"))
         known = [*recipe_names(), *runs]
         raise UserError(

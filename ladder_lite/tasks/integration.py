@@ -45,11 +45,10 @@ class IntegrationTask:
         data, reason = read_problem(text)
         problem = None if data is None else Problem.root("integration", data)
         reason = reason.replace("_", " ") if problem is None else _fault(problem) or ""
-        called = [
-            name for name in re.findall(r"([A-Za-z]\w*)\s*\(", text) if name not in (*NAMES, "integrate", "Integral")
-        ]
-        if reason == "unreadable" and called:
-            reason = f"unknown function {called[0]}{nearest(called[0], NAMES)}"
+        if reason == "unreadable" and text.count("(") == text.count(")"):
+            called = re.findall(r"([A-Za-z]\w+)\s*\(", text)
+            unknown = [name for name in called if name not in (*NAMES, "integrate", "Integral")]
+            reason = f"unknown function {unknown[0]}{nearest(unknown[0], NAMES)}" if unknown else reason
         if problem is None or reason:
             raise UserError(f'"{text[:80]}" is not an integral ({reason}); write an integrand such as "x**2*exp(x)"')
         return problem

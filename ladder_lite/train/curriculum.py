@@ -148,8 +148,9 @@ class PassRates:
         if self._rows == "staged":
             # A third of the rows for each third of the steps, from the shortest problems to the longest.
             by_length = np.argsort([counts.total() for counts in self._tokens[: len(weights)]], kind="stable")
-            stage = np.array_split(by_length, 3)[min(2, 3 * known // self._max_steps)]
-            mask = np.isin(np.arange(len(weights)), stage)
+            stages = [part for part in np.array_split(by_length, 3) if len(part)]  # fewer than three rows: fewer stages
+            stage = min(len(stages) - 1, len(stages) * known // self._max_steps)
+            mask = np.isin(np.arange(len(weights)), stages[stage])
             weights = np.where(mask, weights, 0.0) if weights[mask].any() else mask.astype(float)
         n_drawable = int(np.count_nonzero(weights))
         n_rows = max(count, min(count + spare, n_drawable))

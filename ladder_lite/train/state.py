@@ -13,7 +13,7 @@ from ladder_lite.config import GrpoSettings
 from ladder_lite.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from ladder_lite.models import Backend, Rollout
 from ladder_lite.problems import Problem
-from ladder_lite.problems.attempts import Attempt, Completion, Outcome
+from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
 from ladder_lite.train import divergence
@@ -267,7 +267,7 @@ class TrainingState:
             case "random":  # from the attempt's place in the run, so that a resumed run draws the same
                 return Random(f"{self._seed}/reward/{step}/{attempt.index}").random() < 0.5
             case "format":
-                return attempt.outcome in (Outcome.RIGHT, Outcome.WRONG)
+                return attempt.grade.reason in (Reason.CORRECT, Reason.WRONG)
             case "verifier":
                 return attempt.correct
 

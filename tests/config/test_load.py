@@ -303,12 +303,19 @@ def test_settings_that_could_not_train_are_refused(recipe_file: Path, override: 
         assert error.startswith(f'override "{override}": ')
 
 
+def test_all_overrides_that_a_rule_is_about_are_named(recipe_file: Path) -> None:
+    error = refusal(recipe_file.name, ["grpo.trl.num_generations=7", "seed=1", "grpo.trl.warmup_steps=3"])
+    assert error.startswith('override "grpo.trl.num_generations=7", override "grpo.trl.warmup_steps=3": ')
+
+
 def test_a_recipe_in_the_current_folder_is_found_by_name(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recipe_file.parent)
     recipe_file.rename("mine.yaml")
     assert load_recipe("mine") == load_recipe("mine.yaml")
     recipe_file.parent.joinpath("tiny.yaml").write_text("name: other", encoding="utf-8")
     assert load_recipe("tiny").name == "tiny"  # a shipped recipe comes first
+    for name in ("", ".", "mine.v2"):
+        assert "unknown recipe" in refusal(name)
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,18 @@ def test_changes_of_ttrl_count_for_ttrl_only() -> None:
         assert card["micro_batch"] * card["accumulation"] == 64
 
 
+def test_an_ablation_of_ttrl_is_predicted_with_its_own_settings() -> None:
+    long, direct = (
+        _predict("tiny", f"ablations.it={{{changes}}}", "conditions=[ladder_ttrl, it]")
+        for changes in ("ttrl.max_steps: 400, ttrl.samples_per_step: 2", "ttrl.train_on: problem")
+    )
+    without = _predict("tiny", "conditions=[ladder_ttrl]")
+    assert long["steps_by_condition"] == without["steps_by_condition"] | {"it": 6 * 400}
+    assert long["tokens"]["evaluation"] - without["tokens"]["evaluation"] == 6 * (10 + 1 + 400 * 2) * 120
+    assert long["tokens"]["variants"] - without["tokens"]["variants"] == 6 * 80 * 120
+    assert direct["tokens"]["variants"] == without["tokens"]["variants"]
+
+
 def test_time_left_uses_the_max_steps_of_ttrl(tmp_path: Path) -> None:
     _measure(tmp_path, "ladder/train", 3.0, 3.0)
     assert _predict("tiny", "ttrl.trl={max_steps: 5}", run=tmp_path)["seconds_left"] == 3.0 * (2 * STEPS - 2 + 6 * 5)

@@ -268,8 +268,8 @@ def test_a_run_in_many_budgets_ends_with_the_same_numbers(smoke_run: Path, tmp_p
     ("arguments", "next_command"),
     [
         ([], "next: python -m ladder_lite.solve INTEGRAND --model FOLDER"),
-        (["--full", "seed=4"], "      python -m ladder_lite.recipe tiny seed=5"),
-        (["--smoke"], "next: python -m ladder_lite.recipe tiny"),
+        (["seed=4", "eval.k=5"], "      python -m ladder_lite.recipe tiny eval.k=5 seed=5"),
+        (["--smoke", "seed=4"], "next: python -m ladder_lite.recipe tiny seed=4"),
     ],
 )
 def test_the_end_of_a_run_says_what_was_achieved_and_what_to_do_next(

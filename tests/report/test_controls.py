@@ -56,7 +56,7 @@ def test_a_control_of_ladder_is_judged_by_its_interval(low: float, high: float, 
 def test_a_control_of_ttrl_is_judged_by_a_sign_test(ours: str, theirs: str, answer: str) -> None:
     costs = [
         {"stage": "conditions/ladder_ttrl/problems", "n_tokens": 7, "n_verifier_calls": 3},
-        {"stage": "conditions/ttrl_direct/problems", "n_tokens": 5, "n_verifier_calls": None},
+        {"stage": "conditions/ttrl_direct/problems", "n_tokens": 5, "n_verifier_calls": 2},
         {"stage": "conditions/ttrl_direct/eval", "n_tokens": 1000, "n_verifier_calls": None},
     ]
     reports = [
@@ -67,7 +67,22 @@ def test_a_control_of_ttrl_is_judged_by_a_sign_test(ours: str, theirs: str, answ
     assert (row["method"], row["control"], row["answer"]) == ("ladder_ttrl", "ttrl_direct", answer)
     solved = [sum(letter.isupper() for letter in word) for word in (ours, theirs)]
     assert (row["test"]["solved"], row["test"]["n_problems"]) == (solved, len(ours))
-    assert (row["n_tokens"], row["n_verifier_calls"]) == ([7 * len(ours), 5 * len(ours)], [3 * len(ours), 0])
+    assert (row["n_tokens"], row["n_verifier_calls"]) == (
+        [7 * len(ours), 5 * len(ours)],
+        [3 * len(ours), 2 * len(ours)],
+    )
+
+
+def test_costs_are_those_of_the_reports_that_know_both() -> None:
+    ladder = {"stage": "conditions/ladder/train", "n_tokens": 100, "n_verifier_calls": 10}
+    control = {"stage": "conditions/ladder_random/train", "n_tokens": 50, "n_verifier_calls": None}  # an older version
+    own_tree = {"stage": "conditions/ladder_random/variants", "n_tokens": 7, "n_verifier_calls": None}
+    shared_tree = {"stage": "variants", "n_tokens": 1000, "n_verifier_calls": None}
+    reports = [{"race": {}, "costs": costs} for costs in ([ladder, control, own_tree, shared_tree], [ladder])]
+    (row,) = controls.measure(ABLATIONS, [difference("ladder_random", -0.5, -0.1)], reports)
+    assert (row["n_tokens"], row["n_verifier_calls"]) == ([100, 57], None)
+    (text, _) = controls.describe([row])
+    assert text.endswith("| 100 / 57 |  |")
 
 
 def test_a_sign_test_counts_the_problems_that_only_one_method_solves() -> None:

@@ -1,5 +1,6 @@
 """The numbers of report.json: what each condition cost, and which conditions are compared on which problems."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -266,6 +267,24 @@ def test_a_race_counts_tokens(tmp_path: Path) -> None:
             "ladder_pass100": {"solved": 1, "tokens_to_solve": [None, 9], "spent": [50, 50]},
         },
     }
+
+
+def test_an_unfinished_ablation_of_ttrl_does_not_shrink_the_race(tmp_path: Path) -> None:
+    tried = {name: [outcome("a", True), outcome("b", True)] for name in ("ladder_ttrl", "ttrl")}
+    tried["control"] = [outcome("b", False)]
+
+    def race() -> Any:
+        files = {
+            f"conditions/{name}/problems/{row['problem_id']}/done.json": row
+            for name, rows in tried.items()
+            for row in rows
+        }
+        run = a_run(tmp_path / str(len(tried["control"])), files)
+        return measure(dataclasses.replace(run, ablations={"control": {"ttrl.train_on": "problem"}}))["race"]
+
+    assert (race()["problems"], list(race()["methods"])) == (["a", "b"], ["ladder_ttrl", "ttrl"])
+    tried["control"].append(outcome("a", True))
+    assert race()["methods"]["control"]["tokens_to_solve"] == [50, None]
 
 
 def test_a_race_without_a_common_problem_is_empty(tmp_path: Path) -> None:

@@ -335,6 +335,7 @@ def test_a_damaged_file_is_named(run: Path, file: str, content: str | None, word
         (["task.test=exam"], "mit"),
         ([f"task.test={problem_set()}"], "own"),
         (["smoke={eval.samples: 4, variants.adaptive: {start: 2, every: 20, requests: 4}}"], "smoke"),
+        (["smoke={eval.samples: 4, eval.k: 2, variants.per_root: 99}"], "smoke"),  # an override of a smoke test
         (["smoke={eval.samples: 4, variants.per_root: 99}"], "undergraduate"),
         (["smoke={}"], "undergraduate"),
     ],

@@ -38,6 +38,8 @@ def test_staged_rows_go_from_short_to_long_problems() -> None:
         assert drawn == {each.id for each in stage}, steps
     solved = [(row, True) for row in range(1, 12, 3)] * 8  # the short ones, in step 1: all are retired
     assert {mixed[row].id for row in rates(mixed, "staged", s1=solved).draw(2, 4)} == {each.id for each in SHORT}
+    assert [rates(mixed[:1], "staged").draw(step, 2) for step in (1, 30)] == [[0, 0]] * 2
+    assert [rates([LONG[0], SHORT[0]], "staged").draw(step, 2) for step in (1, 30)] == [[1, 1], [0, 0]]
     # Within a stage, rows are drawn by pass rate: a retired one is left out.
     assert all(1 not in rates(mixed, "staged", s1=solved[::4]).draw(step, 3) for step in range(2, 11))
 

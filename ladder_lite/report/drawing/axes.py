@@ -16,7 +16,7 @@ _WIDTH = 340.0  # about as many pixels as a phone is wide, so text appears there
 _ROW = 40.0  # height of a bar with the words above it
 _HEADING = 26.0
 _TOPS = (0.1, 0.25, 0.5, 1.0)  # an axis of shares ends at the first of these that is high enough
-# Lengths of strokes and gaps, for up to five ablations; () is a solid line.
+# Lengths of strokes and gaps, for up to eight ablations, then they repeat; () is a solid line.
 _DASHES: tuple[tuple[float, ...], ...] = (
     *((), (5, 2), (1.5, 2), (7, 2, 1.5, 2)),
     *((2, 5), (10, 3), (4, 2, 1.5, 2, 1.5, 2), (10, 2, 4, 2)),
