@@ -66,7 +66,7 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
             lines = merging.save_merged(recipe, adapter, prompts, folder)
         else:
             lines = merging.save_gguf(recipe, adapter, folder, quantization)
-        shutil.copyfile(run / layout.RECIPE, folder / "recipe.yaml")
+        shutil.copyfile(run / layout.RECIPE, folder / layout.EXPORTED_RECIPE)
         card = _data_card(recipe, condition) if format_ == "variants" else _card(run, recipe, condition, format_)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return lines

@@ -25,6 +25,9 @@ TRAIN, EVAL = "train", "eval"
 # peft's names for the files of an adapter.
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+# Of what `ladder_lite.export` writes.
+EXPORTED_RECIPE = "recipe.yaml"
+
 # JSON lines: graded attempts, then the logs of a training run, then the files of a variant tree.
 ATTEMPTS = "attempts.jsonl"
 METRICS, CURVE, PROBES = "metrics.jsonl", "curve.jsonl", "probes.jsonl"

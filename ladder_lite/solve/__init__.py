@@ -95,7 +95,8 @@ def solve(
 class Solver:
     """A model that solves integrals one after the other; its weights are the same after each.
 
-    `model` is the name of a shipped recipe, a run folder, an id on the Hugging Face hub, a local folder or a GGUF file.
+    `model` is the name of a shipped recipe, a run folder, an exported adapter or merged model, an id on the Hugging
+    Face hub, a local folder or a GGUF file.
     For a run folder, `condition` chooses the adapter. For the last three, `recipe` supplies prompts and settings.
     Raises UserError if these do not fit together.
     """
@@ -217,12 +218,17 @@ def _choose(
         return run.recipe(overrides), run.adapter(condition or "ladder")
     if condition is not None:
         raise UserError(f"--condition {condition}: {model} is not a run folder; name one, such as --model runs/tiny-s0")
-    # 2. The name of a shipped recipe: its base model. "tiny" is one, "./tiny" and "a/tiny" are paths or hub ids.
+    # 2. What `ladder_lite.export` wrote, with its recipe: an adapter for the recipe's model, or a whole model.
+    if (exported := path / layout.EXPORTED_RECIPE).exists() and recipe_name is None:
+        adapter = path if (path / layout.ADAPTER_CONFIG).exists() else None
+        merged = [] if adapter else [f"model.id={json.dumps(model)}", "model.mirror=null"]
+        return load_recipe(str(exported), [*merged, *overrides]), adapter
+    # 3. The name of a shipped recipe: its base model. "tiny" is one, "./tiny" and "a/tiny" are paths or hub ids.
     if path.parent == Path() and (shipped("recipes") / f"{model}.yaml").exists():
         if recipe_name not in (None, model):
             raise UserError(f"--recipe {recipe_name}: --model {model} already names a recipe; leave one of them out")
         return load_recipe(model, overrides), None
-    # 3. Any other model. A name that can only be a path, or has no owner as hub ids have, fails here and not after a
+    # 4. Any other model. A name that can only be a path, or has no owner as hub ids have, fails here and not after a
     # minute of attempts to reach the hub.
     could_be_id = len(path.parts) == 2 and path.parts[0] not in ("runs", "..", "~") and path.suffix != ".gguf"
     if not (path.exists() or could_be_id or model == EMBEDDED):

@@ -17,11 +17,14 @@ from ladder_lite.config.load import dump_recipe, load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.export import export, push
 from ladder_lite.jsonl import read_jsonl, write_json
+from ladder_lite.models import Sampling
+from ladder_lite.solve import Solver
 from ladder_lite.verify import verify
 from tests.support.commands import run_command
 from tests.support.finished_run import build_run
 from tests.support.unsloth_names import GGUF_PARAMETERS
 
+GREEDY = Sampling(0.0, 1.0, 60, 1, 0)
 REPORT = {
     "conditions": {
         "base": {"pass@1": {"value": 0.01, "low": 0.0, "high": 0.05}, "n_problems": 100},
@@ -380,6 +383,20 @@ def test_the_model_card(run: Path, model_id: str, format_: module.Format, expect
     assert "pass@1 of the base model on 100 test problems of `tiny`: 1.0%" in card.text
     (run / "report.json").unlink()
     assert "pass@1" not in module._card(run, load_recipe("tiny"), "ladder", format_)
+
+
+@pytest.mark.parametrize("format_", ["adapter", "merged"])
+def test_solve_opens_an_export(run: Path, tmp_path: Path, format_: Any) -> None:
+    export(run, format_, "ladder", tmp_path / "out", "")
+    solver = Solver(str(tmp_path / "out"), seed=7)
+    assert (solver.recipe.name, solver.recipe.seed) == ("tiny", 7)
+    prompts = [solver.task.prompt(problem) for problem in solver.task.problems("test")[:8]]
+    texts = [
+        [reply.text for (reply,) in each.backend.sample(prompts, 1, GREEDY)]
+        for each in (solver, Solver(str(run)), Solver("tiny"))
+    ]
+    assert texts[0] == texts[1] != texts[2]  # the trained model, not the base model
+    assert solver.solve("5*exp(3*x)", samples=1).attempts == 1
 
 
 def test_variants_become_a_data_set_with_verified_answers(tmp_path: Path) -> None:
