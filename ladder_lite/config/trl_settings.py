@@ -155,14 +155,21 @@ GrpoConfigSettings = Annotated[dict[str, Any], LibrarySettings("GRPOConfig"), Af
 LoraConfigSettings = Annotated[dict[str, Any], LibrarySettings("LoraConfig"), AfterValidator(_refuse_loader_settings)]
 
 
+_NOT_NEGATIVE = ("beta", "epsilon", "weight_decay", "max_grad_norm", "warmup_steps")
+
+
 def trainable(trl: dict[str, Any]) -> dict[str, Any]:
     """Return the settings, checked for what TRL would refuse only after a model is loaded; raises ValueError."""
     needed = ("max_steps", "num_generations", "per_device_train_batch_size", "max_completion_length")
-    if missing := sorted(name for name in needed if not trl.get(name)):
+    if missing := sorted(name for name in needed if trl.get(name) is None):
         raise ValueError(f"must set {', '.join(missing)}")
-    counts = (*needed, "gradient_accumulation_steps", "save_steps")
-    if wrong := sorted(name for name in counts if (trl.get(name) or 1) <= 0):
+    positive = (*needed, "gradient_accumulation_steps", "save_steps", "learning_rate", "temperature")
+    if wrong := sorted(name for name in positive if trl.get(name) is not None and trl[name] <= 0):
         raise ValueError(f"must have a {wrong[0]} above 0")
+    if wrong := sorted(name for name in _NOT_NEGATIVE if (trl.get(name) or 0) < 0):
+        raise ValueError(f"must have {wrong[0]} of 0 or more")
+    if trl.get("scale_rewards", "group") not in ("group", "batch", "none"):
+        raise ValueError("must have scale_rewards of group, batch or none")
     if trl["num_generations"] < 2:
         raise ValueError("must have num_generations of 2 or more: answers are compared within a group")
     # TRL generates whole groups; it refuses a batch with a part of one.

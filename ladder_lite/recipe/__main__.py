@@ -3,8 +3,9 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -75,12 +76,14 @@ def main(
         raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
     suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
     path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
+    # With --only, the condition and those that it needs are predicted.
+    predicted = recipe.model_copy(update={"conditions": (only,)}) if only else recipe
     if json_:
-        typer.echo(json.dumps(dry_run.predict(recipe, path), indent=2))
+        typer.echo(json.dumps(dry_run.predict(predicted, path), indent=2))
         return
     with Live() as live:
         if dry:
-            live.print(dry_run.render(dry_run.predict(recipe, path)))
+            live.print(dry_run.render(dry_run.predict(predicted, path)))
             return
         try:
             result = run_recipe(recipe, path, live, only, redo or (), deadline)
@@ -94,16 +97,21 @@ def main(
 
         live.print(summary_table(result))
         live.print(Text(re.sub(r"[`\\]", "", headline(result))))  # without Markdown's syntax
-        live.say(f"report: {path / layout.REPORT_PAGE}")
-        # The same settings again, whole instead of a smoke test, or with the next seed.
+        # The same settings again: whole instead of a smoke test, or with the next seed.
         kept = [override for override in overrides or () if smoke or not override.startswith("seed=")]
         kept += ["--profile", profile] if profile else []
         again = shlex.join(["python", "-m", "ladder_lite.recipe", name, *kept])
-        following = [again] if smoke else [f"{again} seed={recipe.seed + 1}"]
-        if "ladder" in result["conditions"] and not smoke:
-            following.insert(0, f"python -m ladder_lite.solve INTEGRAND --model {shlex.quote(str(path))}")
-        for label, command in zip(["next:", *["     "] * len(following)], following, strict=False):
-            live.say(f"{label} {show(command, 200)}")
+        _say_what_next(live, result, path, again if smoke else f"{again} seed={recipe.seed + 1}", smoke)
+
+
+def _say_what_next(live: Live, report: Mapping[str, Any], path: Path, again: str, smoke: bool) -> None:
+    """Print the commands that may follow a run."""
+    live.say(f"report: {show(str(path / layout.REPORT_PAGE), 200)}")
+    commands = [again]
+    if "ladder" in report["conditions"] and not smoke:
+        commands.insert(0, f"python -m ladder_lite.solve INTEGRAND --model {shlex.quote(str(path))}")
+    for label, command in zip(("next:", "     "), commands, strict=False):
+        live.say(f"{label} {show(command, 200)}")
 
 
 def _stage_lines(path: Path) -> list[str]:

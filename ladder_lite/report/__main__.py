@@ -39,6 +39,8 @@ def main(
         raise UserError(f"--out {out}: needs two or more runs; leave it out, the report goes into the run folder")
     console.print(summary_table(write_report(runs[0], WATCH_S if watch else None)))
     console.print(f"report: {runs[0] / layout.REPORT_PAGE}", markup=False, soft_wrap=True)
+    if watch:
+        console.print(f"rewritten every {WATCH_S} s until Ctrl-C")
     try:
         while watch:
             time.sleep(WATCH_S)

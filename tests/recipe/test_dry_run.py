@@ -13,6 +13,7 @@ from ladder_lite.config.load import list_recipes, load_recipe
 from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, total
 from ladder_lite.models.shape import read_shape
 from ladder_lite.recipe.dry_run import predict, render
+from tests.support.commands import run_command
 
 # Blocks the network and reports which of the heavy libraries were imported.
 PROGRAM = """
@@ -174,6 +175,11 @@ def test_changes_of_ttrl_count_for_ttrl_only() -> None:
     assert (found["completions_per_step"], found["num_generations"]) == (64, 8)
     for card in found["cards"]:
         assert card["micro_batch"] * card["accumulation"] == 64
+
+
+def test_only_is_predicted_alone(tmp_path: Path) -> None:
+    shown = run_command("recipe", "tiny", "--only", "ladder_random", "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["steps_by_condition"] == {"ladder_random": STEPS}
 
 
 def test_an_ablation_of_ttrl_is_predicted_with_its_own_settings() -> None:
