@@ -272,10 +272,12 @@ class TrainingState:
                 return attempt.correct
 
     def _reward(self, attempt: Attempt, is_right: bool | None) -> float | None:
-        if is_right is None:
+        if is_right is None or attempt.grade.reward is None:
             return None
+        # A task may grade an answer that is not right above 0.
+        earned = attempt.grade.reward if self._settings.reward == "verifier" else float(is_right)
         # The format reward is for any reply that states an answer, even one that cannot be parsed.
-        return is_right + self._settings.format_reward * (attempt.grade.reason is not Reason.NO_ANSWER)
+        return earned + self._settings.format_reward * (attempt.grade.reason is not Reason.NO_ANSWER)
 
     def _on_plateau(self, steps: Sequence[Step]) -> bool:
         """Return whether too few groups of the last `patience` steps had rewards that differ."""

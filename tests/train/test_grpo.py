@@ -19,7 +19,7 @@ from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.grpo import _complete_checkpoints
 from ladder_lite.train.state import Step, Training, TrainingState
-from ladder_lite.verify import Reason
+from ladder_lite.verify import Grade, Reason
 from tests.support.fakes import FakeBackend
 from tests.support.problems import TASK, problem
 from tests.support.steps import grade_groups
@@ -105,6 +105,17 @@ def test_rewards(tmp_path: Path, format_reward: float, expected: list[float | No
     reasons = [Reason.CORRECT, Reason.WRONG, Reason.UNPARSEABLE, Reason.NO_ANSWER, Reason.UNVERIFIABLE]
     assert [row["reason"] for row in rows] == reasons
     assert [row["problem_id"] for row in rows] == [PROBLEMS[row].id for row in (0, 0, 1, 1, UNVERIFIABLE)]
+
+
+def test_a_task_may_reward_an_answer_that_is_not_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TASK, "grade", lambda _, text: Grade(0.4, Reason.WRONG, text))
+    state = open_state(tmp_path, settings(format_reward=0.1))
+    state.begin_step()
+    grade_groups(state, [0, 0], [WRONG] * 2, 2)
+    assert state.trained[0].rewards == pytest.approx([0.5, 0.5])
+    state.end_step(LOGS)
+    assert state.steps[0].reward == pytest.approx(0.5)
+    assert state.rates.table(1)[0]["right"] == 0  # a pass rate counts right answers
 
 
 @pytest.mark.parametrize("reward", ["format", "random"])
