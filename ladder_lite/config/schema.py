@@ -254,8 +254,8 @@ class GrpoSettings(_Section):
 
     `rows: staged` draws by pass rate from the shortest third of the problems, then from the middle third, then from the
     longest, each for a third of the steps. `reward` is 1 for a right answer (`verifier`), or, as controls, for any
-    answer that can be read (`format`), or for one reply in two at random (`random`); pass rates are then shares of
-    such rewards.
+    answer that can be read (`format`), or for half of the replies, drawn at random (`random`). Pass rates are then
+    shares of such rewards.
     """
 
     rows: Literal["pass_rate", "uniform", "staged"]

@@ -127,7 +127,7 @@ def _copy_adapter(recipe: Recipe, adapter: Path, folder: Path) -> list[str]:
 
 
 def _write_variants(run: Run, condition: str, folder: Path) -> list[str]:
-    """Write `variants.jsonl`: what the condition was trained on, with pass rates and, where there is one, an answer."""
+    """Write `variants.jsonl`: the condition's tree, with pass rates and, where there is one, a verified answer."""
     train, own = layout.train(condition), layout.variants(condition)
     tree = own if (run.path / own).exists() else layout.VARIANTS
     written = [row for place in (tree, f"{train}/{layout.VARIANTS}") for row in run.rows(place, layout.PROBLEMS)]
@@ -162,7 +162,8 @@ def _data_card(recipe: Recipe, condition: str) -> str:
 # Variants of the recipe `{recipe.name}`, seed {recipe.seed}
 
 Integrals that the model `{recipe.model.id}` wrote as easier or equivalent variants of the problems of
-`{recipe.task.train}`, and that the condition `{condition}` of ladder_lite was trained on (LADDER, arXiv 2503.00735).
+`{recipe.task.train}`. The condition `{condition}` of ladder_lite (LADDER, arXiv 2503.00735) took its training problems
+from this tree.
 
 - `integrand`, `variable`, `lower`, `upper`: the integral, in SymPy's syntax; bounds are null for an antiderivative
 - `answer`: an answer of the model that the verifier accepted, null if there was none. The verifier is numerical: it

@@ -24,10 +24,11 @@ def tokens(problem: Problem) -> list[str]:
 
 
 def distances(problems: Sequence[Problem], others: Sequence[Problem]) -> NDArray[np.float64]:
-    """Return the distances (problems, others), from 0 (equal but for numbers) to 1 (nothing shared).
+    """Return an array of shape (problems, others) with the distance of each pair.
 
-    It is the Sørensen-Dice distance of their pairs of adjacent tokens: 1 - 2 |A & B| / (|A| + |B|), where A and B are
-    multisets. The order of the terms of a sum hardly matters.
+    It is the Sørensen-Dice distance of the problems' pairs of adjacent tokens, 1 - 2 |A & B| / (|A| + |B|), where A and
+    B are multisets: 0 if the problems differ in numbers only, 1 if they share no pair. The order of the terms of a sum
+    hardly matters.
     """
     rows, columns = ([Counter(pairwise(tokens(problem))) for problem in each] for each in (problems, others))
     shared = [[2 * (a & b).total() / max(1, a.total() + b.total()) for b in columns] for a in rows]
