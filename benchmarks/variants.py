@@ -95,7 +95,7 @@ def _write(
         changed["temperature"] = (middle, middle)
     chosen = settings.variants.model_copy(update=changed)
     with TemporaryDirectory() as scratch:
-        writer = variants.Writer(task, backend, chosen, open_library(chosen, Path(scratch)), {}, seed)
+        writer = variants.Writer(task, backend, chosen, open_library(task, chosen, Path(scratch)), {}, seed)
         variants.grow(writer, task.problems("train")[:roots], Path(scratch), bar)
         counts = variants.summarize_tree(Path(scratch))
     # Rejected only because they equal another problem: valid, but not distinct.

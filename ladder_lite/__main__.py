@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from ladder_lite import __version__
 from ladder_lite.errors import run
 
-COMMANDS = ("recipe", "solve", "verify", "problems", "variants", "evaluate", "report", "export", "doctor")
+COMMANDS = ("recipe", "solve", "verify", "problems", "variants", "evaluate", "report", "export", "doctor", "tasks")
 
 
 class _Rooms(TyperGroup):

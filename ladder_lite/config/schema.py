@@ -39,16 +39,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-# What each prompt template may refer to; the first one is required.
-_VARIANT_FIELDS = ("integral", "integrand", "variable", "persona", "suggestions", "count")
-_PROMPT_FIELDS = {
-    "solve": ("integral", "integrand", "variable"),
-    "easier": _VARIANT_FIELDS,
-    "equivalent": _VARIANT_FIELDS,
-    "transformations": ("effect", "count"),
-}
-
-
 class Example(_Section):
     """A question and its answer, shown to the model as two turns of the conversation."""
 
@@ -59,8 +49,9 @@ class Example(_Section):
 class Prompts(_Section):
     """Prompt templates in `str.format` style; `system` is sent verbatim, or not at all if null.
 
-    `{integral}` is the whole integral, as a call of `integrate` or as the exam prints it. `transformations` is null for
-    a model that cannot write its own library. Examples precede each question of their kind.
+    The task decides which placeholders `solve`, `easier` and `equivalent` may use; the last two also have {persona},
+    {suggestions} and {count}. `transformations` must contain {effect} and may contain {count}; it is null for a model
+    that cannot write its own library. Examples precede each question of their kind.
     """
 
     system: str | None
@@ -73,18 +64,19 @@ class Prompts(_Section):
 
     @field_validator("solve", "easier", "equivalent", "transformations")
     @classmethod
-    def _only_known_fields(cls, template: str | None, info: ValidationInfo) -> str | None:
+    def _only_plain_placeholders(cls, template: str | None, info: ValidationInfo) -> str | None:
         if template is None:
             return None
-        fields = _PROMPT_FIELDS[info.field_name or ""]
-        listing = ", ".join(f"{{{field}}}" for field in fields)
         try:
             used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-            template.format(**dict.fromkeys(fields, ""))
-        except (ValueError, LookupError, AttributeError) as error:
-            raise ValueError(f"must use no fields but {listing} and double its literal braces: {error}") from error
-        if fields[0] not in used and not ("integral" in fields and "integrand" in used):
-            raise ValueError(f"must contain {{{fields[0]}}}")
+        except ValueError as error:
+            raise ValueError(f"must double its literal braces: {error}") from error
+        # Names alone: {problem.data} or {0} would reach into an object.
+        if others := [field for field in used if not field.isidentifier()]:
+            raise ValueError(f"must double its literal braces: {{{others[0]}}} is not a placeholder")
+        # Those of the other templates are the task's, which checks them when it is made (`Task.check_prompts`).
+        if info.field_name == "transformations" and not {"effect"} <= used <= {"effect", "count"}:
+            raise ValueError("must contain {effect} and no placeholder but {effect} and {count}")
         return template
 
 
@@ -103,7 +95,10 @@ def _from_one_pool(select: Select | None, info: ValidationInfo) -> Select | None
 
 
 class TaskSettings(_Section):
-    """The problem sets, how answers are verified, and what the model is asked.
+    """The task, its problem sets, how answers are verified, and what the model is asked.
+
+    `name` is a task of this package, `reasoning_gym:NAME`, the entry point of another package, or a class of your own
+    (`my_module:MyTask`, `my_task.py:MyTask`). `protocol` is the rule of integration's verifier.
 
     With `select`, both splits are drawn from one pool, and `train` and `test` must both name it. A reply ends at the
     first of the `stop` texts, in training and in evaluation. Set `thinking` for models whose chat template opens
@@ -112,12 +107,12 @@ class TaskSettings(_Section):
     report shows which of them training gains or loses.
     """
 
-    name: Literal["integration"] = "integration"
+    name: str = "integration"
     train: str
     test: str
     probe: str | None = None
     select: Annotated[Select | None, AfterValidator(_from_one_pool)] = None
-    protocol: Literal["strict", "paper"]
+    protocol: Literal["strict", "paper"] = "strict"
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     thinking: bool = False
     prompts: Prompts
@@ -159,7 +154,7 @@ class Mix(_Section):
 
 
 class Transformations(_Section):
-    """Names of changes to an integral, by effect; each request for variants suggests a few of them."""
+    """Names of changes to a problem, by effect; each request for variants suggests a few of them."""
 
     easier: tuple[str, ...]
     equivalent: tuple[str, ...]

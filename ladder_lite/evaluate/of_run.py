@@ -14,7 +14,6 @@ from ladder_lite.errors import UserError
 from ladder_lite.evaluate.sampling import Sampler, greedy
 from ladder_lite.evaluate.scores import paired_bootstrap, pass_rates, summarize
 from ladder_lite.jsonl import digest, write_json
-from ladder_lite.problems import notes
 from ladder_lite.runs import layout, open_run, read_json
 from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
@@ -58,7 +57,7 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
     sets = dict.fromkeys(("train", "test", "probe"), request.problems)
     source = recipe.task.model_copy(update={**sets, "select": None})
     task = load_task(source)
-    problems, set_notes = task.problems(request.split), notes(request.problems)
+    problems, set_notes = task.problems(request.split), task.notes(request.problems)
     with nullcontext(request.out) if request.out else tempfile.TemporaryDirectory() as kept:
         backend = open_backend(recipe, None, live)  # None: nothing is trained, so less is asked of the machine
         backend.check([task.prompt(problem) for problem in problems])

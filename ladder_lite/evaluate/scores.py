@@ -1,6 +1,6 @@
 """The numbers of an evaluation: pass@k, majority vote and shares, with 95 % intervals, from graded attempts.
 
-    summary = summarize(attempts, 10, greedy=greedy, task=task, problems=problems, notes=notes("mit_bee"))
+    summary = summarize(attempts, 10, greedy=greedy, task=task, problems=problems, notes=task.notes("mit_bee"))
 
 The estimators: pass@k is the unbiased one of Chen et al. 2021, means of pass rates have Wilson score intervals (1927),
 and two conditions are compared by a paired percentile bootstrap over problems (Efron 1979). The unit of all

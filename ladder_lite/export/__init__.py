@@ -153,26 +153,29 @@ def _data_card(recipe: Recipe, condition: str) -> str:
     """Return the README.md of exported variants, with the metadata that the hub reads on top."""
     from huggingface_hub import DatasetCardData
 
+    task = load_task(recipe.task)
+    fields = "\n".join(f"- `{name}`: {description}" for name, description in task.fields.items())
+
     configs = [{"config_name": "default", "data_files": "variants.jsonl"}]
-    data = DatasetCardData(tags=["ladder_lite", "integration"], configs=configs)
+    data = DatasetCardData(tags=["ladder_lite", recipe.task.name], configs=configs)
     return f"""---
 {data.to_yaml().strip()}
 ---
 
 # Variants of the recipe `{recipe.name}`, seed {recipe.seed}
 
-Integrals that the model `{recipe.model.id}` wrote as easier or equivalent variants of the problems of
-`{recipe.task.train}`. The condition `{condition}` of ladder_lite (LADDER, arXiv 2503.00735) took its training problems
-from this tree.
+{task.nouns[1].capitalize()} that the model `{recipe.model.id}` wrote as easier or equivalent variants of the
+problems of `{recipe.task.train}`. The condition `{condition}` of ladder_lite (LADDER, arXiv 2503.00735) took its
+training problems from this tree.
 
-- `integrand`, `variable`, `lower`, `upper`: the integral, in SymPy's syntax; bounds are null for an antiderivative
-- `answer`: an answer of the model that the verifier accepted, null if there was none. The verifier is numerical: it
-  tests an answer, it does not prove it
+{fields}
+- `answer`: an answer of the model that the verifier accepted, null if there was none. A verifier tests an answer; it
+  does not prove it
 - `tries`, `right`, `pass_rate`: rollouts in training, right ones, and the estimated pass rate at its end; null if
   training never tried the variant
 - `id`, `parent_id`, `root_id`, `depth`: its place in the tree; `requested`, `transforms`: what the model was asked for
 
-No variant equals, as a function, a test problem of the recipe or of the benchmarks that come with ladder_lite.
+No variant equals, however it is written, a test problem of the recipe or of the task's own problem sets.
 `recipe.yaml` contains all settings.
 """
 
@@ -230,5 +233,5 @@ def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
             f"{share['value']:.1%} (95 % interval {share['low']:.1%} to {share['high']:.1%})"
         )
     if lines:
-        lines.append("- not measured: other problems than these, other seeds, and any ability but integration")
+        lines.append("- not measured: other problems than these, other seeds, and any other ability")
     return lines

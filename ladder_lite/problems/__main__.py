@@ -19,7 +19,7 @@ def clean_list(
     up_to_factor: Annotated[bool, typer.Option("--up-to-factor", help="Treat multiples as duplicates.")] = False,
 ) -> None:
     """Turn a list into a problem set: valid integrals, each once. The last line of stdout is a JSON summary."""
-    from ladder_lite.problems.clean import clean
+    from ladder_lite.tasks.integration.lists import clean
 
     problems, summary = clean(file, out, rejected, up_to_factor)
     # Rows and summary are both JSON lines: `| head -n -1` gives the rows, `| tail -n 1` the summary.
@@ -30,7 +30,7 @@ def clean_list(
 @app.command("fetch")
 def fetch_set(name: Annotated[str, typer.Argument(metavar="NAME", help="ladder-paper or mit_train.")]) -> None:
     """Download a problem set that the paper's authors published into the cache folder."""
-    from ladder_lite.problems.paper_sets import NAMES, fetch
+    from ladder_lite.tasks.integration.paper_sets import NAMES, fetch
 
     if name not in NAMES:
         hint = nearest(name, NAMES) or f"; one of {', '.join(NAMES)}"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from ladder_lite.verify import Grade, Reason
+from ladder_lite.tasks import Grade, Reason
 
 
 @dataclass(frozen=True, slots=True)

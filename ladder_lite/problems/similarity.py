@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ladder_lite.problems.problem import Problem
+from ladder_lite.tasks import Problem
 
 # Names, whole numbers, and any other single character: "2*sin(x)" -> 2 * sin ( x )
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\d+|\S")

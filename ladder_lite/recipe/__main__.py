@@ -109,7 +109,7 @@ def _say_what_next(live: Live, report: Mapping[str, Any], path: Path, again: str
     live.say(f"report: {show(str(path / layout.REPORT_PAGE), 200)}")
     commands = [again]
     if "ladder" in report["conditions"] and not smoke:
-        commands.insert(0, f"python -m ladder_lite.solve INTEGRAND --model {shlex.quote(str(path))}")
+        commands.insert(0, f"python -m ladder_lite.solve PROBLEM --model {shlex.quote(str(path))}")
     for label, command in zip(("next:", "     "), commands, strict=False):
         live.say(f"{label} {show(command, 200)}")
 

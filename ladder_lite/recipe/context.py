@@ -12,7 +12,7 @@ from ladder_lite.config import Recipe
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
 from ladder_lite.models.memory import peak_memory_bytes
-from ladder_lite.problems import Problem, held_out_problems, load_problems, notes, without_printed
+from ladder_lite.problems import Problem
 from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Live
 
@@ -141,7 +141,7 @@ class RunContext:
         """
         from ladder_lite.variants.transformations import open_library
 
-        return open_library(recipe.variants, self.run.path / layout.TRANSFORMATIONS)
+        return open_library(self.task, recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
     def writer(self, recipe: Recipe) -> "Writer":
         """The writer of variant trees for the recipe or one of its ablations (see `config.recipe_for`)."""
@@ -154,10 +154,10 @@ class RunContext:
     def _held_out(self) -> dict[str, Sequence[Problem]]:
         # No variant may equal a problem of these sets. This run's tests come last and replace the set of the same
         # name: with `select` they are a part of it.
-        own = {self.recipe.task.test: without_printed(self.tests)}
+        own = {self.recipe.task.test: self.task.to_hold_out(self.tests)}
         if self.probe:
             own[f"{self.recipe.task.probe}, probe"] = self.probe
-        return {**held_out_problems(), **own}
+        return {**self.task.held_out(), **own}
 
     @property
     def evaluation_inputs(self) -> list[Any]:
@@ -181,28 +181,28 @@ class RunContext:
     def summarize(self, attempts: "Sequence[Attempt]", greedy: "Sequence[Attempt]") -> dict[str, Any]:
         """The summary of an evaluation on the test problems, from its sampled and greedy answers.
 
-        `printed` repeats it for the problems whose prompt is an exam's wording and not the verified integrand.
+        It is repeated for each of the task's subsets, such as `printed`: problems shown in an exam's wording.
         """
         from ladder_lite.evaluate.scores import summarize
 
         k = self.recipe.eval.k
-        set_notes = notes(self.recipe.task.test)
+        set_notes = self.task.notes(self.recipe.task.test)
         summary = summarize(attempts, k, greedy=greedy, task=self.task, problems=self.tests, notes=set_notes)
-        if printed := {problem.id for problem in self.tests if "printed" in problem.data}:
-            summary["printed"] = summarize([attempt for attempt in attempts if attempt.problem_id in printed], k)
+        for name, members in self.task.subsets(self.tests).items():
+            summary[name] = summarize([attempt for attempt in attempts if attempt.problem_id in members], k)
         return summary
 
     def summarize_probe(self, attempts: "Sequence[Attempt]") -> dict[str, Any]:
         """The summary of answers to the problems of `task.probe`, with pass rates by technique."""
         from ladder_lite.evaluate.scores import summarize
 
-        return summarize(attempts, 1, notes=notes(self.recipe.task.probe or ""))
+        return summarize(attempts, 1, notes=self.task.notes(self.recipe.task.probe or ""))
 
     def tests_among(self, roots: Sequence[Problem]) -> list[Problem]:
         """The test problems that equal one of these roots."""
-        from ladder_lite.verify.rules.fingerprints import Index
+        from ladder_lite.tasks import Index
 
-        # By fingerprint and not by text: 2*x and x+x are the same problem.
+        # By fingerprint and not by text: two texts may state the same problem.
         index: Index[str] = Index()
         for root in roots:
             index.add(self.task.fingerprints(root), root.id)
@@ -212,7 +212,7 @@ class RunContext:
         if self.recipe.task.select is None:
             return self.task.problems(split)
         _select(self)  # a stage: it runs once, and later calls only read what it wrote
-        return load_problems(str(self.run.path / layout.SELECT / layout.PROBLEMS), split)
+        return self.task.load(str(self.run.path / layout.SELECT / layout.PROBLEMS), split, check=False)
 
 
 def _select(context: RunContext) -> None:

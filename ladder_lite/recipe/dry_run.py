@@ -23,10 +23,10 @@ from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
 from ladder_lite.models.shape import read_shape
-from ladder_lite.problems import load_problems
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.test_time import N_SAMPLES
 from ladder_lite.runs import layout
+from ladder_lite.tasks import load_task
 from ladder_lite.terminal import clock_time
 
 _SHOWN_PARTS = 2
@@ -110,7 +110,7 @@ class _Workload:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+        self._recipe, self._task = recipe, load_task(recipe.task)
         self._stages = stages.stages_of(recipe, recipe.conditions)
         # The recipe of each condition with a training stage (for an ablation, the changed one), by condition.
         names = (condition.name for condition in with_ablations(recipe.ablations))
@@ -124,9 +124,9 @@ class _Workload:
         # Numbers of problems: training, test, and the pool that `select` samples from.
         splits = (recipe.task.train, "train"), (recipe.task.test, "test")
         if (select := recipe.task.select) is None:
-            self._train, self._test, self._pool = _n_problems(splits[0]), _n_problems(splits[1]), 0.0
+            self._train, self._test, self._pool = self._n_problems(splits[0]), self._n_problems(splits[1]), 0.0
         else:
-            self._train, self._test, self._pool = select.train, select.test, _n_problems(*splits)
+            self._train, self._test, self._pool = select.train, select.test, self._n_problems(*splits)
         # TTRL takes no more problems than there are tests. How many LADDER leaves unsolved is not known: at most all.
         limit = recipe.ttrl.problems
         self._n_ttrl = self._test if limit == "all" or self._test < limit else limit
@@ -161,7 +161,7 @@ class _Workload:
                 for name, ttrl in self._ttrl.items()
                 if ttrl.probe_every
             )
-            answers += _n_problems((recipe.task.probe, "probe")) * (evaluated * recipe.eval.samples + probes)
+            answers += self._n_problems((recipe.task.probe, "probe")) * (evaluated * recipe.eval.samples + probes)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
             # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.
@@ -181,6 +181,13 @@ class _Workload:
             "variants": n_variants * (variants.max_new_tokens / variants.per_prompt) // 1,
         }
         return tokens | {"total": sum(tokens.values())}
+
+    def _n_problems(self, *splits: tuple[str, str]) -> float:
+        """The number of distinct problems in these (set, split) pairs; NaN if a set cannot be read."""
+        try:
+            return len({problem.id for pair in splits for problem in self._task.load(*pair, check=False)})
+        except UserError:  # not fetched yet, for example; the run itself will report it
+            return math.nan
 
     def _variants_per_root(self) -> int:
         """Variants written for each training problem, over all conditions."""
@@ -209,14 +216,6 @@ class _Workload:
             left -= self.steps[name] if (stage / layout.DONE).exists() else n_done
         # The median, so that a few slow steps do not count.
         return None if len(seconds) < 2 or math.isnan(left) else max(left, 0.0) * median(seconds)
-
-
-def _n_problems(*splits: tuple[str, str]) -> float:
-    """The number of distinct problems in these (set, split) pairs; NaN if a set cannot be read."""
-    try:
-        return len({problem.id for name, split in splits for problem in load_problems(name, split)})
-    except UserError:  # not fetched yet, for example; the run itself will report it
-        return math.nan
 
 
 def _max_steps(training: GrpoSettings) -> int:

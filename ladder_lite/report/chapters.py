@@ -60,7 +60,7 @@ _MAX_TECHNIQUES = 40
 def describe(report: Report, run: Run) -> Document:
     """Build the document of a run's report."""
     # By problem id, as the model is shown them: {"1e954ee963d0df5a": "x**2*exp(x)"}.
-    statements = {problem.id: statement(problem) for problem in known_problems(run.test, "test")}
+    statements = {problem.id: statement(problem) for problem in known_problems(run, run.test, "test")}
     chapters = [
         _results(report, run),
         _training(report),

@@ -14,7 +14,7 @@ from ladder_lite import variants
 from ladder_lite.config import BUILT_IN, EMBEDDED, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
-from ladder_lite.problems import Problem, load_problems, notes
+from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Outcome, outcome_of
 from ladder_lite.problems.similarity import distances
 from ladder_lite.report import controls
@@ -22,7 +22,7 @@ from ladder_lite.report.document import code, escape
 from ladder_lite.report.drawing.palette import label_of
 from ladder_lite.report.paper_results import experiment_of
 from ladder_lite.runs import Run, layout, read_json
-from ladder_lite.tasks import statement
+from ladder_lite.tasks import plain_task, statement
 from ladder_lite.terminal import percent
 
 Report = Mapping[str, Any]
@@ -52,7 +52,7 @@ def measure(run: Run) -> dict[str, Any]:
         "recipe": run.name,
         "seed": run.seed,
         "model": run.model,
-        "experiment": experiment_of(run.test, run.settings),
+        "experiment": experiment_of(run.test if run.task == "integration" else "", run.settings),
         "conditions": entries,
         "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
         "curve": [
@@ -117,10 +117,10 @@ def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
     return [row for place in TREES for row in run.rows(place, file)]
 
 
-def known_problems(problem_set: str, split: str) -> list[Problem]:
+def known_problems(run: Run, problem_set: str, split: str) -> list[Problem]:
     """Return the problems of a set, or none if it cannot be read any more; reports then show their ids."""
     try:
-        return load_problems(problem_set, split)
+        return plain_task(run.task).load(problem_set, split, check=False)
     except UserError:
         return []
 
@@ -190,7 +190,8 @@ def _probes(run: Run, name: str) -> dict[str, scores.Interval]:
 def _lost(run: Run, probed: Collection[str]) -> dict[str, list[str]]:
     """Return by condition the techniques of the probe that it answers worse than the base model, beyond chance."""
     try:
-        techniques = {id_: note.technique for id_, note in notes(run.settings["task"].get("probe") or "").items()}
+        known = plain_task(run.task).notes(run.settings["task"].get("probe") or "")
+        techniques = {id_: note.technique for id_, note in known.items()}
     except UserError:  # no probe, or its set cannot be read any more
         return {}
     # Of TTRL's probes, only the rates are kept.
@@ -285,7 +286,7 @@ def _contamination(run: Run) -> dict[str, Any]:
     are fewer than four tests. The result is empty without LADDER's evaluation.
     """
     rates = pass_rates(run, "ladder")
-    tests = [problem for problem in known_problems(run.test, "test") if problem.id in rates]
+    tests = [problem for problem in known_problems(run, run.test, "test") if problem.id in rates]
     tree = [Problem.from_row(row) for row in read_variants(run, layout.PROBLEMS)] if tests else []
     if not tree:
         return {}

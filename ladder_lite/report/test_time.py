@@ -44,7 +44,7 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
         *_ttrl(report["ttrl"], run, "ladder_ttrl", tried["ladder_ttrl"], problems),
         *_ttrl(report["ttrl_without_ladder"], run, "ttrl", tried["ttrl"], problems),
         *_resampled(run, tried["ladder_pass100"], problems),
-        TEST_TIME,
+        TEST_TIME if run.task == "integration" else "",
     ]
     return Chapter("Test-time reinforcement learning", blocks)
 

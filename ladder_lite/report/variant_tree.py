@@ -41,6 +41,8 @@ def variants_chapter(report: Report, run: Run) -> Chapter:
         f"The model wrote {counted(n_written, 'variant')} ({counted(tree['tokens'], 'token')}, "
         f"{clock_time(tree['seconds'])}), of which {tree['kept']:,} were kept. {suggested}"
     )
+    if not tree["tokens"]:  # see `Task.given_variants`
+        wrote = f"The variants were given by the task, not written by the model: {n_written:,}, {tree['kept']:,} kept."
     grew = (
         f"During training, {grown['kept']:,} more were kept: easier variants of problems that were too hard, and "
         f"equivalent variants of problems that were solved sometimes ({counted(grown['tokens'], 'token')})."
@@ -96,8 +98,8 @@ def _held_out(run: Run, done: Mapping[str, Any]) -> list[str]:
     # `mit_bee` (18), `tiny` (100)
     names = ", ".join(f"{code(name)} ({n:,})" for name, n in sets.items())
     blocks.append(
-        f"Every variant was compared, as a function, with the problems of these sets: {names}. Variants rejected "
-        f"because they equal one of these problems: {len(equal)}."
+        f"Every variant was compared with the problems of these sets, however they are written: {names}. Variants "
+        f"rejected because they equal one of these problems: {len(equal)}."
     )
     items = [f"{code(row['text'])} ({code(row['equal_to'])})" for row in equal[:_MAX_LISTED]]
     if len(equal) > _MAX_LISTED:
@@ -127,7 +129,7 @@ def _grow_trees(run: Run) -> Trees:
     """Build the trees of the first training problems that have variants, with the first children of each problem."""
     # A recipe with `task.select` trains on the problems that were selected from its set.
     selected = run.path / layout.SELECT / layout.PROBLEMS
-    training = known_problems(str(selected) if selected.exists() else run.train, "train")
+    training = known_problems(run, str(selected) if selected.exists() else run.train, "train")
     all_variants = [variant for place in TREES for variant in variants.load(run.path / place)]
     texts = {problem.id: statement(problem) for problem in (*training, *all_variants)}
     rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}

@@ -34,6 +34,7 @@ class Run:
     name: str
     seed: int
     model: str
+    task: str
     train: str
     test: str
     conditions: tuple[str, ...]
@@ -98,6 +99,7 @@ def open_run(path: Path) -> Run:
             name=str(tree["name"]),
             seed=int(tree["seed"]),
             model=str(tree["model"]["id"]),
+            task=str(tree["task"].get("name", "integration")),
             train=str(tree["task"]["train"]),
             test=str(tree["task"]["test"]),
             conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_conditions_with_results(path)])),

@@ -1,4 +1,4 @@
-"""One integral, solved by a model and verified.
+"""One problem, solved by a model and verified.
 
     python -m ladder_lite.solve "5*exp(3*x)"                                # the embedded model
     python -m ladder_lite.solve "x**2*exp(x)*sin(x)" --model runs/tiny-s0 --ttrl --budget 10m
@@ -7,8 +7,8 @@
     from ladder_lite.solve import solve
     print(solve("x*exp(3*x)", model="runs/tiny-s0").latex)
 
-Answers are sampled until one is verified by the strict rule of `ladder_lite.verify`. If none is, `--ttrl` trains the
-model on variants of the integral that it writes itself (`ladder_lite.ttrl`) until a verified answer appears. The
+Answers are sampled until the task's verifier accepts one, by its strict rule. If it accepts none, `--ttrl` trains the
+model on variants of the problem that it writes itself (`ladder_lite.ttrl`) until a verified answer appears. The
 weights are restored afterwards, and nothing is kept: all files are in a temporary folder.
 
 Exit codes: 0 for a verified answer, 1 for no verified answer, 2 for a mistake in the input.
@@ -34,10 +34,7 @@ from ladder_lite.runs import is_run, layout, open_run
 from ladder_lite.solve.search import Search
 from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
-from ladder_lite.verify.expressions.latex import bare, typeset
-from ladder_lite.verify.expressions.parse import parse
-from ladder_lite.verify.numerics import definite
-from ladder_lite.verify.rules.by_component import TOLERANCE
+from ladder_lite.tiny import KNOWS
 
 CHAT_RECIPE = "llama3b"
 """The recipe whose prompts and settings an instruct model from the hub gets, unless `--recipe` names another."""
@@ -45,16 +42,15 @@ CHAT_RECIPE = "llama3b"
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The result for one integral, whose bounds are None for an antiderivative.
+    """The result for one problem.
 
-    `answer` is the verified antiderivative or value in Python's notation, without a constant of integration; `latex` is
-    the same in LaTeX. Both are None if no answer was verified. `attempts` counts the graded answers to the integral
-    itself, also those sampled during training. `steps` counts GRPO steps, 0 without TTRL. `seconds` is wall-clock time.
+    `answer` is the verified answer as text (of an integral in Python's notation, without a constant of integration);
+    `latex` is the same in LaTeX, if the task can write it. Both are None if no answer was verified. `attempts` counts
+    the graded answers to the problem itself, also those sampled during training. `steps` counts GRPO steps, 0 without
+    TTRL. `seconds` is wall-clock time.
     """
 
-    integrand: str
-    lower: str | None
-    upper: str | None
+    problem: Problem
     verified: bool
     answer: str | None
     latex: str | None
@@ -63,12 +59,13 @@ class Solution:
     seconds: float
 
     def to_row(self) -> dict[str, Any]:
-        """The solution as a JSON object."""
-        return asdict(self)
+        """The solution as a JSON object; instead of `problem` it has the problem's own fields."""
+        row = asdict(self)
+        return {**row.pop("problem")["data"], **row}
 
 
 def solve(
-    integral: str,
+    text: str,
     *,
     model: str = "tiny",
     condition: str | None = None,
@@ -82,18 +79,19 @@ def solve(
     seed: int | None = None,
     live: Live | None = None,
 ) -> Solution:
-    """Solve one integral; the arguments are those of the command line. Prints nothing unless a `Live` is given.
+    """Solve one problem; the arguments are those of the command line. Prints nothing unless a `Live` is given.
 
-    For several integrals use a `Solver`, which loads the model once. Raises UserError where the command line exits
+    For several problems use a `Solver`, which loads the model once. Raises UserError where the command line exits
     with code 2.
     """
     deadline = Deadline.after(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-    return solver.solve(integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper)
+    fields = {"lower": lower, "upper": upper}
+    return solver.solve(text, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, **fields)
 
 
 class Solver:
-    """A model that solves integrals one after the other; its weights are the same after each.
+    """A model that solves problems one after the other; its weights are the same after each.
 
     `model` is the name of a shipped recipe, a run folder, an exported adapter or merged model, an id on the Hugging
     Face hub, a local folder or a GGUF file.
@@ -114,7 +112,7 @@ class Solver:
         # A run may have been graded by the paper's protocol, which accepts errors of 1 %. An answer that is called
         # verified here must pass the strict rule.
         task = chosen.task.model_copy(update={"protocol": "strict"})
-        # A recipe for a GPU (`device: cuda`) may still solve one integral on a CPU, slowly.
+        # A recipe for a GPU (`device: cuda`) may still solve one problem on a CPU, slowly.
         device = "cpu" if chosen.model.device == "cpu" else "auto"
         model_settings = chosen.model.model_copy(update={"device": device})
         ttrl = chosen.ttrl.model_copy(update={"train_on": "variants"})  # of a control: not what a user wants solved
@@ -123,7 +121,7 @@ class Solver:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether this is the embedded model as shipped, which fails on most integrals."""
+        """Whether this is the embedded model as shipped, which fails on most problems."""
         return self.recipe.model.id == EMBEDDED and self._adapter is None
 
     @cached_property
@@ -141,42 +139,37 @@ class Solver:
             backend.load(self._adapter)
         return backend
 
-    def read(self, integral: str, lower: str | None = None, upper: str | None = None) -> Problem:
-        """Read an integral that a user typed. Raises UserError if it is not an integral or cannot be verified."""
-        problem = self.task.read(integral)
-        if lower is not None or upper is not None:
-            if lower is None or upper is None:
-                raise UserError("--lower and --upper: give both, or neither for an antiderivative")
-            if problem.data["lower"] is not None:
-                raise UserError(f'"{integral[:80]}" already has bounds; leave out --lower and --upper')
-            data = problem.data
-            problem = self.task.read(f"integrate({data['integrand']}, ({data['variable']}, {lower}, {upper}))")
+    def read(self, text: str, **fields: str | None) -> Problem:
+        """Read a problem that a user typed, with further fields of the task such as `lower` and `upper`.
+
+        Raises UserError if it is not a problem of the task or cannot be verified.
+        """
+        problem = self.task.read(text, **fields)
         # Grade a dummy answer before the model is loaded. A reward of None, whatever the answer, means that the problem
         # itself cannot be verified: it diverges, for example.
         grade = self.task.grade(problem, "<answer>0</answer>")
         if grade.reward is None:
-            raise UserError(f'"{integral[:80]}" cannot be verified ({grade.detail}); no answer to it would count')
+            raise UserError(f'"{text[:80]}" cannot be verified ({grade.detail}); no answer to it would count')
         return problem
 
     def solve(
         self,
-        integral: str,
+        text: str,
         *,
         ttrl: bool = False,
         deadline: Deadline | None = None,
         samples: int | None = None,
         steps: int | None = None,
-        lower: str | None = None,
-        upper: str | None = None,
+        **fields: str | None,
     ) -> Solution:
-        """Sample up to `samples` answers; if none is right and `ttrl` is set, train on variants of the integral.
+        """Sample up to `samples` answers; if none is right and `ttrl` is set, train on variants of the problem.
 
         `samples` defaults to the recipe's `eval.samples`. `steps` limits the GRPO steps and defaults to the recipe's
         `ttrl` settings; the learning rate schedule covers all of them. The deadline may be overrun by one piece of
         work. Raises UserError as `read` does, and if the prompt does not suit the model.
         """
         started = time.monotonic()
-        problem = self.read(integral, lower, upper)
+        problem = self.read(text, **fields)
         self._check(problem)
         search = Search(self.task, self.backend, self.recipe, problem, self.live, deadline or Deadline.never())
         try:
@@ -187,10 +180,9 @@ class Solver:
             self.live.say("the budget is used")
         finally:
             self.live.show_panel(None)  # the tree that `search` draws below the bars
-        asked = str(problem.data["integrand"]), problem.data["lower"], problem.data["upper"]
-        answer, latex = (None, None) if search.answer is None else _formulas(problem, search.answer)
+        answer, latex = (None, None) if search.answer is None else self.task.formulas(problem, search.answer)
         seconds = round(time.monotonic() - started, 3)
-        return Solution(*asked, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
+        return Solution(problem, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
 
     def _check(self, problem: Problem) -> None:
         backend = self.backend
@@ -200,9 +192,7 @@ class Solver:
             if self.recipe.model.id != EMBEDDED:
                 raise
             # Its vocabulary is small: a prompt with erf(x), for example, cannot be tokenized.
-            raise UserError(
-                f"{error}; the embedded model reads sums of a few kinds of terms: take another --model"
-            ) from error
+            raise UserError(f"{error}; the embedded model reads {KNOWS}: take another --model") from error
 
 
 def _choose(
@@ -245,32 +235,3 @@ def _choose(
     # Overrides are YAML; JSON quoting keeps a path with a colon in it, "./a: b.gguf", one string.
     chosen = [f"model.id={json.dumps(model)}", "model.mirror=null"]
     return load_recipe(recipe_name, [*chosen, *overrides]), None
-
-
-def _formulas(problem: Problem, answer: str) -> tuple[str, str]:
-    """A verified answer in Python's notation and in LaTeX, parsed as the verifier parsed it."""
-    # Options of the parser change what a text means, so these must be the verifier's: "+ C" is dropped from an
-    # antiderivative only, and a cbrt in the integrand makes x**(1/3) in the answer the real cube root.
-    variable = problem.data["variable"] or "x"
-    expression = parse(
-        answer,
-        variable,
-        constant_of_integration=problem.data["lower"] is None,
-        real_cube_roots="cbrt" in parse(str(problem.data["integrand"]), variable).functions,
-    )
-    return bare(expression), typeset(expression)
-
-
-def checked(problem: Problem) -> str:
-    """What the verifier checked, and what that leaves open, in a sentence or two for the user."""
-    if problem.data["lower"] is not None:
-        return (
-            f"It equals the integral's value by numerical quadrature, to {definite.EXACT_TOLERANCE:g} of the integral "
-            f"of the integrand's size ({definite.TOLERANCE:g} if it has a decimal point). Any other number that close "
-            "would have passed as well."
-        )
-    return (
-        f"Its derivative equals the integrand, to {TOLERANCE:g} of its size, at up to 249 points, most of them between "
-        "-10 and 10, on the whole of at least one connected part of the domain, and it does not jump between them. It "
-        "is a test, not a proof: a wrong derivative that is as close, or wrong only between the points, would pass."
-    )

@@ -12,16 +12,17 @@ from rich.text import Text
 from ladder_lite.budget import Deadline
 from ladder_lite.config import EMBEDDED
 from ladder_lite.errors import run
-from ladder_lite.problems import Problem
-from ladder_lite.solve import CHAT_RECIPE, Solution, Solver, checked
+from ladder_lite.solve import CHAT_RECIPE, Solution, Solver
+from ladder_lite.tasks import Task
 from ladder_lite.terminal import Live, counted
+from ladder_lite.tiny import KNOWS
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # an integrand may begin with a minus
+@app.command(context_settings={"ignore_unknown_options": True})  # a problem may begin with a minus
 def main(
-    integral: Annotated[str, typer.Argument(help='An integrand such as "5*exp(3*x)", or integrate(...).')],
+    problem: Annotated[str, typer.Argument(help='Of the recipe\'s task: the integral of "5*exp(3*x)", for instance.')],
     model: Annotated[
         str,
         typer.Option(
@@ -42,7 +43,7 @@ def main(
         ),
     ] = None,
     ttrl: Annotated[
-        bool, typer.Option("--ttrl", help="If no sampled answer is right, train on variants of the integral.")
+        bool, typer.Option("--ttrl", help="If no sampled answer is right, train on variants of the problem.")
     ] = False,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Total time limit: 10m, 1h30m, 90s.")] = None,
     samples: Annotated[
@@ -54,23 +55,21 @@ def main(
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed. Default: the recipe's.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
 ) -> None:
-    """Solve one integral and verify the answer. Exit codes: 0 verified, 1 no verified answer, 2 invalid input."""
+    """Solve one problem and verify the answer. Exit codes: 0 verified, 1 no verified answer, 2 invalid input."""
     deadline = Deadline.after(budget)
     console = Console(stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False)
     # With --json, whatever libraries print to stdout goes to stderr, so that stdout is valid JSON.
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console if json_ else None) as live:
         solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
         try:
-            problem = solver.read(integral, lower, upper)
-            solution = solver.solve(
-                integral, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper
-            )
+            fields = {"lower": lower, "upper": upper}
+            solution = solver.solve(problem, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, **fields)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; nothing is kept") from None  # `errors.run` prints it and exits with 130
     if json_:
         typer.echo(json.dumps(solution.to_row()))
     else:
-        lines = _success(problem, solution) if solution.verified else _failure(solver, solution, ttrl, budget)
+        lines = _success(solver.task, solution) if solution.verified else _failure(solver, solution, ttrl, budget)
         # soft_wrap: rich inserts no line breaks, so that a formula wider than the terminal can be copied. Text: square
         # brackets in it are not markup.
         for line in lines:
@@ -78,12 +77,11 @@ def main(
     raise typer.Exit(0 if solution.verified else 1)
 
 
-def _success(problem: Problem, solution: Solution) -> list[str]:
-    kind = "antiderivative" if problem.data["lower"] is None else "value"
+def _success(task: Task, solution: Solution) -> list[str]:
     return [
-        f"verified {kind}: {solution.answer}",
-        f"LaTeX: {solution.latex}",
-        f"checked: {checked(problem)}",
+        f"verified {task.answer_noun(solution.problem)}: {solution.answer}",
+        *([f"LaTeX: {solution.latex}"] if solution.latex is not None else []),
+        f"checked: {task.checked(solution.problem)}",
         f"it took: {_effort(solution)}",
     ]
 
@@ -94,7 +92,7 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
     if solver.is_untrained:
         remedies.append("a trained model: run `python -m ladder_lite.recipe tiny`, then use `--model runs/tiny-s0`")
     if not ttrl:
-        remedies.append("`--ttrl`, to train on easier variants of the integral")
+        remedies.append("`--ttrl`, to train on easier variants of the problem")
     if budget is not None:
         remedies.append("a longer `--budget`")
     if ttrl:
@@ -102,7 +100,7 @@ def _failure(solver: Solver, solution: Solution, ttrl: bool, budget: str | None)
     remedies.append("more `--samples`, another `--seed`, a larger `--model`")
     lines = [f"not solved: no answer was verified ({_effort(solution)})", f"to try: {'; '.join(remedies)}"]
     if solver.recipe.model.id == EMBEDDED:
-        lines.append("the embedded model knows sums of terms such as 3*sin(2*x), x*exp(5*x), 1/(x**2+3**2), log(5*x)")
+        lines.append(f"the embedded model knows {KNOWS}")
     return lines
 
 

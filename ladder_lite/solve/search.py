@@ -1,4 +1,4 @@
-"""The search for a verified answer to one integral: sampling, then TTRL, with progress shown on the terminal.
+"""The search for a verified answer to one problem: sampling, then TTRL, with progress shown on the terminal.
 
 Use it through `ladder_lite.solve`.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # importing GRPO imports torch
 _CHUNKS = 4
 """Portions in which the first answers are sampled; sampling stops after a portion with a verified answer.
 
-Fewer would waste samples on easy integrals; more would make the batches of generation small.
+Fewer would waste samples on easy problems; more would make the batches of generation small.
 """
 
 _SHOWN_ANSWERS = 2
@@ -80,7 +80,7 @@ class Search:
         live.say(f"none of {len(self.attempts)} answers is right: {_count_outcomes(self.attempts)}")
 
     def learn(self, max_steps: int | None = None) -> None:
-        """Run TTRL on the integral in a temporary folder, for at most `max_steps` steps (the recipe's if None).
+        """Run TTRL on the problem in a temporary folder, for at most `max_steps` steps (the recipe's if None).
 
         The adapter is restored however this ends, Ctrl-C and OutOfTime included.
         """
@@ -105,7 +105,7 @@ class Search:
             if recipe.variants.transformations == "model":
                 with live.progress("transformations", None):
                     transformations.write(task, backend, recipe.variants, folder, recipe.seed)
-            library = transformations.open_library(recipe.variants, folder)
+            library = transformations.open_library(task, recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self.deadline)
             ttrl.train_on_problem(writer, self.problem, recipe.model_copy(update=changes), folder, live, observer=self)
@@ -128,7 +128,7 @@ class Search:
         self._draw()
 
     def step(self, step: "Step", rollouts: list[Attempt], tries: list[Attempt]) -> None:
-        """Callback of TTRL: a step is done, with its rollouts of variants and its tries at the integral itself."""
+        """Callback of TTRL: a step is done, with its rollouts of variants and its tries at the problem itself."""
         self.steps = step.step
         for attempt in rollouts:
             # Removing the key first moves it to the end of the dict, whose order `_draw` relies on.

@@ -1,35 +1,122 @@
 """Tasks: what the loop trains on. `load_task` makes one from a recipe's settings.
 
-`integration.py` is the paper's task. The loop (`variants`, `train`, `evaluate`, `ttrl`) knows tasks only through the
-protocol in `task.py`.
+The recipe's `task.name` is one of these:
+
+- `integration`, the paper's task
+- `reasoning_gym:NAME`, a task of the package reasoning-gym
+- `MODULE:CLASS` or `FILE.py:CLASS`, a subclass of `Task`; see `README.md` in this folder
+- the name of an entry point of the group `ladder_lite.tasks`, which another package declares
+
+    python -m ladder_lite.tasks check my_task.py:MyTask
 """
 
+import sys
+from functools import cache as cached
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ladder_lite.config import TaskSettings
-from ladder_lite.problems import Problem
-from ladder_lite.tasks.task import Effect, Messages, Rejected, Task, VariantRequest
+from ladder_lite.errors import UserError, nearest
+from ladder_lite.tasks.problem import Problem
+from ladder_lite.tasks.rows import Notes
+from ladder_lite.tasks.task import Effect, Messages, Rejected, Task, Unreadable, VariantRequest
+from ladder_lite.verify import Grade, Reason
+from ladder_lite.verify.rules.fingerprints import Index, Keys
 
-if TYPE_CHECKING:
-    from ladder_lite.tasks.integration import IntegrationTask
+__all__ = [
+    "Effect",
+    "Grade",
+    "Index",
+    "Keys",
+    "Messages",
+    "Notes",
+    "Problem",
+    "Reason",
+    "Rejected",
+    "Task",
+    "Unreadable",
+    "VariantRequest",
+    "known_tasks",
+    "load_task",
+    "plain_task",
+    "statement",
+]
 
-__all__ = ["Effect", "Messages", "Rejected", "Task", "VariantRequest", "load_task", "statement"]
-
-
-def statement(problem: Problem) -> str:
-    """A problem as one line of text, without loading its task from a recipe."""
-    return _task_of(problem.task).statement(problem)
+ENTRY_POINTS = "ladder_lite.tasks"
 
 
 def load_task(settings: TaskSettings, cache: Path | None = None) -> Task:
-    """The task of a recipe. `cache` is a file in which it may keep what is costly to compute."""
-    return _task_of(settings.name)(settings, cache)
+    """Return the task of a recipe. `cache` is a file in which it may keep what is costly to compute.
+
+    Raises UserError if there is no such task, or if a prompt template does not fit it.
+    """
+    task = _find(settings.name)(settings, cache)
+    task.check_prompts()
+    return task
 
 
-def _task_of(name: str) -> "type[IntegrationTask]":
+def known_tasks() -> list[str]:
+    """Return the names of integration and of the tasks that installed packages declare."""
+    return ["integration", *sorted(entry_points(group=ENTRY_POINTS).names)]
+
+
+@cached
+def plain_task(name: str) -> Task:
+    """Return a task without a recipe: it reads, states and grades problems by its strict rules, but has no prompts."""
+    return _find(name)(TaskSettings.model_construct(name=name, protocol="strict"))
+
+
+def statement(problem: Problem) -> str:
+    """Return a problem as one line of text, without its recipe; if its task cannot be loaded, its values."""
+    try:
+        return plain_task(problem.task).statement(problem)
+    except UserError:  # a report may be written where the file of a task is not
+        return ", ".join(value for value in problem.data.values() if value is not None)
+
+
+def _find(name: str) -> type[Task]:
     # Imported here, not at the top: `solve --help` imports this package and must not wait for the verifier.
-    from ladder_lite.tasks.integration import IntegrationTask
+    place, colon, attribute = name.rpartition(":")
+    if name == "integration":
+        from ladder_lite.tasks.integration import IntegrationTask
 
-    # A second task is a second entry; `TaskSettings.name` lists the same names.
-    return {"integration": IntegrationTask}[name]
+        return IntegrationTask
+    if place == "reasoning_gym":
+        from ladder_lite.tasks.reasoning_gym import ReasoningGymTask
+
+        return ReasoningGymTask
+    found: Any
+    try:
+        if colon:
+            found = getattr(_module(place), attribute)
+        else:
+            (declared,) = entry_points(group=ENTRY_POINTS, name=name)
+            found = declared.load()
+    except ValueError as error:
+        known = known_tasks()
+        raise UserError(
+            f"task.name {name}: no such task{nearest(name, known)}; there are {', '.join(known)}, reasoning_gym:NAME, "
+            "and MODULE:CLASS or FILE.py:CLASS for a task of your own"
+        ) from error
+    except Exception as error:  # whatever the module does when it is imported
+        raise UserError(f"task.name {name}: cannot be imported ({type(error).__name__}: {error})") from error
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f"task.name {name}: not a subclass of ladder_lite.tasks.Task")
+    return found
+
+
+def _module(place: str) -> Any:
+    if not place.endswith(".py"):
+        # `python -m` looks for modules in the current folder; the console script would not.
+        if not {"", str(Path.cwd())} & {*sys.path}:
+            sys.path.append(str(Path.cwd()))
+        return import_module(place)
+    spec = spec_from_file_location(Path(place).stem, place)
+    assert spec is not None  # None for a suffix that is not Python's
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

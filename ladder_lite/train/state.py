@@ -15,12 +15,11 @@ from ladder_lite.models import Backend, Rollout
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.runs import layout
-from ladder_lite.tasks import Task
+from ladder_lite.tasks import Reason, Task
 from ladder_lite.train import divergence
 from ladder_lite.train.curriculum import PassRates
 from ladder_lite.train.groups import Group, most_groups, sample_groups
 from ladder_lite.variants import Growth
-from ladder_lite.verify import Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 Each request suggests 3 to 5 transformations from the library. Personas rotate and the sampling temperature cycles from
 request to request (arXiv 2503.00735, section on variant generation). Level by level, variants become parents. A variant
-is rejected, and recorded with the reason, if it cannot be read, is not a function, or equals as a function its parent,
-a root, an earlier variant or a test problem of a benchmark. The base model writes all of them, with the adapter
-switched off.
+is rejected, and recorded with the reason, if it cannot be read, is not a valid problem, or equals its parent, a root,
+an earlier variant or a test problem, however written. The base model writes all of them, with the adapter switched
+off.
 
 `grow` makes the paper's tree, all of it before training. `Growth` starts from a smaller tree and extends it while
 training runs: problems that the model never solves get children.
 
-    python -m ladder_lite.variants "x**2*exp(x)" --recipe tiny        # print the tree of one integral
+    python -m ladder_lite.variants "x**2*exp(x)" --recipe tiny        # print the tree of one problem
 """
 
 import time
@@ -32,10 +32,9 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Completion
 from ladder_lite.problems.similarity import distances, tokens
 from ladder_lite.runs import layout
-from ladder_lite.tasks import Effect, Rejected, Task, VariantRequest
+from ladder_lite.tasks import Effect, Index, Keys, Rejected, Task, VariantRequest
 from ladder_lite.terminal import Bar
 from ladder_lite.variants.transformations import Library
-from ladder_lite.verify.rules.fingerprints import Index, Keys
 
 N_TEMPERATURES = 4
 """Temperatures in a cycle, evenly spaced over the recipe's range: 0.8, 1.0, 1.2, 1.4."""
@@ -296,9 +295,12 @@ class _Tree:
         return kept
 
     def _sample(self, requests: Sequence[_Prompted], seed: int) -> list[Completion]:
-        """Sample one reply to each request."""
-        settings = self._writer.settings
-        prompts = [self._writer.task.variant_prompt(parent, request) for parent, request, _ in requests]
+        """Sample one reply to each request, unless the task gives its own variants."""
+        settings, task = self._writer.settings, self._writer.task
+        given = [task.given_variants(each.parent, each.request, f"{seed}/{i}") for i, each in enumerate(requests)]
+        if any(text is not None for text in given):
+            return [Completion(text or "", 0, truncated=False) for text in given]
+        prompts = [task.variant_prompt(parent, request) for parent, request, _ in requests]
         # One temperature per prompt: requests at different temperatures share a batch.
         temperatures = tuple(temperature for *_, temperature in requests)
         # The base model writes: training on answers makes the model worse at writing variants (benchmarks/README.md).
@@ -340,7 +342,7 @@ class _Tree:
         return prompted
 
     def _judge(self, variant: Problem, parent: Problem) -> Problem | Rejected:
-        keys = self._keys(variant)  # of the function's values, so x+x repeats 2*x
+        keys = self._keys(variant)  # not of its text: x+x repeats 2*x
         text = self._writer.task.statement(variant)
         # Training would refuse it: prompts longer than model.max_prompt_length are not truncated.
         if not self._writer.backend.fits(self._writer.task.prompt(variant)):

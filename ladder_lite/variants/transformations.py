@@ -1,8 +1,8 @@
-"""The library of transformations: short descriptions of changes to an integral, sorted by their effect.
+"""The library of transformations: short descriptions of changes to a problem, sorted by their effect.
 
 In the paper the base model writes it before any variant (section on variant generation); each variant request then
-suggests a few of them. A recipe sets its source by `variants.transformations`: `model`, `default` (the hand-written
-`default.json`, for models that cannot write one), the path of another run's `library.json`, or lists in the recipe.
+suggests a few of them. A recipe sets its source by `variants.transformations`: `model`, `default` (the task's own, for
+models that cannot write one), the path of another run's `library.json`, or lists in the recipe.
 """
 
 import json
@@ -19,6 +19,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
 from ladder_lite.models import Backend, Sampling
 from ladder_lite.tasks import Effect, Task
+from ladder_lite.tasks.task import LIST_MARKER
 
 EFFECTS: tuple[Effect, ...] = ("easier", "equivalent", "harder")
 FILE = "library.json"
@@ -62,12 +63,12 @@ class Library:
             raise UserError(f"variants.transformations {path}: not a readable library ({error})") from error
 
 
-# `harder` is for completeness only: the paper dropped harder variants, and no request asks for them.
-DEFAULT = Library.read(Path(__file__).with_name("default.json"))
-"""For models that cannot write a library."""
+def default(task: Task) -> Library:
+    """The task's own library, for models that cannot write one."""
+    return Library("default", *(tuple(task.transformations.get(effect, ())) for effect in EFFECTS))
 
 
-def open_library(settings: VariantSettings, folder: Path) -> Library:
+def open_library(task: Task, settings: VariantSettings, folder: Path) -> Library:
     """The library of a recipe; for the source `model`, the one that `write` left in the folder.
 
     Raises UserError if a file cannot be read, or if the library is too short for `variants.suggestions`.
@@ -76,7 +77,7 @@ def open_library(settings: VariantSettings, folder: Path) -> Library:
     if isinstance(chosen, Transformations):
         return Library("recipe", chosen.easier, chosen.equivalent, ())
     if chosen == "default":
-        library = DEFAULT
+        library = default(task)
     elif chosen == "model":
         library = Library.read(folder / FILE)
     else:
@@ -95,7 +96,7 @@ def write(task: Task, backend: Backend, settings: VariantSettings, folder: Path,
     """Let the model write its library into the folder's `library.json`; returns a summary for `done.json`.
 
     Each effect is asked for in rounds until there are `SIZE` distinct transformations. If there are fewer than
-    `variants.suggestions` needs, `DEFAULT` is added, and `source` becomes "model and default".
+    `variants.suggestions` needs, the task's own are added, and `source` becomes "model and default".
     """
     # Temperatures across the recipe's range, one for each reply: 0.8, 1.0, 1.2, 1.4.
     lowest, highest = settings.temperature
@@ -124,7 +125,7 @@ def write(task: Task, backend: Backend, settings: VariantSettings, folder: Path,
                         votes[key][effect] += 1
     written = _by_effect(votes, texts)
     filled = {
-        effect: own if len(own) >= settings.suggestions[1] else list(dict.fromkeys([*own, *DEFAULT.of(effect)]))
+        effect: own if len(own) >= settings.suggestions[1] else list(dict.fromkeys([*own, *default(task).of(effect)]))
         for effect, own in written.items()
     }
     source = "model" if filled == written else "model and default"
@@ -141,21 +142,19 @@ def read_list(text: str) -> Iterator[tuple[str, str | None]]:
     """
     # The text is a model's: it may be anything, of any length.
     lines = [line.strip() for line in text[:20_000].splitlines() if line.strip()]
-    items = [line for line in lines if _MARKER.match(line)]
+    items = [line for line in lines if LIST_MARKER.match(line)]
     for line in items or lines:
         yield line[:_MAX_CHARS], _clean(line)
 
 
-# "1. ", "(2) ", "3: ", "- ", "* ", a bullet, an en dash.
-_MARKER = re.compile(r"(?:\(?\d{1,2}[.):]|[-*\u2022\u2013])\s+")
-# A formula describes one integral; a transformation must apply to any.
+# A formula describes one problem; a transformation must apply to any.
 _FORMULA = re.compile(r"\\int|∫|integra(?:te|l)\s*\(|[=\\{}$<>]")
 
 
 def _clean(line: str) -> str | None:
     """A line as a short description in plain words, None if it is not one."""
     # "1) **Lower the exponent**." -> "lower the exponent"
-    text = _MARKER.sub("", line, count=1)
+    text = LIST_MARKER.sub("", line, count=1)
     text = re.sub(r"[*_`\"“”]+", "", text).strip()
     # Too long: keep what comes before an explanation, as in "Lower the exponent: for instance ...".
     if len(text) > _MAX_CHARS or len(text.split()) > _MAX_WORDS:

@@ -18,7 +18,7 @@ from ladder_lite.evaluate.scores import (
     summarize,
     wilson_interval,
 )
-from ladder_lite.problems import Notes, Problem, notes
+from ladder_lite.problems import Notes, Problem
 from ladder_lite.problems.attempts import Attempt, Completion
 from ladder_lite.verify import Grade, Reason
 from tests.support.problems import TASK, problem
@@ -230,13 +230,13 @@ def test_techniques_come_from_the_notes_of_the_set() -> None:
 
 def test_notes_of_a_problem_set() -> None:
     problems = TASK.problems("test")
-    known = notes("tiny")
+    known = TASK.notes("tiny")
     assert {asked.id for asked in problems} < known.keys()
     for asked in problems[:10]:
         answer = known[asked.id].answer
         assert answer is not None
         assert TASK.grade(asked, f"<answer>{answer}</answer>").reason is Reason.CORRECT
-    assert {note.technique for note in notes("undergrad").values()} > {"powers and algebra"}
+    assert {note.technique for note in TASK.notes("undergrad").values()} > {"powers and algebra"}
 
 
 # --- votes

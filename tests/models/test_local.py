@@ -132,7 +132,7 @@ def test_ttrl_changes_no_weight(backend: Backend, tmp_path: Path) -> None:
     model, _ = backend.trainable()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with Live() as live:
-        library = open_library(recipe.variants, tmp_path)
+        library = open_library(task, recipe.variants, tmp_path)
         writer = Writer(task, backend, recipe.variants, library, {"tiny": tests}, recipe.seed)
         outcome = ttrl.train_on_problem(writer, tests[0], recipe, tmp_path, live)
     assert outcome.steps >= 1

@@ -16,9 +16,10 @@ import pytest
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
-from ladder_lite.problems import Problem, dataset, held_out_problems, load_problems, paper_sets
-from ladder_lite.problems.clean import clean, write_rows
-from ladder_lite.tasks import load_task
+from ladder_lite.problems import Problem, dataset, load_problems
+from ladder_lite.tasks import load_task, plain_task
+from ladder_lite.tasks.integration import paper_sets
+from ladder_lite.tasks.integration.lists import clean, write_rows
 
 DATA: dict[str, str | None] = {"integrand": "2*x", "variable": "x", "lower": None, "upper": None}
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def test_a_set_becomes_a_dataset(tmp_path: Path) -> None:
     full |= {"technique": "powers", "printed": "∫ t dt", "source": "an exam"}
     path = write(tmp_path, {**full, "steps": 2}, {"integrand": "x"}, {"integrand": "3", "split": "test"})
     found = dataset(path, "train")
-    columns = ["id", "integrand", "variable", "lower", "upper", "answer", "technique", "printed", "source"]
+    columns = ["id", "integrand", "variable", "lower", "upper", "printed", "answer", "technique", "source"]
     assert found.column_names == columns
     assert found.to_list() == [full, {**dict.fromkeys(full), "integrand": "x", "variable": "x"}]
     assert len(dataset("tiny", "test")) == 100
@@ -180,14 +181,17 @@ def test_the_question_is_read_if_the_integrand_is_null(tmp_path: Path) -> None:
 
 def test_held_out_problems_are_those_of_all_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
-    sets = held_out_problems()
+    sets = plain_task("integration").held_out()
     assert sorted(sets) == ["exam", "mit_bee", "tiny", "undergrad"]
     assert len(sets["exam"]) == 60  # without its probe, which only runs that use it hold out
     assert len(sets["tiny"]) == 100
     assert len(sets["undergrad"]) == 359  # a set without splits counts as a whole
     assert len(sets["mit_bee"]) == 18  # of the 20 of 2025; two have a printed statement
     write_rows(tmp_path / "ladder-paper.jsonl", [{"integrand": "x**3", "split": "test"}, {"integrand": "x"}])
-    assert [problem.data["integrand"] for problem in held_out_problems()["ladder-paper"]] == ["x**3", "x"]
+    assert [problem.data["integrand"] for problem in plain_task("integration").held_out()["ladder-paper"]] == [
+        "x**3",
+        "x",
+    ]
 
 
 def test_the_wheel_has_every_problem_set_and_recipe() -> None:
@@ -382,7 +386,7 @@ def test_cleaning_is_fast_and_imports_no_torch(tmp_path: Path) -> None:
     started = time.process_time()
     _, summary = clean(path)
     assert (summary["kept"], time.process_time() - started < 4) == (2000, True)  # takes half a second
-    code = "import sys; from pathlib import Path; from ladder_lite.problems.clean import clean"
+    code = "import sys; from pathlib import Path; from ladder_lite.tasks.integration.lists import clean"
     code += f"; clean(Path({str(path)!r}))"
     code += "; print({'torch', 'transformers', 'datasets', 'sympy', 'pooch'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

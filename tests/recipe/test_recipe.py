@@ -267,7 +267,7 @@ def test_a_run_in_many_budgets_ends_with_the_same_numbers(smoke_run: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "next_command"),
     [
-        ([], "next: python -m ladder_lite.solve INTEGRAND --model FOLDER"),
+        ([], "next: python -m ladder_lite.solve PROBLEM --model FOLDER"),
         (["seed=4", "eval.k=5"], "      python -m ladder_lite.recipe tiny eval.k=5 seed=5"),
         (["--smoke", "seed=4"], "next: python -m ladder_lite.recipe tiny seed=4"),
     ],

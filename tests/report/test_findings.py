@@ -321,6 +321,8 @@ def test_a_condition_without_verifiable_answers_is_not_compared(tmp_path: Path) 
     assert measure(a_run(tmp_path, files))["differences"] == []
 
 
-def test_a_problem_set_that_cannot_be_read_has_no_problems() -> None:
-    assert known_problems("no such set", "test") == []
-    assert len(known_problems("tiny", "test")) == 100
+def test_a_problem_set_that_cannot_be_read_has_no_problems(run: Path) -> None:
+    opened = open_run(run)
+    assert known_problems(opened, "no such set", "test") == []
+    assert known_problems(dataclasses.replace(opened, task="gone.py:Task"), "tiny", "test") == []
+    assert len(known_problems(opened, "tiny", "test")) == 100

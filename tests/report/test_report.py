@@ -198,7 +198,7 @@ def test_report_md_describes_the_variants_and_their_difficulty(run: Path) -> Non
     write_report(run)
     text = (run / "report.md").read_text()
     assert "suggestions from the default library of transformations, which is hand-written" in text
-    assert "with the problems of these sets: `tiny` (100), `mit_bee` (18)." in text
+    assert "with the problems of these sets, however they are written: `tiny` (100), `mit_bee` (18)." in text
     assert f"equal one of these problems: {n_found}." in text
     assert "(`mit_bee`)\n" in text
     assert "(77 tokens)" in text

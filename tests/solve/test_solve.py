@@ -26,10 +26,11 @@ from ladder_lite.terminal import Live
 from ladder_lite.verify import Grade, Reason, verify
 from tests.support.commands import run_command
 from tests.support.fakes import FakeBackend, Script
+from tests.support.problems import problem
 from tests.support.terminal import HOSTILE, a_console
 from tests.support.ttrl_runs import same
 
-KEYS = ["integrand", "lower", "upper", "verified", "answer", "latex", "attempts", "steps", "seconds"]
+KEYS = ["integrand", "variable", "lower", "upper", "verified", "answer", "latex", "attempts", "steps", "seconds"]
 
 
 def right(_prompt: str, _rng: Random) -> str:
@@ -197,8 +198,10 @@ def test_solve_returns_a_frozen_solution_and_prints_nothing(
 ) -> None:
     monkeypatch.setattr(Solver, "backend", FakeBackend(right))
     solution = solve("x**2")
-    assert [field.name for field in dataclasses.fields(Solution)] == KEYS
-    assert solution == Solution("x**2", None, None, True, "x**3/3", r"\frac{x^{3}}{3}", 3, 0, solution.seconds)
+    assert [*solution.to_row()] == KEYS
+    assert solution == Solution(
+        problem("x**2"), True, "x**3/3", r"\frac{x^{3}}{3}", attempts=3, steps=0, seconds=solution.seconds
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         solution.verified = False  # type: ignore[misc]
     assert capsys.readouterr() == ("", "")
@@ -316,7 +319,7 @@ def test_ttrl_solves_the_integral_and_leaves_no_trace(
     assert 1 <= solution.steps <= 8
     assert solution.attempts == 2 + 8 * solution.steps + 1
     assert solution.verified
-    assert verify(solution.integrand, solution.answer or "").reward == 1.0
+    assert verify(str(solution.problem.data["integrand"]), solution.answer or "").reward == 1.0
     out = data.getvalue().decode()
     assert " variants to learn from\n" in out
     assert f"step {solution.steps}: reward " in out

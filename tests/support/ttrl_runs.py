@@ -44,7 +44,7 @@ def run_ttrl(
     observer: ttrl.Observer | None = None,
     root: Problem | None = None,
 ) -> ttrl.Outcome:
-    library = open_library(recipe.variants, folder)
+    library = open_library(TASK, recipe.variants, folder)
     writer = Writer(TASK, backend, recipe.variants, library, {}, recipe.seed, deadline)
     with Live() as live:
         return ttrl.train_on_problem(writer, problem, recipe, folder, live, observer, root=root)

@@ -15,9 +15,8 @@ from ladder_lite.errors import UserError
 from ladder_lite.install import shipped
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Completion
-from ladder_lite.tasks import Rejected, Task, VariantRequest, load_task
+from ladder_lite.tasks import Index, Rejected, Task, VariantRequest, load_task
 from ladder_lite.verify import Reason
-from ladder_lite.verify.rules.fingerprints import Index
 from tests.support.problems import problem
 
 SETTINGS = load_recipe("tiny", ["task.protocol=strict"]).task
@@ -270,6 +269,21 @@ def test_prompts_can_have_the_whole_integral() -> None:
         assert task.variant_prompt(asked, REQUEST)[-1]["content"] == "E integrate(t**2,(t,-oo,pi/2))"
     for asked in task.problems("test"):  # in the wording that the embedded model was taught
         assert task.prompt(asked) == load_task(SETTINGS).prompt(asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solve": "∫"}, "task.prompts.solve: must contain {integral} or {integrand} or {variable}"),
+        ({"solve": "{integrand} {count}"}, "task.prompts.solve: no placeholder {count}; there are {integral}, "),
+        ({"easier": "{integrl}"}, "task.prompts.easier: no placeholder {integrl}; there are {integral}, {integrand}, "),
+    ],
+)
+def test_a_prompt_that_does_not_fit_the_task_is_refused(changes: dict[str, str], message: str) -> None:
+    prompts = SETTINGS.prompts.model_copy(update=changes)
+    with pytest.raises(UserError) as refused:
+        load_task(SETTINGS.model_copy(update={"prompts": prompts}))
+    assert str(refused.value).startswith(message)
 
 
 # --- reading variants

@@ -12,7 +12,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_json
 from ladder_lite.tasks import load_task
 from ladder_lite.variants import transformations
-from ladder_lite.variants.transformations import DEFAULT, EFFECTS, FILE, Library, open_library, read_list, write
+from ladder_lite.variants.transformations import EFFECTS, FILE, Library, default, open_library, read_list, write
 from tests.support.fakes import FakeBackend
 
 PROMPT = "task.prompts.transformations='list {count} changes that make it {effect}'"
@@ -63,7 +63,7 @@ def inventive(prompt: str, rng: Random) -> str:
 def test_the_model_is_asked_until_the_library_is_long_enough(tmp_path: Path) -> None:
     backend = FakeBackend(inventive)
     summary = write(TASK, backend, settings(), tmp_path, seed=0)
-    library = open_library(settings(), tmp_path)
+    library = open_library(TASK, settings(), tmp_path)
     assert (library.source, summary["source"]) == ("model", "model")
     for effect in EFFECTS:
         texts = library.of(effect)
@@ -87,11 +87,11 @@ def test_repeats_count_once_and_the_default_is_added(tmp_path: Path) -> None:
     replies = {"easier": "1. Drop a term\n2. drop the term.", "equivalent": "1. Reorder it all", "harder": "no idea"}
     backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])
     summary = write(TASK, backend, settings(), tmp_path, seed=0)
-    library = open_library(settings(), tmp_path)
+    library = open_library(TASK, settings(), tmp_path)
     assert (library.source, summary["source"]) == ("model and default",) * 2
     assert summary["written"] == {"easier": 1, "equivalent": 1, "harder": 1}
-    assert library.easier == ("drop a term", *DEFAULT.easier)
-    assert library.equivalent == ("reorder it all", *DEFAULT.equivalent)
+    assert library.easier == ("drop a term", *default(TASK).easier)
+    assert library.equivalent == ("reorder it all", *default(TASK).equivalent)
     assert len(backend.asked) == 9  # three rounds of three effects, the maximum
 
 
@@ -103,7 +103,7 @@ def test_a_transformation_belongs_to_the_effect_given_most_often(tmp_path: Path)
     }
     backend = FakeBackend(lambda prompt, rng: replies[prompt.rsplit(" ", 1)[-1]])
     write(TASK, backend, settings(), tmp_path, seed=0)
-    library = open_library(settings(), tmp_path)
+    library = open_library(TASK, settings(), tmp_path)
     assert "scale all of it" in library.equivalent
     assert "scale all of it" not in library.easier
     assert "turn it round" not in (*library.easier, *library.equivalent, *library.harder)  # a tie: dropped
@@ -124,33 +124,33 @@ def test_the_same_seed_writes_the_same_library(tmp_path: Path) -> None:
 
 
 def test_the_default_library_can_serve_every_request() -> None:
-    assert open_library(settings("default"), Path("nowhere")) is DEFAULT
+    assert open_library(TASK, settings("default"), Path("nowhere")) == default(TASK)
     for effect in EFFECTS:
-        texts = DEFAULT.of(effect)
+        texts = default(TASK).of(effect)
         assert len(texts) == len({text.casefold() for text in texts}) >= 5
         assert all(
             [text for _, text in read_list(f"1. {line}")] == [line] for line in texts
         )  # each would be read from a reply unchanged
-    everything = [text for effect in EFFECTS for text in DEFAULT.of(effect)]
+    everything = [text for effect in EFFECTS for text in default(TASK).of(effect)]
     assert len(everything) == len(set(everything))
 
 
 def test_lists_in_the_recipe_are_a_library(tmp_path: Path) -> None:
-    library = open_library(settings("{easier: [a, b, c, d, e], equivalent: [f, g, h, i, j]}"), tmp_path)
+    library = open_library(TASK, settings("{easier: [a, b, c, d, e], equivalent: [f, g, h, i, j]}"), tmp_path)
     assert library == Library("recipe", tuple("abcde"), tuple("fghij"), ())
 
 
 def test_the_library_of_another_run_can_be_reused(tmp_path: Path) -> None:
     write(TASK, FakeBackend(inventive), settings(), tmp_path, seed=0)
-    own = open_library(settings(), tmp_path)
-    again = open_library(settings(str(tmp_path / FILE)), tmp_path / "elsewhere")
+    own = open_library(TASK, settings(), tmp_path)
+    again = open_library(TASK, settings(str(tmp_path / FILE)), tmp_path / "elsewhere")
     assert (again.easier, again.equivalent, again.harder) == (own.easier, own.equivalent, own.harder)
     assert again.source == str(tmp_path / FILE)
 
 
 def test_a_library_too_short_for_the_requests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"default: has 12 equivalent .* variants.suggestions asks for up to 15"):
-        open_library(settings("default", most=15), tmp_path)
+        open_library(TASK, settings("default", most=15), tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"easier": []}', '{"source": "x", "easier": [1]}'])
@@ -159,7 +159,7 @@ def test_an_unreadable_library_is_named(tmp_path: Path, content: str | None) -> 
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as refused:
-        open_library(settings(str(path)), tmp_path)
+        open_library(TASK, settings(str(path)), tmp_path)
     assert str(refused.value).startswith(f"variants.transformations {path}: ")
 
 
@@ -167,4 +167,4 @@ def test_values_that_are_not_lists_of_text_are_refused(tmp_path: Path) -> None:
     for easier in ([1], "drop a term"):
         write_json(tmp_path / FILE, {"source": "model", "easier": easier, "equivalent": [], "harder": []})
         with pytest.raises(UserError, match="each effect must be a list"):
-            open_library(settings(str(tmp_path / FILE)), tmp_path)
+            open_library(TASK, settings(str(tmp_path / FILE)), tmp_path)

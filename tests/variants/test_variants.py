@@ -60,7 +60,9 @@ def grow(
 def writing(
     backend: FakeBackend, chosen: VariantSettings, seed: int = 0, held_out: Mapping[str, list[Problem]] | None = None
 ) -> Writer:
-    return Writer(TASK, cast(Backend, backend), chosen, open_library(chosen, Path("nowhere")), held_out or {}, seed)
+    return Writer(
+        TASK, cast(Backend, backend), chosen, open_library(TASK, chosen, Path("nowhere")), held_out or {}, seed
+    )
 
 
 def multiply(prompt: str, rng: Random) -> str:
@@ -579,7 +581,7 @@ def test_a_third_of_the_variants_of_each_root() -> None:
     ("arguments", "message"),
     [
         (["-x*("], 'error: "-x*(" is not an integral'),
-        (["x*("], 'error: "x*(" is not an integral (unreadable); write an integrand such as "x**2*exp(x)"\n'),
+        (["x*("], 'error: "x*(" is not an integral (unreadable); write one such as "x*sin(x)"\n'),
         (["x", "--recipe", "tyni"], 'error: unknown recipe "tyni"; did you mean tiny? '),
         (
             ["x", "--n", "0"],

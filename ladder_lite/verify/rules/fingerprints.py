@@ -30,7 +30,7 @@ _UNDEFINED: Final = np.iinfo(np.int64).min
 _NOT_REAL: Final = _UNDEFINED + 1
 _IS_NEAR: Final = np.abs(POINTS.real).reshape(2, -1) < 1
 _Numbers = NDArray[np.complex128]
-Keys = tuple[str, str]
+Keys = tuple[str, ...]
 Label = TypeVar("Label")
 
 
@@ -63,18 +63,18 @@ def fingerprints(data: Data, up_to_factor: bool = False) -> Keys:
 
 
 class Index(Generic[Label]):
-    """Labels of integrals by their keys. A lookup takes constant time."""
+    """Labels of problems by their keys. A lookup takes constant time."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
 
     def add(self, keys: Keys, label: Label) -> None:
-        """Add an integral by its keys. If an equal one was added before, that one keeps its label."""
+        """Add a problem by its keys. If an equal one was added before, that one keeps its label."""
         for key in keys:
             self._labels.setdefault(key, label)
 
     def find(self, keys: Keys) -> Label | None:
-        """Return the label of an integral that shares a key, or None."""
+        """Return the label of a problem that shares a key, or None."""
         return next((self._labels[key] for key in keys if key in self._labels), None)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import mpmath
 import pytest
 
-from ladder_lite.tasks.references import KeptReferences
+from ladder_lite.tasks.integration.references import KeptReferences
 from ladder_lite.verify import verify
 from ladder_lite.verify.numerics import definite, exact_integral
 from ladder_lite.verify.numerics.definite import reference

@@ -5,7 +5,8 @@ from itertools import permutations
 
 import pytest
 
-from ladder_lite.problems import load_problems, notes
+from ladder_lite.problems import load_problems
+from ladder_lite.tasks import plain_task
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.rules.same_answers import same_answers
 from ladder_lite.verify.rules.validity import Data
@@ -122,7 +123,7 @@ def test_hostile_answers_are_compared_in_bounded_time() -> None:
 
 
 def test_official_answers_equal_their_rewordings() -> None:
-    official = notes("undergrad")
+    official = plain_task("integration").notes("undergrad")
     for problem in load_problems("undergrad", "test")[:60]:
         answer = str(official[problem.id].answer)
         reworded = f"1 + ({answer})" if problem.data["lower"] is None else f"2*({answer})/2"

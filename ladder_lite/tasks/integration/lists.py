@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_atomic
+from ladder_lite.tasks.task import MAX_SHOWN_CHARS
 from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, Written, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
 from ladder_lite.verify.rules.validity import Data, fault
 
 _MAX_ENTRY_CHARS: Final = 20_000  # what is longer is not parsed
-MAX_SHOWN_CHARS: Final = 2_000  # of a rejected text: enough to see what went wrong
 
 
 class Entry(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ladder_lite.errors import UserError
 from ladder_lite.install import cache_folder
-from ladder_lite.problems.clean import read_problem, write_rows
+from ladder_lite.tasks.integration.lists import read_problem, write_rows
 
 # A fixed commit and the hashes of its files: a problem set must never change under a name that results were given for.
 _COMMIT: Final = "ed0bf9a092984dba0b49133b7732835c15df6b5a"

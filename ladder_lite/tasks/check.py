@@ -1,0 +1,209 @@
+"""Contract tests for any task: what the loop relies on, tried on the task's examples and on hostile texts.
+
+    for name, fault in check("my_task.py:MyTask"):
+        print(name, fault or "ok")
+
+The tests run in a process of their own, which is killed when one of them hangs. A second process, in which Python
+hashes texts differently, must come to the same grades and keys.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Final, NamedTuple
+from unittest.mock import patch
+
+from ladder_lite.errors import UserError, first_line
+from ladder_lite.jsonl import digest
+from ladder_lite.tasks import Grade, Problem, Reason, Task, VariantRequest, plain_task
+
+_LIMIT_S: Final = 20.0  # for one test; the start of the process and the imports of the task count as one
+_GARBAGE: Final = ("", "no tags", "<answer></answer>", "<answer>", "</answer>", "<answer>?!</answer>")
+# fmt: off
+_HOSTILE: Final = {
+    "digits": "9" * 100_000, "a power": "9**9**9**9", "an exponent": "1e999999999", "a division by zero": "1/0",
+    "brackets": "(" * 20_000 + ")" * 20_000, "a long sum": "x+" * 20_000 + "x", "letters": "a" * 40 + "!",
+    "a long word": "a" * 100_000, "blanks": "a" + " \t" * 50_000 + "a", "not a number": "nan", "infinity": "-inf",
+    "a lone surrogate": "\ud800", "control characters": "\x1b[2J\0", "other digits": "\u00b2\u0663\uff17",
+    "JSON": '{"a":[' * 10_000, "null": "null", "a list": "[[1], {}]", "code": "__import__('os').getcwd()",
+    "a template": "{0}{a.b}%s\\", "list items": "1. x\n- y\n" * 1_000,
+}
+# fmt: on
+_REQUEST: Final = VariantRequest("easier", "a teacher", ("a smaller number",), 2)
+
+
+class _Fault(Exception):  # noqa: N818 - what a test found
+    """What is wrong with a task."""
+
+
+class _Example(NamedTuple):
+    problem: Problem
+    gold: str
+    same: str | None
+
+
+def check(name: str, source: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """Test a task; yields each test's name and what is wrong, None if nothing is.
+
+    It is tested on its examples, or on the rows of a problem set that have an "answer". Raises UserError if the task
+    cannot be imported.
+    """
+    plain_task(name)
+    digests: list[str] = []
+    yield from _in_process(name, source, 0, digests)
+    if digests:
+        list(_in_process(name, source, 1, digests))  # only its digest is of interest
+        same = len(digests) == 2 and digests[0] == digests[1]
+        yield "reproducible", None if same else "grades or keys differ in another process: avoid hash() and clocks"
+
+
+def _in_process(name: str, source: str | None, hash_seed: int, digests: list[str]) -> Iterator[tuple[str, str | None]]:
+    context = get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    with patch.dict(os.environ, PYTHONHASHSEED=str(hash_seed)):
+        process = context.Process(target=_run, args=(name, source, there), daemon=True)
+        process.start()
+    there.close()  # so that the end of the process is noticed
+    running = "importing the task"
+    try:
+        while here.poll(_LIMIT_S):
+            ended, fault, running = here.recv()
+            if not running:
+                digests.append(fault)
+                return
+            if ended:
+                yield ended, fault
+        yield running, f"did not end within {_LIMIT_S:.0f} s; the tests after it were not run"
+    except EOFError:
+        yield running, "ended the whole process; the tests after it were not run"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _run(name: str, source: str | None, to_parent: Connection) -> None:
+    """Run the tests; send for each (the test that ended, what is wrong, the test that begins), at last a digest."""
+    task = plain_task(name)
+    examples: list[_Example] = []
+    tests: dict[str, Callable[[], None]] = {"examples": partial(_read, task, source, examples)}
+    for title, test in {
+        "statements": _statement,
+        "gold answers": _gold,
+        "other answers": _others,
+        "keys": _key,
+    }.items():
+        tests[title] = partial(_for_each, test, task, examples)
+    tests["garbage"] = partial(_garbage, task, examples)
+    tests |= {f"hostile text: {kind}": partial(_hostile, task, examples, text) for kind, text in _HOSTILE.items()}
+    ended = fault = None
+    for running, run_test in tests.items():
+        to_parent.send((ended, fault, running))
+        ended, fault = running, None
+        try:
+            run_test()
+        except _Fault as found:
+            fault = str(found)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"
+        if not examples:
+            break
+    to_parent.send((ended, fault, "grades and keys"))
+    seen = [[e.problem.id, task.fingerprints(e.problem), str(_graded(task, e.problem, e.gold))] for e in examples]
+    to_parent.send((None, digest(seen), ""))
+
+
+def _expect(ok: bool, fault: str) -> None:
+    if not ok:
+        raise _Fault(fault)
+
+
+def _graded(task: Task, problem: Problem, answer: str) -> Grade:
+    return task.grade(problem, f"<answer>{answer}</answer>")
+
+
+def _read(task: Task, source: str | None, examples: list[_Example]) -> None:
+    rows = [row.values for row in task.rows(source, None)] if source else [dict(row) for row in task.examples]
+    for row in rows:
+        if row.get("answer") is not None:
+            data = task.data_of(row)
+            task.check(data)
+            examples.append(_Example(Problem.root(task.settings.name, data), row["answer"], row.get("same")))
+    _expect(
+        len(examples) >= 3, 'fewer than 3 problems with an "answer": add `examples` to the task, or name --problems'
+    )
+
+
+def _for_each(
+    test: Callable[[Task, _Example, Sequence[_Example], str], None], task: Task, examples: Sequence[_Example]
+) -> None:
+    for example in examples:
+        test(task, example, examples, task.statement(example.problem)[:60])
+
+
+def _statement(task: Task, example: _Example, _: Sequence[_Example], shown: str) -> None:
+    problem = example.problem
+    _expect(bool(shown.strip()) and len(shown.splitlines()) == 1, f"a statement is not one line of text: {shown!r}")
+    named = problem.data.keys() <= task.fields.keys() and all(isinstance(v, str | None) for v in problem.data.values())
+    _expect(named, f"the values of a problem are not texts named by `fields`: {str(problem.data)[:80]}")
+    _expect(_again(problem) == problem, f"a problem changes when it is written as JSON and read again: {shown}")
+    placeholders = {*task.placeholders(problem)} == {*task.placeholder_names}
+    _expect(placeholders, "`placeholders` does not have the keys that `placeholder_names` lists")
+
+
+def _gold(task: Task, example: _Example, _: Sequence[_Example], shown: str) -> None:
+    problem, gold = example.problem, example.gold
+    before, grade = dict(problem.data), _graded(task, problem, gold)
+    right = (grade.reward, grade.reason) == (1.0, Reason.CORRECT)
+    _expect(right, f"{gold[:60]!r} is not accepted for {shown} ({grade.reason} {grade.detail})")
+    unchanged = dict(problem.data) == before and _graded(task, problem, gold) == grade
+    _expect(unchanged, f"grading an answer twice gives different results for {shown}")
+    places = task.same_answers(problem, [gold, "?!", gold])
+    _expect(places[0] == places[2] == 0, f"in a vote, the answer {gold[:60]!r} differs from itself: {places}")
+
+
+def _others(task: Task, example: _Example, examples: Sequence[_Example], shown: str) -> None:
+    others = {gold for _, gold, _ in examples} - {example.gold}
+    accepted = all(_graded(task, example.problem, gold).reward for gold in others)
+    _expect(not (others and accepted), f"every answer of another example is accepted for {shown}")
+
+
+def _key(task: Task, example: _Example, examples: Sequence[_Example], shown: str) -> None:
+    problem, same = example.problem, example.same
+    keys = {*task.fingerprints(problem)}
+    _expect({*task.fingerprints(_again(problem))} == keys, f"the key of {shown} changes when it is read again")
+    for other, *_ in examples:
+        differs = other == problem or keys.isdisjoint(task.fingerprints(other))
+        _expect(differs, f"{shown} has the key of {task.statement(other)[:60]}")
+    for again in (task.read(same), *task.parse_variants(f"1. {same}", problem, _REQUEST)) if same else ():
+        equal = isinstance(again, Problem) and not keys.isdisjoint(task.fingerprints(again))
+        _expect(equal, f"{str(same)[:60]} is not equal to {shown}")
+
+
+def _again(problem: Problem) -> Problem:
+    return Problem.from_row(json.loads(json.dumps(problem.to_row())))
+
+
+def _garbage(task: Task, examples: Sequence[_Example]) -> None:
+    for reply in _GARBAGE:
+        reward = task.grade(examples[0].problem, reply).reward
+        _expect(reward == 0.0, f"the reply {reply!r} gets a reward of {reward}")
+
+
+def _hostile(task: Task, examples: Sequence[_Example], text: str) -> None:
+    problem = examples[0].problem
+    reward = _graded(task, problem, text).reward
+    _expect(reward == 0.0, f"as an answer it gets a reward of {reward}")
+    task.same_answers(problem, [text])
+    read = task.parse_variants(text, problem, _REQUEST)
+    _expect(bool(read), "`parse_variants` returns nothing; a reply without a variant is one rejection")
+    for part in read:
+        if isinstance(part, Problem):
+            task.fingerprints(part), task.statement(part)
+    with suppress(UserError):
+        task.read(text)
