@@ -57,7 +57,7 @@ _ABLATION_COLOUR = ("#5b6fa8", "#9db0e6")
 BUILT_IN = {
     condition.name: condition
     for condition in (
-        Condition("base", "base model", "the model as it was downloaded", ("#5a5a5a", "#b4b4b4")),
+        Condition("base", "base model", "the model before any training", ("#5a5a5a", "#b4b4b4")),
         Condition(
             "rl_without_variants",
             "RL without variants",

@@ -83,6 +83,9 @@ def main(
         return
     with Live() as live:
         if dry:
+            if profile:
+                changes = ", ".join(f"{key}={value}" for key, value in recipe.profiles[profile].items())
+                live.say(f"profile {profile}: {changes}")
             live.print(dry_run.render(dry_run.predict(predicted, path)))
             return
         try:

@@ -7,7 +7,7 @@ It needs no GPU and no torch, and no network for the models of the shipped recip
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from heapq import nlargest
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ladder_lite.config import GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
+from ladder_lite.config import EMBEDDED, GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
@@ -30,6 +30,9 @@ from ladder_lite.tasks import load_task
 from ladder_lite.terminal import clock_time
 
 _SHOWN_PARTS = 2
+_WORDS = {"weights_4bit": "4-bit weights", "one_layer": "one layer at work", "cuda_context": "CUDA context"}
+_T4_TOKENS = 60 * 3.2e9
+"""Generated tokens a second on a T4, times weights: others report about 60 for a 3B model, training included."""
 
 
 def predict(recipe: Recipe, run: Path) -> dict[str, Any]:
@@ -59,12 +62,13 @@ def predict(recipe: Recipe, run: Path) -> dict[str, Any]:
         "max_completion_length": max(setup.max_completion_length for setup in setups),
         "tokens": {name: _known(number) for name, number in work.tokens().items()},
         "seconds_left": work.seconds_left(run),
+        "t4_hours": {name: _known(hours) for name, hours in work.t4_hours(shape.parameters).items()},
         "cards": [_card(recipe, setups, card_gb, gib) for card_gb, gib in memory.CARDS.items()],
     }
 
 
 def render(prediction: dict[str, Any]) -> RenderableType:
-    """The prediction as a table, a row for each card, and a few lines below it."""
+    """The prediction as a table, a row for each card, and a few lines below it; no table for the embedded model."""
     title = f"{prediction['recipe']}: {prediction['model']}, {prediction['parameters'] / 1e6:,.0f} million weights"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("card", "GiB", "micro-batch", "rollouts", "generate", "train"):
@@ -80,8 +84,10 @@ def render(prediction: dict[str, Any]) -> RenderableType:
             f"{card['generation_batch']}" if card["fits"] else "-",
             memory.gib(peaks["generate"]),
             memory.gib(peaks["train"]),
-            ", ".join(f"{name} {size / memory.GIB:.1f}" for name, size in largest),
+            ", ".join(f"{_WORDS.get(name, name.replace('_', ' '))} {size / memory.GIB:.1f}" for name, size in largest),
         )
+    if prediction["model"] == EMBEDDED:
+        return Group(f"{prediction['recipe']}: the embedded model, which needs no GPU.", *_lines(prediction)[1:])
     return Group(table, *_lines(prediction))
 
 
@@ -92,13 +98,26 @@ def _lines(prediction: dict[str, Any]) -> list[str]:
     return [
         "GiB: free memory on such a card. generate, train: predicted peaks in GiB, with the smallest batches if the "
         "card is too small. rollouts: completions generated at once.",
-        f"On every card: groups of {prediction['num_generations']}, {prediction['completions_per_step']} completions "
+        f"Groups of {prediction['num_generations']}, {prediction['completions_per_step']} completions "
         f"a step, up to {prediction['max_prompt_length']} + {prediction['max_completion_length']} tokens each.",
         f"Steps: at most {_count(prediction['steps'])} ({by_condition or 'no condition trains'}).",
         f"Tokens: at most about {_count(tokens['total'])} ({purposes}); most replies end earlier.",
+        *_t4_line(prediction["t4_hours"]),
         "Time left: unknown until two training steps have been measured."
         if left is None
-        else f"Time left: at most {clock_time(left)} of training at the pace so far, plus evaluation.",
+        else f"Time left: at most {clock_time(left)} of training at the pace so far, plus evaluation."
+        if left
+        else "All training steps are done.",
+    ]
+
+
+def _t4_line(hours: Mapping[str, int | None]) -> list[str]:
+    if not hours or None in hours.values():
+        return []
+    by_condition = ", ".join(f"{name} {n:,}" for name, n in hours.items())
+    return [
+        f"Hours on a T4, an estimate: at most {by_condition}. That is 60 tokens a second for a 3B model, as others "
+        "report, with every reply as long as allowed."
     ]
 
 
@@ -181,6 +200,13 @@ class _Workload:
             "variants": n_variants * (variants.max_new_tokens / variants.per_prompt) // 1,
         }
         return tokens | {"total": sum(tokens.values())}
+
+    def t4_hours(self, parameters: int) -> dict[str, float]:
+        """Hours of training on a T4 by condition, with replies of full length; none for models below a billion."""
+        # Smaller models do not get faster in proportion: the overhead of each decoding step remains.
+        tokens = {name: self.steps[name] * _tokens_per_step(each) for name, each in self.trainings.items()}
+        hours = {name: n * parameters / _T4_TOKENS / 3600 for name, n in tokens.items()}
+        return hours if parameters >= 1e9 else {}
 
     def _n_problems(self, *splits: tuple[str, str]) -> float:
         """The number of distinct problems in these (set, split) pairs; NaN if a set cannot be read."""

@@ -8,9 +8,10 @@ variation; each end is the wider one of two 95 % intervals:
   prevents an interval of width 0 if the seeds agree by chance.
 """
 
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -31,6 +32,8 @@ from ladder_lite.terminal import percent_interval, points_interval
 
 _MAY_DIFFER = ("seed", "description", "smoke", "profiles", "conditions", "full")
 """Recipe keys in which runs of one group may differ: the seed, and keys that do not affect a condition's result."""
+
+_MAX_SETTINGS = 20
 
 _HEADLINE_CONDITIONS = ("ladder", "base", "rl_without_variants", "ladder_ttrl")
 
@@ -62,6 +65,8 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
             | {"conditions": report["conditions"], "race": report["race"]}
             for run, name, report in zip(runs, _names(paths), reports, strict=True)
         ],
+        "smoke": [name for name, report in zip(_names(paths), reports, strict=True) if report["experiment"] == "smoke"],
+        "settings": _settings(runs),
         "means": [_means(group, runs, reports, rates) for group in groups if len(group) > 1],
         "differences": _differences(groups, rates),
     }
@@ -85,7 +90,7 @@ def describe(comparison: Mapping[str, Any]) -> Document:
         Chapter("Differences", _difference_blocks(comparison)),
         Chapter("Test-time reinforcement learning", _race_blocks(runs)),
         *(Chapter("Is it more than ...?", controls.describe(mean["controls"])) for mean in means),
-        Chapter("Runs", [bullets(map(_item, runs))]),
+        Chapter("Runs", [bullets(map(_item, runs)), *_settings_blocks(comparison["settings"], runs)]),
     ]
     return Document(f"LADDER: {len(runs)} runs compared", _headline(comparison), chapters)
 
@@ -107,6 +112,22 @@ def _groups(runs: Sequence[Run]) -> list[list[int]]:
         groups[settings, n_earlier[settings, run.seed]].append(index)
         n_earlier[settings, run.seed] += 1
     return list(groups.values())
+
+
+def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the settings in which the runs differ, with the value in each run; None where it has no such setting."""
+    flat = [dict(_flatten(run.settings)) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    values = {key: [settings.get(key) for settings in flat] for key in keys if key.split(".")[0] not in _MAY_DIFFER}
+    return {key: own for key, own in values.items() if any(value != own[0] for value in own)}
+
+
+def _flatten(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _means(
@@ -181,7 +202,19 @@ def _title(mean: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     return f"mean of {code(runs[mean['runs'][0]]['recipe'], 40)} over {len(mean['seeds'])} seeds"
 
 
+def _settings_blocks(settings: Mapping[str, Sequence[Any]], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not settings:
+        return ["Their settings differ in nothing but the seed and what runs."]
+    head = ["setting", *(code(run["name"], 40) for run in runs)]
+    shown = list(settings.items())[:_MAX_SETTINGS]
+    rows = [[code(key), *(code(json.dumps(value), 40) for value in values)] for key, values in shown]
+    left = f" (the first {_MAX_SETTINGS} of {len(settings)})" if len(settings) > _MAX_SETTINGS else ""
+    return [f"Settings in which they differ{left}:", grid("l", head, rows)]
+
+
 def _headline(comparison: Mapping[str, Any]) -> str:
+    if comparison["smoke"]:
+        return f"Smoke tests are among these runs ({', '.join(comparison['smoke'])}): their numbers mean nothing."
     # The first group with a mean of LADDER: it is that of the runs that were named first.
     for mean in comparison["means"]:
         shares = mean["conditions"]
@@ -205,12 +238,13 @@ def _difference_blocks(comparison: Mapping[str, Any]) -> list[str]:
             "condition": code(row["condition"]),
             "difference": f"{names[row['run']]} minus {names[row['reference']]}",
             "points": points_interval(row),
+            "beyond chance": "yes" if row["low"] > 0 or row["high"] < 0 else "not shown",
         }
         for row in comparison["differences"]
     ]
     if between:
         how = "in percentage points of pass@1 (paired bootstrap over the problems):"
-        blocks += [f"Between runs, on the same test problems, {how}", table("llr", between)]
+        blocks += [f"Between runs, on the same test problems, {how}", table("llrl", between)]
     return blocks
 
 

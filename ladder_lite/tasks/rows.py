@@ -39,8 +39,9 @@ def read_rows(path: Path, split: str | None, fields: Collection[str], optional: 
         # split("\n") and not splitlines(): a JSON string may contain other line breaks, such as U+2028.
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(
-            f"{path}: cannot read this problem set ({error}); give the name of a set or the path of a file"
+            f"{path}: cannot read this problem set ({why}); give the name of a set or the path of a file"
         ) from error
     # All rows are checked, whatever the split: a mistake in the test split shows before training starts.
     numbered = [(f"{path}:{number}", number, line) for number, line in enumerate(lines, start=1) if line.strip()]

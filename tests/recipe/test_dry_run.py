@@ -79,11 +79,36 @@ def test_a_probe_and_the_base_model_take_tokens() -> None:
 
 
 def test_the_table_is_printed_and_no_file_is_written(tmp_path: Path) -> None:
-    result = _run(tmp_path, "tiny", "--dry-run")
+    result = _run(tmp_path, "llama3b", "--dry-run", "--profile", "kaggle")
     assert result.returncode == 0
     assert all(f"{card} GB" in result.stdout for card in CARDS)
-    assert "groups of 8, 64 completions a step" in result.stdout
+    assert "4-bit weights 1.4" in result.stdout
+    assert "Groups of 8, 32 completions a step" in result.stdout
+    assert "profile kaggle: " in result.stdout
+    assert "grpo.trl.max_steps=100" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_embedded_model_needs_no_card(tmp_path: Path) -> None:
+    text = _run(tmp_path, "tiny", "--dry-run").stdout
+    assert text.startswith("tiny: the embedded model, which needs no GPU.\n")
+    assert not any(word in text for word in ("GB", "GiB", "T4", "weights"))
+    assert "Steps: at most 500" in text
+
+
+def test_hours_on_a_card_follow_from_tokens_and_weights() -> None:
+    found = _predict("llama3b")
+    rate = 60 * 3.2e9 / found["parameters"]
+    assert found["t4_hours"]["ladder"] == int(250 * 64 * 1024 / rate / 3600) == 76
+    console = Console(width=200, record=True)
+    console.print(render(found))
+    assert (
+        "Hours on a T4, an estimate: at most rl_without_variants 76, ladder 76, ladder_ttrl 152."
+        in console.export_text()
+    )
+    assert _predict("smollm")["t4_hours"] == {}  # too small for that rate
+    absent = _predict("qwen7b", "task.test=absent.jsonl", "ttrl.problems=all")["t4_hours"]
+    assert absent["ladder_ttrl"] is None
 
 
 def test_json_without_dry_run_is_a_usage_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ladder_lite.report import summary_table, write_comparison, write_report
 from ladder_lite.report.__main__ import app
 from ladder_lite.report.drawing.palette import PALETTE
 from ladder_lite.report.test_time import compared
-from tests.support.finished_run import HOSTILE, build_run, problems_of_run, replace, revise
+from tests.support.finished_run import HOSTILE, build_run, problems_of_run, replace, revise, revise_recipe
 
 HUGE = "</code><img src=x onerror=alert(1)>\u202e\x00" + "x" * 1_000_000
 ACTIVE = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "image", "foreignobject", "a", "video"}
@@ -296,6 +296,7 @@ def test_seeds_are_compared_by_their_mean(tmp_path: Path) -> None:
 def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, tests: list[Problem]) -> None:
     one, other = seeds(tmp_path, [0.5, 0.6])
     recipe = yaml.safe_load((other / "recipe.resolved.yaml").read_text())
+    recipe_of_one = yaml.safe_load((one / "recipe.resolved.yaml").read_text())
     recipe["grpo"]["eval_every"] = 99
     (other / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
     attempts = other / "conditions/ladder/eval/attempts.jsonl"
@@ -305,8 +306,22 @@ def test_runs_of_other_settings_are_compared_problem_by_problem(tmp_path: Path, 
     found = {row["condition"]: row for row in comparison["differences"]}
     assert set(found) == {"base", "rl_without_variants", "ladder_ttrl"}  # LADDER answered other problems
     assert found["base"]["value"] == 0.0
+    assert comparison["settings"] == {"grpo.eval_every": [recipe_of_one["grpo"]["eval_every"], 99]}
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert "| `grpo.eval_every` | `20` | `99` |" in text
+    assert re.search(r"\| `base` \| `run-s1` minus `run-s0` \| \+0.0 .* \| not shown \|", text)
+    assert comparison["smoke"] == []
     with pytest.raises(UserError, match="named twice"):
         write_comparison([one, one / "." / ""], tmp_path / "out")
+
+
+def test_a_comparison_with_a_smoke_test_says_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
+    one, other = seeds(tmp_path, [0.5, 0.6])
+    revise_recipe(other, "smoke={eval.samples: 4, eval.k: 2, variants.per_root: 99}")
+    write_comparison([one, other], tmp_path / "out")
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert "Smoke tests are among these runs (run-s1): their numbers mean nothing." in text
+    assert "Mean pass@1" not in text
 
 
 def test_a_watched_page_is_rewritten_and_reloads_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
