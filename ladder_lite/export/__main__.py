@@ -36,7 +36,9 @@ def main(
     push_to: Annotated[
         str | None, typer.Option("--push", metavar="REPO", help="Upload it to the hub, private if REPO is new.")
     ] = None,
-    quantization: Annotated[str, typer.Option(help=f"For GGUF files: {', '.join(QUANTIZATIONS)}.")] = "q4_k_m",
+    quantization: Annotated[
+        str | None, typer.Option(help=f"For GGUF files: {', '.join(QUANTIZATIONS)}.  [default: q4_k_m]")
+    ] = None,
 ) -> None:
     """Export what a run made: the adapter, the merged model, GGUF files, or the variants as a data set."""
     # The options are plain strings rather than choices, so that an error can name the nearest word.
@@ -44,6 +46,9 @@ def main(
         raise UserError(
             f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"
         )
+    if quantization is not None and format_ != "gguf":
+        raise UserError(f"--quantization {quantization}: only GGUF files are quantized; add --format gguf")
+    quantization = quantization or "q4_k_m"
     if quantization not in QUANTIZATIONS:
         raise UserError(f"--quantization {quantization}: unknown{nearest(quantization, QUANTIZATIONS)}; see --help")
     chosen: Format = next(known for known in get_args(Format) if known == format_)

@@ -58,6 +58,8 @@ def main(
     deadline = Deadline.after(budget)
     if json_ and not dry:
         raise UserError("--json needs --dry-run; the results of a run are in report.json of its folder")
+    if list_ and name is not None:
+        raise UserError(f"--list: lists all recipes; leave out {name}, or use --print to see it")
     if list_:
         lines = _stage_lines(run_dir) if run_dir else [f"{name:<10} {text}" for name, text in list_recipes()]
         typer.echo("\n".join(lines))

@@ -16,6 +16,7 @@ Exit codes: 0 for a verified answer, 1 for no verified answer, 2 for a mistake i
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -170,8 +171,8 @@ class Solver:
         """
         started = time.monotonic()
         problem = self.read(text, **fields)
-        self._check(problem)
-        search = Search(self.task, self.backend, self.recipe, problem, self.live, deadline or Deadline.never())
+        ways = self._readable([problem, self.task.detour(problem)])
+        search = Search(self.task, self.backend, self.recipe, problem, ways, self.live, deadline or Deadline.never())
         try:
             search.sample(self.recipe.eval.samples if samples is None else samples)
             if search.answer is None and ttrl:
@@ -184,15 +185,22 @@ class Solver:
         seconds = round(time.monotonic() - started, 3)
         return Solution(problem, answer is not None, answer, latex, len(search.attempts), search.steps, seconds)
 
-    def _check(self, problem: Problem) -> None:
-        backend = self.backend
-        try:
-            backend.check([self.task.prompt(problem)])
-        except UserError as error:
-            if self.recipe.model.id != EMBEDDED:
-                raise
+    def _readable(self, problems: Sequence[Problem | None]) -> list[Problem]:
+        """The problems whose prompts the model can read. Raises UserError if there are none."""
+        readable: list[Problem] = []
+        errors: list[UserError] = []
+        for problem in filter(None, problems):
+            try:
+                self.backend.check([self.task.prompt(problem)])
+                readable.append(problem)
+            except UserError as error:
+                errors.append(error)
+        if not readable and self.recipe.model.id == EMBEDDED:
             # Its vocabulary is small: a prompt with erf(x), for example, cannot be tokenized.
-            raise UserError(f"{error}; the embedded model reads {KNOWS}: take another --model") from error
+            raise UserError(f"{errors[0]}; the embedded model reads {KNOWS}: take another --model")
+        if not readable:
+            raise errors[0]
+        return readable
 
 
 def _choose(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ladder_lite.budget import Deadline
 from ladder_lite.config import EMBEDDED
-from ladder_lite.errors import run
+from ladder_lite.errors import UserError, run
 from ladder_lite.solve import CHAT_RECIPE, Solution, Solver
 from ladder_lite.tasks import Task
 from ladder_lite.terminal import Live, counted
@@ -57,6 +57,8 @@ def main(
 ) -> None:
     """Solve one problem and verify the answer. Exit codes: 0 verified, 1 no verified answer, 2 invalid input."""
     deadline = Deadline.after(budget)
+    if steps is not None and not ttrl:
+        raise UserError(f"--steps {steps}: limits the training of --ttrl, which is missing")
     console = Console(stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False)
     # With --json, whatever libraries print to stdout goes to stderr, so that stdout is valid JSON.
     with redirect_stdout(sys.stderr) if json_ else nullcontext(), Live(console if json_ else None) as live:

@@ -40,14 +40,16 @@ _SHOWN_ANSWERS = 2
 class Search:
     """The search for one verified answer: `sample` first, then `learn`.
 
-    During `learn` it is the `ttrl.Observer` of the TTRL run: `tree` and `step` are called back to collect the tries and
-    to draw the tree. `answer` is the first verified answer, None so far otherwise.
+    `ways` are the problem itself and its detour (see `Task.detour`), as far as the model can read their prompts.
+    `answer` is the first verified answer to the problem, None so far otherwise. During `learn` this is the
+    `ttrl.Observer` of the TTRL run: `tree` and `step` are called back to collect the tries and to draw the tree.
     """
 
     task: Task
     backend: Backend
     recipe: Recipe
     problem: Problem
+    ways: Sequence[Problem]
     live: Live
     deadline: Deadline
     attempts: list[Attempt] = field(default_factory=list, init=False)
@@ -58,7 +60,16 @@ class Search:
     _results: dict[str, list[bool]] = field(default_factory=dict, init=False)
 
     def sample(self, n: int) -> None:
-        """Sample up to `n` answers, in portions; stop after the first portion with a verified one."""
+        """Sample up to `n` answers to each problem of `ways`, until one is verified."""
+        for problem in self.ways:
+            if problem != self.problem:
+                self.live.say(f"now by way of {show(self.task.statement(problem))}")
+            self._sample(problem, n)
+            if self.answer is not None:
+                return
+
+    def _sample(self, problem: Problem, n: int) -> None:
+        """Sample in portions; stop after the first one with a verified answer."""
         from ladder_lite.evaluate import Sampler
 
         recipe, live = self.recipe, self.live
@@ -69,18 +80,18 @@ class Search:
                 part = min(size, n - start)
                 with self.deadline.piece("answers", part):
                     # Each portion has its own seed; with one for all, they would repeat the same answers.
-                    new = sampler.sample([self.problem], part, recipe.seed * 1000 + start)
-                self._record(new)
-                bar.set(len(self.attempts))
+                    new = sampler.sample([problem], part, recipe.seed * 1000 + start)
+                self._record(new, problem)
+                bar.set(start + part)
                 # Right answers first: False sorts before True.
                 for attempt in sorted(new, key=lambda attempt: not attempt.correct)[:_SHOWN_ANSWERS]:
                     live.say(f"  {verdict(attempt)}  {show(attempt.completion.text)}")
                 if self.answer is not None:
                     return
-        live.say(f"none of {len(self.attempts)} answers is right: {_count_outcomes(self.attempts)}")
+        live.say(f"none of {n} answers is right: {_count_outcomes(self.attempts[-n:])}")
 
     def learn(self, max_steps: int | None = None) -> None:
-        """Run TTRL on the problem in a temporary folder, for at most `max_steps` steps (the recipe's if None).
+        """Run TTRL on the first of `ways` in a temporary folder, for at most `max_steps` steps (the recipe's if None).
 
         The adapter is restored however this ends, Ctrl-C and OutOfTime included.
         """
@@ -108,9 +119,10 @@ class Search:
             library = transformations.open_library(task, recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self.deadline)
-            ttrl.train_on_problem(writer, self.problem, recipe.model_copy(update=changes), folder, live, observer=self)
+            ttrl.train_on_problem(writer, self.ways[0], recipe.model_copy(update=changes), folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
-            self._record([Attempt.from_row(row) for row in read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)])
+            attempts = read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)
+            self._record([Attempt.from_row(row) for row in attempts], self.ways[0])
         # On a terminal the panel disappears at the end, so the whole tree is printed once. A log (`room` is None) has
         # had a line for each variant of each step.
         if self._variants and live.panel_height is not None:
@@ -134,7 +146,7 @@ class Search:
             # Removing the key first moves it to the end of the dict, whose order `_draw` relies on.
             results = self._results.pop(attempt.problem_id, [])
             self._results[attempt.problem_id] = [*results, attempt.correct]
-        self._record(tries)
+        self._record(tries, self.ways[0])
         live = self.live
         live.say(
             f"step {step.step}: reward {step.reward:.2f}, zero-variance groups {percent(step.groups_without_signal)}; "
@@ -146,10 +158,16 @@ class Search:
         live.say(f"  {verdict(best)}  {show(best.completion.text)}")
         self._draw()
 
-    def _record(self, attempts: Sequence[Attempt]) -> None:
+    def _record(self, attempts: Sequence[Attempt], problem: Problem) -> None:
         self.attempts += attempts
-        right = (attempt.grade.answer for attempt in attempts if attempt.correct)
-        self.answer = self.answer or next(right, None)
+        for attempt in attempts:
+            if attempt.correct and self.answer is None:
+                answer = str(attempt.grade.answer)
+                if problem != self.problem:
+                    answer = self.task.after_detour(self.problem, answer)
+                    if not self.task.grade(self.problem, f"<answer>{answer}</answer>").reward:
+                        continue
+                self.answer = answer
 
     def _list(self, ids: set[str]) -> None:
         """Print a line for each of these variants, with its pass rate so far."""

@@ -143,6 +143,14 @@ class Task:
         """Return what an answer to the problem is called."""
         return "answer"
 
+    def detour(self, problem: Problem) -> Problem | None:  # noqa: ARG002
+        """Return another problem whose answer leads to this one's, for `solve`; None, the default, without one."""
+        return None
+
+    def after_detour(self, problem: Problem, answer: str) -> str:
+        """Return the answer to the problem that follows from a right answer to `detour(problem)`."""
+        raise NotImplementedError
+
     # --- What it may define: problem sets
 
     def sets(self) -> Mapping[str, Path]:

@@ -483,6 +483,7 @@ def test_an_unreachable_hub(
     [
         (["--format", "merge"], "did you mean merged?"),
         (["--format", "gguf", "--quantization", "q4_m"], "did you mean q4_"),
+        (["--format", "adapter", "--quantization", "q8_0"], "only GGUF files are quantized"),
         (["--format", "adapter", "--push", "me/mine"], "no Hugging Face token"),
         (["--format", "adapter", "--push", "me/mi ne"], "not a valid repository name"),
     ],

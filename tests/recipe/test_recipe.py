@@ -66,6 +66,7 @@ def test_torch_is_not_imported_before_it_is_needed(arguments: list[str]) -> None
         (["tiny", "model.id=/no/such/folder", "--only", "base"], ["/no/such/folder", "cannot load", "embedded"]),
         (["tiny", "task.test=missing.jsonl", "--only", "base"], ["missing.jsonl", "cannot read this problem set"]),
         (["tiny", "--frob"], ["--frob"]),
+        (["tiny", "--list"], ["--list: lists all recipes", "--print"]),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:

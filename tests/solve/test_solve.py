@@ -105,6 +105,7 @@ def test_a_failure_is_reported_with_remedies(run_cli: Callable[..., tuple[int, s
         (["x", "--lower", "0", "--upper", "y"], "not an integral (bad bounds)"),
         (["x", "--budget", "3x"], "--budget 3x: "),
         (["x", "--samples", "0"], "Invalid value for '--samples'"),
+        (["x", "--steps", "3"], "--steps 3: limits the training of --ttrl"),
         (["x", "--ttlr"], "Got unexpected extra argument"),
         (["x", "--condition", "ladder"], "--condition ladder: tiny is not a run folder"),
         (["x", "--recipe", "smollm"], "--recipe smollm: --model tiny "),
@@ -223,6 +224,34 @@ def test_a_definite_integral_is_reported_as_a_value(run_cli: Callable[..., tuple
     assert code == 0
     assert "verified value: 1/3\n" in out
     assert "checked: It equals the integral's value by numerical quadrature, to 1e-08" in out
+
+
+@pytest.mark.parametrize(
+    ("integrand", "bounds", "antiderivative", "value"),
+    [
+        ("2*x", ("1", "3"), "x**2", "(3)**2-((1)**2)"),
+        ("exp(2*x)", ("-1", "pi/2"), "exp(2*x)/2 + C", "exp(2*(pi/2))/2-(exp(2*(-1))/2)"),
+        ("2*x", ("1", "oo"), "x**2", None),  # it diverges
+        ("exp(-x)", ("0", "oo"), "-exp(-x)", None),  # no value at the bound
+        ("1/(5+4*cos(x))", ("0", "2*pi"), "2*atan(tan(x/2)/3)/3", None),  # it jumps at pi, where F(b)-F(a) is wrong
+    ],
+)
+def test_a_definite_integral_may_be_solved_by_its_antiderivative(
+    monkeypatch: pytest.MonkeyPatch, integrand: str, bounds: tuple[str, str], antiderivative: str, value: str | None
+) -> None:
+    def script(prompt: str, _: Random) -> str:
+        return f"<answer>{antiderivative if '(x,' not in prompt else 'x'}</answer>"
+
+    monkeypatch.setattr(Solver, "backend", FakeBackend(script))
+    if bounds[1] == "oo" and integrand == "2*x":
+        with pytest.raises(UserError, match="cannot be verified"):
+            solve(integrand, lower=bounds[0], upper=bounds[1])
+        return
+    solution = solve(integrand, lower=bounds[0], upper=bounds[1])
+    assert solution.answer == value
+    assert (solution.problem.data["lower"], solution.problem.data["upper"]) == bounds
+    if value is not None:
+        assert verify(integrand, value, lower=bounds[0], upper=bounds[1]).reward == 1.0
 
 
 def test_the_strict_rule_applies_whatever_the_recipe(tmp_path: Path) -> None:

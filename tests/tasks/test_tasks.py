@@ -71,6 +71,8 @@ def test_a_typed_integral_is_a_root(
         ("sni(x)", "unknown function sni; did you mean sin?"),
         ("integrate(2*tann(x), x)", "unknown function tann; did you mean tan?"),
         ("integrate(3, x)", "not one variable"),
+        ("t*sin(t)", "its variable is not x: write integrate(t*sin(t), t)"),
+        ("t*y", "unreadable"),
         ("1/(x-x)", "undefined"),
         ("x**99999", "too large"),
         ("", "un"),

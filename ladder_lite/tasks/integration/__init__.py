@@ -8,6 +8,7 @@ of a chat model go through the same code.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -105,6 +106,9 @@ class IntegrationTask(Task):
             called = re.findall(r"([A-Za-z]\w+)\s*\(", text)
             if unknown := [name for name in called if name not in (*NAMES, "integrate", "Integral")]:
                 raise Unreadable(f"unknown function {unknown[0]}{nearest(unknown[0], NAMES)}")
+            letters = {*re.findall(r"\b[A-Za-z]\b", text)} - {"x"}
+            if len(letters) == 1 and read_problem(f"integrate({text}, {min(letters)})")[0] is not None:
+                raise Unreadable(f"its variable is not x: write integrate({text[:40]}, {min(letters)})")
         raise Unreadable(reason.replace("_", " "))
 
     def read(self, text: str, **fields: str | None) -> Problem:
@@ -206,6 +210,23 @@ class IntegrationTask(Task):
             "between them. It is a test, not a proof: a wrong derivative that is as close, or wrong only between the "
             "points, would pass."
         )
+
+    def detour(self, problem: Problem) -> Problem | None:
+        """Return the antiderivative of a definite integral with finite bounds."""
+        bounds = bounds_of(problem.data)
+        if bounds is None or not all(map(isfinite, bounds)):
+            return None
+        return Problem.root(self.settings.name, {**problem.data, "lower": None, "upper": None})
+
+    def after_detour(self, problem: Problem, answer: str) -> str:
+        """Return F(b)-F(a). It is a right answer only if F is continuous between the bounds, so it is graded, too."""
+        variable = problem.data["variable"] or "x"
+        formula = bare(parse(answer, variable, constant_of_integration=True))
+        upper, lower = (
+            re.sub(rf"\b{variable}\b", f"({parse(str(problem.data[end]), variable).source})", formula)
+            for end in ("upper", "lower")
+        )
+        return f"{upper}-({lower})"
 
     def answer_noun(self, problem: Problem) -> str:
         """Return "antiderivative" or "value"."""
