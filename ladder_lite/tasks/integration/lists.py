@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ladder_lite.errors import UserError
 from ladder_lite.jsonl import write_atomic
+from ladder_lite.tasks.rows import NOTES
 from ladder_lite.tasks.task import MAX_SHOWN_CHARS
 from ladder_lite.verify.expressions.replies import TEXT_KEYS, Piece, Unread, Written, as_text, read_fields, read_one
 from ladder_lite.verify.rules.fingerprints import Index, fingerprints
@@ -38,8 +39,9 @@ def clean(
     """The valid problems of a list, without those equal as functions to an earlier one, and a summary.
 
     The summary is {"read", "kept", "duplicates", "rejected": {reason: count}, "seconds"}; the counts add up to "read".
-    `out` receives the problems as JSON lines, `rejected` rows {"line", "text", "reason"}, duplicates also with
-    {"duplicate_of": line}. Each file is written as a whole or not at all. Raises UserError if `path` is not a list.
+    A problem keeps the id, answer, technique, source and note of its entry. `out` receives the problems as JSON lines,
+    `rejected` rows {"line", "text", "reason"}, duplicates also with {"duplicate_of": line}. Each file is written as a
+    whole or not at all. Raises UserError if `path` is not a list.
     """
     started = time.perf_counter()
     # resolve(): the same file may be given by two paths. Writing --out over the list would destroy it.
@@ -58,7 +60,8 @@ def clean(
         keys = fingerprints(data, up_to_factor)
         if (first := index.find(keys)) is None:
             index.add(keys, entry.line)
-            kept.append(data)
+            written = entry.value if isinstance(entry.value, dict) else {}
+            kept.append({**data, **{key: written[key] for key in NOTES if isinstance(written.get(key), str)}})
         else:
             refused.append(row | {"reason": "duplicate", "duplicate_of": first})
     if not kept and not refused:
