@@ -30,6 +30,10 @@ class UserError(Exception):
         super().__init__(_one_line(message))
 
 
+class NotFetchedError(UserError):
+    """A problem set that must be downloaded first."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error message, or the error's type if it has no message."""
     # CUDA and the hub append whole paragraphs of advice.

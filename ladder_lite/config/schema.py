@@ -68,12 +68,13 @@ class Prompts(_Section):
         if template is None:
             return None
         try:
-            used = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+            parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"must double its literal braces: {error}") from error
-        # Names alone: {problem.data} or {0} would reach into an object.
-        if others := [field for field in used if not field.isidentifier()]:
-            raise ValueError(f"must double its literal braces: {{{others[0]}}} is not a placeholder")
+        # Names alone: {problem.data} would reach into an object, and {problem:d} fails for a text.
+        used = {str(name) for _, name, _, _ in parts}
+        if others := [name for _, name, *formats in parts if not str(name).isidentifier() or any(formats)]:
+            raise ValueError(f"must double its literal braces: {{{others[0]}}} is not a plain placeholder")
         # Those of the other templates are the task's, which checks them when it is made (`Task.check_prompts`).
         if info.field_name == "transformations" and not {"effect"} <= used <= {"effect", "count"}:
             raise ValueError("must contain {effect} and no placeholder but {effect} and {count}")

@@ -164,9 +164,9 @@ def _data_card(recipe: Recipe, condition: str) -> str:
 
 # Variants of the recipe `{recipe.name}`, seed {recipe.seed}
 
-{task.nouns[1].capitalize()} that the model `{recipe.model.id}` wrote as easier or equivalent variants of the
-problems of `{recipe.task.train}`. The condition `{condition}` of ladder_lite (LADDER, arXiv 2503.00735) took its
-training problems from this tree.
+{task.nouns[1].capitalize()} that the model `{recipe.model.id}` wrote, or the task if `transforms` says so,
+as easier or equivalent variants of the problems of `{recipe.task.train}`. The condition `{condition}` of ladder_lite
+(LADDER, arXiv 2503.00735) took its training problems from this tree.
 
 {fields}
 - `answer`: an answer of the model that the verifier accepted, null if there was none. A verifier tests an answer; it

@@ -30,6 +30,11 @@ def distances(problems: Sequence[Problem], others: Sequence[Problem]) -> NDArray
     B are multisets: 0 if the problems differ in numbers only, 1 if they share no pair. The order of the terms of a sum
     hardly matters.
     """
-    rows, columns = ([Counter(pairwise(tokens(problem))) for problem in each] for each in (problems, others))
+
+    def pairs(problem: Problem) -> Counter[tuple[str, ...]]:
+        own = tokens(problem)
+        return Counter(pairwise(own)) if len(own) > 1 else Counter([(*own,)])  # a single word has no pair
+
+    rows, columns = ([pairs(problem) for problem in each] for each in (problems, others))
     shared = [[2 * (a & b).total() / max(1, a.total() + b.total()) for b in columns] for a in rows]
     return 1 - np.array(shared, dtype=np.float64).reshape(len(rows), len(columns))

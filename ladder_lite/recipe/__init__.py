@@ -9,6 +9,7 @@ After a kill, a crash, Ctrl-C or the end of the budget, the same command resumes
 `Experiment.run_condition` in `ladder_lite.recipe.experiment`.
 """
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ladder_lite.config import Recipe, with_more
 from ladder_lite.recipe import stages
 from ladder_lite.recipe.experiment import Experiment
 from ladder_lite.runs import RunDir, layout, read_json
-from ladder_lite.tasks import load_task
+from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
 
 
@@ -47,6 +48,7 @@ def run_recipe(
     rerun = [name for name in stale if name in redo or (path / name).exists()]
     recipe = with_more(recipe, [name for stage in rerun if (name := layout.condition_name(stage))])
     with RunDir.open(path, recipe, redo=bool(redo)) as run:
+        _keep_source(task, run.path / layout.TASK, live)
         # Dependent stages are removed first: a kill in between must not leave results whose inputs are gone.
         for name in reversed(stale):
             run.stage(name, None).clear()
@@ -64,3 +66,15 @@ def run_recipe(
             live.say("everything is done already; --redo STAGE reruns a stage")
             return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
         return report.write_report(run.path)
+
+
+def _keep_source(task: Task, copy: Path, live: Live) -> None:
+    """Copy the file of a task of the user's into the run folder; warn if it has changed since the run began."""
+    file = inspect.getsourcefile(type(task))
+    if file is None or type(task).__module__.startswith("ladder_lite."):
+        return
+    source = Path(file).read_bytes()
+    # Not an error: the change may repair what stopped the run.
+    if copy.exists() and copy.read_bytes() != source:
+        live.say(f"{file} has changed since this run began; stages that are done keep the grades it gave then")
+    copy.write_bytes(source)

@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ladder_lite.config import EMBEDDED, GrpoSettings, Recipe, condition_of, recipe_for, shares_tree, with_ablations
-from ladder_lite.errors import UserError
+from ladder_lite.errors import NotFetchedError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import memory
 from ladder_lite.models.shape import read_shape
@@ -209,10 +209,10 @@ class _Workload:
         return hours if parameters >= 1e9 else {}
 
     def _n_problems(self, *splits: tuple[str, str]) -> float:
-        """The number of distinct problems in these (set, split) pairs; NaN if a set cannot be read."""
+        """The number of distinct problems in these (set, split) pairs; NaN if a set has not been fetched."""
         try:
             return len({problem.id for pair in splits for problem in self._task.load(*pair, check=False)})
-        except UserError:  # not fetched yet, for example; the run itself will report it
+        except NotFetchedError:
             return math.nan
 
     def _variants_per_root(self) -> int:

@@ -101,7 +101,7 @@ def _results(report: Report, run: Run) -> Chapter:
         "generation for the training problems before training, and the test evaluations during training.",
         *paper.notes,
         f"Other results that the paper reports on the same exam: {others}." if others else "",
-        bullets(f"{code(name)}: {_meaning(run, name)}" for name in run.conditions),
+        bullets(f"{code(name)}: {_meaning(report, run, name)}" for name in run.conditions),
         about_differences if report["differences"] else "",
         differences(report["differences"]),
         *_rollbacks(run),
@@ -133,10 +133,12 @@ def _result(report: Report, run: Run, name: str) -> dict[str, str]:
     return row | {"the paper": escape(paper[name].words.replace("<=", "≤")) if name in paper else ""}
 
 
-def _meaning(run: Run, name: str) -> str:
+def _meaning(report: Report, run: Run, name: str) -> str:
     # share=0.1, grpo.rows="uniform"
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.ablations.get(name, {}).items())
-    return condition_of(name, run.ablations).meaning + (f": {code(changes)}" if changes else "")
+    meaning = condition_of(name, run.ablations).meaning + (f": {code(changes)}" if changes else "")
+    by_task = report["variants"].get("kept") and not report["variants"].get("tokens")  # see `Task.given_variants`
+    return meaning.replace("written by the model itself", "given by the task") if by_task else meaning
 
 
 def _rollbacks(run: Run) -> list[str]:

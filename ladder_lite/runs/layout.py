@@ -1,6 +1,7 @@
 """The names of the files and folders of a run: the only place that has them.
 
     recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
+    task.py                                             a copy of the file of a task that is not the package's own
     trash/                                              a stage's folder that --redo is removing
     select/, transformations/, variants/                stages that conditions share
     conditions/CONDITION/variants/                      an ablation's own tree
@@ -15,7 +16,7 @@ interface: they may be added to, but never renamed.
 
 # Of the run as a whole.
 RECIPE, VERSIONS, LOCK, REFERENCES = "recipe.resolved.yaml", "versions.json", "run.lock", "references.jsonl"
-REPORT, REPORT_PAGE, TRASH = "report.json", "report.html", "trash"
+REPORT, REPORT_PAGE, TRASH, TASK = "report.json", "report.html", "trash", "task.py"
 
 # Markers of a stage (see `run_dir.Stage`), and folders.
 BEGUN, DONE = "begun.json", "done.json"

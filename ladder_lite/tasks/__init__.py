@@ -22,7 +22,7 @@ from ladder_lite.config import TaskSettings
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.tasks.problem import Problem
 from ladder_lite.tasks.rows import Notes
-from ladder_lite.tasks.task import Effect, Messages, Rejected, Task, Unreadable, VariantRequest
+from ladder_lite.tasks.task import RESERVED, Effect, Messages, Rejected, Task, Unreadable, VariantRequest
 from ladder_lite.verify import Grade, Reason
 from ladder_lite.verify.rules.fingerprints import Index, Keys
 
@@ -93,18 +93,23 @@ def _find(name: str) -> type[Task]:
         if colon:
             found = getattr(_module(place), attribute)
         else:
-            (declared,) = entry_points(group=ENTRY_POINTS, name=name)
-            found = declared.load()
-    except ValueError as error:
+            found = next(iter(entry_points(group=ENTRY_POINTS, name=name))).load()
+    except StopIteration as error:
         known = known_tasks()
         raise UserError(
-            f"task.name {name}: no such task{nearest(name, known)}; there are {', '.join(known)}, reasoning_gym:NAME, "
-            "and MODULE:CLASS or FILE.py:CLASS for a task of your own"
+            f"task.name {name}: no such task{nearest(name, known) or '.'} There are {', '.join(known)}, "
+            "reasoning_gym:NAME, and MODULE:CLASS or FILE.py:CLASS for a task of your own"
         ) from error
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise UserError(f"task.name {name}: cannot be imported ({type(error).__name__}: {error})") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise UserError(f"task.name {name}: not a subclass of ladder_lite.tasks.Task")
+    fields = [*getattr(found, "fields", ())]
+    if not fields or RESERVED & {*fields} or not {*found.optional} <= {*fields}:
+        raise UserError(
+            f"task.name {name}: `fields` must name at least one field and none of {', '.join(sorted(RESERVED))}; "
+            "`optional` must name some of them"
+        )
     return found
 
 
@@ -114,9 +119,12 @@ def _module(place: str) -> Any:
         if not {"", str(Path.cwd())} & {*sys.path}:
             sys.path.append(str(Path.cwd()))
         return import_module(place)
-    spec = spec_from_file_location(Path(place).stem, place)
+    # Like a script, the file can import its neighbours. The prefix keeps it apart from modules of the same name.
+    if (folder := str(Path(place).resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    spec = spec_from_file_location(f"task_file_{Path(place).stem}", place)
     assert spec is not None  # None for a suffix that is not Python's
     assert spec.loader is not None
-    module = module_from_spec(spec)
+    module = sys.modules[spec.name] = module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

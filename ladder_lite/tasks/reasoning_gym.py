@@ -74,11 +74,15 @@ class ReasoningGymTask(Task):
     def is_right(self, problem: Problem, answer: str) -> bool:
         """Return whether reasoning-gym gives the answer its full score; partial scores count as wrong."""
         entry = {"question": problem.data["question"], "answer": problem.data["reference"]}
-        entry["metadata"] = json.loads(str(problem.data["metadata"]))
         try:
+            entry["metadata"] = json.loads(str(problem.data["metadata"]))
             return float(self._score(answer, entry)) >= 1
         except Exception as error:  # many of these verifiers read an answer without catching what that may raise
             raise Unreadable(f"{type(error).__name__}: {first_line(error)}") from error
+
+    def read(self, text: str, **fields: str | None) -> Problem:  # noqa: ARG002
+        """Raise UserError: without the values that its verifier needs, a question cannot be answered."""
+        raise self._error("its problems are generated; `python -m ladder_lite.evaluate` has a model answer them")
 
     def rows(self, source: str, split: str | None) -> list[Row]:
         """Return generated rows, or those of a file of JSON lines. Raises UserError for a source that is wrong."""
@@ -104,7 +108,7 @@ class ReasoningGymTask(Task):
             )
         lower = max(0, int(level) - (request.effect == "easier"))
         rows = self._generate(request.count, {"seed": Random(seed).getrandbits(32), "level": lower})
-        return "\n".join(json.dumps(row) for row in rows)
+        return "\n".join(json.dumps({name: row[name] for name in self.fields}) for row in rows)
 
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Return the problems that `given_variants` made; `transforms` says that they are not the model's."""

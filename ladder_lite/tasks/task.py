@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from ladder_lite.config import Example, TaskSettings
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.tasks.problem import Problem
-from ladder_lite.tasks.rows import Notes, Row, read_rows
+from ladder_lite.tasks.rows import NOTES, Notes, Row, read_rows
 from ladder_lite.verify import Grade, Reason
 from ladder_lite.verify.expressions.replies import strip_thinking
 from ladder_lite.verify.rules.fingerprints import Keys
@@ -25,6 +25,9 @@ Messages = list[dict[str, str]]
 """A conversation in the format of chat templates: [{"role": "user", "content": "..."}]."""
 
 Effect = Literal["easier", "equivalent", "harder"]
+# Keys of the files in which problems are written beside other things, and placeholders that are not of the problem.
+_OF_ROWS = {*NOTES, "split", "steps", "tries", "right", "pass_rate", "parent_id", "root_id", "depth", "requested"}
+RESERVED = _OF_ROWS | {"transforms", "problem", "persona", "suggestions", "count"}
 MAX_SHOWN_CHARS = 2_000  # of a rejected text: enough to see what went wrong
 _MAX_REPLY_CHARS = 20_000  # the rest of a longer reply is not searched for variants
 # "1. ", "(2) ", "3: ", "- ", "* ", a bullet, an en dash.
@@ -112,9 +115,9 @@ class Task:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise Unreadable("not JSON") from error
-        if not isinstance(values, dict) or not all(isinstance(values.get(name), str | None) for name in self.fields):
-            raise Unreadable("not an object of texts")
-        return {name: values.get(name) for name in self.fields}
+        if not isinstance(values, dict):
+            raise Unreadable("not a JSON object")
+        return dict.fromkeys(self.fields) | values
 
     def statement(self, problem: Problem) -> str:
         """Return the problem as one line of text, for people."""
@@ -202,7 +205,7 @@ class Task:
             problem = self._root(row)
             if check:
                 try:
-                    self.check(problem.data)
+                    self.validate(problem.data)
                 except Unreadable as error:
                     raise UserError(f"{row.place}: {error}") from error
             if (first := lines.setdefault(problem, row.line)) != row.line:
@@ -236,17 +239,30 @@ class Task:
         """
         return {name: self.to_hold_out(self.load(name, "test", check=False)) for name in self.sets()}
 
+    def validate(self, data: Mapping[str, Any]) -> None:
+        """Raise Unreadable for a field that is unknown, missing, blank or not text, and if `check` does."""
+        for name in {**self.fields, **data}:
+            value = data.get(name)
+            if name not in self.fields:
+                raise Unreadable(f"no field is called {name[:40]}")
+            if value is None and name in self.optional:
+                continue
+            if not isinstance(value, str) or not value.strip():
+                raise Unreadable(f"{name} is missing" if value in (None, "") else f"{name} is not a text")
+            if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+                raise Unreadable(f"{name} has half a character")  # a lone surrogate, which no tokenizer reads
+        self.check(data)
+
     def read(self, text: str, **fields: str | None) -> Problem:
         """Return the problem that a user typed; `fields` are given besides. Raises UserError if it is not one."""
         try:
             data = {**self.parse(text), **{name: value for name, value in fields.items() if value is not None}}
-            if unknown := [name for name in data if name not in self.fields]:
-                raise Unreadable(f"it has no {unknown[0]}")
-            self.check(data)
+            self.validate(data)
         except Unreadable as error:
             noun = f"{'an' if self.nouns[0][0] in 'aeiou' else 'a'} {self.nouns[0]}"
-            known = [self.statement(self._root(Row("", 0, dict(row)))) for row in self.examples[:1]]
-            hint = f'; write one such as "{known[0]}"' if known else ""
+            known = [{name: row[name] for name in self.fields if name in row} for row in self.examples[:1]]
+            shown = [data if len(self.fields) > len(self.optional) + 1 else next(iter(data.values())) for data in known]
+            hint = f"; write one such as {json.dumps(shown[0])}" if shown else ""
             raise UserError(f'"{text[:80]}" is not {noun} ({error}){hint}') from error
         return Problem.root(self.settings.name, data)
 
@@ -343,7 +359,7 @@ class Task:
     def _variant(self, text: str, parent: Problem, request: VariantRequest) -> Problem | Rejected:
         try:
             data = self.parse(text)
-            self.check(data)
+            self.validate(data)
         except Unreadable as error:
             return Rejected(text[:MAX_SHOWN_CHARS], str(error) or "unreadable")
         return Problem.child(parent, data, transforms=request.suggestions, requested=request.effect)

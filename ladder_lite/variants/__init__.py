@@ -298,8 +298,8 @@ class _Tree:
         """Sample one reply to each request, unless the task gives its own variants."""
         settings, task = self._writer.settings, self._writer.task
         given = [task.given_variants(each.parent, each.request, f"{seed}/{i}") for i, each in enumerate(requests)]
-        if any(text is not None for text in given):
-            return [Completion(text or "", 0, truncated=False) for text in given]
+        if given and None not in given:
+            return [Completion(str(text), 0, truncated=False) for text in given]
         prompts = [task.variant_prompt(parent, request) for parent, request, _ in requests]
         # One temperature per prompt: requests at different temperatures share a batch.
         temperatures = tuple(temperature for *_, temperature in requests)

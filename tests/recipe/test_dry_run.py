@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from ladder_lite.config.load import list_recipes, load_recipe
+from ladder_lite.errors import UserError
 from ladder_lite.models.memory import CARDS, USABLE, Setup, generate_parts, total
 from ladder_lite.models.shape import read_shape
 from ladder_lite.recipe.dry_run import predict, render
@@ -96,7 +97,8 @@ def test_the_embedded_model_needs_no_card(tmp_path: Path) -> None:
     assert "Steps: at most 500" in text
 
 
-def test_hours_on_a_card_follow_from_tokens_and_weights() -> None:
+def test_hours_on_a_card_follow_from_tokens_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
     found = _predict("llama3b")
     rate = 60 * 3.2e9 / found["parameters"]
     assert found["t4_hours"]["ladder"] == int(250 * 64 * 1024 / rate / 3600) == 76
@@ -107,7 +109,7 @@ def test_hours_on_a_card_follow_from_tokens_and_weights() -> None:
         in console.export_text()
     )
     assert _predict("smollm")["t4_hours"] == {}  # too small for that rate
-    absent = _predict("qwen7b", "task.test=absent.jsonl", "ttrl.problems=all")["t4_hours"]
+    absent = _predict("qwen7b", "task.test=ladder-paper", "ttrl.problems=all")["t4_hours"]
     assert absent["ladder_ttrl"] is None
 
 
@@ -167,9 +169,11 @@ def test_ttrl_on_all_problems_counts_every_test_problem() -> None:
     assert _predict("tiny", "ttrl.problems=all")["steps_by_condition"]["ladder_ttrl"] == 100 * TTRL_STEPS
 
 
-def test_counts_of_a_missing_set_are_unknown(tmp_path: Path) -> None:
-    absent = tmp_path / "absent.jsonl"
-    found = _predict("tiny", f"task.test={absent}", "ttrl.problems=all")
+def test_counts_of_a_set_that_is_not_fetched_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="cannot read this problem set"):
+        _predict("tiny", "task.test=absent.jsonl")
+    found = _predict("tiny", "task.test=ladder-paper", "ttrl.problems=all")
     assert found["steps"] is None
     assert found["tokens"]["total"] is None
     assert found["steps_by_condition"]["ladder"] == STEPS

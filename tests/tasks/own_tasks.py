@@ -120,3 +120,22 @@ class WritesTwoLines(Backwards):
 
 class NoExamples(Backwards):
     examples = WORDS[:1]
+
+
+class CrashesOnHostileProblem(Backwards):
+    def key(self, problem: Problem) -> str:
+        if "**" in str(problem.data["word"]):
+            raise RecursionError("too deep")
+        return super().key(problem)
+
+
+class MisnamedFields(Backwards):
+    fields = {"word": "a word", "answer": "how it ends"}
+
+
+class MisnamedOptional(Backwards):
+    optional = ("endign",)
+
+
+class NoFields(Task):
+    pass

@@ -67,9 +67,10 @@ def test_the_contract_is_also_checked_on_a_problem_set() -> None:
         ("GradesChange", "gold answers", "different results"),
         ("RewardsGarbage", "garbage", "gets a reward of 0.01"),
         ("DropsReplies", "hostile text: digits", "`parse_variants` returns nothing"),
-        ("UnnamedValues", "statements", "not texts named by `fields`"),
+        ("UnnamedValues", "examples", "no field is called length"),
         ("WritesTwoLines", "statements", "not one line"),
         ("NoExamples", "examples", "fewer than 3 problems"),
+        ("CrashesOnHostileProblem", "hostile text: a power", "RecursionError"),
     ],
 )
 def test_a_broken_task_is_found(monkeypatch: pytest.MonkeyPatch, broken: str, test: str, fault: str) -> None:
@@ -78,6 +79,14 @@ def test_a_broken_task_is_found(monkeypatch: pytest.MonkeyPatch, broken: str, te
     assert fault in faults[test]
     names_where = "own_tasks.py:" in str(faults[test])
     assert names_where or broken != "CrashesOnHostileText"
+
+
+def test_a_set_without_answers_or_without_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"word": "house"}\n')
+    ((name, fault),) = check(f"{FILE}:Backwards", str(tmp_path / "rows.jsonl"))
+    assert (name, str(fault)[:12]) == ("examples", "fewer than 3")
+    with pytest.raises(UserError, match="cannot read this problem set"):
+        list(check(f"{FILE}:Backwards", str(tmp_path / "absent.jsonl")))
 
 
 def test_the_command_exits_with_1_for_a_broken_task() -> None:
@@ -109,6 +118,9 @@ def test_the_readme_quotes_the_example_and_its_output() -> None:
         ("no_such_module:Task", "cannot be imported (ModuleNotFoundError"),
         ("no_such_file.py:Task", "cannot be imported (FileNotFoundError"),
         (f"{FILE}:Forwards", "cannot be imported (AttributeError"),
+        (f"{FILE}:MisnamedFields", "`fields` must name at least one field and none of answer, "),
+        (f"{FILE}:MisnamedOptional", "`optional` must name some of them"),
+        (f"{FILE}:NoFields", "`fields` must name at least one field"),
         ("json:JSONDecoder", "not a subclass of ladder_lite.tasks.Task"),
         ("json:dumps", "not a subclass"),
     ],
@@ -144,12 +156,23 @@ def test_a_text_is_the_only_field_or_a_json_object() -> None:
     assert equations.read("x = 3").data == {"equation": "x = 3"}
     assert WORDS.read('{"word": "tree", "ending": "s"}').data == {"word": "tree", "ending": "s"}
     assert WORDS.read("tree", ending="s").data == {"word": "tree", "ending": "s"}
-    for text in ('{"word": 3}', "{", '{"ending": "s"}', "{" * 5_000):
-        with pytest.raises(UserError, match="is not a word"):
+    wrong = {
+        '{"word": 3}': "word is not a text",
+        "{": "not JSON",
+        "{" * 5_000: "not JSON",
+        '{"ending": "s"}': "word is missing",
+        '{"word": ""}': "word is missing",
+        '{"word": "a", "wrod": "b"}': "no field is called wrod",
+        '{"word": "\\ud800"}': "word has half a character",
+    }
+    for text, why in wrong.items():
+        with pytest.raises(UserError, match=rf"is not a word \({why}\); write one such as"):
             WORDS.read(text)
+        (rejected,) = WORDS.parse_variants(text, HOUSE, REQUEST)
+        assert isinstance(rejected, Rejected)
     with pytest.raises(UserError, match=r'"x" is not an equation \(not an equation\); write one such as "2\*x'):
         equations.read("x")
-    with pytest.raises(UserError, match="it has no lower"):
+    with pytest.raises(UserError, match="no field is called lower"):
         equations.read("x = 3", lower="0")
 
 
@@ -162,7 +185,7 @@ def test_variants_are_list_items_or_lines() -> None:
         REQUEST.suggestions,
         "not a word",
     ]
-    assert read(" \n", HOUSE, REQUEST) == [Rejected(" \n", "not a word")]
+    assert read(" \n", HOUSE, REQUEST) == [Rejected(" \n", "word is missing")]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +274,11 @@ def test_words_go_through_all_commands(tmp_path: Path, random_llama: Path) -> No
     assert result.returncode == 0, result.stderr
     assert "not solved (max steps): " in result.stdout
     # Random bytes are words, so the model's variants were kept and trained on.
+    with (tmp_path / "words.py").open("a") as file:
+        file.write("# edited\n")
+    resumed = run_command("recipe", *recipe, *settings, f"model.id={random_llama}", cwd=tmp_path)
+    assert "words.py has changed since this run began; stages that are done keep" in resumed.stdout
+    assert (tmp_path / "run/task.py").read_bytes().endswith(b"# edited\n")
     variants = read_jsonl(tmp_path / "run/variants/problems.jsonl")
     assert {row["requested"] for row in variants} == {"easier"}
     trained_on = {row["problem_id"] for row in read_jsonl(tmp_path / "run/conditions/ladder/train/attempts.jsonl")}

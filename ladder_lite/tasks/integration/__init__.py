@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from ladder_lite.config import TaskSettings
-from ladder_lite.errors import UserError, nearest
+from ladder_lite.errors import NotFetchedError, UserError, nearest
 from ladder_lite.install import shipped
 from ladder_lite.tasks.integration.lists import data_of, read_problem
 from ladder_lite.tasks.integration.paper_sets import NAMES as PAPER_SETS
@@ -70,7 +70,7 @@ class IntegrationTask(Task):
     def find(self, source: str) -> Path:
         """Return the file of a problem set. Raises UserError for an unknown name and for a set not fetched yet."""
         if source in PAPER_SETS and source not in self.sets():
-            raise UserError(f"{source}: not fetched yet; run python -m ladder_lite.problems fetch {source}")
+            raise NotFetchedError(f"{source}: not fetched yet; run python -m ladder_lite.problems fetch {source}")
         return super().find(source)
 
     def data_of(self, row: Mapping[str, Any]) -> dict[str, str | None]:
