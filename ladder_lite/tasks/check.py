@@ -11,7 +11,7 @@ hashes texts differently, must come to the same grades and keys.
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -38,7 +38,7 @@ _HOSTILE: Final = {
 _REQUEST: Final = VariantRequest("easier", "a teacher", ("a smaller number",), 2)
 
 
-class _Fault(Exception):  # noqa: N818 - what a test found
+class _Fault(Exception):  # noqa: N818 - it is the task's
     """What is wrong with a task."""
 
 
@@ -46,6 +46,7 @@ class _Example(NamedTuple):
     problem: Problem
     gold: str
     same: str | None
+    shown: str  # the statement, shortened
 
 
 def check(name: str, source: str | None = None) -> Iterator[tuple[str, str | None]]:
@@ -91,20 +92,9 @@ def _in_process(name: str, source: str | None, hash_seed: int, digests: list[str
 
 def _run(name: str, source: str | None, to_parent: Connection) -> None:
     """Run the tests; send for each (the test that ended, what is wrong, the test that begins), at last a digest."""
-    task = plain_task(name)
-    examples: list[_Example] = []
-    tests: dict[str, Callable[[], None]] = {"examples": partial(_read, task, source, examples)}
-    for title, test in {
-        "statements": _statement,
-        "gold answers": _gold,
-        "other answers": _others,
-        "keys": _key,
-    }.items():
-        tests[title] = partial(_for_each, test, task, examples)
-    tests["garbage"] = partial(_garbage, task, examples)
-    tests |= {f"hostile text: {kind}": partial(_hostile, task, examples, text) for kind, text in _HOSTILE.items()}
+    tests = _Tests(plain_task(name), source)
     ended = fault = None
-    for running, run_test in tests.items():
+    for running, run_test in tests.by_name().items():
         to_parent.send((ended, fault, running))
         ended, fault = running, None
         try:
@@ -114,11 +104,10 @@ def _run(name: str, source: str | None, to_parent: Connection) -> None:
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {first_line(error)} ({frame.filename}:{frame.lineno})"
-        if not examples:
+        if not tests.examples:
             break
     to_parent.send((ended, fault, "grades and keys"))
-    seen = [[e.problem.id, task.fingerprints(e.problem), str(_graded(task, e.problem, e.gold))] for e in examples]
-    to_parent.send((None, digest(seen) if seen else None, ""))
+    to_parent.send((None, tests.digest(), ""))
 
 
 def _expect(ok: bool, fault: str) -> None:
@@ -126,91 +115,100 @@ def _expect(ok: bool, fault: str) -> None:
         raise _Fault(fault)
 
 
-def _graded(task: Task, problem: Problem, answer: str) -> Grade:
-    return task.grade(problem, f"<answer>{answer}</answer>")
+class _Tests:
+    """The tests of one task. `examples` are empty until the first of them has read them."""
 
+    def __init__(self, task: Task, source: str | None) -> None:
+        self.examples: list[_Example] = []
+        self._task, self._source = task, source
 
-def _read(task: Task, source: str | None, examples: list[_Example]) -> None:
-    rows = [row.values for row in task.rows(source, None)] if source else [dict(row) for row in task.examples]
-    for row in rows:
-        if row.get("answer") is not None:
-            data = task.data_of(row)
-            task.validate(data)
-            examples.append(_Example(Problem.root(task.settings.name, data), row["answer"], row.get("same")))
-    _expect(
-        len(examples) >= 3, 'fewer than 3 problems with an "answer": add `examples` to the task, or name --problems'
-    )
+    def by_name(self) -> dict[str, Callable[[], None]]:
+        names = ("examples", "statements", "gold_answers", "other_answers", "keys", "garbage")
+        tests: dict[str, Callable[[], None]] = {name.replace("_", " "): getattr(self, f"_{name}") for name in names}
+        return tests | {f"hostile text: {kind}": partial(self._hostile, text) for kind, text in _HOSTILE.items()}
 
+    def digest(self) -> str | None:
+        """A digest of grades and keys; None without examples."""
+        seen = [[e.problem.id, self._task.fingerprints(e.problem), str(self._grade(e, e.gold))] for e in self.examples]
+        return digest(seen) if seen else None
 
-def _for_each(
-    test: Callable[[Task, _Example, Sequence[_Example], str], None], task: Task, examples: Sequence[_Example]
-) -> None:
-    for example in examples:
-        test(task, example, examples, task.statement(example.problem)[:60])
+    def _grade(self, example: _Example, answer: str) -> Grade:
+        return self._task.grade(example.problem, f"<answer>{answer}</answer>")
 
+    def _examples(self) -> None:
+        task = self._task
+        rows = [row.values for row in task.rows(self._source, None)] if self._source else map(dict, task.examples)
+        for row in rows:
+            if row.get("answer") is not None:
+                data = task.data_of(row)
+                task.validate(data)
+                problem = Problem.root(task.settings.name, data)
+                self.examples.append(_Example(problem, row["answer"], row.get("same"), task.statement(problem)[:60]))
+        enough = len(self.examples) >= 3
+        _expect(enough, 'fewer than 3 problems with an "answer": add `examples` to the task, or name --problems')
 
-def _statement(task: Task, example: _Example, _: Sequence[_Example], shown: str) -> None:
-    problem = example.problem
-    _expect(bool(shown.strip()) and len(shown.splitlines()) == 1, f"a statement is not one line of text: {shown!r}")
-    _expect(_again(problem) == problem, f"a problem changes when it is written as JSON and read again: {shown}")
-    placeholders = {*task.placeholders(problem)} == {*task.placeholder_names}
-    _expect(placeholders, "`placeholders` does not have the keys that `placeholder_names` lists")
+    def _statements(self) -> None:
+        for problem, _, _, shown in self.examples:
+            one_line = bool(shown.strip()) and len(self._task.statement(problem).splitlines()) == 1
+            _expect(one_line, f"a statement is not one line of text: {shown!r}")
+            _expect(_again(problem) == problem, f"a problem changes when it is written as JSON and read again: {shown}")
+            placeholders = {*self._task.placeholders(problem)} == {*self._task.placeholder_names}
+            _expect(placeholders, "`placeholders` does not have the keys that `placeholder_names` lists")
 
+    def _gold_answers(self) -> None:
+        for example in self.examples:
+            problem, gold, _, shown = example
+            before, grade = dict(problem.data), self._grade(example, gold)
+            right = (grade.reward, grade.reason) == (1.0, Reason.CORRECT)
+            _expect(right, f"{gold[:60]!r} is not accepted for {shown} ({grade.reason} {grade.detail})")
+            unchanged = dict(problem.data) == before and self._grade(example, gold) == grade
+            _expect(unchanged, f"grading an answer twice gives different results for {shown}")
+            places = self._task.same_answers(problem, [gold, "?!", gold])
+            _expect(places[0] == places[2] == 0, f"in a vote, the answer {gold[:60]!r} differs from itself: {places}")
 
-def _gold(task: Task, example: _Example, _: Sequence[_Example], shown: str) -> None:
-    problem, gold = example.problem, example.gold
-    before, grade = dict(problem.data), _graded(task, problem, gold)
-    right = (grade.reward, grade.reason) == (1.0, Reason.CORRECT)
-    _expect(right, f"{gold[:60]!r} is not accepted for {shown} ({grade.reason} {grade.detail})")
-    unchanged = dict(problem.data) == before and _graded(task, problem, gold) == grade
-    _expect(unchanged, f"grading an answer twice gives different results for {shown}")
-    places = task.same_answers(problem, [gold, "?!", gold])
-    _expect(places[0] == places[2] == 0, f"in a vote, the answer {gold[:60]!r} differs from itself: {places}")
+    def _other_answers(self) -> None:
+        for example in self.examples:
+            others = {other.gold for other in self.examples} - {example.gold}
+            accepted = bool(others) and all(self._grade(example, gold).reward for gold in others)
+            _expect(not accepted, f"every answer of another example is accepted for {example.shown}")
 
+    def _keys(self) -> None:
+        task = self._task
+        for problem, _, same, shown in self.examples:
+            keys = {*task.fingerprints(problem)}
+            _expect({*task.fingerprints(_again(problem))} == keys, f"the key of {shown} changes when it is read again")
+            for other in self.examples:
+                differs = other.problem == problem or keys.isdisjoint(task.fingerprints(other.problem))
+                _expect(differs, f"{shown} has the key of {other.shown}")
+            if same is None and (type(task).parse is not Task.parse or len(task.fields) == 1):
+                continue  # how this task's problems are written is not known
+            written = same or json.dumps({**problem.data})
+            variants = task.parse_variants(f"1. {written}", problem, _REQUEST)
+            for again in [*variants, *([task.read(same)] if same else [])]:
+                equal = isinstance(again, Problem) and not keys.isdisjoint(task.fingerprints(again))
+                _expect(equal, f"{written[:60]} is not equal to {shown}")
 
-def _others(task: Task, example: _Example, examples: Sequence[_Example], shown: str) -> None:
-    others = {gold for _, gold, _ in examples} - {example.gold}
-    accepted = all(_graded(task, example.problem, gold).reward for gold in others)
-    _expect(not (others and accepted), f"every answer of another example is accepted for {shown}")
+    def _garbage(self) -> None:
+        for reply in _GARBAGE:
+            reward = self._task.grade(self.examples[0].problem, reply).reward
+            _expect(reward == 0.0, f"the reply {reply!r} gets a reward of {reward}")
 
-
-def _key(task: Task, example: _Example, examples: Sequence[_Example], shown: str) -> None:
-    problem, same = example.problem, example.same
-    keys = {*task.fingerprints(problem)}
-    _expect({*task.fingerprints(_again(problem))} == keys, f"the key of {shown} changes when it is read again")
-    for other, *_ in examples:
-        differs = other == problem or keys.isdisjoint(task.fingerprints(other))
-        _expect(differs, f"{shown} has the key of {task.statement(other)[:60]}")
-    written = same or json.dumps({**problem.data})
-    if same is None and (type(task).parse is not Task.parse or len(task.fields) == 1):
-        return  # how this task's problems are written is not known
-    for again in [*task.parse_variants(f"1. {written}", problem, _REQUEST), *([task.read(same)] if same else [])]:
-        equal = isinstance(again, Problem) and not keys.isdisjoint(task.fingerprints(again))
-        _expect(equal, f"{written[:60]} is not equal to {shown}")
+    def _hostile(self, text: str) -> None:
+        task, example = self._task, self.examples[0]
+        problem, reward = example.problem, self._grade(example, text).reward
+        _expect(reward == 0.0, f"as an answer it gets a reward of {reward}")
+        task.same_answers(problem, [text])
+        # As a reply, and in the place of each field: what is accepted as a problem must survive all that follows.
+        for reply in (text, *(json.dumps({**problem.data, name: text}) for name in task.fields), "{}"):
+            read = task.parse_variants(reply, problem, _REQUEST)
+            _expect(bool(read), "`parse_variants` returns nothing; a reply without a variant is one rejection")
+            for part in read:
+                if isinstance(part, Problem):
+                    task.fingerprints(part), task.statement(part), task.placeholders(part)
+                    task.grade(part, f"<answer>{example.gold}</answer>")
+            with suppress(UserError):
+                task.read(reply)
 
 
 def _again(problem: Problem) -> Problem:
     return Problem.from_row(json.loads(json.dumps(problem.to_row())))
-
-
-def _garbage(task: Task, examples: Sequence[_Example]) -> None:
-    for reply in _GARBAGE:
-        reward = task.grade(examples[0].problem, reply).reward
-        _expect(reward == 0.0, f"the reply {reply!r} gets a reward of {reward}")
-
-
-def _hostile(task: Task, examples: Sequence[_Example], text: str) -> None:
-    problem = examples[0].problem
-    reward = _graded(task, problem, text).reward
-    _expect(reward == 0.0, f"as an answer it gets a reward of {reward}")
-    task.same_answers(problem, [text])
-    # As a reply, and in the place of each field: what is accepted as a problem must survive all that follows.
-    for reply in (text, *(json.dumps({**problem.data, name: text}) for name in task.fields), "{}"):
-        read = task.parse_variants(reply, problem, _REQUEST)
-        _expect(bool(read), "`parse_variants` returns nothing; a reply without a variant is one rejection")
-        for part in read:
-            if isinstance(part, Problem):
-                task.fingerprints(part), task.statement(part), task.placeholders(part)
-                task.grade(part, f"<answer>{examples[0].gold}</answer>")
-        with suppress(UserError):
-            task.read(reply)
