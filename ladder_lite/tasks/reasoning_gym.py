@@ -36,8 +36,7 @@ class ReasoningGymTask(Task):
 
     fields: ClassVar[Mapping[str, str]] = {
         "question": "the question",
-        "reference": "an answer that the verifier accepts",
-        "metadata": "what the verifier needs to know, as JSON",
+        "entry": "an answer that the verifier accepts and what else it needs to know, as JSON",
         "level": "the level of the curriculum, null without one",
     }
     optional = ("level",)
@@ -73,9 +72,8 @@ class ReasoningGymTask(Task):
 
     def is_right(self, problem: Problem, answer: str) -> bool:
         """Return whether reasoning-gym gives the answer its full score; partial scores count as wrong."""
-        entry = {"question": problem.data["question"], "answer": problem.data["reference"]}
         try:
-            entry["metadata"] = json.loads(str(problem.data["metadata"]))
+            entry = {"question": problem.data["question"], **json.loads(str(problem.data["entry"]))}
             return float(self._score(answer, entry)) >= 1
         except Exception as error:  # many of these verifiers read an answer without catching what that may raise
             raise Unreadable(f"{type(error).__name__}: {first_line(error)}") from error
@@ -125,12 +123,10 @@ class ReasoningGymTask(Task):
             config = curriculum.generate_configuration({"size": size, **settings})
             data = self._factory.DATASETS[self._name][0](config)
         rows = []
-        for entry in data:
-            row = {"question": entry["question"], "reference": entry["answer"], "answer": entry["answer"]}
-            row |= {
-                "metadata": json.dumps(entry["metadata"], default=str),
-                "level": None if level is None else str(level),
-            }
+        for made in data:
+            entry = json.dumps({name: made[name] for name in ("answer", "metadata")}, default=str)
+            row = {"question": made["question"], "answer": made["answer"], "entry": entry}
+            row["level"] = None if level is None else str(level)
             if not self.grade(Problem.root(self.settings.name, row), f"<answer>{row['answer']}</answer>").reward:
                 raise self._error("its verifier rejects its own answer; choose another task")
             rows.append(row)
