@@ -248,7 +248,7 @@ class Task:
             if value is None and name in self.optional:
                 continue
             if not isinstance(value, str) or not value.strip():
-                raise Unreadable(f"{name} is missing" if value in (None, "") else f"{name} is not a text")
+                raise Unreadable(f"{name} is {'missing' if value is None or isinstance(value, str) else 'not a text'}")
             if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
                 raise Unreadable(f"{name} has half a character")  # a lone surrogate, which no tokenizer reads
         self.check(data)
