@@ -51,11 +51,25 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             forward(ids[:, left:], read, **(options | {"position_ids": positions}))
         if cache.get_seq_length() != read.shape[1]:
             raise RuntimeError("the model kept no keys and values of the prompts: gradient checkpointing must be off")
-        cache.batch_select_indices(prompt_of)
-        whole = torch.cat([read[prompt_of], attention_mask[:, length:]], dim=1)
-        positions = read.sum(dim=1)[prompt_of, None] + torch.arange(reply_length + 1, device=ids.device)
-        output = forward(input_ids[:, length:], whole, **(options | {"position_ids": positions}))
-        output.last_hidden_state = torch.nn.functional.pad(output.last_hidden_state, (0, 0, length, 0))
+        # Replies to the same prompt stand side by side in its row, so that its keys are not copied for each of them.
+        # `member`, with one row per prompt, lists its replies; (prompt_of, rank) is where a reply is in it.
+        rank = (prompt_of[:, None] == prompt_of).tril(-1).sum(dim=1)
+        member = prompt_of.new_zeros(len(prompts), int(rank.max()) + 1)
+        member[prompt_of, rank] = torch.arange(len(rows), device=ids.device)
+        n_tokens = reply_length + 1
+        positions = (read.sum(dim=1)[:, None, None] + torch.arange(n_tokens, device=ids.device)).expand(*member.shape, -1)
+        # A token attends to its prompt, and to those of its own reply up to itself: (prompts, replies, token, token).
+        own = attention_mask[:, length:].bool()[member][..., None, :] & member.new_ones(n_tokens, n_tokens).tril().bool()
+        # (prompts, replies * tokens, replies * tokens), with the replies as blocks on the diagonal
+        own = torch.stack([torch.block_diag(*blocks) for blocks in own.unbind()])
+        seen = torch.cat([read.bool()[:, None].expand(-1, own.shape[1], -1), own], dim=2)[:, None]
+        output = forward(
+            input_ids[:, length:][member].flatten(1),
+            torch.zeros(seen.shape, device=ids.device, dtype=model.dtype).masked_fill(~seen, -torch.inf),
+            **(options | {"position_ids": positions.flatten(1)}),
+        )
+        hidden = output.last_hidden_state.unflatten(1, (-1, n_tokens))[prompt_of, rank]
+        output.last_hidden_state = torch.nn.functional.pad(hidden, (0, 0, length, 0))
         return output
 
     # Afterwards, the model has its own forward again: that of its class, or one set by a library, as accelerate does.
