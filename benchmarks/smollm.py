@@ -81,21 +81,31 @@ def problems() -> None:
 
 
 _EXAMPLES = "task.prompts.solve_examples="
-# The recipe's examples are two sums, then ten single terms. Where they are used, they are read from the recipe.
+_CALL = "integrate({},x)".format
+RECIPE = "two sums, five terms (the recipe's)"
+# Changes to the recipe, from its examples: two sums, then five terms.
 PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
-    "two sums, ten terms (the recipe's)": lambda _: [],
-    "ten terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:])],
-    "ten terms, two sums": lambda examples: [_EXAMPLES + json.dumps(examples[2:] + examples[:2])],
-    "four terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:6])],
+    RECIPE: lambda _: [],
+    "five terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:])],
+    "five terms, two sums": lambda examples: [_EXAMPLES + json.dumps(examples[2:] + examples[:2])],
+    "two terms": lambda examples: [_EXAMPLES + json.dumps(examples[3:5])],
+    "two sums, five terms, written integrate(f,x)": lambda examples: [
+        _EXAMPLES + json.dumps([example | {"user": _CALL(example["user"])} for example in examples]),
+        "task.prompts.solve='{integral}'",
+    ],
     "chat instruction": lambda _: [
         _EXAMPLES + "[]",
         "task.prompts.system=You solve integrals. Write the antiderivative in Python syntax between <answer> and "
         "</answer> and nothing else.",
         "task.prompts.solve=What is the antiderivative of {integrand} with respect to {variable}?",
     ],
-    "answer only": lambda _: [_EXAMPLES + "[]", "task.prompts.system=null", "task.prompts.solve='{integral} = <answer>'"],
+    "answer only": lambda _: [
+        _EXAMPLES + "[]",
+        "task.prompts.system=null",
+        "task.prompts.solve='{integral} = <answer>'",
+    ],
 }
-ARMS = [*((name, 0.6) for name in PROMPTS), *(("two sums, ten terms (the recipe's)", t) for t in (0.9,))]
+ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.3), (RECIPE, 0.9)]
 
 
 @app.command()

@@ -56,10 +56,10 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
         rank = (prompt_of[:, None] == prompt_of).tril(-1).sum(dim=1)
         member = prompt_of.new_zeros(len(prompts), int(rank.max()) + 1)
         member[prompt_of, rank] = torch.arange(len(rows), device=ids.device)
-        n_tokens = reply_length + 1
-        positions = (read.sum(dim=1)[:, None, None] + torch.arange(n_tokens, device=ids.device)).expand(*member.shape, -1)
+        columns = torch.arange(reply_length + 1, device=ids.device)
+        positions = (read.sum(dim=1)[:, None, None] + columns).expand(*member.shape, -1)
         # A token attends to its prompt, and to those of its own reply up to itself: (prompts, replies, token, token).
-        own = attention_mask[:, length:].bool()[member][..., None, :] & member.new_ones(n_tokens, n_tokens).tril().bool()
+        own = attention_mask[:, length:].bool()[member][..., None, :] & (columns <= columns[:, None])
         # (prompts, replies * tokens, replies * tokens), with the replies as blocks on the diagonal
         own = torch.stack([torch.block_diag(*blocks) for blocks in own.unbind()])
         seen = torch.cat([read.bool()[:, None].expand(-1, own.shape[1], -1), own], dim=2)[:, None]
@@ -68,7 +68,7 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             torch.zeros(seen.shape, device=ids.device, dtype=model.dtype).masked_fill(~seen, -torch.inf),
             **(options | {"position_ids": positions.flatten(1)}),
         )
-        hidden = output.last_hidden_state.unflatten(1, (-1, n_tokens))[prompt_of, rank]
+        hidden = output.last_hidden_state.unflatten(1, (-1, len(columns)))[prompt_of, rank]
         output.last_hidden_state = torch.nn.functional.pad(hidden, (0, 0, length, 0))
         return output
 
