@@ -82,14 +82,14 @@ def problems() -> None:
 
 _EXAMPLES = "task.prompts.solve_examples="
 _CALL = "integrate({},x)".format
-RECIPE = "two sums, five terms (the recipe's)"
-# Changes to the recipe, from its examples: two sums, then five terms.
+RECIPE = "two sums, eight terms (the recipe's)"
+# Changes to the recipe, from its examples: two sums, then eight terms.
 PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
     RECIPE: lambda _: [],
-    "five terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:])],
-    "five terms, two sums": lambda examples: [_EXAMPLES + json.dumps(examples[2:] + examples[:2])],
-    "two terms": lambda examples: [_EXAMPLES + json.dumps(examples[3:5])],
-    "two sums, five terms, written integrate(f,x)": lambda examples: [
+    "eight terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:])],
+    "eight terms, two sums": lambda examples: [_EXAMPLES + json.dumps(examples[2:] + examples[:2])],
+    "four terms": lambda examples: [_EXAMPLES + json.dumps(examples[-4:])],
+    "two sums, eight terms, written integrate(f,x)": lambda examples: [
         _EXAMPLES + json.dumps([example | {"user": _CALL(example["user"])} for example in examples]),
         "task.prompts.solve='{integral}'",
     ],
@@ -105,7 +105,7 @@ PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
         "task.prompts.solve='{integral} = <answer>'",
     ],
 }
-ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.3), (RECIPE, 0.9)]
+ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.9)]
 
 
 @app.command()
