@@ -3,9 +3,9 @@
     python benchmarks/smollm.py problems                     # rewrites smollm.jsonl, in seconds
     python benchmarks/smollm.py base model.id=FILE.gguf      # a quarter of an hour on one core
 
-A problem is a sum of two or three terms of different techniques. The prompts are compared on single terms, on sums, on
-other simple integrals and on every twentieth problem of `undergrad`. None of them is used by the recipe. Writes
-benchmarks/results/smollm-base.json.
+A problem needs one step, but has constants of two digits: `40*cos(45*x-17)/51`. The prompts are compared on other such
+integrals, on easier ones, as variants are, and on every twentieth problem of `undergrad`. None of them is used by the
+recipe. Writes benchmarks/results/smollm-base.json.
 """
 
 import json
@@ -14,7 +14,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -32,36 +31,35 @@ from ladder_lite.tasks import load_task
 from ladder_lite.verify import verify
 
 HERE = Path(__file__).parent
-N_POOL = 45  # sums of each length
-N_EACH, SAMPLES = 3, 8
+N_POOL = 18  # problems of each technique
+N_EACH, SAMPLES = 2, 8
 
-# By technique: an integrand, and its antiderivative as the prompt's examples write it; {a} and {b} are digits.
-TERMS = {
-    "cosine": ("{a}*cos({b}*x)", "{a}*sin({b}*x)/{b}"),
-    "sine": ("{a}*sin({b}*x)", "-{a}*cos({b}*x)/{b}"),
-    "exponential": ("{a}*exp({b}*x)", "{a}*exp({b}*x)/{b}"),
-    "reciprocal": ("{a}/x", "{a}*log(x)"),
-    "power": ("{a}*x**{b}", "{a}*x**({b}+1)/({b}+1)"),
+# By technique: an integrand, and its antiderivative as the prompt's examples would write it.
+PROBLEMS = {
+    "cosine": ("{a}*cos({b}*x{c:+})/{d}", "{a}*sin({b}*x{c:+})/({b}*{d})"),
+    "sine": ("{a}*sin({b}*x{c:+})/{d}", "-{a}*cos({b}*x{c:+})/({b}*{d})"),
+    "exponential": ("{a}*exp({b}*x{c:+})/{d}", "{a}*exp({b}*x{c:+})/({b}*{d})"),
+    "reciprocal": ("{a}/({d}*x)", "{a}*log(x)/{d}"),
+    "power": ("{a}*x**{b}/{d}", "{a}*x**({b}+1)/(({b}+1)*{d})"),
 }
-OTHERS = {
-    "cosine without a factor": "cos({b}*x)",
-    "power without a factor": "x**{b}",
-    "square root": "{a}*sqrt(x)",
-    "shifted reciprocal": "{a}/(x+{b})",
-    "hyperbolic cosine": "{a}*cosh(x)",
+# Down the ladder: the shape of the integrand, and the lowest and the highest number in it.
+LEVELS: dict[str, tuple[Callable[[str], str], int, int]] = {
+    "as in the set": (lambda text: text, 11, 99),
+    "without divisor": (lambda text: _undivided(text), 11, 99),
+    "without divisor and shift": (lambda text: _undivided(text).replace("{c:+}", ""), 11, 99),
+    "and of one digit": (lambda text: _undivided(text).replace("{c:+}", ""), 2, 9),
 }
 
 
-def draw_sum(rng: Random, n_terms: int) -> tuple[str, str]:
-    """Draw an integrand and its antiderivative."""
-    integrand = answer = ""
-    for technique in rng.sample(sorted(TERMS), n_terms):
-        sign = rng.choice("+-") if integrand else ""
-        digits = {"a": rng.randint(2, 9), "b": rng.randint(2, 9)}
-        term, solved = (text.format(**digits) for text in TERMS[technique])
-        integrand += sign + term
-        answer += (sign + solved).replace("+-", "-").replace("--", "+")
-    return integrand, answer
+def _undivided(text: str) -> str:
+    return text.removesuffix("/{d}").replace("({d}*x)", "x")
+
+
+def draw(rng: Random, text: str, lowest: int = 11, highest: int = 99) -> list[str]:
+    """Fill in distinct numbers; for a text of several lines, the same ones in each."""
+    numbers = dict(zip("abcd", rng.sample(range(lowest, highest + 1), 4), strict=True))
+    numbers["c"] *= rng.choice((-1, 1))
+    return text.format(**numbers).split("\n")
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -71,25 +69,22 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def problems() -> None:
     """Write the problem set."""
     rng, rows = Random(22), []
-    for name, n_terms in (("two terms", 2), ("three terms", 3)):
-        for integrand, answer in islice(dict.fromkeys(draw_sum(rng, n_terms) for _ in range(2 * N_POOL)), N_POOL):
+    for technique, texts in PROBLEMS.items():
+        for integrand, answer in (draw(rng, "\n".join(texts)) for _ in range(N_POOL)):
             if not verify(integrand, answer).reward:
                 raise SystemExit(f"{integrand}: {answer} is wrong")
-            rows.append({"integrand": integrand, "answer": answer, "technique": name, "steps": n_terms})
+            rows.append({"integrand": integrand, "answer": answer, "technique": technique})
     (HERE / "smollm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} problems")
 
 
 _EXAMPLES = "task.prompts.solve_examples="
 _CALL = "integrate({},x)".format
-RECIPE = "two sums, eight terms (the recipe's)"
-# Changes to the recipe, from its examples: two sums, then eight terms.
+RECIPE = "six examples (the recipe's)"
 PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
     RECIPE: lambda _: [],
-    "eight terms": lambda examples: [_EXAMPLES + json.dumps(examples[2:])],
-    "eight terms, two sums": lambda examples: [_EXAMPLES + json.dumps(examples[2:] + examples[:2])],
-    "four terms": lambda examples: [_EXAMPLES + json.dumps(examples[-4:])],
-    "two sums, eight terms, written integrate(f,x)": lambda examples: [
+    "two examples": lambda examples: [_EXAMPLES + json.dumps(examples[-2:])],
+    "six examples, written integrate(f,x)": lambda examples: [
         _EXAMPLES + json.dumps([example | {"user": _CALL(example["user"])} for example in examples]),
         "task.prompts.solve='{integral}'",
     ],
@@ -105,7 +100,7 @@ PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
         "task.prompts.solve='{integral} = <answer>'",
     ],
 }
-ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.9)]
+ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.3), (RECIPE, 0.9)]
 
 
 @app.command()
@@ -130,8 +125,11 @@ def base(
         settings = recipe.eval.model_copy(update={"temperature": temperature, "batch_size": 64})
         sampler = Sampler(load_task(load_recipe("smollm", changes).task), backend, settings, seed=22)
         attempts = sampler.sample([problem for own in by_kind.values() for problem in own], SAMPLES)
-        kinds, easy = {}, [each for kind in by_kind if "undergrad" not in kind for each in by_kind[kind]]
-        for kind, own in {"all but undergrad": easy, **by_kind}.items():
+        kinds = {}
+        at = {
+            level: [each for kind in by_kind if level in kind.split(", ") for each in by_kind[kind]] for level in LEVELS
+        }
+        for kind, own in {**at, **by_kind}.items():
             ids = {problem.id for problem in own}
             summary = summarize([attempt for attempt in attempts if attempt.problem_id in ids], SAMPLES)
             kinds[kind] = {key: summary[key] for key in ("n_problems", "pass@1", f"pass@{SAMPLES}")}
@@ -139,22 +137,23 @@ def base(
         arm["tokens"] = sum(attempt.completion.n_tokens for attempt in attempts)
         figures["arms"].append({**arm, "kinds": kinds})
         (HERE / "results" / "smollm-base.json").write_text(json.dumps(figures, indent=1) + "\n")
-        print(name, temperature, f"{arm['seconds']:.0f} s", kinds["all but undergrad"], flush=True)
+        print(
+            name,
+            temperature,
+            f"{arm['seconds']:.0f} s",
+            {level: kinds[level]["pass@8"]["value"] for level in LEVELS},
+            flush=True,
+        )
 
 
 def _problems() -> dict[str, list[Problem]]:
     """The problems by kind; those of `undergrad` by their number of steps."""
-    rng, texts = Random(7), {}
-    for kind, text in {**{kind: text for kind, (text, _) in TERMS.items()}, **OTHERS}.items():
-        drawn = dict.fromkeys(text.format(a=rng.randint(2, 9), b=rng.randint(2, 9)) for _ in range(50))
-        texts[kind] = list(drawn)[:N_EACH]
-    pool = {row["integrand"] for row in map(json.loads, (HERE / "smollm.jsonl").read_text().splitlines())}
-    sums = dict.fromkeys(draw_sum(rng, 2)[0] for _ in range(3 * N_EACH))
-    texts["two terms"] = [text for text in sums if text not in pool][: 2 * N_EACH]
-    data = {"variable": "x", "lower": None, "upper": None}
-    by_kind = {
-        kind: [Problem.root("integration", {"integrand": text, **data}) for text in own] for kind, own in texts.items()
-    }
+    rng, by_kind = Random(7), {}
+    for level, (reshape, lowest, highest) in LEVELS.items():
+        for technique, (text, _) in PROBLEMS.items():
+            drawn = {draw(rng, reshape(text), lowest, highest)[0] for _ in range(N_EACH)}
+            data = [{"integrand": each, "variable": "x", "lower": None, "upper": None} for each in sorted(drawn)]
+            by_kind[f"{technique}, {level}"] = [Problem.root("integration", each) for each in data]
     by_kind["undergrad, every twentieth"] = load_problems("undergrad", "test")[::20]
     return by_kind
 
