@@ -3,9 +3,9 @@
     python benchmarks/smollm.py problems                     # rewrites smollm.jsonl, in seconds
     python benchmarks/smollm.py base model.id=FILE.gguf      # a quarter of an hour on one core
 
-A problem needs one step, but has constants of two digits: `40*cos(45*x-17)/51`. The prompts are compared on other such
-integrals, on easier ones, as variants are, and on every twentieth problem of `undergrad`. None of them is used by the
-recipe. Writes benchmarks/results/smollm-base.json.
+A problem needs one step, but has constants of three digits: `412*cos(357*x-168)`. The prompts are compared on other
+such integrals, on easier ones, as variants are, and on every twentieth problem of `undergrad`. None of them is used by
+the recipe. Writes benchmarks/results/smollm-base.json.
 """
 
 import json
@@ -36,29 +36,25 @@ N_EACH, SAMPLES = 2, 8
 
 # By technique: an integrand, and its antiderivative as the prompt's examples would write it.
 PROBLEMS = {
-    "cosine": ("{a}*cos({b}*x{c:+})/{d}", "{a}*sin({b}*x{c:+})/({b}*{d})"),
-    "sine": ("{a}*sin({b}*x{c:+})/{d}", "-{a}*cos({b}*x{c:+})/({b}*{d})"),
-    "exponential": ("{a}*exp({b}*x{c:+})/{d}", "{a}*exp({b}*x{c:+})/({b}*{d})"),
-    "reciprocal": ("{a}/({d}*x)", "{a}*log(x)/{d}"),
-    "power": ("{a}*x**{b}/{d}", "{a}*x**({b}+1)/(({b}+1)*{d})"),
+    "cosine": ("{a}*cos({b}*x{c:+})", "{a}*sin({b}*x{c:+})/{b}"),
+    "sine": ("{a}*sin({b}*x{c:+})", "-{a}*cos({b}*x{c:+})/{b}"),
+    "exponential": ("{a}*exp({b}*x{c:+})", "{a}*exp({b}*x{c:+})/{b}"),
+    "reciprocal": ("{a}/(x{c:+})", "{a}*log(x{c:+})"),
+    "power": ("{a}*(x{c:+})**{n}", "{a}*(x{c:+})**({n}+1)/({n}+1)"),
 }
-# Down the ladder: the shape of the integrand, and the lowest and the highest number in it.
-LEVELS: dict[str, tuple[Callable[[str], str], int, int]] = {
-    "as in the set": (lambda text: text, 11, 99),
-    "without divisor": (lambda text: _undivided(text), 11, 99),
-    "without divisor and shift": (lambda text: _undivided(text).replace("{c:+}", ""), 11, 99),
-    "and of one digit": (lambda text: _undivided(text).replace("{c:+}", ""), 2, 9),
+# Down the ladder: what is left out of the integrand, and the lowest and the highest number in it.
+LEVELS = {
+    "three digits": ("", 101, 999),
+    "two digits": ("", 11, 99),
+    "two digits, no shift": ("{c:+}", 11, 99),
+    "one digit, no shift": ("{c:+}", 2, 9),
 }
 
 
-def _undivided(text: str) -> str:
-    return text.removesuffix("/{d}").replace("({d}*x)", "x")
-
-
-def draw(rng: Random, text: str, lowest: int = 11, highest: int = 99) -> list[str]:
+def draw(rng: Random, text: str, lowest: int = 101, highest: int = 999) -> list[str]:
     """Fill in distinct numbers; for a text of several lines, the same ones in each."""
     numbers = dict(zip("abcd", rng.sample(range(lowest, highest + 1), 4), strict=True))
-    numbers["c"] *= rng.choice((-1, 1))
+    numbers |= {"c": numbers["c"] * rng.choice((-1, 1)), "n": rng.randint(2, 9)}
     return text.format(**numbers).split("\n")
 
 
@@ -127,7 +123,8 @@ def base(
         attempts = sampler.sample([problem for own in by_kind.values() for problem in own], SAMPLES)
         kinds = {}
         at = {
-            level: [each for kind in by_kind if level in kind.split(", ") for each in by_kind[kind]] for level in LEVELS
+            level: [each for kind in by_kind if kind.startswith(f"{level}:") for each in by_kind[kind]]
+            for level in LEVELS
         }
         for kind, own in {**at, **by_kind}.items():
             ids = {problem.id for problem in own}
@@ -149,11 +146,11 @@ def base(
 def _problems() -> dict[str, list[Problem]]:
     """The problems by kind; those of `undergrad` by their number of steps."""
     rng, by_kind = Random(7), {}
-    for level, (reshape, lowest, highest) in LEVELS.items():
+    for level, (without, lowest, highest) in LEVELS.items():
         for technique, (text, _) in PROBLEMS.items():
-            drawn = {draw(rng, reshape(text), lowest, highest)[0] for _ in range(N_EACH)}
+            drawn = {draw(rng, text.replace(without, ""), lowest, highest)[0] for _ in range(N_EACH)}
             data = [{"integrand": each, "variable": "x", "lower": None, "upper": None} for each in sorted(drawn)]
-            by_kind[f"{technique}, {level}"] = [Problem.root("integration", each) for each in data]
+            by_kind[f"{level}: {technique}"] = [Problem.root("integration", each) for each in data]
     by_kind["undergrad, every twentieth"] = load_problems("undergrad", "test")[::20]
     return by_kind
 
