@@ -4,7 +4,7 @@
     python benchmarks/smollm.py base model.id=FILE.gguf      # a quarter of an hour on one core
 
 A problem needs one step, but has constants of three digits: `412*cos(357*x-168)`. The prompts are compared on other
-such integrals, on easier ones, as variants are, and on every twentieth problem of `undergrad`. None of them is used by
+such integrals, on easier ones, as variants are, and on every fortieth problem of `undergrad`. None of them is used by
 the recipe. Writes benchmarks/results/smollm-base.json.
 """
 
@@ -76,11 +76,11 @@ def problems() -> None:
 
 _EXAMPLES = "task.prompts.solve_examples="
 _CALL = "integrate({},x)".format
-RECIPE = "six examples (the recipe's)"
+RECIPE = "ten examples (the recipe's)"
 PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
     RECIPE: lambda _: [],
-    "two examples": lambda examples: [_EXAMPLES + json.dumps(examples[-2:])],
-    "six examples, written integrate(f,x)": lambda examples: [
+    "five examples": lambda examples: [_EXAMPLES + json.dumps(examples[:5])],
+    "ten examples, written integrate(f,x)": lambda examples: [
         _EXAMPLES + json.dumps([example | {"user": _CALL(example["user"])} for example in examples]),
         "task.prompts.solve='{integral}'",
     ],
@@ -96,7 +96,7 @@ PROMPTS: dict[str, Callable[[list[Any]], list[str]]] = {
         "task.prompts.solve='{integral} = <answer>'",
     ],
 }
-ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.3), (RECIPE, 0.9)]
+ARMS = [*((name, 0.6) for name in PROMPTS), (RECIPE, 0.9)]
 
 
 @app.command()
@@ -144,14 +144,14 @@ def base(
 
 
 def _problems() -> dict[str, list[Problem]]:
-    """The problems by kind; those of `undergrad` by their number of steps."""
+    """The problems by kind."""
     rng, by_kind = Random(7), {}
     for level, (without, lowest, highest) in LEVELS.items():
         for technique, (text, _) in PROBLEMS.items():
             drawn = {draw(rng, text.replace(without, ""), lowest, highest)[0] for _ in range(N_EACH)}
             data = [{"integrand": each, "variable": "x", "lower": None, "upper": None} for each in sorted(drawn)]
             by_kind[f"{level}: {technique}"] = [Problem.root("integration", each) for each in data]
-    by_kind["undergrad, every twentieth"] = load_problems("undergrad", "test")[::20]
+    by_kind["undergrad, every fortieth"] = load_problems("undergrad", "test")[::40]
     return by_kind
 
 
