@@ -10,6 +10,7 @@ the recipe. Writes benchmarks/results/smollm-base.json.
 
 import json
 import platform
+import re
 import shlex
 import sys
 import time
@@ -108,7 +109,9 @@ def base(
     backend, by_kind = load_backend(recipe), _problems()
     examples = [example.model_dump() for example in recipe.task.prompts.solve_examples]
     figures: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/smollm.py", *(Path(each).name for each in sys.argv[1:])]),
+        "command": shlex.join(
+            ["python", "benchmarks/smollm.py", *(re.sub("=.*/", "=", each) for each in sys.argv[1:])]
+        ),
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, Python {platform.python_version()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "model": "SmolLM2-135M-Instruct, the weights of model.id as float32",
