@@ -26,12 +26,14 @@ from enum import Enum
 from io import StringIO
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import trl
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl.trainer import utils
 
 from ladder_lite.config import SETTINGS, settle
 from ladder_lite.errors import UserError, first_line
@@ -218,6 +220,14 @@ class Trainer(trl.GRPOTrainer):
         reply_length = inputs["completion_ids"].shape[1]
         with sharing_prompts(base, reply_length) if shares_prompts else nullcontext():
             return factor * super().compute_loss(model, inputs, **options)
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        """Compute log-probabilities and entropies as TRL does, for the tokens of the replies alone."""
+        # Without Triton, TRL 1.16 multiplies the hidden states of all tokens, those of prompts and padding included, by
+        # the whole vocabulary. That takes most of a step if prompts are long. The function only makes this choice.
+        of_replies = patch.object(utils, "_use_triton", lambda _: True) if hasattr(utils, "_use_triton") else None
+        with of_replies or nullcontext():
+            return super()._get_per_token_logps_and_entropies(*arguments, **options)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: checkpoints are for resuming only."""

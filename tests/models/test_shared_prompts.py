@@ -84,6 +84,17 @@ def test_each_prompt_is_read_once(model: Any) -> None:
     assert _n_tokens(model, ids, mask) == 3 * 4 + 9 * (REPLIES + 1)
 
 
+@pytest.mark.parametrize("prompts", [[[0, 0, 8, 9, 4, 5], [8, 9, 1, 2, 3, 5], [0, 8, 9, 1, 6, 5]], [[0, 8, 9, 4]]])
+def test_what_all_prompts_begin_with_is_read_once(model: Any, prompts: list[list[int]]) -> None:
+    ids, mask = _rows([prompt for prompt in prompts for _ in range(2)])
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    # Two common tokens and, of the longest prompt, three others; a single prompt is common as a whole.
+    read = 2 + 3 * 3 if len(prompts) == 3 else 2
+    assert _n_tokens(model, ids, mask) == read + len(ids) * (REPLIES + 1)
+
+
 def test_rows_in_any_order_and_prompts_of_one_token(model: Any) -> None:
     for prompts in ([PROMPTS[at] for at in (2, 0, 1, 0, 2, 2)], [[7], [7], [8]]):
         ids, mask = _rows(prompts)

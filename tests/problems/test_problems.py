@@ -182,7 +182,7 @@ def test_the_question_is_read_if_the_integrand_is_null(tmp_path: Path) -> None:
 def test_held_out_problems_are_those_of_all_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
     sets = plain_task("integration").held_out()
-    assert sorted(sets) == ["exam", "mit_bee", "tiny", "undergrad"]
+    assert sorted(sets) == ["exam", "mit_bee", "smollm", "tiny", "undergrad"]
     assert len(sets["exam"]) == 60  # without its probe, which only runs that use it hold out
     assert len(sets["tiny"]) == 100
     assert len(sets["undergrad"]) == 359  # a set without splits counts as a whole

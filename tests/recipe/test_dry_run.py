@@ -185,7 +185,7 @@ def test_counts_of_a_set_that_is_not_fetched_are_unknown(tmp_path: Path, monkeyp
 def test_the_longer_completions_of_ttrl_count_for_memory() -> None:
     longer = _predict("smollm", "ttrl.trl={max_completion_length: 512}")
     assert longer["max_completion_length"] == 512
-    assert _predict("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 64
+    assert _predict("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 48
 
 
 def test_changes_of_ttrl_count_for_ttrl_only() -> None:
@@ -230,7 +230,7 @@ def test_time_left_uses_the_max_steps_of_ttrl(tmp_path: Path) -> None:
 
 def test_a_card_too_small_for_ttrl_alone_is_too_small() -> None:
     card = _predict("smollm", "ttrl.trl={max_completion_length: 300000}")["cards"][0]
-    assert card["micro_batch"] == 32
+    assert card["micro_batch"] == 16
     assert not card["fits"]
     assert card["predicted_peak_bytes"]["train"] > card["gib"] * 2**30
 

@@ -585,12 +585,12 @@ def test_an_index_finds_the_first_of_equal_problems(task: Task) -> None:
 def test_few_shot_examples_come_before_the_question() -> None:
     settings = load_recipe("smollm").task
     chat = load_task(settings)
-    asked = chat.prompt(problem("x**2", lower="0", upper="1"))
+    asked = chat.prompt(problem("x**2"))
     examples = settings.prompts.solve_examples
     assert len(examples) > 1
     assert [turn["role"] for turn in asked] == ["system", *["user", "assistant"] * len(examples), "user"]
     assert [turn["content"] for turn in asked[1:-1:2]] == [example.user for example in examples]
-    assert asked[-1]["content"] == "integrate(x**2,(x,0,1))"
+    assert asked[-1]["content"] == "x**2"
     wanted = chat.variant_prompt(problem("x**2"), REQUEST)
     assert [turn["content"] for turn in wanted[2:5:2]] == [one.assistant for one in settings.prompts.variant_examples]
     assert wanted[-1]["content"] == "integrate(x**2,x), changed by euler: halve, drop-one, low-powers"
@@ -602,8 +602,8 @@ def test_the_few_shot_examples_of_recipes_are_right() -> None:
         known = load_task(settings)
         for example in settings.prompts.solve_examples:
             asked = re.search(r"integrate\(.*\)", example.user)
-            assert asked
-            assert known.grade(known.read(asked[0]), example.assistant).reward == 1, example
+            integral = asked[0] if asked else example.user  # an integrand alone
+            assert known.grade(known.read(integral), example.assistant).reward == 1, example
         for example in settings.prompts.variant_examples:
             read_back = known.parse_variants(example.assistant, problem("x"), REQUEST)
             assert len(read_back) == example.assistant.count("\n") + 1

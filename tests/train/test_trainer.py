@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -282,6 +282,25 @@ def test_a_reply_of_padding_only_is_not_trained_on(
     assert all(weight.equal(other[name]) for name, weight in as_it_comes.items())
     first = json.loads((tmp_path / "None" / "attempts.jsonl").read_text().splitlines()[0])
     assert (first["text"], first["n_tokens"], first["truncated"]) == ("", 0, True)
+
+
+def test_only_the_tokens_of_replies_are_scored(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL 1.16 would score those of prompts too, because there is no Triton."""
+    utils = trl.trainer.utils
+    if not hasattr(utils, "_ChunkedLogProbFunction"):
+        pytest.skip("this TRL does not score in chunks")
+    apply, scored = utils._ChunkedLogProbFunction.apply, []
+
+    def record(hidden: Any, *rest: Any) -> Any:
+        scored.append(len(hidden))
+        return apply(hidden, *rest)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", SimpleNamespace(apply=record))
+    train(backend, tmp_path, settings())
+    # The last call is the loss, of the groups whose rewards differ.
+    assert 0 < scored[-1] <= sum(row["n_tokens"] for row in read_jsonl(tmp_path / "attempts.jsonl"))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
