@@ -28,8 +28,10 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
     def shared(input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
         # The last token of a prompt predicts the first one of the reply, so each row computes it for itself.
         length = input_ids.shape[1] - reply_length - 1
+        if length < 1:
+            return forward(input_ids, attention_mask, **options)
         rows = torch.cat([input_ids[:, :length], attention_mask[:, :length]], dim=1)
-        prompts, prompt_of = rows.unique(dim=0, return_inverse=True) if length > 0 else (rows, None)
+        prompts, prompt_of = rows.unique(dim=0, return_inverse=True)
         if len(prompts) == len(rows):
             return forward(input_ids, attention_mask, **options)
         ids, mask = prompts.split(length, dim=1)

@@ -85,10 +85,7 @@ def main(
         return
     with Live() as live:
         if dry:
-            if profile:
-                changes = ", ".join(f"{key}={value}" for key, value in recipe.profiles[profile].items())
-                live.say(f"profile {profile}: {changes}")
-            live.print(dry_run.render(dry_run.predict(predicted, path)))
+            live.print(dry_run.render(dry_run.predict(predicted, path), recipe.profiles.get(profile or "", {})))
             return
         try:
             result = run_recipe(recipe, path, live, only, redo or (), deadline)

@@ -67,8 +67,11 @@ def predict(recipe: Recipe, run: Path) -> dict[str, Any]:
     }
 
 
-def render(prediction: dict[str, Any]) -> RenderableType:
-    """The prediction as a table, a row for each card, and a few lines below it; no table for the embedded model."""
+def render(prediction: dict[str, Any], changes: Mapping[str, Any] | None = None) -> RenderableType:
+    """The prediction as a table, a row for each card, and a few lines below it; no table for the embedded model.
+
+    `changes` are those of the profile that was applied.
+    """
     title = f"{prediction['recipe']}: {prediction['model']}, {prediction['parameters'] / 1e6:,.0f} million weights"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("card", "GiB", "micro-batch", "rollouts", "generate", "train"):
@@ -88,7 +91,8 @@ def render(prediction: dict[str, Any]) -> RenderableType:
         )
     if prediction["model"] == EMBEDDED:
         return Group(f"{prediction['recipe']}: the embedded model, which needs no GPU.", *_lines(prediction)[1:])
-    return Group(table, *_lines(prediction))
+    profile = ", ".join(f"{key}={value}" for key, value in (changes or {}).items())
+    return Group(table, *_lines(prediction), *([f"The profile changes {profile}."] if changes else []))
 
 
 def _lines(prediction: dict[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ def test_the_table_is_printed_and_no_file_is_written(tmp_path: Path) -> None:
     assert all(f"{card} GB" in result.stdout for card in CARDS)
     assert "4-bit weights 1.4" in result.stdout
     assert "Groups of 8, 32 completions a step" in result.stdout
-    assert "profile kaggle: " in result.stdout
+    assert "The profile changes " in result.stdout
     assert "grpo.trl.max_steps=100" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
