@@ -47,8 +47,8 @@ class Solution:
 
     `answer` is the verified answer as text (of an integral in Python's notation, without a constant of integration);
     `latex` is the same in LaTeX, if the task can write it. Both are None if no answer was verified. `attempts` counts
-    the graded answers to the problem itself, also those sampled during training. `steps` counts GRPO steps, 0 without
-    TTRL. `seconds` is wall-clock time.
+    the graded answers to the problem and to its detour, also those sampled during training. `steps` counts GRPO steps,
+    0 without TTRL. `seconds` is wall-clock time.
     """
 
     problem: Problem
