@@ -31,7 +31,7 @@ from ladder_lite.report.paper_results import PAPER
 from ladder_lite.report.test_time import test_time
 from ladder_lite.report.variant_tree import variants_chapter
 from ladder_lite.runs import Run, layout
-from ladder_lite.tasks import statement
+from ladder_lite.tasks import latex, statement
 from ladder_lite.terminal import (
     clock_time,
     counted,
@@ -60,7 +60,8 @@ _MAX_TECHNIQUES = 40
 def describe(report: Report, run: Run) -> Document:
     """Build the document of a run's report."""
     # By problem id, as the model is shown them: {"1e954ee963d0df5a": "x**2*exp(x)"}.
-    statements = {problem.id: statement(problem) for problem in known_problems(run, run.test, "test")}
+    tests = known_problems(run, run.test, "test")
+    statements = {problem.id: statement(problem) for problem in tests}
     chapters = [
         _results(report, run),
         _training(report),
@@ -71,7 +72,8 @@ def describe(report: Report, run: Run) -> Document:
         _cost(report),
         _reproduce(report, run),
     ]
-    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", headline(report), chapters)
+    formulas = {one_line(statements[problem.id], WIDTH): latex(problem) for problem in tests}
+    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", headline(report), chapters, formulas)
 
 
 def differences(entries: Iterable[Mapping[str, Any]]) -> str:

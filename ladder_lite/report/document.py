@@ -6,7 +6,7 @@ one harmless line of bounded width.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ladder_lite.report.drawing.palette import Key
 from ladder_lite.terminal import one_line
@@ -35,6 +35,7 @@ class Node:
     """A problem of a variant tree; `n_hidden` is the number of its children that are not shown."""
 
     text: str  # on one line
+    latex: str | None  # the same for the page, if it has such a form
     label: str  # "training problem", or the kind of variant that was asked for: "easier", "equivalent"
     rate: float | None  # None if training never tried it
     children: tuple["Node", ...] = ()
@@ -67,11 +68,15 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A report: its title, its main result in one or two sentences, and its chapters. Empty chapters are left out."""
+    """A report: its title, its main result in one or two sentences, and its chapters. Empty chapters are left out.
+
+    `formulas` has the LaTeX that the page shows in place of the code spans with these texts.
+    """
 
     title: str
     headline: str
     chapters: Sequence[Chapter]
+    formulas: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def pictures(self) -> dict[str, bytes]:

@@ -1,9 +1,13 @@
 """Rendering of a document as Markdown, for a README, and as one HTML page without scripts or external resources."""
 
+from html import unescape
 from pathlib import Path
+from xml.etree.ElementTree import tostring
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 
 from ladder_lite.report.document import Block, Document, Figures, Folded, Node, Trees, code, escape
@@ -24,6 +28,11 @@ def to_html(document: Document, reload_s: int | None = None) -> str:
     box = '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>\n'
     markdown.add_render_rule("table_open", lambda *_: box)
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
+
+    markdown.add_render_rule(
+        "code_inline",
+        lambda _, tokens, at, *__: _formula(tokens[at].content, document.formulas.get(tokens[at].content)),
+    )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # off by default in Jinja
@@ -36,6 +45,7 @@ def to_html(document: Document, reload_s: int | None = None) -> str:
     # renders, which has escaped the text itself.
     environment.filters |= {"percent": percent, "drawing": Markup}
     environment.filters["markdown"] = lambda text: Markup(markdown.render(text))
+    environment.filters["formula"] = lambda node: Markup(_formula(node.text, node.latex))
     environment.filters["inline"] = lambda text: Markup(markdown.renderInline(text))
     # Jinja has no isinstance, so the template selects by class name: {% if one | kind == "Figures" %}.
     environment.filters["kind"] = lambda block: type(block).__name__
@@ -43,6 +53,17 @@ def to_html(document: Document, reload_s: int | None = None) -> str:
     colours = {name.replace("_", "-"): colour for name, colour in PALETTE.items()}
     page = environment.get_template("page.html.j2")
     return page.render(document=document, colours=colours, reload_s=reload_s)
+
+
+def _formula(text: str, latex: str | None) -> str:
+    """Return a problem as HTML: MathML, with the text as a tooltip, or the text alone if there is no LaTeX."""
+    if latex is None:
+        return f"<code>{escapeHtml(text)}</code>"
+    # The library's own conversion to a string writes "<" in texts as it is.
+    element = convert_to_element(latex, xmlns="")
+    for node in element.iter():
+        node.text = node.text and unescape(node.text)
+    return f'<span class="formula" title="{escapeHtml(text)}">{tostring(element, encoding="unicode")}</span>'
 
 
 def to_markdown(document: Document) -> str:

@@ -9,7 +9,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.report.document import WIDTH, Block, Chapter, Node, Trees, bullets, code, escape, table
 from ladder_lite.report.findings import TREES, Report, known_problems, read_variants
 from ladder_lite.runs import Run, layout
-from ladder_lite.tasks import statement
+from ladder_lite.tasks import latex, statement
 from ladder_lite.terminal import clock_time, counted, one_line, percent
 
 # `library` in the done.json of the tree, as a sentence; any other value is the path of a library.
@@ -131,7 +131,7 @@ def _grow_trees(run: Run) -> Trees:
     selected = run.path / layout.SELECT / layout.PROBLEMS
     training = known_problems(run, str(selected) if selected.exists() else run.train, "train")
     all_variants = [variant for place in TREES for variant in variants.load(run.path / place)]
-    texts = {problem.id: statement(problem) for problem in (*training, *all_variants)}
+    problems = {problem.id: problem for problem in (*training, *all_variants)}
     rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}
     children: dict[str | None, list[Problem]] = defaultdict(list)
     for variant in all_variants:
@@ -139,9 +139,10 @@ def _grow_trees(run: Run) -> Trees:
 
     def node(problem_id: str, label: str, depth: int) -> Node:
         below = children[problem_id] if depth else []
-        rate = rates.get(problem_id)
+        rate, problem = rates.get(problem_id), problems.get(problem_id)
         return Node(
-            one_line(texts.get(problem_id, problem_id), WIDTH),
+            one_line(statement(problem) if problem else problem_id, WIDTH),
+            latex(problem) if problem else None,
             label,
             # Without tries the pass rate is a guess from similar problems, so none is shown.
             float(rate["pass_rate"]) if rate and rate["tries"] else None,

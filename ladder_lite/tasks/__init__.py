@@ -11,6 +11,7 @@ The recipe's `task.name` is one of these:
 """
 
 import sys
+from contextlib import suppress
 from functools import cache as cached
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -40,6 +41,7 @@ __all__ = [
     "Unreadable",
     "VariantRequest",
     "known_tasks",
+    "latex",
     "load_task",
     "plain_task",
     "statement",
@@ -75,6 +77,15 @@ def statement(problem: Problem) -> str:
         return plain_task(problem.task).statement(problem)
     except UserError:  # a report may be written where the file of a task is not
         return ", ".join(value for value in problem.data.values() if value is not None)
+
+
+def latex(problem: Problem) -> str | None:
+    """Return a problem in LaTeX, without its recipe; None if its task has none, cannot be loaded or refuses it."""
+    with suppress(UserError, Unreadable):
+        task = plain_task(problem.task)
+        task.validate(problem.data)  # the files of a run may have been changed
+        return task.latex(problem)
+    return None
 
 
 def _find(name: str) -> type[Task]:

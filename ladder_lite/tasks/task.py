@@ -124,6 +124,10 @@ class Task:
         values = [value for name in self.fields if (value := problem.data.get(name)) is not None]
         return " ".join(", ".join(values).split())
 
+    def latex(self, problem: Problem) -> str | None:  # noqa: ARG002
+        """Return the problem in LaTeX, for reports; None, the default, if they show the statement."""
+        return None
+
     def key(self, problem: Problem) -> str:
         """Return a text that equal problems share, however they are written, and different ones do not."""
         return json.dumps([problem.data.get(name) for name in self.fields])

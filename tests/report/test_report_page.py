@@ -218,6 +218,9 @@ def test_a_tree_of_many_variants_is_cut(run: Path) -> None:
     write_report(run)
     page = Page((run / "report.html").read_text())
     assert "and 13 more" in page.within("small")
+    # Its integral is typeset; that of the root, which is long, scrolls within its box.
+    assert ("span", {"class": "formula", "title": "x**40"}) in page.elements
+    assert page.within("mn").splitlines().count("40") == 1
     rates = [rate.strip() for rate in page.within("span").splitlines()]
     assert rates[:3] == ["not tried", "25 %", "not tried"]
     assert [attributes["style"] for tag, attributes in page.elements if "--share" in str(attributes.get("style"))] == [

@@ -23,10 +23,11 @@ from ladder_lite.tasks.problem import Problem
 from ladder_lite.tasks.task import MAX_SHOWN_CHARS, Messages, Rejected, Task, Unreadable, VariantRequest
 from ladder_lite.verify import Grade, Reason, verify
 from ladder_lite.verify.expressions.functions import NAMES
-from ladder_lite.verify.expressions.latex import bare, typeset
+from ladder_lite.verify.expressions.latex import bare, typeset, typeset_integral
 from ladder_lite.verify.expressions.parse import parse
 from ladder_lite.verify.expressions.replies import Piece, Unread, read_integrals
 from ladder_lite.verify.numerics import definite
+from ladder_lite.verify.numerics.bounds import bound
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.integrand import IntegrandError, prepare
 from ladder_lite.verify.rules.by_component import TOLERANCE
@@ -89,7 +90,7 @@ class IntegrationTask(Task):
         """Raise Unreadable if the integral cannot be verified; an answer to it is not needed to see that."""
         # `prepare` is what the verifier itself does with the integrand, and its errors say in words what is wrong.
         try:
-            function = prepare(str(data["integrand"]), data["variable"] or "x")
+            function = prepare(str(data["integrand"]), data.get("variable") or "x")
             function.components  # noqa: B018 - a cached property: raises if the integrand is nowhere finite and real
             bounds_of(data)
         except IntegrandError as error:
@@ -126,6 +127,12 @@ class IntegrationTask(Task):
         """Return the integrand, with the bounds if it is definite: "x**2 from 0 to 1"."""
         integrand, lower, upper = (problem.data.get(key) for key in ("integrand", "lower", "upper"))
         return f"{integrand}" if lower is None else f"{integrand} from {lower} to {upper}"
+
+    def latex(self, problem: Problem) -> str:
+        """Return the integral in LaTeX."""
+        data = problem.data
+        limits = [_limit(limit) for limit in (data.get("lower"), data.get("upper")) if limit is not None]
+        return typeset_integral(parse(str(data["integrand"]), data.get("variable") or "x"), *limits)
 
     def placeholders(self, problem: Problem) -> dict[str, str]:
         """Return the texts of the placeholders; {integral} is a call of `integrate`."""
@@ -242,6 +249,12 @@ def _read_variant(piece: Piece, parent: Problem, request: VariantRequest) -> Pro
     if (reason := fault(data) or ("zero" if is_zero(data) else None)) is not None:
         return Rejected(text, reason)
     return Problem.child(parent, data, transforms=request.suggestions, requested=request.effect)
+
+
+def _limit(text: str) -> str:
+    """A bound in LaTeX."""
+    number = bound(text).number
+    return typeset(parse(text)) if isfinite(number) else r"\infty" if number > 0 else r"-\infty"
 
 
 def _call(data: Mapping[str, str | None]) -> str:

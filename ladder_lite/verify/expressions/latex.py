@@ -35,6 +35,13 @@ def typeset(expression: Expression) -> str:
     return builder.latex(builder.build(_tree(expression)))
 
 
+def typeset_integral(integrand: Expression, *limits: str) -> str:
+    r"""Return LaTeX of an integral: `\int_{0}^{1} x^{2}\, dx`. The limits are LaTeX."""
+    builder = _Builder(integrand.variable)
+    indefinite = builder.latex(builder.integral(integrand))
+    return indefinite.replace(r"\int", rf"\int_{{{limits[0]}}}^{{{limits[1]}}}", 1) if limits else indefinite
+
+
 def _tree(expression: Expression) -> ast.expr:
     return without_constant(ast.parse(expression.source, mode="eval").body, expression.variable)
 
@@ -74,6 +81,10 @@ class _Builder:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
             return self._sum(node)
         return self._product(node)
+
+    def integral(self, integrand: Expression) -> Any:
+        """Return the indefinite integral of an expression."""
+        return self._sympy.Integral(self.build(ast.parse(integrand.source, mode="eval").body), self._variable)
 
     def _sum(self, node: ast.expr) -> Any:
         """Return a sum as one flat Add: nested, a long sum would be deeper than SymPy's printer can recurse."""

@@ -67,7 +67,7 @@ def bounds_of(data: Data) -> tuple[float, float] | None:
 
     Raises ValueError if a bound is missing or not a real number, or if the bounds are equal.
     """
-    lower, upper = data["lower"], data["upper"]
+    lower, upper = data.get("lower"), data.get("upper")
     if lower is None and upper is None:
         return None
     if lower is None or upper is None:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ladder_lite.install import shipped
+from ladder_lite.tasks import plain_task
 from ladder_lite.verify import verify
 from ladder_lite.verify.expressions.latex import bare, typeset
 from ladder_lite.verify.expressions.parse import Expression, parse
@@ -48,6 +49,19 @@ def test_latex_of_expressions(text: str, latex: str) -> None:
 def test_the_variable_takes_precedence_over_a_constant_of_that_name() -> None:
     assert typeset(parse("e**2", "e")) == "e^{2}"
     assert typeset(parse("c**2+C", "c", constant_of_integration=True)) == "c^{2}"
+
+
+@pytest.mark.parametrize(
+    ("integral", "latex"),
+    [
+        ("x+1", r"\int \left(x + 1\right)\, dx"),
+        ("integrate(t**2,(t,0,pi/2))", r"\int_{0}^{\frac{\pi}{2}} t^{2}\, dt"),
+        ("integrate(exp(-x**2),(x,-oo,oo))", r"\int_{-\infty}^{\infty} e^{- x^{2}}\, dx"),
+    ],
+)
+def test_latex_of_integrals(integral: str, latex: str) -> None:
+    task = plain_task("integration")
+    assert task.latex(task.read(integral)) == latex
 
 
 @pytest.mark.parametrize("name", ["undergrad", "tiny"])
