@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # changes of an ablation are in the digests of its stages.
 _MAY_DIFFER = {"smoke", "profiles", "description", "ablations", "conditions", "full"}
 
+# These decide nothing until something is trained. Variants may have taken hours before a setting turns out to be wrong.
+_OF_TRAINING = {"grpo", "ttrl"}
+
 
 class RunDir:
     """The folder of one run of one recipe; one process at a time has it open."""
@@ -50,8 +53,9 @@ class RunDir:
         """Create a run folder, or open an existing one to resume its run.
 
         Raises UserError if the folder cannot be written, is open in another process, is not a run folder, is damaged,
-        or belongs to a recipe with other settings. With `redo`, and while no stage is done, other settings are
-        accepted: the digest of each stage that they affect then asks for a --redo of that stage.
+        or belongs to a recipe with other settings. Other settings are accepted while no stage is done, those of
+        training until something is trained, and all with `redo`: the digest of each stage that they affect then asks
+        for a --redo of that stage.
         """
         path = Path(path)
         try:
@@ -95,7 +99,10 @@ class RunDir:
                 raise UserError(
                     f"{error} (the run folder is damaged or from another version; choose another --run-dir)"
                 ) from error
-            old, new = (each.model_dump(mode="json", exclude=_MAY_DIFFER) for each in (existing, self.recipe))
+            places = (layout.train("*"), layout.problems("*", "*"))
+            is_trained = any(any(self.path.glob(f"{place}/{layout.DONE}")) for place in places)
+            may_differ = _MAY_DIFFER if is_trained else _MAY_DIFFER | _OF_TRAINING
+            old, new = (each.model_dump(mode="json", exclude=may_differ) for each in (existing, self.recipe))
             difference = _first_difference(old, new)
             # Conditions of earlier runs in this folder (--full, --only) stay in the recipe, and so in the report. An
             # ablation that this recipe no longer has cannot be run again, and is left out.

@@ -64,7 +64,7 @@ def test_a_run_of_another_recipe_is_refused_and_unchanged(
     path: Path, recipe: Recipe, override: str, difference: str
 ) -> None:
     with RunDir.open(path, recipe) as run:
-        run.stage("variants", 1).finish({})
+        run.stage("conditions/ladder_ttrl/problems/12ab", 1).finish({})
     before = (path / "recipe.resolved.yaml").read_text()
     message = refusal(path, load_recipe("tiny", [override]))
     assert difference in message
@@ -87,6 +87,21 @@ def test_settings_may_change_while_no_stage_is_done(path: Path, recipe: Recipe) 
         assert (run.path / "variants" / "problems.jsonl").exists()
         run.stage("variants", recipe.model.id).finish({})
     assert "was made with model.id" in refusal(path, other)
+
+
+@pytest.mark.parametrize("override", ["grpo.trl.optim=sgd", "ttrl.max_steps=7"])
+def test_settings_of_training_may_change_until_something_is_trained(path: Path, recipe: Recipe, override: str) -> None:
+    """The variants may have taken hours when training fails because of a setting."""
+    other = load_recipe("tiny", [override])
+    with RunDir.open(path, recipe) as run:
+        run.stage("variants", 1).finish({"kept": 3})
+        run.stage("conditions/base/eval", 1).finish({})
+    with RunDir.open(path, other) as run:
+        assert run.stage("variants", 1).done == {"kept": 3}
+        run.stage("conditions/ladder/train", override).finish({})
+    assert load_recipe(str(path / "recipe.resolved.yaml")) == other
+    assert f"was made with {override.partition('=')[0]}" in refusal(path, recipe)
+    assert "was made with seed" in refusal(path, load_recipe("tiny", ["seed=1"]))
 
 
 def test_a_kill_while_a_stage_is_removed_leaves_nothing_to_resume(
