@@ -1,6 +1,7 @@
 """The Kaggle notebooks, run from the first cell to the last with the embedded model in place of the large ones.
 
-The recipes `llama3b` and `qwen7b` run in full, in 4 bits, with their profile `rehearsal`.
+The recipes `llama3b` and `qwen7b` run in full, in 4 bits, with their profile `rehearsal`. The notebook of `smollm` is
+compared with that of `tiny`.
 """
 
 import ast
@@ -22,6 +23,7 @@ from tests.support.commands import run_command
 
 FOLDER = shipped("recipes") / "kaggle"
 FEW_PROBLEMS = "conditions=[base,ladder] task.select.samples=1 task.select.train=2 task.select.test=8"
+NAMES = ("tiny", "smollm", "llama3b", "qwen7b")
 ARGUMENTS = {"tiny": f"--smoke {FEW_PROBLEMS}", "llama3b": "--profile rehearsal", "qwen7b": "--profile rehearsal"}
 
 
@@ -67,7 +69,14 @@ def test_a_notebook_runs_and_shows_the_report(name: str, tmp_path: Path, monkeyp
     assert displayed(resumed) == displayed(notebook)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_notebook_of_smollm_is_that_of_tiny_with_other_settings() -> None:
+    """It is not run: it would need the model."""
+    tiny, smollm = (nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells for name in ("tiny", "smollm"))
+    assert smollm[1].source == tiny[1].source.replace("tiny", "smollm").replace('ARGS = ""', 'ARGS = "--budget 9h"')
+    assert [cell.source for cell in smollm[2:]] == [cell.source for cell in tiny[2:]]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_stored_without_outputs(name: str) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
@@ -76,7 +85,7 @@ def test_a_notebook_is_stored_without_outputs(name: str) -> None:
         assert (cell.cell_type, cell.outputs, cell.execution_count) == ("code", [], None)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebooks_arguments_are_valid(name: str, tmp_path: Path) -> None:
     """The other tests replace the notebook's `ARGS`; this one uses them, for a dry run."""
     settings = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[1].source
@@ -88,13 +97,14 @@ def test_a_notebooks_arguments_are_valid(name: str, tmp_path: Path) -> None:
         and isinstance(node.value, ast.Constant)
     }
     assert assigned["RECIPE"] == name
-    assert assigned["ARGS"].startswith("" if name == "tiny" else "--profile kaggle --budget 9h")
+    budget = "--budget 9h" if name == "smollm" else "--profile kaggle --budget 9h"
+    assert assigned["ARGS"].startswith("" if name == "tiny" else budget)
     result = run_command("recipe", name, *assigned["ARGS"].split(), "--dry-run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"{name}: " in result.stdout
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None:
     """Run the install cell with names that pretend that the project is not installed."""
     commands: list[list[str]] = []
@@ -112,7 +122,7 @@ def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None
     cell = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[2].source
     exec(compile(cell, name, "exec"), names)
     (command,) = commands
-    extra = "" if name == "tiny" else "[gpu]"
+    extra = "" if name in ("tiny", "smollm") else "[gpu]"
     assert command[-1] == f"ladder_lite{extra} @ {wheel.as_uri()}"
     constraints = Path(command[command.index("--constraint") + 1])
     assert f"torch=={version('torch')}" in constraints.read_text().splitlines()
