@@ -4,6 +4,8 @@
     python benchmarks/seeds.py tiny --conditions full    # with the ablations
     python benchmarks/seeds.py exam --runs FOLDER        # resumes or reuses the runs in FOLDER/exam-s0, ...
     python benchmarks/seeds.py exam grpo.base_rollouts=null --runs OTHER --out OTHER.json    # with other settings
+    python benchmarks/seeds.py smollm model.id=FILE.gguf --seeds 0 --conditions base,rl_without_variants,ladder \
+        --out benchmarks/results/smollm.json
 
 Writes benchmarks/results/RECIPE.json, and comparison.html and .md in FOLDER/comparison. Times depend on the machine.
 The start-up time of `--help` is therefore given as a ratio to the time of importing torch.
@@ -11,6 +13,7 @@ The start-up time of `--help` is therefore given as a ratio to the time of impor
 
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -40,7 +43,7 @@ FEW_STEPS = 10
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="tiny or exam.")],
+    recipe: Annotated[str, typer.Argument(help="tiny, exam, smollm.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Other settings.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
@@ -59,7 +62,7 @@ def main(
         subprocess.run([*command, "--run-dir", str(folder)], check=True)
     comparison = write_comparison(folders, runs / "comparison")
     figures = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *(re.sub("=/.*/", "=", each) for each in sys.argv)]),
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],
@@ -67,6 +70,8 @@ def main(
         "sign_tests": [test for rival in RIVALS if (test := _sign_test(folders, rival))],
         "runs": [_measure(folder) for folder in folders],
     }
+    if len(folders) == 1:
+        figures |= {key: figures["runs"][0][key] for key in ("conditions", "differences", "seconds", "versions")}
     out = out or HERE / "results" / f"{recipe}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
@@ -80,6 +85,8 @@ def _measure(run: Path) -> dict[str, Any]:
     steps = [json.loads(line) for line in lines]
     share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
     kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
+    kept["model"] = Path(report["model"]).name  # the folder of a local file says nothing elsewhere
+    kept["seconds"] = sum(row["seconds"] or 0.0 for row in report["costs"])
     singles = {
         done.parent.parent.name: [
             {key: row[key] for key in ("problem_id", "root_id", "solved", "steps", "n_verifier_calls")}
