@@ -98,6 +98,8 @@ def percent_interval(share: Mapping[str, float]) -> str:
 def points_interval(difference: Mapping[str, float]) -> str:
     """Return a difference of shares in percentage points, with its interval: '+12.0 (+3.5 to +20.1)'."""
     value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    if low == high == 0:  # the conditions agree on every problem, so resampling problems changes nothing
+        return "0.0 (no difference)"
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 

@@ -68,6 +68,7 @@ def test_shares_and_differences_have_one_form() -> None:
     assert percent_interval({"value": 0.64, "low": 0.321, "high": 0.82}) == "64 % (32-82)"
     assert percent_interval({"value": 0.004, "low": 0.0, "high": 0.0151}) == "0.4 % (0-1.5)"
     assert points_interval({"value": 0.12, "low": -0.035, "high": 0.201}) == "+12.0 (-3.5 to +20.1)"
+    assert points_interval({"value": 0.0, "low": 0.0, "high": 0.0}) == "0.0 (no difference)"
 
 
 def test_a_table_has_the_columns_of_all_its_rows() -> None:
