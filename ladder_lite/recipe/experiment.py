@@ -11,19 +11,22 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import variants
 from ladder_lite.budget import Deadline
 from ladder_lite.config import Recipe, condition_of, recipe_for, shares_tree
 from ladder_lite.errors import UserError
+from ladder_lite.evaluate.scores import summarize
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Attempt
 from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext, ids
 from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Bar, Live, show, verdict
 from ladder_lite.train import divergence
+from ladder_lite.variants import transformations
 
-if TYPE_CHECKING:
-    from ladder_lite.problems.attempts import Attempt
+if TYPE_CHECKING:  # importing GRPO imports SciPy
     from ladder_lite.train.state import Step
 
 SHOWN_ANSWERS = 2
@@ -50,12 +53,12 @@ class Experiment:
             self.train(name, context.roots)
         elif condition.trains_on == "variants":
             # LADDER and its ablations: the model's own easier variants give groups with both right and wrong answers.
-            variants = self.grow_variants(name)
+            tree = self.grow_variants(name)
             if recipe_for(self.recipe, name).variants.adaptive:
                 # An adaptive tree adds the roots to the training rows: they are tried now and then, and while they
                 # are stuck they get children.
-                variants = [*context.roots, *variants]
-            self.train(name, variants)
+                tree = [*context.roots, *tree]
+            self.train(name, tree)
         elif condition.trains_on == "single problems":
             # TTRL: the whole loop again for each unsolved test problem; the weights are restored after each.
             test_time.run_ttrl(context, condition)
@@ -72,7 +75,6 @@ class Experiment:
 
     def write_transformations(self) -> None:
         """Let the base model write the library of transformations if `variants.transformations` is `model`."""
-        from ladder_lite.variants import transformations
 
         def work(stage: Stage) -> dict[str, Any]:
             with self.context.live.progress("transformations", None):
@@ -89,8 +91,6 @@ class Experiment:
 
         Raises UserError if the model wrote no usable variant.
         """
-        from ladder_lite import variants
-
         # An ablation that only trains on fewer variants (`share: 0.1`) takes the first ones of LADDER's tree, so that
         # the two differ in their number alone. One that changes how the tree grows needs its own tree.
         shared = shares_tree(self.recipe, condition)
@@ -136,7 +136,6 @@ class Experiment:
 
         If the condition trains on variants and `variants.adaptive` is set, the tree grows between steps.
         """
-        from ladder_lite import variants
         from ladder_lite.train import grpo
         from ladder_lite.train.state import Training
 
@@ -213,8 +212,6 @@ class Experiment:
 
         The test accuracy is only recorded: it picks no checkpoint and stops no training run.
         """
-        from ladder_lite.evaluate.scores import summarize
-
         context = self.context
         tests = {test.id: test for test in context.tests}
 
