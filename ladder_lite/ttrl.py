@@ -281,9 +281,9 @@ class _ProblemRun:
     def _sample_answers(self) -> list[Attempt]:
         """Sample the trained model's answers for the vote; a greedy one is only written to `eval/greedy`."""
         folder = self._folder / layout.EVAL
-        with self._live.progress("its answers", 1) as bar:
-            self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
-            return self._sampler("eval").evaluate([self._problem], folder, bar)
+        greedy = self._sampler("greedy").greedy()
+        greedy.evaluate([self._problem], folder / layout.GREEDY, self._live, "its greedy answer")
+        return self._sampler("eval").evaluate([self._problem], folder, self._live, "its answers")
 
     def _seed(self, use: str) -> int:
         """Return a seed that differs for each use, such as "rollouts" or "tries/3"."""

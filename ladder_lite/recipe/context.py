@@ -213,8 +213,7 @@ def _select(context: RunContext) -> None:
         sampler = replace(
             context.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
         )
-        with context.live.progress(layout.SELECT, len(pool)) as bar:
-            attempts = sampler.evaluate(pool, stage.path, bar)
+        attempts = sampler.evaluate(pool, stage.path, context.live, layout.SELECT)
         # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
         failed = [problem for problem in pool if problem.id not in dropped]

@@ -189,19 +189,16 @@ class Experiment:
 
         If the recipe has a probe, its problems get `eval.samples` answers, too.
         """
-        context = self.context
+        context, live, title = self.context, self.context.live, f"evaluate {condition}"
 
         def work(stage: Stage) -> dict[str, Any]:
             context.restore(condition)
-            started = time.monotonic()
-            with context.live.progress(f"evaluate {condition}", len(context.tests)) as bar:
-                sampled = context.sampler.evaluate(context.tests, stage.path, bar)
-            with context.live.progress(f"evaluate {condition}, greedy", len(context.tests)) as bar:
-                greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
+            started, sampler = time.monotonic(), context.sampler
+            sampled = sampler.evaluate(context.tests, stage.path, live, title)
+            greedy = sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, live, f"{title}, greedy")
             summary = context.summarize(sampled, greedy)
             if context.probe:
-                with context.live.progress(f"probe {condition}", len(context.probe)) as bar:
-                    probed = context.sampler.evaluate(context.probe, stage.path / layout.PROBE, bar)
+                probed = sampler.evaluate(context.probe, stage.path / layout.PROBE, live, f"probe {condition}")
                 summary["probe"] = context.summarize_probe(probed)
             return summary | {"seconds": time.monotonic() - started}
 
