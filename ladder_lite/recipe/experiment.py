@@ -76,15 +76,15 @@ class Experiment:
     def write_transformations(self) -> None:
         """Let the base model write the library of transformations if `variants.transformations` is `model`."""
 
-        def work(stage: Stage) -> dict[str, Any]:
-            with self.context.live.progress("transformations", None):
-                self.context.restore("base")
-                return transformations.write(
-                    self.context.task, self.context.backend, self.recipe.variants, stage.path, self.recipe.seed
-                )
+        context, settings = self.context, self.recipe.variants
 
-        if self.recipe.variants.transformations == "model":
-            self.context.run_stage(layout.TRANSFORMATIONS, [self.recipe.variants.model_dump()], work)
+        def work(stage: Stage) -> dict[str, Any]:
+            with context.live.progress("transformations"):
+                context.restore("base")
+                return transformations.write(context.task, context.backend, settings, stage.path, self.recipe.seed)
+
+        if settings.transformations == "model":
+            context.run_stage(layout.TRANSFORMATIONS, [settings.model_dump()], work)
 
     def grow_variants(self, condition: str = "ladder") -> list[Problem]:
         """The variants a condition trains on: the shared tree, its first variants, or an ablation's own tree.
@@ -93,15 +93,14 @@ class Experiment:
         """
         # An ablation that only trains on fewer variants (`share: 0.1`) takes the first ones of LADDER's tree, so that
         # the two differ in their number alone. One that changes how the tree grows needs its own tree.
-        shared = shares_tree(self.recipe, condition)
+        context, shared = self.context, shares_tree(self.recipe, condition)
         recipe = self.recipe if shared else recipe_for(self.recipe, condition)
-        per_root = recipe.variants.first_per_root
-        roots, tests = self.context.roots, self.context.tests
+        per_root, roots = recipe.variants.first_per_root, context.roots
 
         def work(stage: Stage) -> dict[str, Any]:
-            writer = self.context.writer(recipe)
-            with self.context.live.progress("variants", per_root * len(roots)) as bar:
-                self.context.restore("base")  # another condition may have left its adapter in the backend
+            writer = context.writer(recipe)
+            with context.live.progress("variants", per_root * len(roots)) as bar:
+                context.restore("base")  # another condition may have left its adapter in the backend
                 variants.grow(writer, roots, stage.path, bar)
             # The last two entries are about contamination: which sets no variant may equal, and which test problems
             # equal a training problem.
@@ -109,27 +108,22 @@ class Experiment:
                 **variants.summarize_tree(stage.path),
                 "library": writer.library.source,
                 "held_out_sets": {name: len(problems) for name, problems in writer.held_out.items()},
-                "tests_among_roots": [self.context.task.statement(test) for test in self.context.tests_among(roots)],
+                "tests_among_roots": [context.task.statement(test) for test in context.tests_among(roots)],
             }
 
         self.write_transformations()
         # All shipped and fetched benchmarks are held out, but only this run's tests are inputs of the stage: fetching
         # another benchmark later must not make a finished tree stale.
-        inputs = [
-            recipe.variants.model_dump(),
-            asdict(self.context.library(recipe)),
-            ids(roots),
-            ids(tests),
-            ids(self.context.probe),
-        ]
-        stage = self.context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
+        settings = recipe.variants.model_dump(), asdict(context.library(recipe))
+        inputs = [*settings, ids(roots), ids(context.tests), ids(context.probe)]
+        stage = context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
-        settings = recipe_for(self.recipe, condition).variants
-        if settings.first_per_root < per_root:
-            tree = variants.first_per_root(tree, settings.first_per_root)
-        return variants.third_per_root(tree, roots, settings.third) if settings.third else tree
+        own = recipe_for(self.recipe, condition).variants
+        if own.first_per_root < per_root:
+            tree = variants.first_per_root(tree, own.first_per_root)
+        return variants.third_per_root(tree, roots, own.third) if own.third else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
         """Train a fresh adapter with GRPO on the problems and save it in `train/adapter`.

@@ -201,10 +201,8 @@ class Search:
         live.show_panel(self._tree(visible))
 
     def _tree(self, variants: Sequence[Problem]) -> Tree:
-        return draw_tree(self.live, self.task.statement, [self.problem, *variants], self._rates())
-
-    def _rates(self) -> dict[str, float]:
-        return {id_: fmean(results) for id_, results in self._results.items()}
+        rates = {id_: fmean(results) for id_, results in self._results.items()}
+        return draw_tree(self.live, self.task.statement, [self.problem, *variants], rates)
 
 
 def _count_outcomes(attempts: Sequence[Attempt]) -> str:
