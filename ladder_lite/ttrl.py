@@ -205,12 +205,9 @@ class _ProblemRun:
     def _tree_writer(self) -> Writer:
         """The writer of the problem's tree."""
         ttrl = self._recipe.ttrl
-        settings = {"per_root": ttrl.per_root, "depth": ttrl.depth, "adaptive": ttrl.adaptive}
-        return self._writer._replace(
-            settings=self._recipe.variants.model_copy(update=settings),
-            seed=self._seed("variants"),
-            deadline=self._budget,
-        )
+        changes = {"per_root": ttrl.per_root, "depth": ttrl.depth, "adaptive": ttrl.adaptive}
+        settings = self._recipe.variants.model_copy(update=changes)
+        return self._writer._replace(settings=settings, seed=self._seed("variants"), deadline=self._budget)
 
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
@@ -239,15 +236,8 @@ class _ProblemRun:
                     step_began_at = self._deadline.now()
                 return stop is not None
 
-            training = Training(
-                self._writer.task,
-                self._writer.backend,
-                settings,
-                self._folder / layout.TRAIN,
-                self._seed("rollouts"),
-                self._deadline,
-                self._live.say,
-            )
+            writer, folder, seed = self._writer, self._folder / layout.TRAIN, self._seed("rollouts")
+            training = Training(writer.task, writer.backend, settings, folder, seed, self._deadline, self._live.say)
             growth = None
             if adaptive and ttrl.train_on != "problem":
                 growth = Growth(self._tree_writer, [self._root], tree, adaptive, self._grown)
