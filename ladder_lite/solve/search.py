@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.tree import Tree
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe
+from ladder_lite.config import Recipe, with_changes
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Outcome
@@ -100,17 +100,14 @@ class Search:
         from ladder_lite.runs import layout
         from ladder_lite.variants import Writer, transformations
 
-        recipe, task, backend, live = self.recipe, self.task, self.backend, self.live
-        changes = {
-            # One final answer instead of the recipe's ten: no vote is taken here.
-            "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),
-            # `--budget` is the only time limit, and one verified answer is all that is wanted.
-            "ttrl": recipe.ttrl.model_copy(update={"budget": None, "stop_when_solved": True}),
-        }
+        task, backend, live = self.task, self.backend, self.live
+        # One final answer instead of the recipe's ten: no vote is taken here. `--budget` is the only time limit, and
+        # one verified answer is all that is wanted.
+        changes: dict[str, Any] = {"eval.samples": 1, "eval.k": 1, "ttrl.budget": None, "ttrl.stop_when_solved": True}
         if max_steps is not None:
             # `ttrl.trl` overrides `ttrl.max_steps` (see `TtrlSettings.over`), so both must be set.
-            limits = {"max_steps": max_steps, "trl": recipe.ttrl.trl | {"max_steps": max_steps}}
-            changes["ttrl"] = changes["ttrl"].model_copy(update=limits)
+            changes |= {"ttrl.max_steps": max_steps, "ttrl.trl.max_steps": max_steps}
+        recipe = with_changes(self.recipe, changes, "solve")
         with TemporaryDirectory(prefix="ladder-solve-") as scratch:
             folder = Path(scratch)
             if recipe.variants.transformations == "model":
@@ -119,7 +116,7 @@ class Search:
             library = transformations.open_library(task, recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self.deadline)
-            ttrl.train_on_problem(writer, self.ways[0], recipe.model_copy(update=changes), folder, live, observer=self)
+            ttrl.train_on_problem(writer, self.ways[0], recipe, folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
             attempts = read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)
             self._record([Attempt.from_row(row) for row in attempts], self.ways[0])
