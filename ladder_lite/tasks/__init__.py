@@ -27,25 +27,8 @@ from ladder_lite.tasks.task import RESERVED, Effect, Messages, Rejected, Task, U
 from ladder_lite.verify import Grade, Reason
 from ladder_lite.verify.rules.fingerprints import Index, Keys
 
-__all__ = [
-    "Effect",
-    "Grade",
-    "Index",
-    "Keys",
-    "Messages",
-    "Notes",
-    "Problem",
-    "Reason",
-    "Rejected",
-    "Task",
-    "Unreadable",
-    "VariantRequest",
-    "known_tasks",
-    "latex",
-    "load_task",
-    "plain_task",
-    "statement",
-]
+__all__ = ["Effect", "Grade", "Index", "Keys", "Messages", "Notes", "Problem", "Reason", "Rejected", "Task"]
+__all__ += ["Unreadable", "VariantRequest", "known_tasks", "latex", "load_task", "plain_task", "statement"]
 
 ENTRY_POINTS = "ladder_lite.tasks"
 
