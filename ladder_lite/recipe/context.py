@@ -210,9 +210,8 @@ def _select(context: RunContext) -> None:
 
     def work(stage: Stage) -> dict[str, Any]:
         context.restore("base")
-        sampler = replace(
-            context.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
-        )
+        sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+        sampler = replace(context.sampler, settings=sampling)
         attempts = sampler.evaluate(pool, stage.path, context.live, layout.SELECT)
         # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}

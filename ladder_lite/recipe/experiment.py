@@ -140,14 +140,12 @@ class Experiment:
 
         def work(stage: Stage) -> dict[str, Any]:
             context.restore(condition_of(condition).start)
-            growth = None
+            growth, folder = None, stage.path / layout.VARIANTS
             tree = [problem for problem in problems if problem.parent_id is not None]  # without the roots
             if adaptive:
                 # New variants go to the training stage's own folder: the shared tree stays as it was grown, and a
                 # redo of this stage removes them.
-                growth = variants.Growth(
-                    context.writer(recipe), context.roots, tree, adaptive, stage.path / layout.VARIANTS
-                )
+                growth = variants.Growth(context.writer(recipe), context.roots, tree, adaptive, folder)
             with context.live.progress(f"train {condition}", int(settings.trl["max_steps"])) as bar:
                 after_step = self._step_callback(stage.path, bar, settings.eval_every)
                 training = Training(
@@ -159,7 +157,7 @@ class Experiment:
             # A kill before done.json is written costs nothing: `grpo.train` then loads the last checkpoint, finds that
             # training has ended, and returns the same steps.
             context.backend.save(stage.path / layout.ADAPTER)
-            grown = variants.summarize_tree(stage.path / layout.VARIANTS)  # all zero if the tree did not grow
+            grown = variants.summarize_tree(folder)  # all zero if the tree did not grow
             # Totals come from the logs, which earlier processes of a resumed run wrote too.
             return {
                 "steps": len(steps),

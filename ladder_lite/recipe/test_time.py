@@ -44,9 +44,8 @@ def run_ttrl(context: RunContext, condition: Condition) -> None:
         # leaves unsolved: the two are compared problem by problem.
         after_ladder = condition.problems_of == "ladder/eval"
         chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
-        outcomes = context.run_substages(
-            stage, condition.label, chosen, partial(_run_ttrl_on, context, condition, recipe)
-        )
+        run_on = partial(_run_ttrl_on, context, condition, recipe)
+        outcomes = context.run_substages(stage, condition.label, chosen, run_on)
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
         # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
