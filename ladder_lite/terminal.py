@@ -116,10 +116,6 @@ class Bar:
         self.printed_at = task.get_time()
         self._update = update
 
-    def advance(self, n: int = 1, **fields: Field) -> None:
-        """Add `n` units; `fields` as in `set`."""
-        self.set(int(self.task.completed) + n, **fields)
-
     def set(self, done: int, **fields: Field) -> None:
         """Set the number of finished units. A field keeps its last value until set again; None means not measured."""
         self._update(self, done, {name: value for name, value in fields.items() if value is not None})

@@ -76,10 +76,8 @@ def preflight(recipe: Recipe, run_path: Path | None) -> list[Check]:
     checks = [_check_versions(with_unsloth=loader == "unsloth")]
     # Before the loader's check: a fault of the GPU explains why Unsloth cannot load the model.
     if loader is not None:
-        checks += [
-            *_check_gpu(recipe.model),
-            *_check_device(recipe.model, needs.get("needed_bytes") if run_path else None),
-        ]
+        checks += _check_gpu(recipe.model)
+        checks += _check_device(recipe.model, needs.get("needed_bytes") if run_path else None)
         if run_path is not None:
             checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     checks.append(loading)

@@ -49,14 +49,9 @@ class Sampler:
 
         `seed` defaults to the sampler's own.
         """
-        sampling = Sampling(
-            self.settings.temperature,
-            self.settings.top_p,
-            self.settings.max_new_tokens,
-            self.settings.batch_size,
-            self.seed if seed is None else seed,
-            self.task.stop,
-        )
+        settings, seed = self.settings, self.seed if seed is None else seed
+        length, batch_size = settings.max_new_tokens, settings.batch_size
+        sampling = Sampling(settings.temperature, settings.top_p, length, batch_size, seed, self.task.stop)
         # (n_problems, n) completions, in the order of the prompts.
         replies = self.backend.sample([self.task.prompt(problem) for problem in problems], n, sampling)
         return [

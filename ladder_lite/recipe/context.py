@@ -66,7 +66,7 @@ class RunContext:
             for problem in problems:
                 stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
                 summaries.append(self._run(stage, partial(work, problem)))
-                bar.advance(solved=sum(bool(summary["solved"]) for summary in summaries))
+                bar.set(len(summaries), solved=sum(bool(summary["solved"]) for summary in summaries))
         return summaries
 
     def _run(self, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
@@ -224,10 +224,8 @@ def _select(context: RunContext) -> None:
             )
         # Shuffled, since a set may be sorted, undergrad.jsonl by technique; the first rows become the training split.
         Random(f"{recipe.seed}/select").shuffle(failed)
-        rows = [
-            {**problem.data, "split": "train" if number < settings.train else "test"}
-            for number, problem in enumerate(failed[:n_needed])
-        ]
+        splits = ["train"] * settings.train + ["test"] * settings.test
+        rows = [{**problem.data, "split": split} for problem, split in zip(failed, splits, strict=False)]
         rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
         return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 

@@ -87,8 +87,7 @@ def solve(
     """
     deadline = Deadline.after(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-    fields = {"lower": lower, "upper": upper}
-    return solver.solve(text, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, **fields)
+    return solver.solve(text, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper)
 
 
 class Solver:
