@@ -161,7 +161,7 @@ class _ProblemRun:
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        before, during = (variants.summarize_tree(path) for path in (self._folder / layout.VARIANTS, self._grown))
+        trees = [variants.summarize_tree(path) for path in (self._folder / layout.VARIANTS, self._grown)]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -169,11 +169,10 @@ class _ProblemRun:
             steps=len(steps),
             seconds=self._seconds,
             answer=solved["answer"] if solved else None,
-            n_tokens=before["tokens"]
-            + during["tokens"]
+            n_tokens=sum(tree["tokens"] for tree in trees)
             + sum(step.n_tokens for step in steps)
             + sum(row["n_tokens"] for row in rows),
-            n_variants=before["kept"] + during["kept"],
+            n_variants=sum(tree["kept"] for tree in trees),
             stopped=_why_stopped(tree, steps, rows),
             voted_answer=vote.answer,
             voted_share=vote.share,

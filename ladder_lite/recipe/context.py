@@ -19,7 +19,7 @@ from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import RunDir, Stage, layout
-from ladder_lite.tasks import Index, Task, load_task
+from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
 from ladder_lite.variants import Writer
 from ladder_lite.variants.transformations import Library, open_library
@@ -185,10 +185,8 @@ class RunContext:
     def tests_among(self, roots: Sequence[Problem]) -> list[Problem]:
         """The test problems that equal one of these roots."""
         # By fingerprint and not by text: two texts may state the same problem.
-        index: Index[str] = Index()
-        for root in roots:
-            index.add(self.task.fingerprints(root), root.id)
-        return [test for test in self.tests if index.find(self.task.fingerprints(test)) is not None]
+        known = {key for root in roots for key in self.task.fingerprints(root)}
+        return [test for test in self.tests if not known.isdisjoint(self.task.fingerprints(test))]
 
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:

@@ -150,9 +150,7 @@ class IntegrationTask(Task):
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Return every integral in a reply; a reply without any is one rejection."""
         pieces = read_integrals(self.strip_thinking(text), parent.data["variable"] or "x")
-        if not pieces:
-            return [Rejected(text[:MAX_SHOWN_CHARS], "unreadable")]
-        return [_read_variant(piece, parent, request) for piece in pieces]
+        return [_read_variant(piece, parent, request) for piece in pieces or [Unread(text)]]
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Verify the last complete `<answer>` of a reply."""
