@@ -16,7 +16,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
@@ -35,8 +35,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from ladder_lite.problems.attempts import Attempt
+from ladder_lite.problems.attempts import Attempt
 
 Field = float | str | None
 
@@ -118,10 +117,6 @@ class Bar:
         self.task = task  # rich's: the units done, their total, the fields, the times
         self.printed_at = task.get_time()
         self._update = update
-
-    def advance(self, n: int = 1, **fields: Field) -> None:
-        """Add `n` units; `fields` as in `set`."""
-        self.set(int(self.task.completed) + n, **fields)
 
     def set(self, done: int, **fields: Field) -> None:
         """Set the number of finished units. A field keeps its last value until set again; None means not measured."""

@@ -161,7 +161,7 @@ class _ProblemRun:
         vote = majority_vote(self._writer.task, self._problem, self._sample_answers())
         rows = read_jsonl(self._curve)  # one for each step, those of earlier processes included
         solved = next((row for row in rows if row["answer"] is not None), None)
-        before, during = (variants.summarize_tree(path) for path in (self._folder / layout.VARIANTS, self._grown))
+        trees = [variants.summarize_tree(path) for path in (self._folder / layout.VARIANTS, self._grown)]
         return Outcome(
             self._problem.id,
             solved=solved is not None,
@@ -169,11 +169,10 @@ class _ProblemRun:
             steps=len(steps),
             seconds=self._seconds,
             answer=solved["answer"] if solved else None,
-            n_tokens=before["tokens"]
-            + during["tokens"]
+            n_tokens=sum(tree["tokens"] for tree in trees)
             + sum(step.n_tokens for step in steps)
             + sum(row["n_tokens"] for row in rows),
-            n_variants=before["kept"] + during["kept"],
+            n_variants=sum(tree["kept"] for tree in trees),
             stopped=_why_stopped(tree, steps, rows),
             voted_answer=vote.answer,
             voted_share=vote.share,
@@ -205,12 +204,9 @@ class _ProblemRun:
     def _tree_writer(self) -> Writer:
         """The writer of the problem's tree."""
         ttrl = self._recipe.ttrl
-        settings = {"per_root": ttrl.per_root, "depth": ttrl.depth, "adaptive": ttrl.adaptive}
-        return self._writer._replace(
-            settings=self._recipe.variants.model_copy(update=settings),
-            seed=self._seed("variants"),
-            deadline=self._budget,
-        )
+        changes = {"per_root": ttrl.per_root, "depth": ttrl.depth, "adaptive": ttrl.adaptive}
+        settings = self._recipe.variants.model_copy(update=changes)
+        return self._writer._replace(settings=settings, seed=self._seed("variants"), deadline=self._budget)
 
     def _train(self, tree: Sequence[Problem]) -> list[Step]:
         """Train on the tree with GRPO, and sample tries at the problem itself after each step."""
@@ -239,15 +235,8 @@ class _ProblemRun:
                     step_began_at = self._deadline.now()
                 return stop is not None
 
-            training = Training(
-                self._writer.task,
-                self._writer.backend,
-                settings,
-                self._folder / layout.TRAIN,
-                self._seed("rollouts"),
-                self._deadline,
-                self._live.say,
-            )
+            writer, folder, seed = self._writer, self._folder / layout.TRAIN, self._seed("rollouts")
+            training = Training(writer.task, writer.backend, settings, folder, seed, self._deadline, self._live.say)
             growth = None
             if adaptive and ttrl.train_on != "problem":
                 growth = Growth(self._tree_writer, [self._root], tree, adaptive, self._grown)
@@ -281,9 +270,9 @@ class _ProblemRun:
     def _sample_answers(self) -> list[Attempt]:
         """Sample the trained model's answers for the vote; a greedy one is only written to `eval/greedy`."""
         folder = self._folder / layout.EVAL
-        with self._live.progress("its answers", 1) as bar:
-            self._sampler("greedy").greedy().evaluate([self._problem], folder / layout.GREEDY, bar)
-            return self._sampler("eval").evaluate([self._problem], folder, bar)
+        greedy = self._sampler("greedy").greedy()
+        greedy.evaluate([self._problem], folder / layout.GREEDY, self._live, "its greedy answer")
+        return self._sampler("eval").evaluate([self._problem], folder, self._live, "its answers")
 
     def _seed(self, use: str) -> int:
         """Return a seed that differs for each use, such as "rollouts" or "tries/3"."""

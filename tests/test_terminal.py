@@ -72,9 +72,9 @@ def test_clock_time(seconds: float, expected: str) -> None:
 def test_a_log_has_the_start_the_end_and_few_lines_between() -> None:
     clock, (console, data) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.progress("train ladder", 1000) as bar:
-        for _ in range(1000):
+        for done in range(1, 1001):
             clock.seconds += PLAIN_INTERVAL_S / 400
-            bar.advance(reward=0.5, zero_variance=0.25, test=None)
+            bar.set(done, reward=0.5, zero_variance=0.25, test=None)
         clock.seconds += 1
     assert data.getvalue().decode().splitlines() == [
         "train ladder: 0/1000",
@@ -122,12 +122,9 @@ def test_time_left(updates: list[tuple[float, int]], left: float | None) -> None
 def test_time_left_follows_the_recent_pace() -> None:
     clock, (console, _) = Clock(), a_console(terminal=False)
     with Live(console, clock) as live, live.progress("x", 100_000) as bar:
-        for _ in range(50_000):  # fast at first
-            clock.seconds += 0.001
-            bar.advance()
-        for _ in range(1000):  # then one a second
-            clock.seconds += 1
-            bar.advance()
+        for done in range(1, 51_001):
+            clock.seconds += 0.001 if done <= 50_000 else 1  # fast at first, then one a second
+            bar.set(done)
         assert bar.task.time_remaining == pytest.approx(49_000, rel=0.01)
 
 
@@ -138,7 +135,7 @@ def test_hostile_text_never_reaches_a_console(terminal: bool, encoding: str) -> 
     with Live(console) as live:
         for text in HOSTILE.values():
             with live.progress(text, 2) as bar:
-                bar.advance(answer=text)
+                bar.set(1, answer=text)
                 live.say(show(text))
                 live.say(text[:200])  # a caller forgot `show`
     written = data.getvalue().decode(encoding)
@@ -197,5 +194,5 @@ def test_a_log_has_no_bars_even_with_forced_colours(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", force)
     with Live() as live, live.progress("x", 2) as bar:
-        bar.advance()
+        bar.set(1)
     assert capsys.readouterr().out.splitlines() == ["x: 0/2", "x: 1/2 after 0:00"]

@@ -2,7 +2,7 @@
 
 from ladder_lite.config.ablations import recipe_for, shares_tree
 from ladder_lite.config.conditions import BUILT_IN, Condition, condition_of, with_ablations
-from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, recipe_names, shown, with_more
+from ladder_lite.config.load import dump_recipe, list_recipes, load_recipe, recipe_names, shown, with_changes, with_more
 from ladder_lite.config.schema import (
     EMBEDDED,
     Adaptive,
@@ -20,7 +20,7 @@ from ladder_lite.config.schema import (
 )
 from ladder_lite.config.trl_settings import SETTINGS, settle
 
-__all__ = ["BUILT_IN", "Condition", "condition_of", "recipe_for", "shares_tree", "with_ablations"]
+__all__ = ["BUILT_IN", "Condition", "condition_of", "recipe_for", "shares_tree", "with_ablations", "with_changes"]
 __all__ += ["EMBEDDED", "Recipe", "dump_recipe", "list_recipes", "load_recipe", "recipe_names", "shown", "with_more"]
 __all__ += ["Adaptive", "EvalSettings", "Example", "GrpoSettings", "Mix", "ModelSettings", "Refill", "TaskSettings"]
 __all__ += ["SETTINGS", "Transformations", "TtrlSettings", "VariantSettings", "settle"]

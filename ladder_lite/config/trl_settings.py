@@ -128,15 +128,7 @@ class LibrarySettings:
         return handler(with_config(extra="forbid", strict=True, allow_inf_nan=False)(mapping))
 
 
-_TYPES: dict[str, Any] = {
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "str": str,
-    "list": list,
-    "dict": dict,
-    "null": None,
-}
+_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)} | {"null": None}
 
 
 def _refuse_loop_settings(trl: dict[str, Any]) -> dict[str, Any]:

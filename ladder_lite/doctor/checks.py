@@ -21,7 +21,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from packaging.requirements import Requirement
 
 from ladder_lite import models
 from ladder_lite.config import EMBEDDED, ModelSettings, Recipe
@@ -29,11 +31,7 @@ from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Backend, prepare_environment
 from ladder_lite.models.memory import Setup, gib, smallest_parts, total
 from ladder_lite.models.shape import read_shape
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
-    from ladder_lite.terminal import Live
+from ladder_lite.terminal import Live, show
 
 _CHECKPOINTS = 3
 """Checkpoints on disk at the same time: the two that are kept and the one being written."""
@@ -78,10 +76,8 @@ def preflight(recipe: Recipe, run_path: Path | None) -> list[Check]:
     checks = [_check_versions(with_unsloth=loader == "unsloth")]
     # Before the loader's check: a fault of the GPU explains why Unsloth cannot load the model.
     if loader is not None:
-        checks += [
-            *_check_gpu(recipe.model),
-            *_check_device(recipe.model, needs.get("needed_bytes") if run_path else None),
-        ]
+        checks += _check_gpu(recipe.model)
+        checks += _check_device(recipe.model, needs.get("needed_bytes") if run_path else None)
         if run_path is not None:
             checks += _check_trackers(recipe.grpo.trl.get("report_to"))
     checks.append(loading)
@@ -125,13 +121,11 @@ def require_passed(checks: Sequence[Check]) -> None:
         raise UserError(str(failed[0]))
 
 
-def open_backend(recipe: Recipe, run_path: Path | None, live: "Live") -> Backend:
+def open_backend(recipe: Recipe, run_path: Path | None, live: Live) -> Backend:
     """Load the model of a recipe after the preflight checks. Raises UserError if one of them fails.
 
     Without a `run_path` the model is only sampled from, and the needs of training are not checked.
     """
-    from ladder_lite.terminal import show
-
     require_passed(preflight(recipe, run_path))
     if n_bytes := to_download(recipe.model, predict(recipe)):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
@@ -161,7 +155,7 @@ def _check_versions(with_unsloth: bool) -> Check:
     return Check("versions", not faults, detail, f"pip install {arguments}")
 
 
-def _version_fault(requirement: "Requirement") -> str | None:
+def _version_fault(requirement: Requirement) -> str | None:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -171,10 +165,8 @@ def _version_fault(requirement: "Requirement") -> str | None:
     return None if is_within else f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def _requirements(with_unsloth: bool) -> "list[Requirement]":
+def _requirements(with_unsloth: bool) -> list[Requirement]:
     """Return the requirements of the installed ladder_lite, or those in the pyproject.toml of a checkout."""
-    from packaging.requirements import Requirement
-
     try:
         lines = importlib.metadata.requires("ladder_lite") or []
     except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed

@@ -74,13 +74,11 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
                 backend.load(adapter)
             # The digest of the weights too: the run may have been trained again since the answers were kept.
             _check_inputs(folder, [*inputs, [problem.id for problem in problems], adapter and _digest_of(adapter)])
-            with live.progress(f"evaluate {name}", len(problems)) as bar:
-                attempts = sampler.evaluate(problems, folder, bar)
+            title = f"evaluate {name}"
             # With --greedy-only the sampler itself is greedy, and its answers serve as both.
-            greedy_attempts = attempts
+            greedy_attempts = attempts = sampler.evaluate(problems, folder, live, title)
             if not request.greedy_only:
-                with live.progress(f"evaluate {name}, greedy", len(problems)) as bar:
-                    greedy_attempts = sampler.greedy().evaluate(problems, folder / layout.GREEDY, bar)
+                greedy_attempts = sampler.greedy().evaluate(problems, folder / layout.GREEDY, live, f"{title}, greedy")
             summaries[name] = summarize(
                 attempts, settings.k, greedy=greedy_attempts, task=task, problems=problems, notes=set_notes
             )

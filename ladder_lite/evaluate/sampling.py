@@ -14,7 +14,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
-from ladder_lite.terminal import Bar
+from ladder_lite.terminal import Live
 
 CHUNK = 50
 """The most problems in a chunk."""
@@ -49,14 +49,9 @@ class Sampler:
 
         `seed` defaults to the sampler's own.
         """
-        sampling = Sampling(
-            self.settings.temperature,
-            self.settings.top_p,
-            self.settings.max_new_tokens,
-            self.settings.batch_size,
-            self.seed if seed is None else seed,
-            self.task.stop,
-        )
+        settings, seed = self.settings, self.seed if seed is None else seed
+        length, batch_size = settings.max_new_tokens, settings.batch_size
+        sampling = Sampling(settings.temperature, settings.top_p, length, batch_size, seed, self.task.stop)
         # (n_problems, n) completions, in the order of the prompts.
         replies = self.backend.sample([self.task.prompt(problem) for problem in problems], n, sampling)
         return [
@@ -65,18 +60,19 @@ class Sampler:
             for index, completion in enumerate(completions)
         ]
 
-    def evaluate(self, problems: Sequence[Problem], folder: Path, bar: Bar) -> list[Attempt]:
+    def evaluate(self, problems: Sequence[Problem], folder: Path, live: Live, title: str) -> list[Attempt]:
         """Sample `settings.samples` attempts at each problem, resuming from `attempts.jsonl` in the folder.
 
-        Raises OutOfTime before a chunk that would not end in time.
+        `title` is that of the bar which shows the progress. Raises OutOfTime before a chunk that would not end in time.
         """
         done: list[Attempt] = []
-        for start in range(0, len(problems), self.chunk_size):
-            chunk = problems[start : start + self.chunk_size]
-            # No two chunks share a seed, also in runs with neighbouring seeds (up to 1,000 problems).
-            seed = self.seed * 1000 + start
-            done = self._add_chunk(done, folder / layout.ATTEMPTS, chunk, self.settings.samples, seed)
-            bar.set(start + len(chunk))
+        with live.progress(title, len(problems)) as bar:
+            for start in range(0, len(problems), self.chunk_size):
+                chunk = problems[start : start + self.chunk_size]
+                # No two chunks share a seed, also in runs with neighbouring seeds (up to 1,000 problems).
+                seed = self.seed * 1000 + start
+                done = self._add_chunk(done, folder / layout.ATTEMPTS, chunk, self.settings.samples, seed)
+                bar.set(start + len(chunk))
         return done
 
     def sample_tokens(self, problem: Problem, folder: Path, n: int, n_tokens: int) -> list[Attempt]:

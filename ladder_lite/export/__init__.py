@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ladder_lite.config import EMBEDDED, Recipe, condition_of
 from ladder_lite.doctor.checks import on_hub
@@ -23,6 +23,9 @@ from ladder_lite.errors import UserError, first_line
 from ladder_lite.jsonl import append_jsonl, write_json
 from ladder_lite.runs import Run, layout, open_run, read_json
 from ladder_lite.tasks import load_task
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
 Format = Literal["adapter", "merged", "gguf", "variants"]
 
@@ -150,88 +153,39 @@ def _write_variants(run: Run, condition: str, folder: Path) -> list[str]:
 
 
 def _data_card(recipe: Recipe, condition: str) -> str:
-    """Return the README.md of exported variants, with the metadata that the hub reads on top."""
+    """Return the README.md of exported variants."""
     from huggingface_hub import DatasetCardData
-
-    task = load_task(recipe.task)
-    fields = "\n".join(f"- `{name}`: {description}" for name, description in task.fields.items())
 
     configs = [{"config_name": "default", "data_files": "variants.jsonl"}]
     data = DatasetCardData(tags=["ladder_lite", recipe.task.name], configs=configs)
-    return f"""---
-{data.to_yaml().strip()}
----
-
-# Variants of the recipe `{recipe.name}`, seed {recipe.seed}
-
-{task.nouns[1].capitalize()} that the model `{recipe.model.id}` wrote, or the task if `transforms` says so,
-as easier or equivalent variants of the problems of `{recipe.task.train}`. The condition `{condition}` of ladder_lite
-(LADDER, arXiv 2503.00735) took its training problems from this tree.
-
-{fields}
-- `answer`: an answer of the model that the verifier accepted, null if there was none. A verifier tests an answer; it
-  does not prove it
-- `tries`, `right`, `pass_rate`: rollouts in training, right ones, and the estimated pass rate at its end; null if
-  training never tried the variant
-- `id`, `parent_id`, `root_id`, `depth`: its place in the tree; `requested`, `transforms`: what the model was asked for
-
-No variant equals, however it is written, a test problem of the recipe or of the task's own problem sets.
-`recipe.yaml` contains all settings.
-"""
+    return _render("data_card.md.j2", data, recipe=recipe, condition=condition, task=load_task(recipe.task))
 
 
 def _card(run: Path, recipe: Recipe, condition: str, format_: Format) -> str:
-    """Return the README.md of the exported folder: a model card, with the metadata that the hub reads on top."""
+    """Return the README.md of an exported adapter or model, with results from the run's report if there is one."""
     from huggingface_hub import ModelCardData
 
     base = recipe.model.id
-    contents, tags = {
-        "adapter": ("A LoRA adapter for", ["lora"]),
-        "merged": ("A LoRA adapter merged into", []),
-        "gguf": ("GGUF files of a LoRA adapter merged into", ["gguf"]),
-    }[format_]
+    tags = {"adapter": ["lora"], "gguf": ["gguf"]}.get(format_, [])
     data = ModelCardData(
         base_model=base if on_hub(base) else None,  # the hub rejects a card whose base model is a local path
         library_name="peft" if format_ == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=["ladder_lite", "grpo", *tags],
     )
-    model = f"[{base}](https://huggingface.co/{base})" if on_hub(base) else f"`{base}`"
-    origin = ", the model that comes with ladder_lite" if base == EMBEDDED else ""
-    lines = [
-        "---",
-        data.to_yaml().strip(),
-        "---",
-        "",
-        f"# {recipe.name}, seed {recipe.seed}: {condition}",
-        "",
-        f"{contents} {model}{origin}, trained by ladder_lite on problems whose answers are verified by a "
-        f"program (condition `{condition}` of the recipe `{recipe.name}`: {recipe.description}).",
-        "",
-        "`recipe.yaml` contains all settings; `python -m ladder_lite.recipe recipe.yaml` repeats the training run.",
-        "",
-        *_accuracy(run, recipe, condition),
-        f"- licence: the licence of {model} also applies to this derived model",
-    ]
-    if recipe.model.load_in_4bit and format_ != "adapter":
-        lines.append(
-            "- trained and evaluated with 4-bit (NF4) weights, merged into the unquantized ones: its answers can "
-            "differ slightly"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _accuracy(run: Path, recipe: Recipe, condition: str) -> list[str]:
-    """Return results from the run's report, with intervals, and what is not known; nothing without a report."""
     report = read_json(run / layout.REPORT, f"python -m ladder_lite.report {run} writes it again")
-    lines = []
-    for name, entry in report.get("conditions", {}).items():
-        share, model = entry["pass@1"], {condition: "this model", "base": "the base model"}.get(name, f"`{name}`")
-        # "- pass@1 of this model on 100 test problems of `tiny`: 82.0% (95 % interval 73.0% to 88.0%)"
-        lines.append(
-            f"- pass@1 of {model} on {entry['n_problems']} test problems of `{recipe.task.test}`: "
-            f"{share['value']:.1%} (95 % interval {share['low']:.1%} to {share['high']:.1%})"
-        )
-    if lines:
-        lines.append("- not measured: other problems than these, other seeds, and any other ability")
-    return lines
+    values = {
+        "model": f"[{base}](https://huggingface.co/{base})" if on_hub(base) else f"`{base}`",
+        "is_embedded": base == EMBEDDED,
+        "results": report.get("conditions", {}),
+    }
+    return _render("model_card.md.j2", data, recipe=recipe, condition=condition, format=format_, **values)
+
+
+def _render(template: str, metadata: "CardData", **values: object) -> str:
+    """Return a card for the hub, which reads the metadata on top of it."""
+    from jinja2 import StrictUndefined, Template
+
+    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    card: Template = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    return card.render(metadata=metadata.to_yaml().strip(), **values)

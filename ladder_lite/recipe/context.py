@@ -5,24 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ladder_lite.budget import Deadline
 from ladder_lite.config import Recipe
+from ladder_lite.doctor.checks import open_backend
 from ladder_lite.errors import UserError
+from ladder_lite.evaluate import Sampler
+from ladder_lite.evaluate.scores import summarize
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
+from ladder_lite.models import Adapter, Backend
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import RunDir, Stage, layout
+from ladder_lite.tasks import Task, load_task
 from ladder_lite.terminal import Live
-
-if TYPE_CHECKING:
-    from ladder_lite.evaluate import Sampler
-    from ladder_lite.models import Adapter, Backend
-    from ladder_lite.problems.attempts import Attempt
-    from ladder_lite.tasks import Task
-    from ladder_lite.variants import Writer
-    from ladder_lite.variants.transformations import Library
+from ladder_lite.variants import Writer
+from ladder_lite.variants.transformations import Library, open_library
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
@@ -66,7 +66,7 @@ class RunContext:
             for problem in problems:
                 stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
                 summaries.append(self._run(stage, partial(work, problem)))
-                bar.advance(solved=sum(bool(summary["solved"]) for summary in summaries))
+                bar.set(len(summaries), solved=sum(bool(summary["solved"]) for summary in summaries))
         return summaries
 
     def _run(self, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
@@ -84,10 +84,8 @@ class RunContext:
         return summary
 
     @cached_property
-    def task(self) -> "Task":
+    def task(self) -> Task:
         """The recipe's task."""
-        from ladder_lite.tasks import load_task
-
         return load_task(self.recipe.task, self.run.path / layout.REFERENCES)
 
     @cached_property
@@ -112,13 +110,11 @@ class RunContext:
         return self.task.problems("probe")
 
     @cached_property
-    def backend(self) -> "Backend":
+    def backend(self) -> Backend:
         """The model, loaded after a check of the machine.
 
         Raises UserError if a check fails or a problem's prompt is too long for the model.
         """
-        from ladder_lite.doctor.checks import open_backend
-
         backend = open_backend(self.recipe, self.run.path, self.live)
         # All problems of the sets, not those that `select` will draw: selection itself needs the model. A prompt that
         # is too long then fails here, in the first minute, and not hours later in a test.
@@ -128,25 +124,19 @@ class RunContext:
         return backend
 
     @property
-    def sampler(self) -> "Sampler":
+    def sampler(self) -> Sampler:
         """The sampler for answers to test problems, by the recipe's `eval` settings."""
-        from ladder_lite.evaluate import Sampler
-
         return Sampler(self.task, self.backend, self.recipe.eval, self.recipe.seed, self.deadline)
 
-    def library(self, recipe: Recipe) -> "Library":
+    def library(self, recipe: Recipe) -> Library:
         """The transformations that variant requests suggest.
 
         With `variants.transformations: model`, raises UserError until that stage is done.
         """
-        from ladder_lite.variants.transformations import open_library
-
         return open_library(self.task, recipe.variants, self.run.path / layout.TRANSFORMATIONS)
 
-    def writer(self, recipe: Recipe) -> "Writer":
+    def writer(self, recipe: Recipe) -> Writer:
         """The writer of variant trees for the recipe or one of its ablations (see `config.recipe_for`)."""
-        from ladder_lite.variants import Writer
-
         library, settings = self.library(recipe), recipe.variants
         return Writer(self.task, self.backend, settings, library, self._held_out, recipe.seed, self.deadline)
 
@@ -171,20 +161,16 @@ class RunContext:
         else:
             self.backend.load(self.run.path / layout.train(condition) / layout.ADAPTER)
 
-    def attempts(self, folder: str) -> "list[Attempt]":
+    def attempts(self, folder: str) -> list[Attempt]:
         """The graded answers in a folder, given by its path within the run."""
-        from ladder_lite.problems.attempts import Attempt
-
         rows = read_jsonl(self.run.path / folder / layout.ATTEMPTS)
         return [Attempt.from_row(row) for row in rows]
 
-    def summarize(self, attempts: "Sequence[Attempt]", greedy: "Sequence[Attempt]") -> dict[str, Any]:
+    def summarize(self, attempts: Sequence[Attempt], greedy: Sequence[Attempt]) -> dict[str, Any]:
         """The summary of an evaluation on the test problems, from its sampled and greedy answers.
 
         It is repeated for each of the task's subsets, such as `printed`: problems shown in an exam's wording.
         """
-        from ladder_lite.evaluate.scores import summarize
-
         k = self.recipe.eval.k
         set_notes = self.task.notes(self.recipe.task.test)
         summary = summarize(attempts, k, greedy=greedy, task=self.task, problems=self.tests, notes=set_notes)
@@ -192,21 +178,15 @@ class RunContext:
             summary[name] = summarize([attempt for attempt in attempts if attempt.problem_id in members], k)
         return summary
 
-    def summarize_probe(self, attempts: "Sequence[Attempt]") -> dict[str, Any]:
+    def summarize_probe(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
         """The summary of answers to the problems of `task.probe`, with pass rates by technique."""
-        from ladder_lite.evaluate.scores import summarize
-
         return summarize(attempts, 1, notes=self.task.notes(self.recipe.task.probe or ""))
 
     def tests_among(self, roots: Sequence[Problem]) -> list[Problem]:
         """The test problems that equal one of these roots."""
-        from ladder_lite.tasks import Index
-
         # By fingerprint and not by text: two texts may state the same problem.
-        index: Index[str] = Index()
-        for root in roots:
-            index.add(self.task.fingerprints(root), root.id)
-        return [test for test in self.tests if index.find(self.task.fingerprints(test)) is not None]
+        known = {key for root in roots for key in self.task.fingerprints(root)}
+        return [test for test in self.tests if not known.isdisjoint(self.task.fingerprints(test))]
 
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:
@@ -221,8 +201,6 @@ def _select(context: RunContext) -> None:
     The paper selected its 110 problems in this way, which is why its base model starts near 0 %. Raises UserError if
     the base model fails too few problems of the pool.
     """
-    from ladder_lite.evaluate.scores import summarize
-
     recipe, settings = context.recipe, context.recipe.task.select
     assert settings is not None
     # Both splits of the set, each problem once: a row without a split belongs to both.
@@ -230,11 +208,9 @@ def _select(context: RunContext) -> None:
 
     def work(stage: Stage) -> dict[str, Any]:
         context.restore("base")
-        sampler = replace(
-            context.sampler, settings=recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
-        )
-        with context.live.progress(layout.SELECT, len(pool)) as bar:
-            attempts = sampler.evaluate(pool, stage.path, bar)
+        sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+        sampler = replace(context.sampler, settings=sampling)
+        attempts = sampler.evaluate(pool, stage.path, context.live, layout.SELECT)
         # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
         dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
         failed = [problem for problem in pool if problem.id not in dropped]
@@ -246,10 +222,8 @@ def _select(context: RunContext) -> None:
             )
         # Shuffled, since a set may be sorted, undergrad.jsonl by technique; the first rows become the training split.
         Random(f"{recipe.seed}/select").shuffle(failed)
-        rows = [
-            {**problem.data, "split": "train" if number < settings.train else "test"}
-            for number, problem in enumerate(failed[:n_needed])
-        ]
+        splits = ["train"] * settings.train + ["test"] * settings.test
+        rows = [{**problem.data, "split": split} for problem, split in zip(failed, splits, strict=False)]
         rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
         return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 

@@ -135,15 +135,18 @@ class _Workload:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe, self._task = recipe, load_task(recipe.task)
         self._stages = stages.stages_of(recipe, recipe.conditions)
+        conditions = with_ablations(recipe.ablations)
         # The recipe of each condition with a training stage (for an ablation, the changed one), by condition.
-        names = (condition.name for condition in with_ablations(recipe.ablations))
-        self._recipes = {name: recipe_for(recipe, name) for name in names if layout.train(name) in self._stages}
+        self._recipes = {c.name: recipe_for(recipe, c.name) for c in conditions if layout.train(c.name) in self._stages}
         # The conditions that train on single problems: TTRL after LADDER, TTRL without it.
         self._ttrl = {
-            condition.name: recipe_for(recipe, condition.name).ttrl
-            for condition in with_ablations(recipe.ablations)
-            if condition.trains_on == "single problems" and layout.problems(condition.name) in self._stages
+            c.name: recipe_for(recipe, c.name).ttrl
+            for c in conditions
+            if c.trains_on == "single problems" and layout.problems(c.name) in self._stages
         }
+        # The evaluation after TTRL is not among these: it samples nothing.
+        evaluated = {layout.evaluation(c.name) for c in conditions if c.name not in self._ttrl}
+        self._n_evaluated = len(evaluated.intersection(self._stages))
         # Numbers of problems: training, test, and the pool that `select` samples from.
         splits = (recipe.task.train, "train"), (recipe.task.test, "test")
         if (select := recipe.task.select) is None:
@@ -164,14 +167,8 @@ class _Workload:
         select, longest = recipe.task.select, recipe.eval.max_new_tokens
         # One interim evaluation before the first step, and one every `eval_every` steps.
         n_interim = sum(1 + _max_steps(each.grpo) // each.grpo.eval_every for each in self._recipes.values())
-        # The evaluation after TTRL is not among these: it samples nothing.
-        evaluated = sum(
-            layout.evaluation(c.name) in self._stages
-            for c in with_ablations(recipe.ablations)
-            if c.name not in self._ttrl
-        )
         # Each test problem: samples and a greedy answer after each condition, one answer at each interim evaluation.
-        answers = self._test * (evaluated * (recipe.eval.samples + 1) + n_interim)
+        answers = self._test * (self._n_evaluated * (recipe.eval.samples + 1) + n_interim)
         # Each problem of TTRL: samples and a greedy answer at the end, and the tries after each step.
         answers += sum(
             self._n_ttrl * (recipe.eval.samples + 1) + self.steps[name] * ttrl.samples_per_step
@@ -184,7 +181,8 @@ class _Workload:
                 for name, ttrl in self._ttrl.items()
                 if ttrl.probe_every
             )
-            answers += self._n_problems((recipe.task.probe, "probe")) * (evaluated * recipe.eval.samples + probes)
+            n_probe = self._n_problems((recipe.task.probe, "probe"))
+            answers += n_probe * (self._n_evaluated * recipe.eval.samples + probes)
         resampled = 0.0
         if layout.problems("ladder_pass100") in self._stages:
             # Resampling LADDER takes as many tokens as TTRL took for the problem, and at least N_SAMPLES answers.

@@ -11,19 +11,22 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ladder_lite import variants
 from ladder_lite.budget import Deadline
 from ladder_lite.config import Recipe, condition_of, recipe_for, shares_tree
 from ladder_lite.errors import UserError
+from ladder_lite.evaluate.scores import summarize
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Attempt
 from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext, ids
 from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Bar, Live, show, verdict
 from ladder_lite.train import divergence
+from ladder_lite.variants import transformations
 
-if TYPE_CHECKING:
-    from ladder_lite.problems.attempts import Attempt
+if TYPE_CHECKING:  # importing GRPO imports SciPy
     from ladder_lite.train.state import Step
 
 SHOWN_ANSWERS = 2
@@ -50,12 +53,12 @@ class Experiment:
             self.train(name, context.roots)
         elif condition.trains_on == "variants":
             # LADDER and its ablations: the model's own easier variants give groups with both right and wrong answers.
-            variants = self.grow_variants(name)
+            tree = self.grow_variants(name)
             if recipe_for(self.recipe, name).variants.adaptive:
                 # An adaptive tree adds the roots to the training rows: they are tried now and then, and while they
                 # are stuck they get children.
-                variants = [*context.roots, *variants]
-            self.train(name, variants)
+                tree = [*context.roots, *tree]
+            self.train(name, tree)
         elif condition.trains_on == "single problems":
             # TTRL: the whole loop again for each unsolved test problem; the weights are restored after each.
             test_time.run_ttrl(context, condition)
@@ -72,36 +75,32 @@ class Experiment:
 
     def write_transformations(self) -> None:
         """Let the base model write the library of transformations if `variants.transformations` is `model`."""
-        from ladder_lite.variants import transformations
+
+        context, settings = self.context, self.recipe.variants
 
         def work(stage: Stage) -> dict[str, Any]:
-            with self.context.live.progress("transformations", None):
-                self.context.restore("base")
-                return transformations.write(
-                    self.context.task, self.context.backend, self.recipe.variants, stage.path, self.recipe.seed
-                )
+            with context.live.progress("transformations"):
+                context.restore("base")
+                return transformations.write(context.task, context.backend, settings, stage.path, self.recipe.seed)
 
-        if self.recipe.variants.transformations == "model":
-            self.context.run_stage(layout.TRANSFORMATIONS, [self.recipe.variants.model_dump()], work)
+        if settings.transformations == "model":
+            context.run_stage(layout.TRANSFORMATIONS, [settings.model_dump()], work)
 
     def grow_variants(self, condition: str = "ladder") -> list[Problem]:
         """The variants a condition trains on: the shared tree, its first variants, or an ablation's own tree.
 
         Raises UserError if the model wrote no usable variant.
         """
-        from ladder_lite import variants
-
         # An ablation that only trains on fewer variants (`share: 0.1`) takes the first ones of LADDER's tree, so that
         # the two differ in their number alone. One that changes how the tree grows needs its own tree.
-        shared = shares_tree(self.recipe, condition)
+        context, shared = self.context, shares_tree(self.recipe, condition)
         recipe = self.recipe if shared else recipe_for(self.recipe, condition)
-        per_root = recipe.variants.first_per_root
-        roots, tests = self.context.roots, self.context.tests
+        per_root, roots = recipe.variants.first_per_root, context.roots
 
         def work(stage: Stage) -> dict[str, Any]:
-            writer = self.context.writer(recipe)
-            with self.context.live.progress("variants", per_root * len(roots)) as bar:
-                self.context.restore("base")  # another condition may have left its adapter in the backend
+            writer = context.writer(recipe)
+            with context.live.progress("variants", per_root * len(roots)) as bar:
+                context.restore("base")  # another condition may have left its adapter in the backend
                 variants.grow(writer, roots, stage.path, bar)
             # The last two entries are about contamination: which sets no variant may equal, and which test problems
             # equal a training problem.
@@ -109,34 +108,28 @@ class Experiment:
                 **variants.summarize_tree(stage.path),
                 "library": writer.library.source,
                 "held_out_sets": {name: len(problems) for name, problems in writer.held_out.items()},
-                "tests_among_roots": [self.context.task.statement(test) for test in self.context.tests_among(roots)],
+                "tests_among_roots": [context.task.statement(test) for test in context.tests_among(roots)],
             }
 
         self.write_transformations()
         # All shipped and fetched benchmarks are held out, but only this run's tests are inputs of the stage: fetching
         # another benchmark later must not make a finished tree stale.
-        inputs = [
-            recipe.variants.model_dump(),
-            asdict(self.context.library(recipe)),
-            ids(roots),
-            ids(tests),
-            ids(self.context.probe),
-        ]
-        stage = self.context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
+        settings = recipe.variants.model_dump(), asdict(context.library(recipe))
+        inputs = [*settings, ids(roots), ids(context.tests), ids(context.probe)]
+        stage = context.run_stage(layout.VARIANTS if shared else layout.variants(condition), inputs, work)
         tree = variants.load(stage.path)
         if not tree:
             raise UserError(f"{stage.path}: the model wrote no usable variant; rejected.jsonl says what was wrong")
-        settings = recipe_for(self.recipe, condition).variants
-        if settings.first_per_root < per_root:
-            tree = variants.first_per_root(tree, settings.first_per_root)
-        return variants.third_per_root(tree, roots, settings.third) if settings.third else tree
+        own = recipe_for(self.recipe, condition).variants
+        if own.first_per_root < per_root:
+            tree = variants.first_per_root(tree, own.first_per_root)
+        return variants.third_per_root(tree, roots, own.third) if own.third else tree
 
     def train(self, condition: str, problems: Sequence[Problem]) -> None:
         """Train a fresh adapter with GRPO on the problems and save it in `train/adapter`.
 
         If the condition trains on variants and `variants.adaptive` is set, the tree grows between steps.
         """
-        from ladder_lite import variants
         from ladder_lite.train import grpo
         from ladder_lite.train.state import Training
 
@@ -147,14 +140,12 @@ class Experiment:
 
         def work(stage: Stage) -> dict[str, Any]:
             context.restore(condition_of(condition).start)
-            growth = None
+            growth, folder = None, stage.path / layout.VARIANTS
             tree = [problem for problem in problems if problem.parent_id is not None]  # without the roots
             if adaptive:
                 # New variants go to the training stage's own folder: the shared tree stays as it was grown, and a
                 # redo of this stage removes them.
-                growth = variants.Growth(
-                    context.writer(recipe), context.roots, tree, adaptive, stage.path / layout.VARIANTS
-                )
+                growth = variants.Growth(context.writer(recipe), context.roots, tree, adaptive, folder)
             with context.live.progress(f"train {condition}", int(settings.trl["max_steps"])) as bar:
                 after_step = self._step_callback(stage.path, bar, settings.eval_every)
                 training = Training(
@@ -166,7 +157,7 @@ class Experiment:
             # A kill before done.json is written costs nothing: `grpo.train` then loads the last checkpoint, finds that
             # training has ended, and returns the same steps.
             context.backend.save(stage.path / layout.ADAPTER)
-            grown = variants.summarize_tree(stage.path / layout.VARIANTS)  # all zero if the tree did not grow
+            grown = variants.summarize_tree(folder)  # all zero if the tree did not grow
             # Totals come from the logs, which earlier processes of a resumed run wrote too.
             return {
                 "steps": len(steps),
@@ -190,19 +181,16 @@ class Experiment:
 
         If the recipe has a probe, its problems get `eval.samples` answers, too.
         """
-        context = self.context
+        context, live, title = self.context, self.context.live, f"evaluate {condition}"
 
         def work(stage: Stage) -> dict[str, Any]:
             context.restore(condition)
-            started = time.monotonic()
-            with context.live.progress(f"evaluate {condition}", len(context.tests)) as bar:
-                sampled = context.sampler.evaluate(context.tests, stage.path, bar)
-            with context.live.progress(f"evaluate {condition}, greedy", len(context.tests)) as bar:
-                greedy = context.sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, bar)
+            started, sampler = time.monotonic(), context.sampler
+            sampled = sampler.evaluate(context.tests, stage.path, live, title)
+            greedy = sampler.greedy().evaluate(context.tests, stage.path / layout.GREEDY, live, f"{title}, greedy")
             summary = context.summarize(sampled, greedy)
             if context.probe:
-                with context.live.progress(f"probe {condition}", len(context.probe)) as bar:
-                    probed = context.sampler.evaluate(context.probe, stage.path / layout.PROBE, bar)
+                probed = sampler.evaluate(context.probe, stage.path / layout.PROBE, live, f"probe {condition}")
                 summary["probe"] = context.summarize_probe(probed)
             return summary | {"seconds": time.monotonic() - started}
 
@@ -213,8 +201,6 @@ class Experiment:
 
         The test accuracy is only recorded: it picks no checkpoint and stops no training run.
         """
-        from ladder_lite.evaluate.scores import summarize
-
         context = self.context
         tests = {test.id: test for test in context.tests}
 

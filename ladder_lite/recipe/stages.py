@@ -17,10 +17,9 @@ def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         name = condition.name
         before: tuple[str, ...] = select  # what the condition's next stage starts from
         if condition.trains_on == "variants":
-            before = (layout.VARIANTS,)
-            if not shares_tree(recipe, name):
-                before = (layout.variants(name),)
-                graph[layout.variants(name)] = before_tree
+            tree = layout.VARIANTS if shares_tree(recipe, name) else layout.variants(name)
+            graph[tree] = before_tree
+            before = (tree,)
         if condition.has_adapter:
             graph[layout.train(name)] = before
             before = (layout.train(name),)

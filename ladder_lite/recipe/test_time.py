@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ladder_lite.config import Condition, Recipe, recipe_for
 from ladder_lite.errors import UserError
+from ladder_lite.evaluate.scores import mean_with_interval, pass_at_k, pass_rates
 from ladder_lite.jsonl import append_jsonl, rewrite_jsonl
 from ladder_lite.problems import Problem
+from ladder_lite.problems.attempts import Attempt
+from ladder_lite.recipe.context import RunContext
 from ladder_lite.runs import Stage, layout, read_json
 from ladder_lite.terminal import show
 from ladder_lite.train import divergence
 
-if TYPE_CHECKING:
-    from ladder_lite.problems.attempts import Attempt
-    from ladder_lite.recipe.context import RunContext
+if TYPE_CHECKING:  # importing GRPO imports SciPy
     from ladder_lite.train.state import Step
 
 N_SAMPLES = 100
@@ -31,7 +32,7 @@ N_SAMPLES = 100
 _SUMMED = ("steps", "seconds", "n_tokens", "n_verifier_calls")  # over the problems of TTRL
 
 
-def run_ttrl(context: "RunContext", condition: Condition) -> None:
+def run_ttrl(context: RunContext, condition: Condition) -> None:
     """Run TTRL on test problems that LADDER leaves unsolved, one after the other, each as a substage."""
     from ladder_lite import ttrl
 
@@ -43,9 +44,8 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
         # leaves unsolved: the two are compared problem by problem.
         after_ladder = condition.problems_of == "ladder/eval"
         chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
-        outcomes = context.run_substages(
-            stage, condition.label, chosen, partial(_run_ttrl_on, context, condition, recipe)
-        )
+        run_on = partial(_run_ttrl_on, context, condition, recipe)
+        outcomes = context.run_substages(stage, condition.label, chosen, run_on)
         solved = [outcome for outcome in outcomes if outcome["solved"]]
         # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
         # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
@@ -64,7 +64,7 @@ def run_ttrl(context: "RunContext", condition: Condition) -> None:
     context.run_stage(layout.problems(condition.name), _ttrl_inputs(context, recipe), work)
 
 
-def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
+def evaluate_after_ttrl(context: RunContext, condition: Condition) -> None:
     """Write the test accuracy after TTRL; samples nothing.
 
     Problems that TTRL tried are answered by their tuned models, all others by the model that TTRL started from.
@@ -72,7 +72,7 @@ def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
 
     name, start = condition.name, condition.start
 
-    def combined_answers(*subfolder: str) -> "list[Attempt]":
+    def combined_answers(*subfolder: str) -> list[Attempt]:
         tried = sorted(path.name for path in (context.run.path / layout.problems(name)).glob("*/"))
         # By problem id, the answers that the tuned model gave when its training had ended:
         tuned = {
@@ -93,9 +93,8 @@ def evaluate_after_ttrl(context: "RunContext", condition: Condition) -> None:
     context.run_stage(layout.evaluation(name), [context.recipe.eval.model_dump(), start], work)
 
 
-def resample(context: "RunContext", condition: Condition) -> None:
+def resample(context: RunContext, condition: Condition) -> None:
     """Sample LADDER's model on the problems that TTRL tried: at least 100 answers, and as many tokens as TTRL took."""
-    from ladder_lite.evaluate.scores import mean_with_interval
 
     def work(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
@@ -116,7 +115,7 @@ def resample(context: "RunContext", condition: Condition) -> None:
 
 
 def _run_ttrl_on(
-    context: "RunContext", condition: Condition, recipe: Recipe, problem: Problem, stage: Stage
+    context: RunContext, condition: Condition, recipe: Recipe, problem: Problem, stage: Stage
 ) -> dict[str, Any]:
     from ladder_lite import ttrl
 
@@ -140,14 +139,14 @@ def _run_ttrl_on(
 class _Probe(NamedTuple):
     """An observer of TTRL that samples an answer to each problem of the probe, every few steps."""
 
-    context: "RunContext"
+    context: RunContext
     log: Path
     every: int | None
 
     def tree(self, variants: Sequence[Problem]) -> None:
         """Do nothing: only the steps are observed."""
 
-    def step(self, step: "Step", rollouts: "list[Attempt]", tries: "list[Attempt]") -> None:
+    def step(self, step: "Step", rollouts: list[Attempt], tries: list[Attempt]) -> None:
         """Write a row of `probes.jsonl` if it is due, or if the problem was solved in this step."""
         # With `train_on: problem`, the rollouts are answers to the problem as well.
         solved = any(each.correct and each.problem_id == tries[0].problem_id for each in (*rollouts, *tries))
@@ -156,10 +155,8 @@ class _Probe(NamedTuple):
             append_jsonl(self.log, [{"step": step.step, **summary}])
 
 
-def _resample_problem(context: "RunContext", condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
+def _resample_problem(context: RunContext, condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
     """Sample until there are `N_SAMPLES` answers and as many tokens as TTRL generated for this problem."""
-    from ladder_lite.evaluate.scores import pass_at_k
-
     ttrl_tokens = int(_ladder_ttrl_summary(context, problem.id)["n_tokens"])  # variants, rollouts and tries
     context.restore(condition.start)
     attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, ttrl_tokens)
@@ -182,26 +179,24 @@ def _resample_problem(context: "RunContext", condition: Condition, problem: Prob
     }
 
 
-def _unsolved_by_ladder(context: "RunContext") -> list[Problem]:
+def _unsolved_by_ladder(context: RunContext) -> list[Problem]:
     """The test problems that none of LADDER's sampled answers solves."""
-    from ladder_lite.evaluate.scores import pass_rates
-
     # `pass_rates` leaves out problems that the verifier cannot grade: no TTRL could be seen to solve them.
     rates = pass_rates(context.attempts(layout.evaluation("ladder")))
     return [problem for problem in context.tests if rates.get(problem.id) == 0]
 
 
-def _chosen_for_ttrl(context: "RunContext") -> list[Problem]:
+def _chosen_for_ttrl(context: RunContext) -> list[Problem]:
     """The problems that TTRL after LADDER tried, in the same order."""
     by_id = {problem.id: problem for problem in context.tests}
     return [by_id[problem_id] for problem_id in _ladder_ttrl_summary(context)["problems"]]
 
 
-def _ladder_ttrl_summary(context: "RunContext", problem_id: str = "") -> dict[str, Any]:
+def _ladder_ttrl_summary(context: RunContext, problem_id: str = "") -> dict[str, Any]:
     """The done.json of TTRL after LADDER, on all problems or on one."""
     return read_json(context.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
 
 
-def _ttrl_inputs(context: "RunContext", recipe: Recipe) -> list[Any]:
+def _ttrl_inputs(context: RunContext, recipe: Recipe) -> list[Any]:
     settings = [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
     return [*settings, *context.evaluation_inputs]

@@ -33,7 +33,7 @@ from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.runs import is_run, layout, open_run
 from ladder_lite.solve.search import Search
-from ladder_lite.tasks import Task, load_task
+from ladder_lite.tasks import load_task
 from ladder_lite.terminal import Live
 from ladder_lite.tiny import KNOWS
 
@@ -87,8 +87,7 @@ def solve(
     """
     deadline = Deadline.after(budget)
     solver = Solver(model, condition=condition, recipe=recipe, seed=seed, live=live)
-    fields = {"lower": lower, "upper": upper}
-    return solver.solve(text, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, **fields)
+    return solver.solve(text, ttrl=ttrl, deadline=deadline, samples=samples, steps=steps, lower=lower, upper=upper)
 
 
 class Solver:
@@ -112,23 +111,19 @@ class Solver:
         chosen, self._adapter = _choose(model, condition, recipe, [] if seed is None else [f"seed={seed}"])
         # A run may have been graded by the paper's protocol, which accepts errors of 1 %. An answer that is called
         # verified here must pass the strict rule.
-        task = chosen.task.model_copy(update={"protocol": "strict"})
+        strict = chosen.task.model_copy(update={"protocol": "strict"})
         # A recipe for a GPU (`device: cuda`) may still solve one problem on a CPU, slowly.
         device = "cpu" if chosen.model.device == "cpu" else "auto"
         model_settings = chosen.model.model_copy(update={"device": device})
         ttrl = chosen.ttrl.model_copy(update={"train_on": "variants"})  # of a control: not what a user wants solved
-        self.recipe = chosen.model_copy(update={"task": task, "model": model_settings, "ttrl": ttrl})
+        self.recipe = chosen.model_copy(update={"task": strict, "model": model_settings, "ttrl": ttrl})
+        self.task = load_task(strict)
         self.live = live or Live(Console(quiet=True, force_interactive=False))
 
     @property
     def is_untrained(self) -> bool:
         """Whether this is the embedded model as shipped, which fails on most problems."""
         return self.recipe.model.id == EMBEDDED and self._adapter is None
-
-    @cached_property
-    def task(self) -> Task:
-        """The recipe's task with the strict rule."""
-        return load_task(self.recipe.task)
 
     @cached_property
     def backend(self) -> Backend:
@@ -208,6 +203,8 @@ def _choose(
 ) -> tuple[Recipe, Path | None]:
     """The recipe and the adapter's folder, if any, that the options of the command line choose."""
     path = Path(model)
+    # Overrides are YAML; JSON quoting keeps a path with a colon in it, "./a: b.gguf", one string.
+    this_model = [f"model.id={json.dumps(model)}", "model.mirror=null"]
     # 1. A run folder: its recipe, and the adapter of a condition (None for "base").
     if is_run(path):
         if recipe_name is not None:
@@ -219,8 +216,7 @@ def _choose(
     # 2. What `ladder_lite.export` wrote, with its recipe: an adapter for the recipe's model, or a whole model.
     if (exported := path / layout.EXPORTED_RECIPE).exists() and recipe_name is None:
         adapter = path if (path / layout.ADAPTER_CONFIG).exists() else None
-        merged = [] if adapter else [f"model.id={json.dumps(model)}", "model.mirror=null"]
-        return load_recipe(str(exported), [*merged, *overrides]), adapter
+        return load_recipe(str(exported), overrides if adapter else [*this_model, *overrides]), adapter
     # 3. The name of a shipped recipe: its base model. "tiny" is one, "./tiny" and "a/tiny" are paths or hub ids.
     if path.parent == Path() and (shipped("recipes") / f"{model}.yaml").exists():
         if recipe_name not in (None, model):
@@ -240,6 +236,4 @@ def _choose(
     if recipe_name is None:
         shipped_recipes = (load_recipe(name) for name, _ in list_recipes())
         recipe_name = next((r.name for r in shipped_recipes if model in (r.model.id, r.model.mirror)), CHAT_RECIPE)
-    # Overrides are YAML; JSON quoting keeps a path with a colon in it, "./a: b.gguf", one string.
-    chosen = [f"model.id={json.dumps(model)}", "model.mirror=null"]
-    return load_recipe(recipe_name, [*chosen, *overrides]), None
+    return load_recipe(recipe_name, [*this_model, *overrides]), None

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.tree import Tree
 
 from ladder_lite.budget import Deadline
-from ladder_lite.config import Recipe
+from ladder_lite.config import Recipe, with_changes
 from ladder_lite.models import Backend
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt, Outcome
@@ -100,17 +100,14 @@ class Search:
         from ladder_lite.runs import layout
         from ladder_lite.variants import Writer, transformations
 
-        recipe, task, backend, live = self.recipe, self.task, self.backend, self.live
-        changes = {
-            # One final answer instead of the recipe's ten: no vote is taken here.
-            "eval": recipe.eval.model_copy(update={"samples": 1, "k": 1}),
-            # `--budget` is the only time limit, and one verified answer is all that is wanted.
-            "ttrl": recipe.ttrl.model_copy(update={"budget": None, "stop_when_solved": True}),
-        }
+        task, backend, live = self.task, self.backend, self.live
+        # One final answer instead of the recipe's ten: no vote is taken here. `--budget` is the only time limit, and
+        # one verified answer is all that is wanted.
+        changes: dict[str, Any] = {"eval.samples": 1, "eval.k": 1, "ttrl.budget": None, "ttrl.stop_when_solved": True}
         if max_steps is not None:
             # `ttrl.trl` overrides `ttrl.max_steps` (see `TtrlSettings.over`), so both must be set.
-            limits = {"max_steps": max_steps, "trl": recipe.ttrl.trl | {"max_steps": max_steps}}
-            changes["ttrl"] = changes["ttrl"].model_copy(update=limits)
+            changes |= {"ttrl.max_steps": max_steps, "ttrl.trl.max_steps": max_steps}
+        recipe = with_changes(self.recipe, changes, "solve")
         with TemporaryDirectory(prefix="ladder-solve-") as scratch:
             folder = Path(scratch)
             if recipe.variants.transformations == "model":
@@ -119,7 +116,7 @@ class Search:
             library = transformations.open_library(task, recipe.variants, folder)
             # The empty dict: nothing is held out. No test accuracy is measured, and the weights are thrown away.
             writer = Writer(task, backend, recipe.variants, library, {}, recipe.seed, self.deadline)
-            ttrl.train_on_problem(writer, self.ways[0], recipe.model_copy(update=changes), folder, live, observer=self)
+            ttrl.train_on_problem(writer, self.ways[0], recipe, folder, live, observer=self)
             # The tries of each step came in through `step`; here are the answers after training.
             attempts = read_jsonl(folder / layout.EVAL / layout.ATTEMPTS)
             self._record([Attempt.from_row(row) for row in attempts], self.ways[0])
@@ -201,10 +198,8 @@ class Search:
         live.show_panel(self._tree(visible))
 
     def _tree(self, variants: Sequence[Problem]) -> Tree:
-        return draw_tree(self.live, self.task.statement, [self.problem, *variants], self._rates())
-
-    def _rates(self) -> dict[str, float]:
-        return {id_: fmean(results) for id_, results in self._results.items()}
+        rates = {id_: fmean(results) for id_, results in self._results.items()}
+        return draw_tree(self.live, self.task.statement, [self.problem, *variants], rates)
 
 
 def _count_outcomes(attempts: Sequence[Attempt]) -> str:

@@ -27,25 +27,8 @@ from ladder_lite.tasks.task import RESERVED, Effect, Messages, Rejected, Task, U
 from ladder_lite.verify import Grade, Reason
 from ladder_lite.verify.rules.fingerprints import Index, Keys
 
-__all__ = [
-    "Effect",
-    "Grade",
-    "Index",
-    "Keys",
-    "Messages",
-    "Notes",
-    "Problem",
-    "Reason",
-    "Rejected",
-    "Task",
-    "Unreadable",
-    "VariantRequest",
-    "known_tasks",
-    "latex",
-    "load_task",
-    "plain_task",
-    "statement",
-]
+__all__ = ["Effect", "Grade", "Index", "Keys", "Messages", "Notes", "Problem", "Reason", "Rejected", "Task"]
+__all__ += ["Unreadable", "VariantRequest", "known_tasks", "latex", "load_task", "plain_task", "statement"]
 
 ENTRY_POINTS = "ladder_lite.tasks"
 
@@ -125,14 +108,13 @@ def _find(name: str) -> type[Task]:
 
 
 def _module(place: str) -> Any:
-    if not place.endswith(".py"):
-        # `python -m` looks for modules in the current folder; the console script would not.
-        if not {"", str(Path.cwd())} & {*sys.path}:
-            sys.path.append(str(Path.cwd()))
-        return import_module(place)
-    # Like a script, the file can import its neighbours. The prefix keeps it apart from modules of the same name.
-    if (folder := str(Path(place).resolve().parent)) not in sys.path:
+    is_file = place.endswith(".py")
+    # Like a script, a file can import its neighbours. As with `python -m`, modules are found in the current folder.
+    if (folder := str(Path(place).resolve().parent if is_file else Path.cwd())) not in sys.path:
         sys.path.append(folder)
+    if not is_file:
+        return import_module(place)
+    # The prefix keeps the file apart from modules of the same name.
     spec = spec_from_file_location(f"task_file_{Path(place).stem}", place)
     assert spec is not None  # None for a suffix that is not Python's
     assert spec.loader is not None

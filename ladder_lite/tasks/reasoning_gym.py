@@ -66,10 +66,6 @@ class ReasoningGymTask(Task):
         """Return the question in one line."""
         return self.statement(problem)
 
-    def placeholders(self, problem: Problem) -> dict[str, str]:
-        """Return the question."""
-        return {"question": str(problem.data["question"])}
-
     def is_right(self, problem: Problem, answer: str) -> bool:
         """Return whether reasoning-gym gives the answer its full score; partial scores count as wrong."""
         try:

@@ -189,7 +189,8 @@ class Task:
 
     def placeholders(self, problem: Problem) -> dict[str, str]:
         """Return the texts for these placeholders."""
-        return {"problem": self.statement(problem)} | {name: problem.data.get(name) or "" for name in self.fields}
+        texts = {"problem": self.statement(problem), **problem.data}
+        return {name: texts.get(name) or "" for name in self.placeholder_names}
 
     # --- What the loop uses
 
@@ -206,12 +207,7 @@ class Task:
         """
         lines: dict[Problem, int] = {}  # in the order of the file
         for row in self.rows(source, split):
-            problem = self._root(row)
-            if check:
-                try:
-                    self.validate(problem.data)
-                except Unreadable as error:
-                    raise UserError(f"{row.place}: {error}") from error
+            problem = self._root(row, check)
             if (first := lines.setdefault(problem, row.line)) != row.line:
                 raise UserError(f"{row.place}: the same problem as in line {first}; remove one")
         return list(lines)
@@ -354,9 +350,12 @@ class Task:
             if used.isdisjoint(names):
                 raise UserError(f"task.prompts.{name}: must contain {' or '.join(f'{{{field}}}' for field in names)}")
 
-    def _root(self, row: Row) -> Problem:
+    def _root(self, row: Row, check: bool = False) -> Problem:
         try:
-            return Problem.root(self.settings.name, self.data_of(row.values))
+            data = self.data_of(row.values)
+            if check:
+                self.validate(data)
+            return Problem.root(self.settings.name, data)
         except Unreadable as error:
             raise UserError(f"{row.place}: {error}") from error
 

@@ -221,7 +221,7 @@ class TrainingState:
             step = replace(step, stop="plateau")
         self.steps.append(step)
         in_time = step.stop is None and step.step < int(self._settings.trl["max_steps"])
-        if self._growth and in_time and step.step % self._growth.every == 0:
+        if self._growth and in_time and step.step % self._growth.settings.every == 0:
             stuck = [self.problems[row] for row in self.rates.stuck(step.step)]
             frontier = [self.problems[row] for row in self.rates.frontier(step.step)]
             self._add(self._growth.grow(step.step, stuck, frontier), step.step)

@@ -15,7 +15,7 @@ training runs: problems that the model never solves get children.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import count, cycle
 from math import ceil
 from pathlib import Path
@@ -92,23 +92,20 @@ def grow(writer: Writer, roots: Sequence[Problem], folder: Path, bar: Bar) -> li
     return tree.variants
 
 
+@dataclass
 class Growth:
-    """Children for problems that are too hard for training.
+    """Children for problems that are too hard for training, among `roots` and `variants`, a tree from another folder.
 
     What grows after a step follows from the seed, the step and the pass rates alone, so a resumed training run grows
     the same variants again.
     """
 
-    def __init__(
-        self, writer: Writer, roots: Sequence[Problem], variants: Sequence[Problem], settings: Adaptive, folder: Path
-    ) -> None:
-        self.every = settings.every
-        self._writer = writer
-        self._roots = roots
-        self._variants = variants
-        self._n_requests = settings.requests
-        self._folder = folder
-        self._tree: _Tree  # set by `rewind`
+    writer: Writer
+    roots: Sequence[Problem]
+    variants: Sequence[Problem]
+    settings: Adaptive
+    folder: Path
+    _tree: "_Tree" = field(init=False)  # set by `rewind`
 
     def rewind(self, step: int) -> list[tuple[int, Problem]]:
         """Forget the variants grown after a later step than this one; returns the others with the step of each.
@@ -117,12 +114,12 @@ class Growth:
         """
         # Training goes on from its last checkpoint, perhaps along another path, for example after a rollback: replies
         # to the requests of a forgotten round are of no use then.
-        (self._folder / layout.REPLIES).unlink(missing_ok=True)
+        (self.folder / layout.REPLIES).unlink(missing_ok=True)
         # Here a round's number is the step it came after. Dropping the round is enough: `_Tree` drops the variants
         # and rejections of rounds that do not exist.
-        truncate_jsonl(self._folder / layout.ROUNDS, lambda row: row["round"] <= step)
-        self._tree = _Tree(self._writer, self._roots, self._variants, self._folder)
-        return [(row["round"], Problem.from_row(row)) for row in read_jsonl(self._folder / layout.PROBLEMS)]
+        truncate_jsonl(self.folder / layout.ROUNDS, lambda row: row["round"] <= step)
+        self._tree = _Tree(self.writer, self.roots, self.variants, self.folder)
+        return [(row["round"], Problem.from_row(row)) for row in read_jsonl(self.folder / layout.PROBLEMS)]
 
     def grow(self, step: int, stuck: Sequence[Problem], frontier: Sequence[Problem]) -> list[Problem]:
         """Request new variants after a step; returns those that were kept.
@@ -131,11 +128,11 @@ class Growth:
         equivalent ones. The recipe's mix decides how often each is asked for. Problems with the fewest children come
         first.
         """
-        tree, settings = self._tree, self._writer.settings
+        tree, settings = self._tree, self.writer.settings
         # A limit for the tree as a whole: a root that is never stuck leaves its share to the others.
-        if len(tree.variants) >= settings.per_root * len(self._roots):
+        if len(tree.variants) >= settings.per_root * len(self.roots):
             return []
-        rng = Random(f"{self._writer.seed}/growth/{step}")
+        rng = Random(f"{self.writer.seed}/growth/{step}")
         children = Counter(variant.parent_id for variant in tree.variants)
         candidates: dict[Effect, Sequence[Problem]] = {"easier": stuck, "equivalent": frontier}
         turns: dict[Effect, Iterator[Problem]] = {}
@@ -148,7 +145,7 @@ class Growth:
         if not turns:
             return []
         wishes: list[_Wish] = []
-        for _ in range(self._n_requests):
+        for _ in range(self.settings.requests):
             effect = _draw_effect(settings.mix, rng)
             # If no problem is in that state, the other effect takes its place.
             effect = effect if effect in turns else next(iter(turns))

@@ -27,7 +27,7 @@ from ladder_lite.problems.attempts import Attempt
 from ladder_lite.terminal import Live
 from ladder_lite.verify import Reason
 from tests.support.commands import run_command
-from tests.support.fakes import FakeBackend, Script, silent_bar
+from tests.support.fakes import FakeBackend, Script
 from tests.support.problems import TASK, problem
 
 # --- sampling and resuming
@@ -51,9 +51,9 @@ def answer(prompt: str, rng: Random) -> str:
 def run(
     script: Script, folder: Path, settings: EvalSettings = SETTINGS, seed: int = 0
 ) -> tuple[list[Attempt], FakeBackend]:
-    backend, bar = FakeBackend(script), silent_bar(len(PROBLEMS))
-    found = Sampler(TASK, backend, settings, seed).evaluate(PROBLEMS, folder, bar)
-    assert bar.task.completed == bar.task.total
+    backend, log = FakeBackend(script), StringIO()
+    found = Sampler(TASK, backend, settings, seed).evaluate(PROBLEMS, folder, Live(Console(file=log)), "answers")
+    assert f"answers: {len(PROBLEMS)}/{len(PROBLEMS)} after" in log.getvalue()
     return found, backend
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from ladder_lite.config import Adaptive
 from ladder_lite.config.load import load_recipe
 from ladder_lite.config.schema import GrpoSettings
 from ladder_lite.jsonl import read_jsonl
@@ -25,7 +26,7 @@ PROBLEMS = [NEVER_SOLVED, SOMETIMES_SOLVED, UNVERIFIABLE]
 class Grower:
     """A growth that brings one new problem each time, and records what it was asked."""
 
-    every = 3
+    settings = Adaptive(start=1, every=3, requests=1)
 
     def __init__(self, grown: Sequence[tuple[int, Problem]] = ()) -> None:
         self.asked: list[tuple[int, list[Problem], list[Problem]]] = []

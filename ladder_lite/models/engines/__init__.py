@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ladder_lite.errors import UserError
 from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines.engine import Engine, Reply, Request
+from ladder_lite.models.engines.stopping import Stopping
 
 if TYPE_CHECKING:
     import torch
-
-    from ladder_lite.models.engines.stopping import Stopping
 
 __all__ = ["Engine", "Reply", "Request", "engine_error", "open_engine"]
 
@@ -35,7 +34,6 @@ def open_engine(
         return VllmEngine(model)
     from ladder_lite.models.engines.generate import GenerateEngine
     from ladder_lite.models.engines.lean import LeanEngine, obstacle
-    from ladder_lite.models.engines.stopping import Stopping
     from ladder_lite.models.guard import TOLERANCE
 
     # Two prompts of different lengths, so that one of them is padded.
@@ -57,7 +55,7 @@ def open_engine(
     return engine
 
 
-def engine_error(engine: Engine, model: Any, prompts: Sequence[Sequence[int]], stopping: "Stopping") -> float:
+def engine_error(engine: Engine, model: Any, prompts: Sequence[Sequence[int]], stopping: Stopping) -> float:
     """Return the KL divergence of an engine's short replies from forward passes of the model, in nats per token.
 
     It shows padding that changes the next token, and an unknown kind of attention; neither would raise an error.

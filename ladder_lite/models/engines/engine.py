@@ -1,11 +1,10 @@
 """What an engine is given and returns."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from ladder_lite.models.backend import Sampling
-    from ladder_lite.models.engines.stopping import Stopping
+from ladder_lite.models.backend import Sampling
+from ladder_lite.models.engines.stopping import Stopping
 
 
 class Request(NamedTuple):
@@ -33,7 +32,7 @@ class Engine(Protocol):
     name: str
 
     def sample(
-        self, requests: Sequence[Request], sampling: "Sampling", stopping: "Stopping", at_once: int
+        self, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, at_once: int
     ) -> Iterator[Reply]:
         """Yield one reply per request, in any order; at most `at_once` replies are generated at the same time.
 

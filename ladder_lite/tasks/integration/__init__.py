@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from ladder_lite.config import TaskSettings
 from ladder_lite.errors import NotFetchedError, UserError, nearest
@@ -35,19 +35,17 @@ from ladder_lite.verify.rules.fingerprints import Keys, fingerprints
 from ladder_lite.verify.rules.same_answers import same_answers
 from ladder_lite.verify.rules.validity import bounds_of, fault, is_zero
 
-_FIELDS: Final = {
-    "integrand": "the function to integrate, in SymPy's syntax",
-    "variable": "its variable, x by default",
-    "lower": "the lower bound, null for an antiderivative",
-    "upper": "the upper bound, null for an antiderivative",
-    "printed": "the statement that a model is shown in place of the integrand, if it differs",
-}
-
 
 class IntegrationTask(Task):
     """Integrals of one variable. The cache keeps the values of definite integrals."""
 
-    fields = _FIELDS
+    fields: ClassVar[Mapping[str, str]] = {
+        "integrand": "the function to integrate, in SymPy's syntax",
+        "variable": "its variable, x by default",
+        "lower": "the lower bound, null for an antiderivative",
+        "upper": "the upper bound, null for an antiderivative",
+        "printed": "the statement that a model is shown in place of the integrand, if it differs",
+    }
     optional = ("variable", "lower", "upper", "printed")
     nouns = ("integral", "integrals")
     examples: ClassVar[Sequence[Mapping[str, str]]] = (
@@ -152,9 +150,7 @@ class IntegrationTask(Task):
     def parse_variants(self, text: str, parent: Problem, request: VariantRequest) -> list[Problem | Rejected]:
         """Return every integral in a reply; a reply without any is one rejection."""
         pieces = read_integrals(self.strip_thinking(text), parent.data["variable"] or "x")
-        if not pieces:
-            return [Rejected(text[:MAX_SHOWN_CHARS], "unreadable")]
-        return [_read_variant(piece, parent, request) for piece in pieces]
+        return [_read_variant(piece, parent, request) for piece in pieces or [Unread(text)]]
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Verify the last complete `<answer>` of a reply."""
