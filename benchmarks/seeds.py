@@ -29,7 +29,7 @@ import psutil
 import typer
 from tiny_corpus import exam, integrand
 
-from ladder_lite.config import load_recipe
+from ladder_lite.config import load_recipe, model_name
 from ladder_lite.evaluate.scores import mean_with_interval
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.problems import load_problems
@@ -85,7 +85,7 @@ def _measure(run: Path) -> dict[str, Any]:
     steps = [json.loads(line) for line in lines]
     share = sum(step["verify_seconds"] for step in steps) / sum(step["seconds"] for step in steps)
     kept = {key: value for key, value in report.items() if key not in ("training", "depths")}
-    kept["model"] = Path(report["model"]).name  # the folder of a local file says nothing elsewhere
+    kept["model"] = model_name(report["model"])
     kept["seconds"] = sum(row["seconds"] or 0.0 for row in report["costs"])
     singles = {
         done.parent.parent.name: [

@@ -17,10 +17,11 @@ from ladder_lite.config.schema import (
     Transformations,
     TtrlSettings,
     VariantSettings,
+    model_name,
 )
 from ladder_lite.config.trl_settings import SETTINGS, settle
 
 __all__ = ["BUILT_IN", "Condition", "condition_of", "recipe_for", "shares_tree", "with_ablations", "with_changes"]
 __all__ += ["EMBEDDED", "Recipe", "dump_recipe", "list_recipes", "load_recipe", "recipe_names", "shown", "with_more"]
 __all__ += ["Adaptive", "EvalSettings", "Example", "GrpoSettings", "Mix", "ModelSettings", "Refill", "TaskSettings"]
-__all__ += ["SETTINGS", "Transformations", "TtrlSettings", "VariantSettings", "settle"]
+__all__ += ["SETTINGS", "Transformations", "TtrlSettings", "VariantSettings", "model_name", "settle"]

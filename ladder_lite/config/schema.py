@@ -6,6 +6,7 @@ a feature off. Settings of TRL and peft keep their names: `grpo.trl` and `ttrl.t
 """
 
 import string
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
@@ -17,6 +18,12 @@ from ladder_lite.config.trl_settings import TRL_DEFAULTS, GrpoConfigSettings, Lo
 from ladder_lite.errors import nearest
 
 EMBEDDED = "embedded"  # the `model.id` of the model shipped with the package
+
+
+def model_name(model_id: str) -> str:
+    """Return a `model.id` for people: of a path, such as /models/llama or a/b/c.gguf, only its last part."""
+    path = Path(model_id)
+    return path.name if len(path.parts) > 2 else model_id  # "org/name" is one of the hub
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from ladder_lite import models
-from ladder_lite.config import EMBEDDED, ModelSettings, Recipe
+from ladder_lite.config import EMBEDDED, ModelSettings, Recipe, model_name
 from ladder_lite.errors import UserError, first_line
 from ladder_lite.models import Backend, prepare_environment
 from ladder_lite.models.memory import Setup, gib, smallest_parts, total
@@ -129,7 +129,7 @@ def open_backend(recipe: Recipe, run_path: Path | None, live: Live) -> Backend:
     require_passed(preflight(recipe, run_path))
     if n_bytes := to_download(recipe.model, predict(recipe)):
         live.say(f"load {show(recipe.model.id)}: downloading about {n_bytes / 1e9:.1f} GB")
-    with live.progress(f"load {recipe.model.id}"):
+    with live.progress(f"load {model_name(recipe.model.id)}"):
         return models.load_backend(recipe)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from ladder_lite.config import EMBEDDED
+from ladder_lite.config import EMBEDDED, model_name
 from ladder_lite.jsonl import write_atomic, write_json
 from ladder_lite.report.findings import headline, measure
 from ladder_lite.report.paper_results import PAPER
@@ -78,8 +78,8 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
     pass_k = [key for entry in entries.values() for key in entry if key.startswith("pass@") and key != "pass@1"][:1]
     table = _table("condition")
-    about = "a scale model of the experiment" if report["model"] == EMBEDDED else one_line(report["model"], 36)
-    table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}: {about}"
+    about = "a scale model of the experiment" if report["model"] == EMBEDDED else model_name(report["model"])
+    table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}: {one_line(about, 36)}"
     table.caption = paper.caption
     table.min_width = 64  # of the caption
     for heading in ("pass@1 (95 %)", *pass_k, "tests", "steps", "time", *(["paper"] if paper.results else [])):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ladder_lite.config import BUILT_IN, EMBEDDED, condition_of, list_recipes, load_recipe
+from ladder_lite.config import BUILT_IN, EMBEDDED, condition_of, list_recipes, load_recipe, model_name
 from ladder_lite.errors import UserError
 from ladder_lite.models.memory import gib
 from ladder_lite.report import controls, figures
@@ -95,7 +95,7 @@ def _results(report: Report, run: Run) -> Chapter:
     )
     blocks: list[Block] = [
         # Set apart from the text, so that nobody takes these numbers for the paper's.
-        _SCALE_MODEL if report["model"] == EMBEDDED else f"Model: {code(report['model'])}.",
+        _SCALE_MODEL if report["model"] == EMBEDDED else f"Model: {code(model_name(report['model']))}.",
         Figures(filter(None, [figures.bars(report)])),
         table("lr", [_result(report, run, name) for name in run.conditions]),
         f"pass@1 is the share of right answers among {run.samples} samples per problem, with 95 % Wilson intervals "

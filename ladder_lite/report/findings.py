@@ -11,7 +11,7 @@ from typing import Any
 from scipy.stats import pearsonr, rankdata
 
 from ladder_lite import variants
-from ladder_lite.config import BUILT_IN, EMBEDDED, with_ablations
+from ladder_lite.config import BUILT_IN, EMBEDDED, model_name, with_ablations
 from ladder_lite.errors import UserError
 from ladder_lite.evaluate import scores
 from ladder_lite.problems import Problem
@@ -84,7 +84,7 @@ def headline(report: Report) -> str:
     if "ladder" not in shares:
         so_far = ", ".join(f"{escape(label_of(name))} {percent(share)}" for name, share in shares.items())
         return f"LADDER is not finished yet. pass@1 so far: {so_far}."
-    subject = "The embedded model" if report["model"] == EMBEDDED else code(report["model"])
+    subject = "The embedded model" if report["model"] == EMBEDDED else code(model_name(report["model"]))
     sentences = f"{subject} solves {percent(shares['ladder'])} of the test problems after LADDER"
     words = {"base": "before", "rl_without_variants": "with RL without variants"}
     baselines = {name: shares[name] for name in words if name in shares}

@@ -359,7 +359,15 @@ def test_the_table_has_a_row_for_ladder_resampled(tmp_path: Path) -> None:
     assert "solved 1 of 3" in row
 
 
-@pytest.mark.parametrize("changes", [{}, {"seed": 2**32 - 1, "recipe": "a_long_name_" * 9}, {"model": "org/model-3b"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seed": 2**32 - 1, "recipe": "a_long_name_" * 9},
+        {"model": "org/model-3b"},
+        {"model": "/home/me/models/model-3b.gguf"},
+    ],
+)
 def test_the_table_fits_80_columns_of_ascii(run: Path, changes: dict[str, Any]) -> None:
     report = write_report(run) | changes
     for entry in report["conditions"].values():
@@ -370,6 +378,8 @@ def test_the_table_fits_80_columns_of_ascii(run: Path, changes: dict[str, Any]) 
     for word in ("rl_without_variants", "99.5 % (99-99.5)", "99:59:59", "12345", "<= 3 %", "90 %*", "1234 "):
         assert word in text
     assert ("scale model" in text) == (report["model"] == "embedded")
+    assert ("model-3b" in text) == ("model-3b" in report["model"])
+    assert "/home" not in text
 
 
 ALL = (*load_recipe("tiny").full, *load_recipe("tiny").conditions)
