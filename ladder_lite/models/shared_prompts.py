@@ -32,11 +32,11 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             return forward(input_ids, attention_mask, **options)
         rows = torch.cat([input_ids[:, :length], attention_mask[:, :length]], dim=1)
         prompts, prompt_of = rows.unique(dim=0, return_inverse=True)
-        if len(prompts) == len(rows):
-            return forward(input_ids, attention_mask, **options)
         ids, mask = prompts.split(length, dim=1)
         # Prompts are padded on the left. Without the padding, they have their first `n_common` tokens in common.
         starts, n_common = length - mask.sum(dim=1), _common_tokens(ids, mask)
+        if len(prompts) == len(rows) and (len(rows) == 1 or 2 * n_common < length):  # there is little to share
+            return forward(input_ids, attention_mask, **options)
         cache = transformers.DynamicCache()
         options |= {"use_cache": True, "past_key_values": cache}
         if n_common:

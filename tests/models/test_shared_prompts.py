@@ -107,6 +107,16 @@ def test_prompts_that_differ_take_the_plain_pass(model: Any) -> None:
     assert _n_tokens(model, ids, mask) == ids.numel()
 
 
+def test_prompts_that_differ_at_their_ends_share_their_beginning(model: Any) -> None:
+    """With one row left of each group, as when few rows have a nonzero advantage, examples are still read once."""
+    ids, mask = _rows([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 6]])
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    assert _n_tokens(model, ids, mask) == 4 + 2 + 2 * (REPLIES + 1)
+    assert _n_tokens(model, ids[:1], mask[:1]) == ids[:1].numel()  # a single row has nothing to share
+
+
 def test_gradient_checkpointing_is_an_error(model: Any) -> None:
     model.gradient_checkpointing_enable()
     ids, mask = _rows(PROMPTS * 2)
