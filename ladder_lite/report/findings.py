@@ -34,6 +34,8 @@ TREES = (layout.VARIANTS, f"{layout.train('ladder')}/{layout.VARIANTS}")
 _STEP_KEYS = ("groups_without_signal", "sampled_groups_without_signal", "entropy", "solved_problems")
 """Keys of metrics.jsonl that the report shows against the step."""
 
+_CLAIM = ("ladder", "rl_without_variants")  # the difference that the paper is about
+
 _N_BINS = 40  # points of a figure of training; report.json stays small for a run of thousands of steps
 
 
@@ -92,8 +94,11 @@ def headline(report: Report) -> str:
         # "..., compared with 1.2 % before and 0 % with RL without variants"
         compared = " and ".join(f"{percent(share)} {words[name]}" for name, share in baselines.items())
         sentences += f", compared with {compared}"
-        # The headline must not read as a success where training gained nothing.
-        sentences += ": LADDER did not help" if shares["ladder"] <= max(baselines.values()) else ""
+        # The headline must not read as a success where training gained nothing, or no more than the control.
+        if shares["ladder"] <= max(baselines.values()):
+            sentences += ": LADDER did not help"
+        elif any((row["condition"], row["reference"]) == _CLAIM and row["low"] <= 0 for row in report["differences"]):
+            sentences += "; the difference from RL without variants is not significant"
     sentences += "."
     if report["ttrl"]["attempted"]:
         sentences += (

@@ -353,6 +353,22 @@ def test_only_comparable_runs_are_shown_beside_the_paper(run: Path, overrides: l
     assert ("smoke test" in text and "smoke test" in headline(report)) is (experiment == "smoke")
 
 
+@pytest.mark.parametrize(
+    ("control", "low", "ending"),
+    [
+        (0.0, 0.4, "with RL without variants."),
+        (0.6, -0.1, "with RL without variants; the difference from RL without variants is not significant."),
+        (0.9, -0.3, "with RL without variants: LADDER did not help."),
+    ],
+)
+def test_the_headline_says_whether_ladder_beats_the_control(run: Path, control: float, low: float, ending: str) -> None:
+    report = write_report(run)
+    report["conditions"]["rl_without_variants"]["pass@1"]["value"] = control
+    (row,) = (row for row in report["differences"] if row["reference"] == "rl_without_variants")
+    row["low"] = low
+    assert ending in headline(report)
+
+
 def test_the_table_has_a_row_for_ladder_resampled(tmp_path: Path) -> None:
     build_run(tmp_path / "run", full=True)
     (row,) = re.findall(r"(?m)^ladder_pass100 .*$", terminal_text(write_report(tmp_path / "run")))
