@@ -76,8 +76,19 @@ def test_the_notebook_of_smollm_is_that_of_tiny_with_other_settings() -> None:
     assert [cell.source for cell in smollm[2:]] == [cell.source for cell in tiny[2:]]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_stored_without_outputs(name: str) -> None:
+def test_the_notebook_of_tiny_is_stored_with_the_outputs_of_a_whole_run() -> None:
+    """It can be looked at before anything is installed."""
+    text = (FOLDER / "tiny.ipynb").read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert all(f"\n{condition} " in printed(notebook) for condition in load_recipe("tiny").conditions)
+    assert {"text/markdown", "image/png"} <= set(displayed(notebook))
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [*range(1, len(notebook.cells))]
+    assert len(text) < 1_000_000
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "tiny"])
+def test_other_notebooks_are_stored_without_outputs(name: str) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert notebook.cells[0].cell_type == "markdown"
