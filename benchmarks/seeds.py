@@ -36,7 +36,8 @@ from ladder_lite.problems import load_problems
 from ladder_lite.report import write_comparison
 from ladder_lite.report.controls import sign_test
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 RIVALS = ("ladder_pass100", "ttrl")
 FEW_STEPS = 10
 """A technique that LADDER has lost should be back after this many steps of TTRL."""
@@ -62,7 +63,8 @@ def main(
         subprocess.run([*command, "--run-dir", str(folder)], check=True)
     comparison = write_comparison(folders, runs / "comparison")
     figures = {
-        "command": shlex.join(["python", *(re.sub("=/.*/", "=", each) for each in sys.argv)]),
+        # Without the folders of this machine.
+        "command": shlex.join(["python", *(re.sub("=/.*/", "=", each.replace(f"{ROOT}/", "")) for each in sys.argv)]),
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],
