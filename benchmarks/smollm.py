@@ -5,7 +5,8 @@
 
 A problem is a sum of two terms, each of which needs one step but has constants of three digits:
 `412*cos(357*x-168)+635/(x+127)`. The prompts are compared on other such integrals, on easier ones, as variants are, and
-on every fortieth problem of `undergrad`. None of them is used by the recipe. Writes benchmarks/results/smollm-base.json.
+on every fortieth problem of `undergrad`. None of them is used by the recipe. Writes
+benchmarks/results/smollm-base.json.
 """
 
 import json
@@ -75,7 +76,7 @@ def problems() -> None:
     rng, rows = Random(22), list[dict[str, str]]()
     for pair in combinations(TERMS, 2):
         drawn = (draw(rng, rng.sample(pair, 2)) for _ in count())
-        # In floating point, not every such answer can be checked: beside a fast exponential, a cosine has no digits left.
+        # In floating point, not every such answer can be checked: beside a fast exponential, a cosine loses its digits.
         checked = ((integrand, answer) for integrand, answer in drawn if verify(integrand, answer).reward)
         rows += [
             {"integrand": integrand, "answer": answer, "technique": " and ".join(pair)}

@@ -18,7 +18,7 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
 
     Rows end with `reply_length` tokens of a reply and its padding. Hidden states of these and of the last token of each
     prompt, and their gradients, are those of the plain pass, up to rounding: the gradients of all replies flow into the
-    keys and values of their prompt. Hidden states before them are zeros. With dropout, all replies to a prompt get the
+    keys and values of their prompt. All other hidden states are zeros. With dropout, all replies to a prompt get the
     same mask for it. Gradient checkpointing must be off, because it keeps no keys and values.
     """
     # The model below the LM head: depending on its version and settings, TRL calls the whole model or this part.
@@ -53,25 +53,29 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             forward(ids[:, left:], read, **(options | {"position_ids": positions}))
         if cache.get_seq_length() != read.shape[1]:
             raise RuntimeError("the model kept no keys and values of the prompts: gradient checkpointing must be off")
-        # Replies to the same prompt stand side by side in its row, so that its keys are not copied for each of them.
-        # `member`, with one row per prompt, lists its replies; (prompt_of, rank) is where a reply is in it.
-        rank = (prompt_of[:, None] == prompt_of).tril(-1).sum(dim=1)
-        member = prompt_of.new_zeros(len(prompts), int(rank.max()) + 1)
-        member[prompt_of, rank] = torch.arange(len(rows), device=ids.device)
-        columns = torch.arange(reply_length + 1, device=ids.device)
-        positions = (read.sum(dim=1)[:, None, None] + columns).expand(*member.shape, -1)
-        # A token attends to its prompt, and to those of its own reply up to itself: (prompts, replies, token, token).
-        own = attention_mask[:, length:].bool()[member][..., None, :] & (columns <= columns[:, None])
-        # (prompts, replies * tokens, replies * tokens), with the replies as blocks on the diagonal
-        own = torch.stack([torch.block_diag(*blocks) for blocks in own.unbind()])
-        seen = torch.cat([read.bool()[:, None].expand(-1, own.shape[1], -1), own], dim=2)[:, None]
+        # The tokens of all replies to a prompt follow one another in its row, without the padding between replies. So
+        # the prompt's keys are not copied for each reply, and a long reply does not make the others longer.
+        reply, column = attention_mask[:, length:].nonzero(as_tuple=True)
+        owner, order = prompt_of[reply].sort(stable=True)
+        reply, column = reply[order], column[order]
+        place = torch.arange(len(owner), device=ids.device) - torch.searchsorted(owner, owner)  # within the row
+        # By row and place. The rows' own padding is a reply of number -1, which attends to itself.
+        shape = len(prompts), int(place.max()) + 1
+        reply_at, column_at, packed = (ids.new_full(shape, filler) for filler in (-1, 0, 0))
+        reply_at[owner, place], column_at[owner, place] = reply, column
+        packed[owner, place] = input_ids[:, length:][reply, column]
+        # A token attends to its prompt, and to those of its own reply up to itself.
+        own = reply_at[:, :, None] == reply_at[:, None, :]
+        own &= column_at[:, None, :] <= column_at[:, :, None]
+        seen = torch.cat([read.bool()[:, None].expand(-1, shape[1], -1), own], dim=2)[:, None]
         output = forward(
-            input_ids[:, length:][member].flatten(1),
+            packed,
             torch.zeros(seen.shape, device=ids.device, dtype=model.dtype).masked_fill(~seen, -torch.inf),
-            **(options | {"position_ids": positions.flatten(1)}),
+            **(options | {"position_ids": read.sum(dim=1)[:, None] + column_at}),
         )
-        hidden = output.last_hidden_state.unflatten(1, (-1, len(columns)))[prompt_of, rank]
-        output.last_hidden_state = torch.nn.functional.pad(hidden, (0, 0, length, 0))
+        states = output.last_hidden_state
+        hidden = states.new_zeros(*input_ids.shape, states.shape[-1])
+        output.last_hidden_state = hidden.index_put((reply, length + column), states[owner, place])
         return output
 
     # Afterwards, the model has its own forward again: that of its class, or one set by a library, as accelerate does.

@@ -75,7 +75,8 @@ def test_hidden_states_have_their_full_length(model: Any) -> None:
     with sharing_prompts(model, REPLIES):
         shared = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     assert shared.shape == plain.shape
-    assert torch.allclose(shared[:, -REPLIES - 1 :], plain[:, -REPLIES - 1 :], atol=1e-5)
+    of_replies = mask.bool() & (torch.arange(ids.shape[1]) >= ids.shape[1] - REPLIES - 1)
+    assert torch.allclose(shared[of_replies], plain[of_replies], atol=1e-5)
 
 
 def test_each_prompt_is_read_once(model: Any) -> None:
@@ -90,9 +91,20 @@ def test_what_all_prompts_begin_with_is_read_once(model: Any, prompts: list[list
     plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
     for one, other in zip(plain, shared, strict=True):
         assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
-    # Two common tokens and, of the longest prompt, three others; a single prompt is common as a whole.
-    read = 2 + 3 * 3 if len(prompts) == 3 else 2
-    assert _n_tokens(model, ids, mask) == read + len(ids) * (REPLIES + 1)
+    # Two common tokens and, of the longest prompt, three others; a single prompt is common as a whole, and its two
+    # replies are read without the padding of the first.
+    read = 2 + 3 * 3 + 6 * (REPLIES + 1) if len(prompts) == 3 else 2 + 2 * (REPLIES + 1) - 1
+    assert _n_tokens(model, ids, mask) == read
+
+
+def test_a_long_reply_does_not_lengthen_the_others(model: Any) -> None:
+    ids, mask = _rows([PROMPTS[0]] * 6)
+    for row, n_tokens in enumerate((3, 1, 1, 2, 0, 1)):  # 0: its completion is left out of the loss
+        ids[row, len(PROMPTS[0]) + n_tokens :] = mask[row, len(PROMPTS[0]) + n_tokens :] = 0
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    assert _n_tokens(model, ids, mask) == 2 + 6 + (3 + 1 + 1 + 2 + 1)
 
 
 def test_rows_in_any_order_and_prompts_of_one_token(model: Any) -> None:
