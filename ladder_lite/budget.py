@@ -48,7 +48,7 @@ class Deadline:
     """The end of a budget, and the durations of recent pieces of work. `clock` returns seconds and is monotonic."""
 
     def __init__(self, budget_s: float, text: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._text = text
+        self.text = text
         self._clock = clock
         self._ends_at = clock() + budget_s - min(_RESERVE_SHARE * budget_s, _MAX_RESERVE_S)
         # By kind: the seconds per unit of size of the last pieces.
@@ -82,6 +82,10 @@ class Deadline:
         """Return the time of the clock, in seconds."""
         return self._clock()
 
+    def left_s(self) -> float:
+        """Return the seconds until the deadline."""
+        return self._ends_at - self._clock()
+
     def allows(self, next_s: float = 0.0) -> bool:
         """Return whether work of `next_s` seconds would end in time; never True once the budget is used up."""
         now = self._clock()
@@ -94,7 +98,7 @@ class Deadline:
 
     def out_of_time(self) -> OutOfTime:
         """Create the exception, for callers that have already stopped their work."""
-        return OutOfTime(f"budget of {self._text} used: everything is saved; run the same command again to go on")
+        return OutOfTime(f"budget of {self.text} used: everything is saved; run the same command again to go on")
 
     def expected_s(self, kind: str, size: float = 1.0) -> float:
         """Return the expected seconds of a piece of this kind and size; 0 before the first of its kind."""

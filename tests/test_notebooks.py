@@ -133,7 +133,7 @@ def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None
     cell = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[2].source
     exec(compile(cell, name, "exec"), names)
     (command,) = commands
-    extra = "" if name in ("tiny", "smollm") else "[gpu]"
+    extra = "" if name in ("tiny", "smollm") else "[gpu,ray]"
     assert command[-1] == f"ladder_lite{extra} @ {wheel.as_uri()}"
     constraints = Path(command[command.index("--constraint") + 1])
     assert f"torch=={version('torch')}" in constraints.read_text().splitlines()
@@ -143,6 +143,28 @@ def test_installing_keeps_the_installed_torch(name: str, tmp_path: Path) -> None
     assert commands == []  # the project is installed
     exec(compile(cell, name, "exec"), names | {"INPUT": tmp_path / "absent", "SOURCE": None})
     assert commands[0][-1] == f"ladder_lite{extra}"  # from the package index
+
+
+@pytest.mark.parametrize("name", ["llama3b", "qwen7b"])
+@pytest.mark.parametrize("n_gpus", [0, 1, 2])
+def test_two_gpus_get_a_worker_each(name: str, n_gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # the cell sets what is not set
+    monkeypatch.setenv("LADDER_LITE_CACHE", str(tmp_path))
+    monkeypatch.setenv("UNSLOTH_COMPILE_LOCATION", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = "".join(f"echo 'GPU {number}: Tesla T4 (UUID: GPU-{number})'\n" for number in range(n_gpus))
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{lines}")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    cells = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
+    names: dict[str, Any] = {}
+    exec(compile(cells[1].source, name, "exec"), names)
+    shown: list[tuple[str, ...]] = []
+    (run_cell,) = (cell.source for cell in cells if "# Run the recipe" in cell.source)
+    exec(
+        compile(run_cell, name, "exec"),
+        names | {"show": lambda *words: shown.append(words), "args": ["--budget", "9h"]},
+    )
+    assert ("--workers" in shown[0]) == (n_gpus == 2)
 
 
 def test_notebooks_are_not_listed_as_recipes() -> None:

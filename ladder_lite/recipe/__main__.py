@@ -13,7 +13,8 @@ from rich.text import Text
 from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
-from ladder_lite.recipe import dry_run, run_recipe, stages
+from ladder_lite.recipe import dry_run, run_recipes, stages
+from ladder_lite.recipe.workers import Workers
 from ladder_lite.runs import layout, open_run
 from ladder_lite.terminal import Live, show
 
@@ -39,6 +40,17 @@ def main(
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Stop before the time is up and save everything: 9h, 1h30m, 90m, 5400s."),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Run stages at once in N processes, `auto`: one for each GPU, else each core."),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="With --workers: the Ray cluster to use, such as auto.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Run the recipe with each of these seeds and compare the runs."),
     ] = None,
     full: Annotated[
         bool,
@@ -66,44 +78,56 @@ def main(
         return
     if name is None:
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
-    recipe = load_recipe(name, overrides or (), smoke, profile)
-    if full:
-        recipe = with_more(recipe, recipe.full)
-    if only is not None:
-        recipe = with_more(recipe, [only])
+    if only is not None and redo:
+        raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
+    if seeds and (dry or print_):
+        raise UserError("--seeds: --dry-run and --print are for one run; leave it out")
+    if ray and not workers:
+        raise UserError("--ray needs --workers, the number of processes to start there")
+    changes = [[*(overrides or ()), f"seed={seed}"] for seed in seeds.split(",")] if seeds else [overrides or ()]
+    recipes = [load_recipe(name, each, smoke, profile) for each in changes]
+    recipes = [with_more(each, [*(each.full if full else ()), *([only] if only else ())]) for each in recipes]
+    recipe = recipes[0]
     if print_:
         typer.echo(dump_recipe(recipe), nl=False)
         return
-    if only is not None and redo:
-        raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
-    suffix = f"{f'-{profile}' if profile else ''}-s{recipe.seed}{'-smoke' if smoke else ''}"
-    path = run_dir or Path("runs") / f"{recipe.name}{suffix}"
+    parent = run_dir if run_dir and seeds else Path("runs")
+    middle, end = f"-{profile}" if profile else "", "-smoke" if smoke else ""
+    paths = [parent / f"{each.name}{middle}-s{each.seed}{end}" for each in recipes]
+    if run_dir and not seeds:
+        paths = [run_dir]
     # With --only, the condition and those that it needs are predicted.
     predicted = recipe.model_copy(update={"conditions": (only,)}) if only else recipe
     if json_:
-        typer.echo(json.dumps(dry_run.predict(predicted, path), indent=2))
+        typer.echo(json.dumps(dry_run.predict(predicted, paths[0]), indent=2))
         return
     with Live() as live:
         if dry:
-            live.print(dry_run.render(dry_run.predict(predicted, path), recipe.profiles.get(profile or "", {})))
+            live.print(dry_run.render(dry_run.predict(predicted, paths[0]), recipe.profiles.get(profile or "", {})))
             return
         try:
-            result = run_recipe(recipe, path, live, only, redo or (), deadline)
+            runs = dict(zip(paths, recipes, strict=True))
+            results = run_recipes(runs, live, only, redo or (), deadline, Workers.parse(workers, ray))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command resumes this run") from None
         except OutOfTime as stop:
-            live.say(f"report so far: {path / layout.REPORT_PAGE}")
+            live.say(f"report so far: {', '.join(str(path / layout.REPORT_PAGE) for path in paths)}")
             live.say(str(stop))
             return
-        from ladder_lite.report import headline, summary_table
+        from ladder_lite.report import comparison_table, headline, summary_table, write_comparison
 
-        live.print(summary_table(result))
-        live.print(Text(re.sub(r"[`\\]", "", headline(result))))  # without Markdown's syntax
+        if len(results) > 1:
+            folder = parent / f"{recipe.name}{middle}-comparison{end}"
+            live.print(comparison_table(write_comparison(paths, folder)))
+            live.say(f"comparison: {show(str(folder / 'comparison.html'), 200)}")
+            return
+        live.print(summary_table(results[0]))
+        live.print(Text(re.sub(r"[`\\]", "", headline(results[0]))))  # without Markdown's syntax
         # The same settings again: whole instead of a smoke test, or with the next seed.
         kept = [override for override in overrides or () if smoke or not override.startswith("seed=")]
         kept += ["--profile", profile] if profile else []
         again = shlex.join(["python", "-m", "ladder_lite.recipe", name, *kept])
-        _say_what_next(live, result, path, again if smoke else f"{again} seed={recipe.seed + 1}", smoke)
+        _say_what_next(live, results[0], paths[0], again if smoke else f"{again} seed={recipe.seed + 1}", smoke)
 
 
 def _say_what_next(live: Live, report: Mapping[str, Any], path: Path, again: str, smoke: bool) -> None:

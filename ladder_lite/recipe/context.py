@@ -48,11 +48,15 @@ class RunContext:
 
         If `work` raises, OutOfTime included, the stage stays unfinished and the next run resumes it.
         """
-        # Seed, task and model decide the result of every stage; `inputs` are what else this one depends on.
-        base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
-        stage = self.run.stage(name, [base, inputs])
+        stage = self.stage(name, inputs)
         self._run(stage, work)
         return stage
+
+    def stage(self, name: str, inputs: object) -> Stage:
+        """The stage with this name and these inputs."""
+        # Seed, task and model decide the result of every stage; `inputs` are what else this one depends on.
+        base = [self.recipe.seed, self.recipe.task.model_dump(), self.recipe.model.model_dump()]
+        return self.run.stage(name, [base, inputs])
 
     def run_substages(
         self, parent: Stage, title: str, problems: Sequence[Problem], work: Callable[[Problem, Stage], dict[str, Any]]
@@ -64,10 +68,16 @@ class RunContext:
         summaries = []
         with self.live.progress(title, len(problems)) as bar:
             for problem in problems:
-                stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
-                summaries.append(self._run(stage, partial(work, problem)))
+                summaries.append(self.run_substage(parent, problem, work))
                 bar.set(len(summaries), solved=sum(bool(summary["solved"]) for summary in summaries))
         return summaries
+
+    def run_substage(
+        self, parent: Stage, problem: Problem, work: Callable[[Problem, Stage], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Run the part of a stage for one problem unless it is done; return its summary."""
+        stage = self.run.stage(f"{parent.name}/{problem.id}", parent.digest)  # stale exactly when its parent is
+        return self._run(stage, partial(work, problem))
 
     def _run(self, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> dict[str, Any]:
         if (done := stage.done) is not None:
@@ -191,44 +201,43 @@ class RunContext:
     def _problems(self, split: Literal["train", "test"]) -> list[Problem]:
         if self.recipe.task.select is None:
             return self.task.problems(split)
-        _select(self)  # a stage: it runs once, and later calls only read what it wrote
+        self.select()  # a stage: it runs once, and later calls only read what it wrote
         return self.task.load(str(self.run.path / layout.SELECT / layout.PROBLEMS), split, check=False)
 
+    def select(self) -> None:
+        """Run the stage that selects problems the base model fails, and write them with their split to `select/`.
 
-def _select(context: RunContext) -> None:
-    """Run the stage that selects problems the base model fails, and write them with their split to `select/`.
+        The paper selected its 110 problems in this way, which is why its base model starts near 0 %. Raises UserError
+        if the base model fails too few problems of the pool.
+        """
+        recipe, settings = self.recipe, self.recipe.task.select
+        assert settings is not None
+        # Both splits of the set, each problem once: a row without a split belongs to both.
+        pool = list({problem.id: problem for split in SPLITS for problem in self.task.problems(split)}.values())
 
-    The paper selected its 110 problems in this way, which is why its base model starts near 0 %. Raises UserError if
-    the base model fails too few problems of the pool.
-    """
-    recipe, settings = context.recipe, context.recipe.task.select
-    assert settings is not None
-    # Both splits of the set, each problem once: a row without a split belongs to both.
-    pool = list({problem.id: problem for split in SPLITS for problem in context.task.problems(split)}.values())
+        def work(stage: Stage) -> dict[str, Any]:
+            self.restore("base")
+            sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
+            sampler = replace(self.sampler, settings=sampling)
+            attempts = sampler.evaluate(pool, stage.path, self.live, layout.SELECT)
+            # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
+            dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
+            failed = [problem for problem in pool if problem.id not in dropped]
+            n_needed = settings.train + settings.test
+            if len(failed) < n_needed:
+                raise UserError(
+                    f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all "
+                    f"{settings.samples} tries, but {n_needed} are needed; lower task.select.train, test or samples"
+                )
+            # Shuffled, since a set may be sorted: undergrad.jsonl is, by technique. The first rows are for training.
+            Random(f"{recipe.seed}/select").shuffle(failed)
+            splits = ["train"] * settings.train + ["test"] * settings.test
+            rows = [{**problem.data, "split": split} for problem, split in zip(failed, splits, strict=False)]
+            rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
+            return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
 
-    def work(stage: Stage) -> dict[str, Any]:
-        context.restore("base")
-        sampling = recipe.eval.model_copy(update={"samples": settings.samples, "k": 1})
-        sampler = replace(context.sampler, settings=sampling)
-        attempts = sampler.evaluate(pool, stage.path, context.live, layout.SELECT)
-        # Solved in any try, or unverifiable: a problem that cannot be graded (reward None) is not a failed one.
-        dropped = {attempt.problem_id for attempt in attempts if attempt.correct or attempt.grade.reward is None}
-        failed = [problem for problem in pool if problem.id not in dropped]
-        n_needed = settings.train + settings.test
-        if len(failed) < n_needed:
-            raise UserError(
-                f"{stage.path}: the base model fails {len(failed)} of the {len(pool)} problems in all "
-                f"{settings.samples} tries, but {n_needed} are needed; lower task.select.train, test or samples"
-            )
-        # Shuffled, since a set may be sorted, undergrad.jsonl by technique; the first rows become the training split.
-        Random(f"{recipe.seed}/select").shuffle(failed)
-        splits = ["train"] * settings.train + ["test"] * settings.test
-        rows = [{**problem.data, "split": split} for problem, split in zip(failed, splits, strict=False)]
-        rewrite_jsonl(stage.path / layout.PROBLEMS, rows)
-        return {"pool": len(pool), "failed": len(failed), **summarize(attempts, 1)}
-
-    # The ids are an input: if the set changes later, the selection is stale and the run says so.
-    context.run_stage(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
+        # The ids are an input: if the set changes later, the selection is stale and the run says so.
+        self.run_stage(layout.SELECT, [recipe.eval.model_dump(), ids(pool)], work)
 
 
 def ids(problems: Sequence[Problem]) -> list[str]:

@@ -1,7 +1,8 @@
 """An experiment: the conditions of a recipe and the stages that they consist of.
 
-The paper's loop is `Experiment.run_condition`: variants -> GRPO -> evaluation, and the same for single test problems.
-Each stage runs once. After a kill, a stage resumes where it was interrupted; a finished stage is skipped.
+The paper's loop is `Experiment.run_stage`, called for one stage after the other: variants -> GRPO -> evaluation, and
+the same for single test problems. Each stage runs once. After a kill, a stage resumes where it was interrupted; a
+finished stage is skipped.
 """
 
 import time
@@ -21,6 +22,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.recipe import test_time
 from ladder_lite.recipe.context import RunContext, ids
+from ladder_lite.recipe.stages import stages_of
 from ladder_lite.runs import RunDir, Stage, layout
 from ladder_lite.terminal import Bar, Live, show, verdict
 from ladder_lite.train import divergence
@@ -34,44 +36,62 @@ SHOWN_ANSWERS = 2
 
 
 class Experiment:
-    """A recipe at work in its run folder. `run_condition` runs a condition; the other methods are its stages."""
+    """A recipe at work in its run folder. `run_stage` runs a stage; the other methods are the kinds of stages."""
 
     def __init__(self, recipe: Recipe, run: RunDir, live: Live, deadline: Deadline | None = None) -> None:
         self.recipe = recipe
         self.context = RunContext(recipe, run, live, deadline)
 
-    def run_condition(self, name: str) -> None:
-        """Run a condition and the conditions it needs, skipping the stages that are done."""
-        condition, context = condition_of(name, self.recipe.ablations), self.context
-        for needed in condition.needs:  # TTRL needs LADDER's evaluation: it trains on the problems left unsolved there
-            self.run_condition(needed)
+    def stages(self, only: str | None = None) -> list[str]:
+        """The stages of all conditions of the recipe, or of one, in the order in which they run."""
+        conditions = [only] if only else self.recipe.conditions
+        # One condition after the other, so that each has its result as early as possible.
+        in_order = (stage for name in conditions for stage in stages_of(self.recipe, [name]))
+        return list(dict.fromkeys(in_order))
 
-        # 1. Train. `base` trains on nothing and goes straight to its evaluation.
-        if condition.trains_on == "roots":
+    def parts(self, stage: str) -> list[str]:
+        """The substages of a stage, one for each test problem that it works on; none for most kinds of stages."""
+        name, folder, _ = layout.split_stage(stage)
+        if name is None or folder != layout.SINGLE_PROBLEMS:
+            return []
+        chosen = test_time.choose(self.context, condition_of(name, self.recipe.ablations))
+        return [layout.problems(name, problem.id) for problem in chosen]
+
+    def run_stage(self, stage: str) -> None:
+        """Run one stage or substage unless it is done; the stages that it starts from must be done."""
+        name, folder, problem_id = layout.split_stage(stage)
+        condition, context = condition_of(name or "ladder", self.recipe.ablations), self.context
+        if folder == layout.SELECT:
+            context.select()
+        elif folder == layout.TRANSFORMATIONS:
+            self.write_transformations()
+        elif folder == layout.VARIANTS:
+            self.grow_variants(condition.name)
+
+        # 1. Train. `base` trains on nothing and has no such stage.
+        elif folder == layout.TRAIN and condition.trains_on == "roots":
             # The paper's control: the same GRPO on the hard training problems themselves. Where the base model never
             # finds a right answer, no group has any, and the verifier's rewards give GRPO nothing to learn from.
-            self.train(name, context.roots)
-        elif condition.trains_on == "variants":
+            self.train(condition.name, context.roots)
+        elif folder == layout.TRAIN:
             # LADDER and its ablations: the model's own easier variants give groups with both right and wrong answers.
-            tree = self.grow_variants(name)
-            if recipe_for(self.recipe, name).variants.adaptive:
+            tree = self.grow_variants(condition.name)
+            if recipe_for(self.recipe, condition.name).variants.adaptive:
                 # An adaptive tree adds the roots to the training rows: they are tried now and then, and while they
                 # are stuck they get children.
                 tree = [*context.roots, *tree]
-            self.train(name, tree)
-        elif condition.trains_on == "single problems":
-            # TTRL: the whole loop again for each unsolved test problem; the weights are restored after each.
-            test_time.run_ttrl(context, condition)
+            self.train(condition.name, tree)
+        elif folder == layout.SINGLE_PROBLEMS:
+            # TTRL: the whole loop again for each unsolved test problem; the weights are restored after each. LADDER
+            # resampled changes no weights; it is the baseline for TTRL on the same problems.
+            test_time.run_problems(context, condition, problem_id)
 
         # 2. Evaluate on all test problems.
-        if condition.problems_of is None:
-            self.evaluate(name)
-        elif condition.is_evaluated:
+        elif condition.problems_of is None:
+            self.evaluate(condition.name)
+        else:
             # TTRL leaves no single model to evaluate: each problem it tried was answered by its own tuned weights.
             test_time.evaluate_after_ttrl(context, condition)
-        else:
-            # LADDER resampled changes no weights; it is the baseline for TTRL on the same problems.
-            test_time.resample(context, condition)
 
     def write_transformations(self) -> None:
         """Let the base model write the library of transformations if `variants.transformations` is `model`."""
@@ -111,7 +131,6 @@ class Experiment:
                 "tests_among_roots": [context.task.statement(test) for test in context.tests_among(roots)],
             }
 
-        self.write_transformations()
         # All shipped and fetched benchmarks are held out, but only this run's tests are inputs of the stage: fetching
         # another benchmark later must not make a finished tree stale.
         settings = recipe.variants.model_dump(), asdict(context.library(recipe))

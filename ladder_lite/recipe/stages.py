@@ -36,7 +36,7 @@ def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
     """The stages of these conditions and all stages that they depend on, in topological order."""
     graph = dependencies(recipe)
-    found = {name for name in graph if layout.condition_name(name) in conditions}
+    found = {name for name in graph if layout.split_stage(name)[0] in conditions}
     for stage in reversed(graph):  # from the last stage to the first, so one pass finds all
         if stage in found:
             found.update(graph[stage])

@@ -32,36 +32,48 @@ N_SAMPLES = 100
 _SUMMED = ("steps", "seconds", "n_tokens", "n_verifier_calls")  # over the problems of TTRL
 
 
-def run_ttrl(context: RunContext, condition: Condition) -> None:
-    """Run TTRL on test problems that LADDER leaves unsolved, one after the other, each as a substage."""
+def choose(context: RunContext, condition: Condition) -> list[Problem]:
+    """The test problems of the condition, in order: what LADDER leaves unsolved, or those that TTRL after it tried."""
     from ladder_lite import ttrl
 
+    # TTRL without LADDER takes the problems that TTRL after LADDER took, not the (larger) set that the base model
+    # leaves unsolved: the two are compared problem by problem.
+    if condition.problems_of == "ladder/eval":
+        return ttrl.choose_problems(_unsolved_by_ladder(context), context.recipe.ttrl, context.recipe.seed)
+    by_id = {problem.id: problem for problem in context.tests}
+    return [by_id[problem_id] for problem_id in _ladder_ttrl_summary(context)["problems"]]
+
+
+def run_problems(context: RunContext, condition: Condition, only: str = "") -> None:
+    """Run TTRL or resampling on the problems of `choose`, each as a substage, or only on the one with the id `only`."""
     recipe = recipe_for(context.recipe, condition.name)
+    run_on = (
+        partial(_run_ttrl_on, context, condition, recipe)
+        if condition.trains_on
+        else partial(_resample_problem, context, condition)
+    )
+    chosen = choose(context, condition)
 
     def work(stage: Stage) -> dict[str, Any]:
-        unsolved = _unsolved_by_ladder(context)
-        # TTRL without LADDER takes the problems that TTRL after LADDER took, not the (larger) set that the base model
-        # leaves unsolved: the two are compared problem by problem.
-        after_ladder = condition.problems_of == "ladder/eval"
-        chosen = ttrl.choose_problems(unsolved, recipe.ttrl, recipe.seed) if after_ladder else _chosen_for_ttrl(context)
-        run_on = partial(_run_ttrl_on, context, condition, recipe)
         outcomes = context.run_substages(stage, condition.label, chosen, run_on)
-        solved = [outcome for outcome in outcomes if outcome["solved"]]
-        # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more
-        # of the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
+        if not condition.trains_on:
+            return _summarize_resampling(outcomes)
         return {
-            "n_left": len(unsolved),
-            "attempted": len(chosen),
-            "solved": len(solved),
-            "voted_right": sum(bool(outcome["voted_right"]) for outcome in outcomes),
-            "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
+            "n_left": len(_unsolved_by_ladder(context)),
+            **_summarize_ttrl(outcomes),
             "problems": [problem.id for problem in chosen],
-            **{key: sum(outcome[key] for outcome in outcomes) for key in _SUMMED},
             # Steps undone after a divergence, not the return to the old weights after each problem.
             "rollbacks": sum(len(divergence.load(stage.path / problem.id / layout.TRAIN)) for problem in chosen),
         }
 
-    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context, recipe), work)
+    # Resampling depends on TTRL's settings, too: they decide how many tokens there are to spend.
+    settings = [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
+    name, inputs = layout.problems(condition.name), [*settings, *context.evaluation_inputs]
+    if only:
+        [problem] = (problem for problem in chosen if problem.id == only)
+        context.run_substage(context.stage(name, inputs), problem, run_on)
+    else:
+        context.run_stage(name, inputs, work)
 
 
 def evaluate_after_ttrl(context: RunContext, condition: Condition) -> None:
@@ -93,25 +105,29 @@ def evaluate_after_ttrl(context: RunContext, condition: Condition) -> None:
     context.run_stage(layout.evaluation(name), [context.recipe.eval.model_dump(), start], work)
 
 
-def resample(context: RunContext, condition: Condition) -> None:
-    """Sample LADDER's model on the problems that TTRL tried: at least 100 answers, and as many tokens as TTRL took."""
+def _summarize_ttrl(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    solved = [outcome for outcome in outcomes if outcome["solved"]]
+    # "solved" is the paper's rule: any right answer at any step, as judged by the verifier. "voted_right" asks more of
+    # the tuned model: the majority of its final answers must be right, without a verifier to choose among them.
+    return {
+        "attempted": len(outcomes),
+        "solved": len(solved),
+        "voted_right": sum(bool(outcome["voted_right"]) for outcome in outcomes),
+        "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
+        **{key: sum(outcome[key] for outcome in outcomes) for key in _SUMMED},
+    }
 
-    def work(stage: Stage) -> dict[str, Any]:
-        started = time.monotonic()
-        chosen = _chosen_for_ttrl(context)
-        outcomes = context.run_substages(stage, condition.label, chosen, partial(_resample_problem, context, condition))
-        return {
-            "attempted": len(chosen),
-            "solved": sum(outcome["solved"] for outcome in outcomes),
-            # For a problem with more than 100 answers, pass@100 is estimated from all of them (`pass_at_k`).
-            "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
-            "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
-            "n_verifier_calls": sum(outcome["n_samples"] for outcome in outcomes),
-            "seconds": time.monotonic() - started,
-        }
 
-    # TTRL's settings are inputs because they decide how many tokens there are to spend.
-    context.run_stage(layout.problems(condition.name), _ttrl_inputs(context, context.recipe), work)
+def _summarize_resampling(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "attempted": len(outcomes),
+        "solved": sum(outcome["solved"] for outcome in outcomes),
+        # For a problem with more than 100 answers, pass@100 is estimated from all of them (`pass_at_k`).
+        "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
+        "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
+        "n_verifier_calls": sum(outcome["n_samples"] for outcome in outcomes),
+        "seconds": sum(outcome["seconds"] for outcome in outcomes),
+    }
 
 
 def _run_ttrl_on(
@@ -157,6 +173,7 @@ class _Probe(NamedTuple):
 
 def _resample_problem(context: RunContext, condition: Condition, problem: Problem, stage: Stage) -> dict[str, Any]:
     """Sample until there are `N_SAMPLES` answers and as many tokens as TTRL generated for this problem."""
+    started = time.monotonic()
     ttrl_tokens = int(_ladder_ttrl_summary(context, problem.id)["n_tokens"])  # variants, rollouts and tries
     context.restore(condition.start)
     attempts = context.sampler.sample_tokens(problem, stage.path, N_SAMPLES, ttrl_tokens)
@@ -176,6 +193,7 @@ def _resample_problem(context: RunContext, condition: Condition, problem: Proble
         # it is the first right one, it does not count.
         "solved": first is not None and (first < N_SAMPLES or tokens_so_far[first] <= ttrl_tokens),
         "pass@100": pass_at_k(len(attempts), n_right, N_SAMPLES),
+        "seconds": time.monotonic() - started,
     }
 
 
@@ -186,17 +204,6 @@ def _unsolved_by_ladder(context: RunContext) -> list[Problem]:
     return [problem for problem in context.tests if rates.get(problem.id) == 0]
 
 
-def _chosen_for_ttrl(context: RunContext) -> list[Problem]:
-    """The problems that TTRL after LADDER tried, in the same order."""
-    by_id = {problem.id: problem for problem in context.tests}
-    return [by_id[problem_id] for problem_id in _ladder_ttrl_summary(context)["problems"]]
-
-
 def _ladder_ttrl_summary(context: RunContext, problem_id: str = "") -> dict[str, Any]:
     """The done.json of TTRL after LADDER, on all problems or on one."""
     return read_json(context.run.path / layout.problems("ladder_ttrl", problem_id) / layout.DONE)
-
-
-def _ttrl_inputs(context: RunContext, recipe: Recipe) -> list[Any]:
-    settings = [recipe.ttrl.model_dump(), recipe.variants.model_dump(), recipe.grpo.model_dump()]
-    return [*settings, *context.evaluation_inputs]

@@ -265,7 +265,8 @@ def _cost(report: Report) -> Chapter:
         for row in report["costs"]
     ]
     note = "Tokens are generated tokens. Peak memory is that of the process up to the end of the stage."
-    return Chapter("Cost", [table("lr", rows), note] if rows else [])
+    drawn = Figures(filter(None, [figures.timeline(report)]))
+    return Chapter("Cost", [table("lr", rows), note, drawn] if rows else [])
 
 
 def _reproduce(report: Report, run: Run) -> Chapter:

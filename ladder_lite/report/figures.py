@@ -29,6 +29,7 @@ from ladder_lite.report.drawing.output import to_png, to_svg
 from ladder_lite.report.drawing.palette import Key, colour_of, label_of
 from ladder_lite.report.findings import Report
 from ladder_lite.report.paper_results import PAPER, VARIANTS
+from ladder_lite.runs import layout
 from ladder_lite.terminal import counted, one_line, percent
 
 _MAX_TECHNIQUES = 32  # rows of `probes`
@@ -326,6 +327,33 @@ def distance(report: Report) -> Figure | None:
         value, low, high = (f"{ranks[key]:.2f}" for key in ("value", "low", "high"))
         caption += f" Rank correlation {value} ({low} to {high}); below 0, LADDER does better near its variants."
     return _figure(drawing, "distance", "Accuracy against distance from the variants", caption)
+
+
+def timeline(report: Report) -> Figure | None:
+    """What each worker did and when, in a run with `--workers`."""
+    jobs = sorted(report["jobs"], key=lambda job: job["began_at"])
+    if not jobs:
+        return None
+    workers = max(job["worker"] for job in jobs)
+    drawing, axes = canvas("minutes", "worker", 90 + 26 * workers)
+    conditions = {job["stage"]: layout.split_stage(job["stage"])[0] for job in jobs}
+    # Time without any job is left out: a resumed run may have been stopped for a night.
+    now = idle = jobs[0]["began_at"]
+    for job in jobs:
+        idle += max(0.0, job["began_at"] - now)
+        now = max(now, job["began_at"] + job["seconds"])
+        colour = colour_of(condition) if (condition := conditions[job["stage"]]) else "edge"
+        bar = axes.barh(job["worker"], job["seconds"] / 60, left=(job["began_at"] - idle) / 60, height=0.7)[0]
+        # A stage that was cut short, by the death of its worker or the end of the budget, is hollow.
+        bar.set(facecolor=ink(colour) if job["ended"] == "done" else "none", edgecolor=ink("ink"), linewidth=0.4)
+    axes.set_ylim(workers + 0.5, 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    legend = [Key("shared stages", "edge", shape="area")] if None in conditions.values() else []
+    names = dict.fromkeys("ablation" if colour_of(name) == "ablation" else name for name in conditions.values() if name)
+    labels = {"ablation": "ablations"}
+    legend += [Key(labels.get(name) or label_of(name), colour_of(name), shape="area") for name in names]
+    caption = "A bar is a stage, or a stage's part for one test problem; hollow ones did not end."
+    return _figure(drawing, "timeline", "What the workers did", caption, legend)
 
 
 def _figure(drawing: Drawing, name: str, title: str, caption: str, legend: Sequence[Key] = ()) -> Figure:

@@ -70,6 +70,7 @@ def measure(run: Run) -> dict[str, Any]:
         "contamination": _contamination(run),
         "depths": _depths(run),
         "costs": costs,
+        "jobs": run.rows(layout.WORKERS, layout.JOBS),
         "peak_memory_bytes": max((cost["peak_memory_bytes"] or 0 for cost in costs), default=0),
         "versions": read_json(run.path / layout.VERSIONS),
     }

@@ -2,6 +2,7 @@
 
     recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
     task.py                                             a copy of the file of a task that is not the package's own
+    workers/                                            with --workers: their logs, locks, and jobs.jsonl, who did what
     trash/                                              a stage's folder that --redo is removing
     select/, transformations/, variants/                stages that conditions share
     conditions/CONDITION/variants/                      an ablation's own tree
@@ -22,12 +23,15 @@ REPORT, REPORT_PAGE, TRASH, TASK = "report.json", "report.html", "trash", "task.
 BEGUN, DONE = "begun.json", "done.json"
 SELECT, TRANSFORMATIONS, VARIANTS, CONDITIONS = "select", "transformations", "variants", "conditions"
 ADAPTER, CHECKPOINTS, GREEDY, PROBE = "adapter", "checkpoints", "greedy", "probe"
-TRAIN, EVAL = "train", "eval"
+TRAIN, EVAL, SINGLE_PROBLEMS = "train", "eval", "problems"
 # peft's names for the files of an adapter.
 WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 # Of what `ladder_lite.export` writes.
 EXPORTED_RECIPE = "recipe.yaml"
+
+# Of a run with workers.
+WORKERS, JOBS = "workers", "jobs.jsonl"
 
 # JSON lines: graded attempts, then the logs of a training run, then the files of a variant tree.
 ATTEMPTS = "attempts.jsonl"
@@ -48,7 +52,7 @@ def train(condition: str) -> str:
 
 def problems(condition: str, problem_id: str = "") -> str:
     """The stage of a condition's single test problems, or its substage for one of them."""
-    return f"{CONDITIONS}/{condition}/problems{problem_id and f'/{problem_id}'}"
+    return f"{CONDITIONS}/{condition}/{SINGLE_PROBLEMS}{problem_id and f'/{problem_id}'}"
 
 
 def evaluation(condition: str) -> str:
@@ -56,8 +60,10 @@ def evaluation(condition: str) -> str:
     return f"{CONDITIONS}/{condition}/{EVAL}"
 
 
-def condition_name(stage: str) -> str | None:
-    """The condition that a stage belongs to, None for a stage that conditions share."""
-    # "conditions/ladder/train" -> "ladder"; "variants" -> None
-    first, _, below = stage.partition("/")
-    return below.partition("/")[0] if first == CONDITIONS else None
+def split_stage(stage: str) -> tuple[str | None, str, str]:
+    """The condition of a stage, None if conditions share it; its folder's name; the problem's id of a substage."""
+    # "conditions/ttrl/problems/0a1b" -> ("ttrl", "problems", "0a1b"); "variants" -> (None, "variants", "")
+    if not stage.startswith(f"{CONDITIONS}/"):
+        return None, stage, ""
+    _, condition, folder, *problem_id = stage.split("/")
+    return condition, folder, "".join(problem_id)

@@ -79,6 +79,15 @@ class RunDir:
             raise
         return run
 
+    @staticmethod
+    def join(path: Path, stage: str, timeout_s: float) -> "RunDir":
+        """Work on one stage of a run folder that another process has opened and has told this one to work in.
+
+        Raises UserError if a third process works on the stage and does not end within the timeout.
+        """
+        lock = _take_lock(path / layout.WORKERS / f"{stage.replace('/', '.')}.lock", timeout_s)
+        return RunDir(path, load_recipe(str(path / layout.RECIPE)), lock)
+
     def stage(self, name: str, inputs: object) -> "Stage":
         """Return the stage with this path within the run folder, such as "conditions/ladder/train"; writes nothing.
 
@@ -208,14 +217,15 @@ def _foreign_file(path: Path) -> str | None:
     return min(names - leftovers, default=None)
 
 
-def _take_lock(path: Path) -> "BaseFileLock":
+def _take_lock(path: Path, timeout_s: float = 0) -> "BaseFileLock":
     from filelock import FileLock, Timeout  # here, because --help needs no lock
 
     # The kernel frees the lock when the process dies, so there is no stale one to remove after a kill. The file itself
     # stays, with the process id of the holder, and means nothing without the lock.
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        path.parent.mkdir(exist_ok=True)
+        lock.acquire(timeout=timeout_s)
     except Timeout as error:
         raise UserError(
             f"{path.parent}: process {path.read_text(encoding='ascii').strip()} is working in this run folder "

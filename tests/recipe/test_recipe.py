@@ -152,7 +152,7 @@ def test_redo_reruns_stale_conditions_that_the_recipe_does_not_list(
 
     class RecordingExperiment:
         def __init__(self, *_: Any) -> None:
-            self.run_condition, self.context = done.append, SimpleNamespace(ran_a_stage=True)
+            self.run_stage, self.context = done.append, SimpleNamespace(ran_a_stage=True)
 
     monkeypatch.setattr("ladder_lite.recipe.Experiment", RecordingExperiment)
     monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})

@@ -102,7 +102,7 @@ def test_ttrl_tries_unsolved_problems_from_the_weights_of_its_start(context: Run
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
         context.backend.weights_of.clear()  # type: ignore[attr-defined]
-        test_time.run_ttrl(context, BUILT_IN[condition])
+        test_time.run_problems(context, BUILT_IN[condition])
         found = summary(context, f"conditions/{condition}/problems")
         assert found["problems"] == [problem.id for problem in Random(0).sample(left, 2)]
         assert (found["n_left"], found["attempted"], found["solved"], found["voted_right"]) == (3, 2, 2, 2)
@@ -112,8 +112,8 @@ def test_ttrl_tries_unsolved_problems_from_the_weights_of_its_start(context: Run
 
 @pytest.mark.usefixtures("spent")
 def test_another_problem_is_drawn_among_all_other_tests(context: RunContext) -> None:
-    test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
-    test_time.run_ttrl(context, condition_of("ttrl_other", context.recipe.ablations))
+    test_time.run_problems(context, BUILT_IN["ladder_ttrl"])
+    test_time.run_problems(context, condition_of("ttrl_other", context.recipe.ablations))
     (tried, again) = (summary(context, f"conditions/{name}/problems") for name in ("ladder_ttrl", "ttrl_other"))
     assert again["problems"] == tried["problems"]
     assert again["n_verifier_calls"] == 10
@@ -142,7 +142,7 @@ def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
     held_out = [problem for problems in context.writer(context.recipe).held_out.values() for problem in problems]
     assert {problem.id for problem in context.probe} <= {problem.id for problem in held_out}
     with pytest.raises(KeyboardInterrupt):
-        test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
+        test_time.run_problems(context, BUILT_IN["ladder_ttrl"])
     context.__dict__["backend"] = Model(right_at=0)
     wrong, right = (Attempt("id", 0, Completion("", 1, truncated=False), grade) for grade in (WRONG, RIGHT))
     for number in range(1, 6):
@@ -158,7 +158,7 @@ def test_the_probe_is_sampled_every_few_steps_and_when_the_problem_is_solved(
 @pytest.mark.usefixtures("spent")
 def test_the_evaluation_after_ttrl_replaces_answers_to_tried_problems(context: RunContext) -> None:
     for condition, start in (("ladder_ttrl", "ladder"), ("ttrl", "base")):
-        test_time.run_ttrl(context, BUILT_IN[condition])
+        test_time.run_problems(context, BUILT_IN[condition])
         test_time.evaluate_after_ttrl(context, BUILT_IN[condition])
         tried = summary(context, f"conditions/{condition}/problems")["problems"]
         for folder in ("eval", "eval/greedy"):
@@ -177,9 +177,9 @@ def test_resampling_takes_at_least_100_answers_and_the_tokens_of_ttrl(
     left = [test for test in context.tests if VERDICTS[str(test.data["integrand"])] is WRONG]
     few, many = Random(0).sample(left, 2)
     spent |= {few.id: len(REPLY), many.id: 110 * len(REPLY)}
-    test_time.run_ttrl(context, BUILT_IN["ladder_ttrl"])
+    test_time.run_problems(context, BUILT_IN["ladder_ttrl"])
     model = context.__dict__["backend"] = Model(right_at=100 + 104)
-    test_time.resample(context, BUILT_IN["ladder_pass100"])
+    test_time.run_problems(context, BUILT_IN["ladder_pass100"])
     assert model.weights_of == ["ladder"] * 2
     wrong, right = (summary(context, f"conditions/ladder_pass100/problems/{problem.id}") for problem in (few, many))
     assert (wrong["n_samples"], wrong["n_tokens"], wrong["ttrl_tokens"]) == (100, 100 * len(REPLY), len(REPLY))

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ladder_lite.report import write_comparison, write_report
-from ladder_lite.report.figures import accuracy, race
+from ladder_lite.report import figures, write_comparison, write_report
+from ladder_lite.report.figures import accuracy, race, timeline
 from tests.support.finished_run import build_run
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -168,3 +168,22 @@ def test_all_figures_of_reports_and_comparisons_are_readable(tmp_path: Path, dra
     before = len(drawn)
     write_comparison(runs, tmp_path / "out")
     assert len(drawn) > before >= 9
+
+
+def test_the_timeline_leaves_out_the_time_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(figures, "to_svg", lambda drawing, *_: kept.append(drawing) or "")
+    row = {"stage": "variants", "worker": 1, "began_at": 1000.0, "seconds": 60.0, "ended": "done"}
+    night = 50_000.0  # the run was stopped, and resumed by two workers
+    jobs = [row, row | {"stage": "conditions/ladder/train", "began_at": night, "seconds": 120.0, "ended": "died"}]
+    jobs.append(row | {"stage": "conditions/base/eval", "worker": 2, "began_at": night + 30, "seconds": 30.0})
+    drawn = timeline({"jobs": jobs})
+    assert drawn is not None
+    assert [key.label for key in drawn.legend] == ["shared stages", "LADDER", "base model"]
+    bars = {(bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in kept[0].axes[0].patches}
+    assert bars == {(0, 1, 1), (1, 2, 1), (1.5, 0.5, 2)}  # start and length in minutes, and the worker
+    assert [bool(bar.get_facecolor()[3]) for bar in kept[0].axes[0].patches] == [True, False, True]
+
+
+def test_a_run_without_workers_has_no_timeline() -> None:
+    assert timeline({"jobs": []}) is None

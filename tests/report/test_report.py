@@ -38,7 +38,7 @@ GROWN = "conditions/ladder/train/variants"
 """The folder of the variants that are written during LADDER's training."""
 
 KEYS = ["recipe", "seed", "model", "experiment", "conditions", "variants", "curve", "training", "probes", "lost"]
-KEYS += ["ttrl", "ttrl_without_ladder", "race", "differences", "contamination", "depths", "costs"]
+KEYS += ["ttrl", "ttrl_without_ladder", "race", "differences", "contamination", "depths", "costs", "jobs"]
 KEYS += ["peak_memory_bytes", "versions", "controls"]
 
 

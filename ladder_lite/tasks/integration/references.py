@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from filelock import FileLock
+
 from ladder_lite.jsonl import append_jsonl, read_jsonl
 from ladder_lite.verify.numerics.definite import References
 from ladder_lite.verify.numerics.quadrature import Integral
@@ -24,4 +26,5 @@ class KeptReferences(References):
         # Unlike the base class this forgets none: a run has a bounded number of problems.
         self._known[key] = known
         value = {"unverifiable": known} if isinstance(known, str) else {"reference": asdict(known)}
-        append_jsonl(self._path, [{"integral": key} | value])
+        with FileLock(f"{self._path}.lock"):  # the workers of a run share the file
+            append_jsonl(self._path, [{"integral": key} | value])

@@ -1,0 +1,314 @@
+"""Run the stages of one or more runs in several processes at once, with Ray.
+
+    python -m ladder_lite.recipe llama3b --workers auto                 # a worker for each GPU
+    python -m ladder_lite.recipe tiny --workers 2 --seeds 0,1
+    python -m ladder_lite.recipe llama3b --workers 8 --ray auto         # of a cluster that has been started
+
+The unit of work is a stage, or the part of a stage for one test problem. The driver, which is the process of the
+command, hands out those whose dependencies are done. A worker runs one at a time, in the run folder, exactly as a run
+without workers does; done.json is the only result. So a run may be killed, resumed, and continued with another number
+of workers. All nodes of a cluster must see the folder under the same path.
+"""
+
+import logging
+import os
+import platform
+import socket
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.table import Table
+
+from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.errors import UserError, first_line
+from ladder_lite.jsonl import append_jsonl
+from ladder_lite.recipe import stages
+from ladder_lite.recipe.experiment import Experiment
+from ladder_lite.runs import RunDir, layout
+from ladder_lite.terminal import Live, clock_time, show
+
+_POLL_S = 0.5
+_TRIES = 2  # a worker may be killed for memory or with its machine; a second death is the job's own
+_LOCK_S = 60.0  # the workers of a driver that was killed end within seconds
+
+
+class Job(NamedTuple):
+    """A stage, or a stage's part for one problem, of one of the runs."""
+
+    run: int
+    stage: str
+
+
+class Workers(NamedTuple):
+    """How many workers, and the address of Ray's cluster; None for this machine."""
+
+    number: int | Literal["auto"]
+    address: str | None = None
+
+    @classmethod
+    def parse(cls, number: str | None, address: str | None) -> Self | None:
+        """The workers that --workers and --ray ask for. Raises UserError for a number that is none."""
+        if number is None:
+            return None
+        if number == "auto":
+            return cls("auto", address)
+        if not number.isdecimal() or int(number) == 0:
+            raise UserError(f"--workers {number}: must be a number from 1 on, or auto")
+        return cls(int(number), address)
+
+
+def run_on_workers(experiments: Sequence[Experiment], only: str | None, workers: Workers, live: Live) -> None:
+    """Run the stages of all conditions, or of `only` one, in all runs.
+
+    Raises UserError if a stage does, if workers die of the same stage twice, or if there is no such cluster, and
+    OutOfTime once all workers have stopped at the deadline.
+    """
+    plan = Plan(experiments, only)
+    if len(plan):  # Ray takes seconds to start
+        with Pool(workers, plan, live) as pool:
+            pool.run()
+
+
+class Plan:
+    """The jobs that are left, each with those that it waits for."""
+
+    def __init__(self, experiments: Sequence[Experiment], only: str | None) -> None:
+        self.experiments = experiments
+        self._waits_for: dict[Job, set[Job]] = {}
+        self._rank: Counter[Job] = Counter()
+        self._opened: set[Job] = set()
+        for run, experiment in enumerate(experiments):
+            graph = stages.dependencies(experiment.recipe)
+            for stage in experiment.stages(only):
+                job = Job(run, stage)
+                if self._is_done(job):
+                    experiment.run_stage(stage)  # only raises UserError if it was done with other settings
+                    continue
+                self._waits_for[job] = {Job(run, each) for each in graph[stage]} & self._waits_for.keys()
+                self._rank[job] = len(stages.dependents(experiment.recipe, [stage]))
+                experiment.context.ran_a_stage = True
+
+    def __len__(self) -> int:
+        """The stages that are left; parts are not counted, because their number is not known from the start."""
+        return sum(not layout.split_stage(job.stage)[2] for job in self._waits_for)
+
+    def next(self, taken: Collection[Job], run: int | None) -> Job | None:
+        """The job to start next, None if all that are left wait: preferably of this run, and one that many wait for."""
+        ready = [job for job, waits_for in self._waits_for.items() if not waits_for and job not in taken]
+        job = max(ready, key=lambda job: (job.run == run, self._rank[job]), default=None)
+        if job is None or job in self._opened:
+            return job
+        # Which problems TTRL tries is known only now. When all of them are done, the stage itself sums them up.
+        self._opened.add(job)
+        parts = [Job(job.run, part) for part in self.experiments[job.run].parts(job.stage)]
+        left = [part for part in parts if not self._is_done(part)]
+        self._waits_for |= {job: set(left), **{part: set() for part in left}}
+        self._rank.update(dict.fromkeys(left, self._rank[job]))
+        self._opened.update(left)
+        return self.next(taken, run)
+
+    def path(self, job: Job) -> Path:
+        """The run folder of a job."""
+        return self.experiments[job.run].context.run.path
+
+    def name(self, job: Job) -> str:
+        """The job's stage, with the seed if there are several runs."""
+        seed = f"seed {self.experiments[job.run].recipe.seed}: " if len(self.experiments) > 1 else ""
+        return seed + job.stage.removeprefix(f"{layout.CONDITIONS}/")
+
+    def finish(self, job: Job) -> None:
+        """Remove a job that is done."""
+        del self._waits_for[job]
+        for waits_for in self._waits_for.values():
+            waits_for.discard(job)
+
+    def _is_done(self, job: Job) -> bool:
+        return (self.path(job) / job.stage / layout.DONE).exists()
+
+
+@dataclass
+class _Worker:
+    """What the driver knows of a worker."""
+
+    number: int
+    actor: Any
+    job: Job | None = None
+    run: int | None = None  # of its last job: it still has that run's model
+    began_at: float = field(default_factory=time.time)
+
+
+class Pool:
+    """Ray's workers; a context manager that ends all of them, whatever they are doing.
+
+    Raises UserError if Ray is not installed, or the cluster cannot be reached or is too small.
+    """
+
+    def __init__(self, workers: Workers, plan: Plan, live: Live) -> None:
+        self._plan, self._live = plan, live
+        self._ray = _join_ray(workers.address)
+        resources = self._ray.cluster_resources()
+        cores, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
+        if plan.experiments[0].recipe.model.device == "cpu":
+            gpus = 0
+        available, unit = (gpus, "GPU") if gpus else (cores, "core")
+        count = available if workers.number == "auto" else workers.number
+        if count > available:
+            self._ray.shutdown()
+            raise UserError(f"--workers {count}: each needs its own {unit}, and there are {available}")
+        n_threads = max(1, cores // count)
+        environment = {"OMP_NUM_THREADS": str(n_threads), "OMP_WAIT_POLICY": "passive"}
+        environment |= {name: value for name, value in os.environ.items() if name in environment}  # the user's own
+        # Ray starts a process for each actor and hides the GPUs of the others from it.
+        self._actor = self._ray.remote(
+            num_cpus=n_threads,
+            num_gpus=1 if gpus else 0,
+            runtime_env={"env_vars": environment},
+        )(StageRunner)
+        self._workers = [_Worker(number, self._start(number)) for number in range(1, count + 1)]
+        self._running: dict[Any, _Worker] = {}  # by Ray's reference to the outcome
+        self._deaths = Counter[Job]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.show_panel(None)
+        self._ray.shutdown()
+
+    def run(self) -> None:
+        """Run all jobs of the plan."""
+        stopped: OutOfTime | None = None
+        total = len(self._plan)
+        with self._live.progress("stages", total) as bar:
+            while True:
+                for worker in self._workers:
+                    taken = {each.job for each in self._running.values() if each.job}
+                    if worker.job is None and not stopped and (job := self._plan.next(taken, worker.run)):
+                        self._begin(worker, job)
+                if not self._running:
+                    break
+                self._live.show_panel(self._panel())
+                done, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
+                for reference in done:
+                    stopped = self._end(reference) or stopped
+                bar.set(total - len(self._plan))
+        if stopped:
+            raise stopped
+
+    def _start(self, number: int) -> Any:
+        return self._actor.remote(number, str(Path.cwd()))
+
+    def _begin(self, worker: _Worker, job: Job) -> None:
+        worker.job, worker.run, worker.began_at = job, job.run, time.time()
+        end = self._plan.experiments[job.run].context.deadline
+        reference = worker.actor.run.remote(self._plan.path(job).resolve(), job.stage, end.left_s(), end.text)
+        self._running[reference] = worker
+        self._live.say(f"worker {worker.number} begins {show(self._plan.name(job))}")
+
+    def _end(self, reference: Any) -> OutOfTime | None:
+        """Take the outcome of a job; a worker that died is replaced, and the job is tried again."""
+        worker = self._running.pop(reference)
+        job, worker.job = worker.job, None
+        assert job is not None
+        outcome: UserError | OutOfTime | None = None
+        died = False
+        try:
+            outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayActorError:
+            died = True
+        row = {"stage": job.stage, "worker": worker.number, "began_at": worker.began_at}
+        row |= {"seconds": time.time() - worker.began_at, "ended": "died" if died else "stopped" if outcome else "done"}
+        append_jsonl(self._plan.path(job) / layout.WORKERS / layout.JOBS, [row])
+        if died:
+            self._replace(worker, job)
+        elif outcome is None:
+            self._plan.finish(job)
+        elif isinstance(outcome, OutOfTime):
+            return outcome
+        else:
+            raise outcome
+        return None
+
+    def _replace(self, worker: _Worker, job: Job) -> None:
+        self._deaths[job] += 1
+        name, log = self._plan.name(job), _log(self._plan.path(job), worker.number)
+        if self._deaths[job] == _TRIES:
+            raise UserError(
+                f"{name}: the worker died {_TRIES} times, see {log}; the usual reason is a lack of memory. Take fewer "
+                "--workers; finished stages are kept"
+            )
+        self._live.say(f"worker {worker.number} died in {show(name)}; another one resumes it")
+        worker.actor, worker.run = self._start(worker.number), None
+
+    def _panel(self) -> Table:
+        """What each worker is doing: its stage, for how long, and the last line of its log."""
+        table = Table.grid(padding=(0, 2))
+        for worker in self._workers:
+            if worker.job is not None:
+                log = _log(self._plan.path(worker.job), worker.number)
+                lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+                elapsed = clock_time(time.time() - worker.began_at)
+                name = show(self._plan.name(worker.job), 40)
+                table.add_row(f"worker {worker.number}", name, elapsed, show(lines[-1] if lines else "", 100))
+        return table
+
+
+class StageRunner:
+    """A worker: an actor of Ray's, which runs one job at a time and keeps the model of its last run."""
+
+    def __init__(self, number: int, folder: str) -> None:
+        self._number, self._folder = number, folder
+        self._experiment: Experiment | None = None
+
+    def run(self, path: Path, stage: str, left_s: float, budget: str) -> UserError | OutOfTime | None:
+        """Run a stage of the run in this folder; return the UserError or OutOfTime that it raised, None if it is done.
+
+        Ray would wrap them in errors of its own.
+        """
+        if self._experiment is not None and self._experiment.context.run.path != path:
+            from ladder_lite.models import release_memory
+
+            self._experiment = None
+            release_memory()
+        try:
+            os.chdir(self._folder)  # relative paths in a recipe are meant from the driver's folder
+            with RunDir.join(path, stage, _LOCK_S) as run, _log(path, self._number).open("a") as file:
+                live = Live(Console(file=file, highlight=False, force_interactive=False))
+                self._experiment = self._experiment or Experiment(run.recipe, run, live)
+                self._experiment.context.live = live
+                self._experiment.context.deadline = Deadline(left_s, budget)
+                self._experiment.run_stage(stage)
+        except (UserError, OutOfTime) as error:
+            return error
+        except FileNotFoundError as error:
+            if path.exists():
+                raise
+            return UserError(f"{path}: {platform.node()} has no such folder ({error}); all nodes must share it")
+        return None
+
+
+def _log(path: Path, number: int) -> Path:
+    return path / layout.WORKERS / f"{number}.log"
+
+
+def _join_ray(address: str | None) -> Any:
+    """Start Ray, or join a cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--workers needs Ray: pip install 'ladder_lite[ray]'") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        place = urlsplit(f"//{address or ''}")
+        if place.port:  # Ray itself would wait for minutes
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray {address}: cannot join this cluster ({first_line(error)})") from error
+    return ray

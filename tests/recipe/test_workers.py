@@ -1,0 +1,189 @@
+"""Stages in several processes at once: the order of the plan, equal results, killed workers, usage errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from scale_out import differing_files
+
+from ladder_lite.config import load_recipe
+from ladder_lite.jsonl import read_jsonl
+from ladder_lite.recipe.stages import stages_of
+from ladder_lite.recipe.workers import Job, Plan, Workers
+from tests.support.commands import run_command
+
+FEW = ("--smoke", "conditions=[base,rl_without_variants,ladder,ladder_ttrl]", "ttrl.problems=2")
+
+
+class FakeExperiment:
+    """Stages without work, and two test problems for TTRL."""
+
+    def __init__(self, path: Path, *conditions: str) -> None:
+        self.recipe = load_recipe("tiny", [f"conditions=[{','.join(conditions)}]"])
+        self.context: Any = SimpleNamespace(run=SimpleNamespace(path=path), ran_a_stage=False)
+        self.checked: list[str] = []
+
+    def stages(self, only: str | None) -> list[str]:
+        return stages_of(self.recipe, [only] if only else self.recipe.conditions)
+
+    def parts(self, stage: str) -> list[str]:
+        return [f"{stage}/{number}" for number in "ab"] if stage.endswith("/problems") else []
+
+    def run_stage(self, stage: str) -> None:
+        self.checked.append(stage)
+
+    def finish(self, *names: str) -> None:
+        for name in names:
+            (self.context.run.path / name).mkdir(parents=True)
+            (self.context.run.path / name / "done.json").touch()
+
+
+def plan_of(*experiments: Any) -> Plan:
+    return Plan(experiments, None)
+
+
+def taken_at_once(plan: Plan, n_workers: int, runs: Sequence[int | None] = (None,) * 9) -> list[Job]:
+    taken: list[Job] = []
+    for run in runs[:n_workers]:
+        if (job := plan.next(taken, run)) is not None:
+            taken.append(job)
+    return taken
+
+
+def test_a_stage_starts_when_those_it_starts_from_are_done(tmp_path: Path) -> None:
+    plan = plan_of(FakeExperiment(tmp_path, "base", "rl_without_variants", "ladder", "ladder_ttrl"))
+    waves = []
+    while wave := taken_at_once(plan, 9):
+        waves.append({job.stage.removeprefix("conditions/") for job in wave})
+        for job in wave:
+            plan.finish(job)
+    assert waves == [
+        {"variants", "base/eval", "rl_without_variants/train"},
+        {"ladder/train", "rl_without_variants/eval"},
+        {"ladder/eval"},
+        {"ladder_ttrl/problems/a", "ladder_ttrl/problems/b"},
+        {"ladder_ttrl/problems"},
+        {"ladder_ttrl/eval"},
+    ]
+    assert len(plan) == 0
+
+
+def test_the_stage_that_most_others_wait_for_comes_first(tmp_path: Path) -> None:
+    plan = plan_of(FakeExperiment(tmp_path, "base", "ladder"))
+    assert taken_at_once(plan, 1) == [Job(0, "variants")]
+
+
+def test_a_worker_stays_with_the_run_whose_model_it_has(tmp_path: Path) -> None:
+    plan = plan_of(FakeExperiment(tmp_path / "0", "base", "ladder"), FakeExperiment(tmp_path / "1", "base", "ladder"))
+    assert taken_at_once(plan, 3, [1, 1, 0]) == [Job(1, "variants"), Job(1, "conditions/base/eval"), Job(0, "variants")]
+
+
+def test_what_is_done_is_checked_and_not_run_again(tmp_path: Path) -> None:
+    experiment = FakeExperiment(tmp_path, "ladder_ttrl")
+    done = ["variants", "conditions/ladder/train", "conditions/ladder/eval"]
+    experiment.finish(*done, "conditions/ladder_ttrl/problems/a")
+    plan = plan_of(experiment)
+    assert experiment.checked == done
+    assert [job.stage for job in taken_at_once(plan, 9)] == ["conditions/ladder_ttrl/problems/b"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(None, None), ("2", Workers(2, "here")), ("auto", Workers("auto", "here"))]
+)
+def test_the_number_of_workers(number: str | None, expected: Workers | None) -> None:
+    assert Workers.parse(number, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers", "0"], ["--workers 0", "from 1 on"]),
+        (["--workers", "two"], ["--workers two", "auto"]),
+        (["--ray", "auto"], ["--ray", "--workers"]),
+        (["--seeds", "0,x"], ["seed", "x"]),
+        (["--seeds", "0,1", "--dry-run"], ["--seeds", "--dry-run"]),
+        (["--smoke", "--workers", "10000"], ["--workers 10000", "core"]),
+        (["--smoke", "--workers", "2", "--ray", "127.0.0.1:1"], ["--ray 127.0.0.1:1", "cluster"]),
+    ],
+)
+def test_a_usage_error_is_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    result = run_command("recipe", "tiny", *arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert all(word in last for word in words)
+
+
+def test_without_ray_the_error_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('no module named ray')")
+    result = run_command("recipe", "tiny", "--smoke", "--workers", "2", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "ladder_lite[ray]" in result.stderr
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_results_are_those_of_one_process(tmp_path: Path) -> None:
+    alone = run_command("recipe", "tiny", *FEW, "--run-dir", tmp_path / "alone", OMP_NUM_THREADS="1")
+    assert alone.returncode == 0, alone.stderr[-2000:]
+
+    together = tmp_path / "together"
+    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", *FEW, "--workers", "2", "--run-dir", str(together)]
+    with subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        _kill_the_worker_that_trains(process, together / "conditions/ladder/train")
+        output, _ = process.communicate()
+    assert process.returncode == 0, output[-2000:]
+    jobs = read_jsonl(together / "workers/jobs.jsonl")
+    assert [job["stage"] for job in jobs if job["ended"] == "died"] == ["conditions/ladder/train"]
+    assert {job["worker"] for job in jobs} == {1, 2}
+    parts = [job for job in jobs if "ladder_ttrl/problems/" in job["stage"]]
+    assert len(parts) == 2
+    assert differing_files(tmp_path / "alone", together) == []
+    report = json.loads((together / "report.json").read_text())
+    assert len(report["jobs"]) == len(jobs)
+    assert "What the workers did" in (together / "report.html").read_text()
+    assert "2 worker" in output or "worker 2" in output
+
+
+def _kill_the_worker_that_trains(process: subprocess.Popen[str], stage: Path) -> None:
+    while not (stage / "begun.json").exists():
+        assert process.poll() is None, "it ended before its worker could be killed"
+        time.sleep(0.05)
+    # Ray names the process of an actor after what it is doing: "ray::StageRunner.run".
+    lock = stage.parents[2] / "workers/conditions.ladder.train.lock"
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+
+
+def test_ctrl_c_ends_all_workers_and_the_same_command_resumes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "ladder_lite.recipe", "tiny", *FEW, "--workers", "2", "--run-dir", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (run / "variants/begun.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output[-2000:]
+    assert "the same command resumes" in output
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+
+
+def test_seeds_without_workers_run_one_after_the_other_and_are_compared(tmp_path: Path) -> None:
+    result = run_command("recipe", "tiny", "--smoke", "--seeds", "0,1", "--only", "base", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    runs = tmp_path / "runs"
+    assert [json.loads((runs / f"tiny-s{seed}-smoke/report.json").read_text())["seed"] for seed in (0, 1)] == [0, 1]
+    assert (runs / "tiny-comparison-smoke/comparison.html").exists()
+    assert "mean of 2" in result.stdout
