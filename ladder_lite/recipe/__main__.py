@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.config import dump_recipe, list_recipes, load_recipe, with_more
+from ladder_lite.config import Recipe, dump_recipe, list_recipes, load_recipe, with_more
 from ladder_lite.errors import UserError, run
 from ladder_lite.recipe import dry_run, run_recipes, stages
 from ladder_lite.recipe.workers import Workers
@@ -70,11 +70,8 @@ def main(
     deadline = Deadline.after(budget)
     if json_ and not dry:
         raise UserError("--json needs --dry-run; the results of a run are in report.json of its folder")
-    if list_ and name is not None:
-        raise UserError(f"--list: lists all recipes; leave out {name}, or use --print to see it")
     if list_:
-        lines = _stage_lines(run_dir) if run_dir else [f"{name:<10} {text}" for name, text in list_recipes()]
-        typer.echo("\n".join(lines))
+        typer.echo("\n".join(_listing(name, run_dir)))
         return
     if name is None:
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
@@ -82,9 +79,8 @@ def main(
         raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
     if seeds and (dry or print_):
         raise UserError("--seeds: --dry-run and --print are for one run; leave it out")
-    if ray and not workers:
-        raise UserError("--ray needs --workers, the number of processes to start there")
-    changes = [[*(overrides or ()), f"seed={seed}"] for seed in seeds.split(",")] if seeds else [overrides or ()]
+    settings = overrides or []
+    changes = [[*settings, f"seed={seed}"] for seed in dict.fromkeys(seeds.split(","))] if seeds else [settings]
     recipes = [load_recipe(name, each, smoke, profile) for each in changes]
     recipes = [with_more(each, [*(each.full if full else ()), *([only] if only else ())]) for each in recipes]
     recipe = recipes[0]
@@ -92,46 +88,66 @@ def main(
         typer.echo(dump_recipe(recipe), nl=False)
         return
     parent = run_dir if run_dir and seeds else Path("runs")
-    middle, end = f"-{profile}" if profile else "", "-smoke" if smoke else ""
-    paths = [parent / f"{each.name}{middle}-s{each.seed}{end}" for each in recipes]
-    if run_dir and not seeds:
-        paths = [run_dir]
-    # With --only, the condition and those that it needs are predicted.
-    predicted = recipe.model_copy(update={"conditions": (only,)}) if only else recipe
-    if json_:
-        typer.echo(json.dumps(dry_run.predict(predicted, paths[0]), indent=2))
+    folder = f"{recipe.name}{f'-{profile}' if profile else ''}-{{}}{'-smoke' if smoke else ''}"
+    paths = [parent / folder.format(f"s{each.seed}") for each in recipes] if seeds or not run_dir else [run_dir]
+    if dry:
+        # With --only, the condition and those that it needs are predicted.
+        predicted = recipe.model_copy(update={"conditions": (only,)}) if only else recipe
+        _dry_run(predicted, paths[0], json_, recipe.profiles.get(profile or "", {}))
         return
     with Live() as live:
-        if dry:
-            live.print(dry_run.render(dry_run.predict(predicted, paths[0]), recipe.profiles.get(profile or "", {})))
+        runs = dict(zip(paths, recipes, strict=True))
+        results = _run(runs, live, only, redo or (), deadline, Workers.parse(workers, ray))
+        if seeds:
+            _show_comparison(live, paths, parent / folder.format("comparison"))
             return
-        try:
-            runs = dict(zip(paths, recipes, strict=True))
-            results = run_recipes(runs, live, only, redo or (), deadline, Workers.parse(workers, ray))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped; the same command resumes this run") from None
-        except OutOfTime as stop:
-            live.say(f"report so far: {', '.join(str(path / layout.REPORT_PAGE) for path in paths)}")
-            live.say(str(stop))
-            return
-        from ladder_lite.report import comparison_table, headline, summary_table, write_comparison
-
-        if len(results) > 1:
-            folder = parent / f"{recipe.name}{middle}-comparison{end}"
-            live.print(comparison_table(write_comparison(paths, folder)))
-            live.say(f"comparison: {show(str(folder / 'comparison.html'), 200)}")
-            return
-        live.print(summary_table(results[0]))
-        live.print(Text(re.sub(r"[`\\]", "", headline(results[0]))))  # without Markdown's syntax
-        # The same settings again: whole instead of a smoke test, or with the next seed.
-        kept = [override for override in overrides or () if smoke or not override.startswith("seed=")]
-        kept += ["--profile", profile] if profile else []
-        again = shlex.join(["python", "-m", "ladder_lite.recipe", name, *kept])
-        _say_what_next(live, results[0], paths[0], again if smoke else f"{again} seed={recipe.seed + 1}", smoke)
+        again = _again(name, settings, profile, None if smoke else recipe.seed + 1)
+        _show_result(live, results[0], paths[0], again, smoke)
 
 
-def _say_what_next(live: Live, report: Mapping[str, Any], path: Path, again: str, smoke: bool) -> None:
-    """Print the commands that may follow a run."""
+def _again(name: str, settings: Sequence[str], profile: str | None, seed: int | None) -> str:
+    """The command with the same settings: the whole run after a smoke test, or the next seed."""
+    kept = settings if seed is None else [*(each for each in settings if not each.startswith("seed=")), f"seed={seed}"]
+    command = ["python", "-m", "ladder_lite.recipe", name, *kept, *(["--profile", profile] if profile else [])]
+    return shlex.join(command)
+
+
+def _dry_run(recipe: Recipe, path: Path, json_: bool, changes: Mapping[str, Any]) -> None:
+    """Print what --dry-run predicts; `changes` are those of the profile."""
+    prediction = dry_run.predict(recipe, path)
+    if json_:
+        typer.echo(json.dumps(prediction, indent=2))
+        return
+    with Live() as live:
+        live.print(dry_run.render(prediction, changes))
+
+
+def _run(runs: Mapping[Path, Recipe], live: Live, *options: Any) -> list[dict[str, Any]]:
+    """Run the recipes and return their reports. At the end of the budget, say so and exit with code 0."""
+    try:
+        return run_recipes(runs, live, *options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command resumes this run") from None
+    except OutOfTime as stop:
+        live.say(f"report so far: {', '.join(str(path / layout.REPORT_PAGE) for path in runs)}")
+        live.say(str(stop))
+        raise typer.Exit from None
+
+
+def _show_comparison(live: Live, paths: Sequence[Path], folder: Path) -> None:
+    """Write the comparison of several runs into a folder and print its table."""
+    from ladder_lite.report import comparison_table, write_comparison
+
+    live.print(comparison_table(write_comparison(paths, folder)))
+    live.say(f"comparison: {show(str(folder / 'comparison.html'), 200)}")
+
+
+def _show_result(live: Live, report: Mapping[str, Any], path: Path, again: str, smoke: bool) -> None:
+    """Print the result of a run, and the commands that may follow it."""
+    from ladder_lite.report import headline, summary_table
+
+    live.print(summary_table(report))
+    live.print(Text(re.sub(r"[`\\]", "", headline(report))))  # without Markdown's syntax
     live.say(f"report: {show(str(path / layout.REPORT_PAGE), 200)}")
     commands = [again]
     if "ladder" in report["conditions"] and not smoke:
@@ -140,13 +156,17 @@ def _say_what_next(live: Live, report: Mapping[str, Any], path: Path, again: str
         live.say(f"{label} {show(command, 200)}")
 
 
-def _stage_lines(path: Path) -> list[str]:
-    recipe = open_run(path).recipe()
-    states = []
-    for name in stages.stages_of(recipe, recipe.conditions):
-        folder = path / name
+def _listing(name: str | None, run_dir: Path | None) -> list[str]:
+    """The lines of --list: the recipes, or the stages of a run."""
+    if name is not None:
+        raise UserError(f"--list: lists all recipes; leave out {name}, or use --print to see it")
+    if run_dir is None:
+        return [f"{recipe:<10} {text}" for recipe, text in list_recipes()]
+    recipe, states = open_run(run_dir).recipe(), []
+    for stage in stages.stages_of(recipe, recipe.conditions):
+        folder = run_dir / stage
         state = "done" if (folder / layout.DONE).exists() else "begun" if (folder / layout.BEGUN).exists() else "to do"
-        states.append(f"{name:<36} {state}")
+        states.append(f"{stage:<36} {state}")
     return states
 
 

@@ -54,6 +54,8 @@ class Workers(NamedTuple):
     @classmethod
     def parse(cls, number: str | None, address: str | None) -> Self | None:
         """The workers that --workers and --ray ask for. Raises UserError for a number that is none."""
+        if number is None and address is not None:
+            raise UserError("--ray needs --workers, the number of processes to start there")
         if number is None:
             return None
         if number == "auto":
