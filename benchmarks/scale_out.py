@@ -142,18 +142,17 @@ def chaos(
 @app.command()
 def cluster(runs: Runs = None) -> None:
     """Run `tiny --smoke` on two nodes of Ray on this machine, with a core and a temporary folder each."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    head, second = (
-        [ray, "start", "--num-cpus", "1", "--disable-usage-stats", *more]
-        for more in (["--head", "--port", "6399", "--include-dashboard", "false"], ["--address", "127.0.0.1:6399"])
-    )
-    with _folder(runs) as folder:
+    ray, port = str(Path(sys.executable).with_name("ray")), "6399"
+    start = [ray, "start", "--num-cpus", "1", "--disable-usage-stats"]
+    os.environ["RAY_AUTH_MODE"] = "token"  # newer versions of Ray ask for one, and write it to the home folder
+    with _folder(runs) as folder, tempfile.TemporaryDirectory(prefix="a") as a, tempfile.TemporaryDirectory("b") as b:
         try:
-            for command, node in ((head, "a"), (second, "b")):
-                # Short: the path of a socket below it has at most 107 characters.
-                more = ["--temp-dir", tempfile.mkdtemp(prefix=f"ray-{node}-")] if node == "a" else []
-                subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
-            _run("tiny", "--smoke", "--workers", 2, "--ray", "127.0.0.1:6399", "--run-dir", folder / "cluster")
+            for node in (
+                ["--head", "--port", port, "--include-dashboard", "false", "--temp-dir", a],
+                ["--address", f"127.0.0.1:{port}", "--temp-dir", b],
+            ):
+                subprocess.run([*start, *node], check=True, stdout=subprocess.DEVNULL)
+            _run("tiny", "--smoke", "--workers", 2, "--ray", f"127.0.0.1:{port}", "--run-dir", folder / "cluster")
         finally:
             subprocess.run([ray, "stop", "--force"], check=False, stdout=subprocess.DEVNULL)
         _run("tiny", "--smoke", "--workers", 1, "--run-dir", folder / "one")

@@ -152,6 +152,9 @@ class LocalBackend:
 
     def save(self, folder: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`."""
+        config = self._model.peft_config["default"]
+        if isinstance(config.target_modules, set):  # whose order differs between processes
+            config.target_modules = sorted(config.target_modules)
         self._model.save_pretrained(folder)
 
     def load(self, folder: Path, check: bool = True) -> None:

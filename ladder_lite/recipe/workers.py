@@ -312,5 +312,8 @@ def _join_ray(address: str | None) -> Any:
             socket.create_connection((place.hostname, place.port), timeout=10).close()
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:
-        raise UserError(f"--ray {address}: cannot join this cluster ({first_line(error)})") from error
+        raise UserError(
+            f"--ray {address}: cannot join this cluster ({first_line(error)}); is it running, and does it need "
+            "RAY_AUTH_MODE=token?"
+        ) from error
     return ray
