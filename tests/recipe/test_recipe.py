@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from ladder_lite.budget import Deadline, OutOfTime
+from ladder_lite.config import Recipe
 from ladder_lite.config.load import load_recipe
 from ladder_lite.errors import run
 from ladder_lite.recipe import run_recipe
 from ladder_lite.recipe.__main__ import app
 from ladder_lite.recipe.stages import stages_of
 from ladder_lite.report import write_report
+from ladder_lite.runs import RunDir
 from ladder_lite.terminal import Live
 from tests.support.commands import run_command
 from tests.support.finished_run import build_run
@@ -151,8 +153,9 @@ def test_redo_reruns_stale_conditions_that_the_recipe_does_not_list(
     done: list[str] = []
 
     class RecordingExperiment:
-        def __init__(self, *_: Any) -> None:
-            self.run_stage, self.context = done.append, SimpleNamespace(ran_a_stage=True)
+        def __init__(self, recipe: Recipe, run: RunDir, *_: Any) -> None:
+            self.run_stage, self.context = done.append, SimpleNamespace(ran_a_stage=True, run=run)
+            self.stages = lambda _: recipe.conditions
 
     monkeypatch.setattr("ladder_lite.recipe.Experiment", RecordingExperiment)
     monkeypatch.setattr("ladder_lite.report.write_report", lambda path: {})
@@ -282,7 +285,7 @@ def test_the_end_of_a_run_says_what_was_achieved_and_what_to_do_next(
 ) -> None:
     build_run(tmp_path / "run", full=True)
     report = write_report(tmp_path / "run")
-    monkeypatch.setattr("ladder_lite.recipe.__main__.run_recipe", lambda *_: report)
+    monkeypatch.setattr("ladder_lite.recipe.__main__.run_recipes", lambda *_: [report])
     monkeypatch.setattr("sys.argv", ["recipe", "tiny", *arguments, "--run-dir", "FOLDER"])
     with pytest.raises(SystemExit, match="0"):
         run(app)

@@ -96,11 +96,10 @@ def test_what_is_done_is_checked_and_not_run_again(tmp_path: Path) -> None:
     assert [job.stage for job in taken_at_once(plan, 9)] == ["conditions/ladder_ttrl/problems/b"]
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"), [(None, None), ("2", Workers(2, "here")), ("auto", Workers("auto", "here"))]
-)
-def test_the_number_of_workers(number: str | None, expected: Workers | None) -> None:
-    assert Workers.parse(number, "here") == expected
+def test_the_number_of_workers() -> None:
+    assert Workers.parse(None, None) is None
+    assert Workers.parse("2", "here") == Workers(2, "here")
+    assert Workers.parse("auto", None) == Workers("auto")
 
 
 @pytest.mark.parametrize(
