@@ -43,7 +43,7 @@ NOISE = ("seconds", "verify_seconds", "peak_memory_bytes")
 NOT_COMPARED = (layout.LOCK, layout.VERSIONS, layout.REPORT, "comparison.json")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-Runs = Annotated[Path | None, typer.Option(help="Folder for the runs; they are kept and resumed.")]
+Runs = Annotated[Path | None, typer.Option(help="A new folder, in which the runs are kept.")]
 
 
 def differing_files(first: Path, second: Path) -> list[str]:
@@ -91,13 +91,12 @@ def measure(
             _run(*options, "--workers", workers, "--run-dir", folders[workers])
             seconds[workers] = time.monotonic() - started
         differing = differing_files(folders[1], folders[2])
-        single = [row for path in folders[1].rglob(layout.JOBS) for row in read_jsonl(path)]
+        single = read_jsonl(folders[1] / layout.WORKERS / layout.JOBS)  # none with several seeds
     figures = {
         "seconds": seconds,
         "ratio": seconds[2] / seconds[1],
-        "simulated_ratio": _simulate(single, 2) / _simulate(single, 1),
+        "simulated_ratio": _simulate(single, 2, recipe) / _simulate(single, 1, recipe) if single else None,
         "loop_ratio": _loop_ratio(),
-        "stages": len(single),
         "differing_files": differing,
     }
     _record(shlex.join(["measure", *options]), figures)
@@ -141,11 +140,18 @@ def chaos(
 
 @app.command()
 def cluster(runs: Runs = None) -> None:
-    """Run `tiny --smoke` on two nodes of Ray on this machine, with a core and a temporary folder each."""
+    """Run `tiny --smoke` on two nodes of Ray on this machine, with a core and a temporary folder each.
+
+    Afterwards, it ends all processes of Ray on this machine.
+    """
     ray, port = str(Path(sys.executable).with_name("ray")), "6399"
     start = [ray, "start", "--num-cpus", "1", "--disable-usage-stats"]
     os.environ["RAY_AUTH_MODE"] = "token"  # newer versions of Ray ask for one, and write it to the home folder
-    with _folder(runs) as folder, tempfile.TemporaryDirectory(prefix="a") as a, tempfile.TemporaryDirectory("b") as b:
+    with (
+        _folder(runs) as folder,
+        tempfile.TemporaryDirectory(prefix="a") as a,
+        tempfile.TemporaryDirectory(prefix="b") as b,
+    ):
         try:
             for node in (
                 ["--head", "--port", port, "--include-dashboard", "false", "--temp-dir", a],
@@ -188,10 +194,10 @@ def simulate(
     _record("simulate", figures)
 
 
-def _simulate(rows: Sequence[dict[str, Any]], n_workers: int) -> float:
+def _simulate(rows: Sequence[dict[str, Any]], n_workers: int, name: str = "tiny") -> float:
     """The seconds that jobs with these times take on so many workers, in the order of `Plan`."""
     seconds = {row["stage"]: row["seconds"] for row in rows}
-    recipe = load_recipe("tiny")
+    recipe = load_recipe(name)
     graph = [stage for stage in stages.dependencies(recipe) if stage in seconds]
 
     def parts(stage: str) -> list[str]:
@@ -232,7 +238,7 @@ def _count(n: int) -> int:
 @contextmanager
 def _folder(runs: Path | None) -> Iterator[Path]:
     if runs:
-        runs.mkdir(parents=True, exist_ok=True)
+        runs.mkdir(parents=True)  # a run that is found done takes no time, and no worker of it can be killed
         yield runs
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def run(app: "typer.Typer") -> NoReturn:
         if isinstance(error, usage_error):
             used = getattr(error, "ctx", None)  # the context of the subcommand, if there is one
             _fail(f"{error.format_message().rstrip('.')}; see {used.command_path if used else name} --help")
-        if (line := _environment_error(error)) is not None:
+        if (line := environment_error(error)) is not None:
             _fail(line)
         raise
     sys.exit(0)
@@ -97,7 +97,7 @@ def _program_name() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def _environment_error(error: BaseException) -> str | None:
+def environment_error(error: BaseException) -> str | None:
     """Return the message for a full disk or denied access, or None for any other error."""
     cause: BaseException | None = error
     # Libraries wrap the system's error, so the whole chain of `raise ... from` is searched.

@@ -1,10 +1,11 @@
-"""LADDER's training on a model too large for one GPU: exported variants and the verifier in plain TRL, with vLLM.
+"""LADDER's training on several GPUs: exported variants and the verifier in plain TRL, with vLLM in server mode.
 
     python -m ladder_lite.export runs/qwen7b-s0 --format variants --out variants
     CUDA_VISIBLE_DEVICES=0,1 trl vllm-serve --model Qwen/Qwen2.5-7B-Instruct --tensor_parallel_size 2
     CUDA_VISIBLE_DEVICES=2,3 accelerate launch recipes/trl_on_many_gpus.py variants/variants.jsonl
 
-vLLM generates on the first two GPUs, and accelerate trains on the others. Of ladder_lite, only the verifier is used.
+vLLM generates on the first two GPUs. accelerate trains a copy of the model on each of the others; a model that does not
+fit on one needs an accelerate configuration with FSDP or DeepSpeed. Of ladder_lite, only the verifier is used.
 Tested with `--cpu`; it has not been run on several GPUs.
 """
 

@@ -67,6 +67,8 @@ def run_recipes(
                 for experiment in experiments:
                     for stage in experiment.stages(only):
                         experiment.run_stage(stage)
+                    if len(experiments) > 1:
+                        experiment.context.close()
         except OutOfTime:
             for experiment in experiments:
                 report.write_report(experiment.context.run.path)
@@ -101,8 +103,9 @@ def _report(context: RunContext) -> dict[str, Any]:
 
     run = context.run
     finished = run.path / layout.REPORT
-    # If no stage ran, the report on disk is up to date; drawing its figures again would need matplotlib.
-    if not context.ran_a_stage and finished.exists():
+    written = finished.stat().st_mtime if finished.exists() else 0.0
+    # If no stage has ended since, the report on disk is up to date; drawing its figures again would need matplotlib.
+    if not context.ran_a_stage and all(done.stat().st_mtime <= written for done in run.path.rglob(layout.DONE)):
         context.live.say("everything is done already; --redo STAGE reruns a stage")
         return read_json(finished, f"python -m ladder_lite.report {run.path} writes it again")
     return report.write_report(run.path)

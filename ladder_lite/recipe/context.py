@@ -14,7 +14,7 @@ from ladder_lite.errors import UserError
 from ladder_lite.evaluate import Sampler
 from ladder_lite.evaluate.scores import summarize
 from ladder_lite.jsonl import read_jsonl, rewrite_jsonl
-from ladder_lite.models import Adapter, Backend
+from ladder_lite.models import Adapter, Backend, release_memory
 from ladder_lite.models.memory import peak_memory_bytes
 from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
@@ -85,13 +85,21 @@ class RunContext:
         self.deadline.check()
         self.ran_a_stage = True
         stage.begin()
-        summary = work(stage) | {"peak_memory_bytes": peak_memory_bytes()}
+        summary = work(stage)
+        # The parts of a stage may have run in other processes.
+        summary["peak_memory_bytes"] = max(peak_memory_bytes(), summary.get("peak_memory_bytes", 0))
         stage.finish(summary)
         # Only after done.json: a kill before it still needs the checkpoints to resume from. One right after it leaves
         # them behind, which costs disk space and nothing else. A TTRL problem has them below `train/`.
         for folder in (stage.path, stage.path / layout.TRAIN):
             shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
         return summary
+
+    def close(self) -> None:
+        """Free the model's memory; it is loaded again when a stage needs it."""
+        if self.__dict__.pop("backend", None) is not None:
+            self.fresh_adapter = {}
+            release_memory()
 
     @cached_property
     def task(self) -> Task:

@@ -34,9 +34,12 @@ def dependencies(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
 
 def stages_of(recipe: Recipe, conditions: Collection[str]) -> list[str]:
-    """The stages of these conditions and all stages that they depend on, in topological order."""
-    graph = dependencies(recipe)
-    found = {name for name in graph if layout.split_stage(name)[0] in conditions}
+    """The stages of these conditions, of those they need, and all that they depend on, in topological order."""
+    graph, wanted = dependencies(recipe), set(conditions)
+    for condition in reversed(with_ablations(recipe.ablations)):  # each comes after those it needs
+        if condition.name in wanted:
+            wanted.update(condition.needs)
+    found = {name for name in graph if layout.split_stage(name)[0] in wanted}
     for stage in reversed(graph):  # from the last stage to the first, so one pass finds all
         if stage in found:
             found.update(graph[stage])

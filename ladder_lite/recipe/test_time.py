@@ -56,9 +56,10 @@ def run_problems(context: RunContext, condition: Condition, only: str = "") -> N
 
     def work(stage: Stage) -> dict[str, Any]:
         outcomes = context.run_substages(stage, condition.label, chosen, run_on)
+        peak = {"peak_memory_bytes": max((outcome["peak_memory_bytes"] for outcome in outcomes), default=0)}
         if not condition.trains_on:
-            return _summarize_resampling(outcomes)
-        return {
+            return _summarize_resampling(outcomes) | peak
+        return peak | {
             "n_left": len(_unsolved_by_ladder(context)),
             **_summarize_ttrl(outcomes),
             "problems": [problem.id for problem in chosen],
@@ -126,7 +127,7 @@ def _summarize_resampling(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
         "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
         "n_verifier_calls": sum(outcome["n_samples"] for outcome in outcomes),
-        "seconds": sum(outcome["seconds"] for outcome in outcomes),
+        "seconds": sum(outcome.get("seconds", 0.0) for outcome in outcomes),  # none in runs of earlier versions
     }
 
 

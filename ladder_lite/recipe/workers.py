@@ -2,7 +2,7 @@
 
     python -m ladder_lite.recipe llama3b --workers auto                 # a worker for each GPU
     python -m ladder_lite.recipe tiny --workers 2 --seeds 0,1
-    python -m ladder_lite.recipe llama3b --workers 8 --ray auto         # of a cluster that has been started
+    python -m ladder_lite.recipe llama3b --workers 8 --ray auto         # on a running Ray cluster
 
 The unit of work is a stage, or the part of a stage for one test problem. The driver, which is the process of the
 command, hands out those whose dependencies are done. A worker runs one at a time, in the run folder, exactly as a run
@@ -26,16 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from ladder_lite.budget import Deadline, OutOfTime
-from ladder_lite.errors import UserError, first_line
+from ladder_lite.errors import UserError, environment_error, first_line
 from ladder_lite.jsonl import append_jsonl
 from ladder_lite.recipe import stages
+from ladder_lite.recipe.context import RunContext
 from ladder_lite.recipe.experiment import Experiment
 from ladder_lite.runs import RunDir, layout
 from ladder_lite.terminal import Live, clock_time, show
 
-_POLL_S = 0.5
+_POLL_S = 1.0
 _TRIES = 2  # a worker may be killed for memory or with its machine; a second death is the job's own
-_LOCK_S = 60.0  # the workers of a driver that was killed end within seconds
+_START_S = 120.0  # until Ray has started all workers
+_LOCK_S = 300.0  # NFS keeps the lock of a machine that has lost its power for a minute or two
+_TAIL = 4096  # bytes at the end of a log that have its last line
 
 
 class Job(NamedTuple):
@@ -53,7 +56,7 @@ class Workers(NamedTuple):
 
     @classmethod
     def parse(cls, number: str | None, address: str | None) -> Self | None:
-        """The workers that --workers and --ray ask for. Raises UserError for a number that is none."""
+        """The workers that --workers and --ray ask for. Raises UserError for anything else than a number or auto."""
         if number is None and address is not None:
             raise UserError("--ray needs --workers, the number of processes to start there")
         if number is None:
@@ -61,15 +64,15 @@ class Workers(NamedTuple):
         if number == "auto":
             return cls("auto", address)
         if not number.isdecimal() or int(number) == 0:
-            raise UserError(f"--workers {number}: must be a number from 1 on, or auto")
+            raise UserError(f"--workers {number}: must be a positive integer or auto")
         return cls(int(number), address)
 
 
 def run_on_workers(experiments: Sequence[Experiment], only: str | None, workers: Workers, live: Live) -> None:
     """Run the stages of all conditions, or of `only` one, in all runs.
 
-    Raises UserError if a stage does, if workers die of the same stage twice, or if there is no such cluster, and
-    OutOfTime once all workers have stopped at the deadline.
+    Raises UserError if a stage does, if two workers die of the same stage, or if there is no such cluster, and
+    OutOfTime at the deadline; each once all workers have ended what they were doing.
     """
     plan = Plan(experiments, only)
     if len(plan):  # Ray takes seconds to start
@@ -126,9 +129,13 @@ class Plan:
 
     def finish(self, job: Job) -> None:
         """Remove a job that is done."""
-        del self._waits_for[job]
+        self._waits_for.pop(job, None)
         for waits_for in self._waits_for.values():
             waits_for.discard(job)
+
+    def drop(self, run: int) -> None:
+        """Remove all jobs of a run."""
+        self._waits_for = {job: waits_for for job, waits_for in self._waits_for.items() if job.run != run}
 
     def _is_done(self, job: Job) -> bool:
         return (self.path(job) / job.stage / layout.DONE).exists()
@@ -159,22 +166,24 @@ class Pool:
         if plan.experiments[0].recipe.model.device == "cpu":
             gpus = 0
         available, unit = (gpus, "GPU") if gpus else (cores, "core")
-        count = available if workers.number == "auto" else workers.number
-        if count > available:
+        count = min(available, len(plan)) if workers.number == "auto" else workers.number
+        if not 1 <= count <= available:
             self._ray.shutdown()
-            raise UserError(f"--workers {count}: each needs its own {unit}, and there are {available}")
-        n_threads = max(1, cores // count)
-        environment = {"OMP_NUM_THREADS": str(n_threads), "OMP_WAIT_POLICY": "passive"}
-        environment |= {name: value for name, value in os.environ.items() if name in environment}  # the user's own
+            raise UserError(f"--workers {workers.number}: each needs its own {unit}, and there are {available}")
         # Ray starts a process for each actor and hides the GPUs of the others from it.
-        self._actor = self._ray.remote(
-            num_cpus=n_threads,
-            num_gpus=1 if gpus else 0,
-            runtime_env={"env_vars": environment},
-        )(StageRunner)
+        self._actor = self._ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(StageRunner)
+        self._n_threads = max(1, cores // count)
         self._workers = [_Worker(number, self._start(number)) for number in range(1, count + 1)]
         self._running: dict[Any, _Worker] = {}  # by Ray's reference to the outcome
         self._deaths = Counter[Job]()
+        self._errors: list[UserError] = []
+        starting = [worker.actor.is_ready.remote() for worker in self._workers]
+        ready, _ = self._ray.wait(starting, num_returns=count, timeout=_START_S)
+        if len(ready) < count:
+            self._ray.shutdown()
+            raise UserError(
+                f"--workers {count}: only {len(ready)} could be started; is the rest of the cluster in use?"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -195,16 +204,20 @@ class Pool:
                         self._begin(worker, job)
                 if not self._running:
                     break
-                self._live.show_panel(self._panel())
+                if self._live.panel_height is not None:
+                    self._live.show_panel(self._panel())
                 done, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
                 for reference in done:
                     stopped = self._end(reference) or stopped
                 bar.set(total - len(self._plan))
+        if self._errors:
+            raise self._errors[0]
         if stopped:
             raise stopped
 
     def _start(self, number: int) -> Any:
-        return self._actor.remote(number, str(Path.cwd()))
+        chosen = os.environ.get("OMP_NUM_THREADS")
+        return self._actor.remote(number, Path.cwd(), chosen, self._n_threads)
 
     def _begin(self, worker: _Worker, job: Job) -> None:
         worker.job, worker.run, worker.began_at = job, job.run, time.time()
@@ -219,84 +232,121 @@ class Pool:
         job, worker.job = worker.job, None
         assert job is not None
         outcome: UserError | OutOfTime | None = None
-        died = False
+        death: Exception | None = None
         try:
             outcome = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError:
-            died = True
-        row = {"stage": job.stage, "worker": worker.number, "began_at": worker.began_at}
-        row |= {"seconds": time.time() - worker.began_at, "ended": "died" if died else "stopped" if outcome else "done"}
-        append_jsonl(self._plan.path(job) / layout.WORKERS / layout.JOBS, [row])
-        if died:
-            self._replace(worker, job)
-        elif outcome is None:
-            self._plan.finish(job)
+        except self._ray.exceptions.RayTaskError:  # a bug, with the traceback of the worker
+            raise
+        except self._ray.exceptions.RayError as error:
+            death = error
+        seconds, ended = time.time() - worker.began_at, "died" if death else "stopped" if outcome else "done"
+        row = {"stage": job.stage, "worker": worker.number, "began_at": worker.began_at, "seconds": seconds}
+        append_jsonl(self._plan.path(job) / layout.WORKERS / layout.JOBS, [row | {"ended": ended}])
+        name = show(self._plan.name(job))
+        self._live.say(f"worker {worker.number} {ended}: {name}, after {clock_time(seconds)}")
+        if death:
+            self._ray.kill(worker.actor)  # it may only be out of reach, and must not work on
+            worker.actor, worker.run = self._start(worker.number), None
+            self._deaths[job] += 1
+            if self._deaths[job] == _TRIES:
+                why = f"its worker died {_TRIES} times ({first_line(death)}), often for lack of memory"
+                log = _log(self._plan.path(job), worker.number)
+                self._fail(job, UserError(f"{name}: {why}; see {log}, or take fewer --workers"))
+        elif isinstance(outcome, UserError):
+            self._fail(job, outcome)
         elif isinstance(outcome, OutOfTime):
             return outcome
         else:
-            raise outcome
+            self._plan.finish(job)
         return None
 
-    def _replace(self, worker: _Worker, job: Job) -> None:
-        self._deaths[job] += 1
-        name, log = self._plan.name(job), _log(self._plan.path(job), worker.number)
-        if self._deaths[job] == _TRIES:
-            raise UserError(
-                f"{name}: the worker died {_TRIES} times, see {log}; the usual reason is a lack of memory. Take fewer "
-                "--workers; finished stages are kept"
-            )
-        self._live.say(f"worker {worker.number} died in {show(name)}; another one resumes it")
-        worker.actor, worker.run = self._start(worker.number), None
+    def _fail(self, job: Job, error: UserError) -> None:
+        """Start no further stage of this run. What the other workers are doing is not lost."""
+        self._errors.append(error)
+        self._plan.drop(job.run)
+        if self._running:
+            self._live.say(f"error: {show(str(error), 300)}; waiting for the other workers")
 
     def _panel(self) -> Table:
         """What each worker is doing: its stage, for how long, and the last line of its log."""
         table = Table.grid(padding=(0, 2))
         for worker in self._workers:
             if worker.job is not None:
-                log = _log(self._plan.path(worker.job), worker.number)
-                lines = log.read_text(errors="replace").splitlines() if log.exists() else []
                 elapsed = clock_time(time.time() - worker.began_at)
                 name = show(self._plan.name(worker.job), 40)
-                table.add_row(f"worker {worker.number}", name, elapsed, show(lines[-1] if lines else "", 100))
+                line = _last_line(_log(self._plan.path(worker.job), worker.number))
+                table.add_row(f"worker {worker.number}", name, elapsed, show(line, 100))
         return table
 
 
 class StageRunner:
     """A worker: an actor of Ray's, which runs one job at a time and keeps the model of its last run."""
 
-    def __init__(self, number: int, folder: str) -> None:
-        self._number, self._folder = number, folder
+    def __init__(self, number: int, folder: Path, chosen: str | None, n_threads: int) -> None:
+        self._number, self._folder, self._n_threads = number, folder, n_threads
         self._experiment: Experiment | None = None
+        self._deadline: Deadline | None = None
+        # Ray has set this. Without it, a model that is small enough limits itself to one thread.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if chosen is not None:  # by the user
+            os.environ["OMP_NUM_THREADS"] = chosen
+
+    def is_ready(self) -> bool:
+        """Return True once the process runs."""
+        return True
 
     def run(self, path: Path, stage: str, left_s: float, budget: str) -> UserError | OutOfTime | None:
         """Run a stage of the run in this folder; return the UserError or OutOfTime that it raised, None if it is done.
 
         Ray would wrap them in errors of its own.
         """
-        if self._experiment is not None and self._experiment.context.run.path != path:
-            from ladder_lite.models import release_memory
-
-            self._experiment = None
-            release_memory()
+        for folder in (self._folder, path):
+            if not folder.exists():
+                return UserError(f"{folder}: {platform.node()} has no such folder; all nodes must share it")
+        os.chdir(self._folder)  # relative paths in a recipe are meant from the driver's folder
+        self._deadline = self._deadline or Deadline(left_s, budget)
         try:
-            os.chdir(self._folder)  # relative paths in a recipe are meant from the driver's folder
             with RunDir.join(path, stage, _LOCK_S) as run, _log(path, self._number).open("a") as file:
                 live = Live(Console(file=file, highlight=False, force_interactive=False))
-                self._experiment = self._experiment or Experiment(run.recipe, run, live)
-                self._experiment.context.live = live
-                self._experiment.context.deadline = Deadline(left_s, budget)
+                context = self._context(run, live)
+                context.live, context.deadline = live, self._deadline
+                assert self._experiment is not None
                 self._experiment.run_stage(stage)
         except (UserError, OutOfTime) as error:
             return error
-        except FileNotFoundError as error:
-            if path.exists():
+        except OSError as error:
+            if (line := environment_error(error)) is None:
                 raise
-            return UserError(f"{path}: {platform.node()} has no such folder ({error}); all nodes must share it")
+            return UserError(line)
         return None
+
+    def _context(self, run: RunDir, live: Live) -> RunContext:
+        """That of the last job, with its model, if it was of the same run."""
+        from ladder_lite.models import prepare_environment
+
+        if self._experiment is None or self._experiment.context.run.path != run.path:
+            if self._experiment is not None:
+                self._experiment.context.close()
+            prepare_environment()
+            import torch
+
+            if "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(self._n_threads)
+            self._experiment = Experiment(run.recipe, run, live)
+        return self._experiment.context
 
 
 def _log(path: Path, number: int) -> Path:
     return path / layout.WORKERS / f"{number}.log"
+
+
+def _last_line(log: Path) -> str:
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        lines = file.read().decode(errors="replace").splitlines()
+    return lines[-1] if lines else ""
 
 
 def _join_ray(address: str | None) -> Any:
@@ -310,10 +360,8 @@ def _join_ray(address: str | None) -> Any:
         place = urlsplit(f"//{address or ''}")
         if place.port:  # Ray itself would wait for minutes
             socket.create_connection((place.hostname, place.port), timeout=10).close()
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--ray {address}: cannot join this cluster ({first_line(error)}); is it running, and does it need "
-            "RAY_AUTH_MODE=token?"
-        ) from error
+        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        what = f"--ray {address or 'local'}: cannot join this cluster ({first_line(error)})"
+        raise UserError(f"{what}; is it running, and does it need RAY_AUTH_MODE=token?") from error
     return ray

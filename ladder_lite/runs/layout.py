@@ -1,6 +1,6 @@
 """The names of the files and folders of a run: the only place that has them.
 
-    recipe.resolved.yaml, versions.json, run.lock, references.jsonl, report.*
+    recipe.resolved.yaml, versions.json, run.lock, references.jsonl and its .lock, report.*
     task.py                                             a copy of the file of a task that is not the package's own
     workers/                                            with --workers: their logs, locks, and jobs.jsonl, who did what
     trash/                                              a stage's folder that --redo is removing

@@ -42,6 +42,9 @@ _MAY_DIFFER = {"smoke", "profiles", "description", "ablations", "conditions", "f
 _OF_TRAINING = {"grpo", "ttrl"}
 
 
+_ORPHANS_S = 60.0
+
+
 class RunDir:
     """The folder of one run of one recipe; one process at a time has it open."""
 
@@ -70,6 +73,9 @@ class RunDir:
             ) from error
         # Under the lock: two processes that start at once must not both find the folder empty.
         try:
+            # The workers of a process that was killed may take some seconds to end.
+            for lock in (path / layout.WORKERS).glob("*.lock"):
+                _take_lock(lock, _ORPHANS_S).release()
             # What a kill left of a cleared stage. Before the recipe: a done.json in it must not count.
             if (path / layout.TRASH).exists():
                 shutil.rmtree(path / layout.TRASH)

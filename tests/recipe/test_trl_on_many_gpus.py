@@ -1,6 +1,7 @@
 """The script that trains on exported variants with TRL alone, tried on a CPU."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,4 +26,4 @@ def test_the_script_trains_on_exported_variants(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     assert any("lora_A" in name for name in load_file(tmp_path / "out" / "adapter_model.safetensors"))
     # The embedded model was not made for this prompt and gets no reward, but the verifier has graded its replies.
-    assert "'rewards/reward/mean': '0'" in result.stdout
+    assert re.search(r"'rewards/reward/mean': '?0", result.stdout)
