@@ -27,10 +27,7 @@ def main(
         str | None, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a YAML file.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(help="Run folder (default: runs/RECIPE-sSEED); with --seeds, the parent of the run folders."),
-    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder, or parent of --seeds (default: in runs/).")] = None,
     only: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="Run one condition and the stages it depends on.")
     ] = None,
@@ -46,10 +43,7 @@ def main(
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option(
-            metavar="N",
-            help="Run independent stages in N parallel processes; auto: one per GPU, or per core without a GPU.",
-        ),
+        typer.Option(metavar="N", help="Run independent stages in N processes; auto: one per GPU, else one per core."),
     ] = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="With --workers: the Ray cluster to use, such as auto.")
@@ -87,9 +81,8 @@ def main(
         raise UserError("--seeds: --dry-run and --print are for one run; leave it out")
     settings = overrides or []
     changes = [[*settings, f"seed={seed}"] for seed in seeds.split(",")] if seeds else [settings]
-    recipes = [load_recipe(name, each, smoke, profile) for each in changes]
-    recipes = [with_more(each, [*(each.full if full else ()), *([only] if only else ())]) for each in recipes]
-    recipes = list({each.seed: each for each in recipes}.values())
+    loaded = {each.seed: each for each in (load_recipe(name, each, smoke, profile) for each in changes)}
+    recipes = [with_more(each, [*(each.full if full else ()), *([only] if only else ())]) for each in loaded.values()]
     recipe = recipes[0]
     if print_:
         typer.echo(dump_recipe(recipe), nl=False)

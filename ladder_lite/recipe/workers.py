@@ -29,7 +29,6 @@ from ladder_lite.budget import Deadline, OutOfTime
 from ladder_lite.errors import UserError, environment_error, first_line
 from ladder_lite.jsonl import append_jsonl
 from ladder_lite.recipe import stages
-from ladder_lite.recipe.context import RunContext
 from ladder_lite.recipe.experiment import Experiment
 from ladder_lite.runs import RunDir, layout
 from ladder_lite.terminal import Live, clock_time, show
@@ -38,7 +37,6 @@ _POLL_S = 1.0
 _TRIES = 2  # a worker may be killed for memory or with its machine; a second death is the job's own
 _START_S = 120.0  # until Ray has started all workers
 _LOCK_S = 300.0  # NFS keeps the lock of a machine that has lost its power for a minute or two
-_TAIL = 4096  # bytes at the end of a log that have its last line
 
 
 class Job(NamedTuple):
@@ -57,15 +55,13 @@ class Workers(NamedTuple):
     @classmethod
     def parse(cls, number: str | None, address: str | None) -> Self | None:
         """The workers that --workers and --ray ask for. Raises UserError for anything else than a number or auto."""
-        if number is None and address is not None:
-            raise UserError("--ray needs --workers, the number of processes to start there")
-        if number is None:
+        if number is None and address is None:
             return None
-        if number == "auto":
-            return cls("auto", address)
-        if not number.isdecimal() or int(number) == 0:
+        if number is None:
+            raise UserError("--ray needs --workers, the number of processes to start there")
+        if number != "auto" and not (number.isdecimal() and int(number)):
             raise UserError(f"--workers {number}: must be a positive integer or auto")
-        return cls(int(number), address)
+        return cls("auto" if number == "auto" else int(number), address)
 
 
 def run_on_workers(experiments: Sequence[Experiment], only: str | None, workers: Workers, live: Live) -> None:
@@ -75,9 +71,14 @@ def run_on_workers(experiments: Sequence[Experiment], only: str | None, workers:
     OutOfTime at the deadline; each once all workers have ended what they were doing.
     """
     plan = Plan(experiments, only)
-    if len(plan):  # Ray takes seconds to start
-        with Pool(workers, plan, live) as pool:
-            pool.run()
+    if not len(plan):  # Ray takes seconds to start
+        return
+    ray = _join_ray(workers.address)
+    try:
+        Pool(ray, workers.number, plan, live).run()
+    finally:
+        live.show_panel(None)
+        ray.shutdown()  # ends all workers, whatever they are doing
 
 
 class Plan:
@@ -153,44 +154,29 @@ class _Worker:
 
 
 class Pool:
-    """Ray's workers; a context manager that ends all of them, whatever they are doing.
+    """Ray's workers. Raises UserError if the cluster has no room for so many."""
 
-    Raises UserError if Ray is not installed, or the cluster cannot be reached or is too small.
-    """
-
-    def __init__(self, workers: Workers, plan: Plan, live: Live) -> None:
-        self._plan, self._live = plan, live
-        self._ray = _join_ray(workers.address)
-        resources = self._ray.cluster_resources()
+    def __init__(self, ray: Any, number: int | Literal["auto"], plan: Plan, live: Live) -> None:
+        self._ray, self._plan, self._live = ray, plan, live
+        resources = ray.cluster_resources()
         cores, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
         if plan.experiments[0].recipe.model.device == "cpu":
             gpus = 0
         available, unit = (gpus, "GPU") if gpus else (cores, "core")
-        count = min(available, len(plan)) if workers.number == "auto" else workers.number
+        count = min(available, len(plan)) if number == "auto" else number
         if not 1 <= count <= available:
-            self._ray.shutdown()
-            raise UserError(f"--workers {workers.number}: each needs its own {unit}, and there are {available}")
+            raise UserError(f"--workers {number}: each needs its own {unit}, and there are {available}")
         # Ray starts a process for each actor and hides the GPUs of the others from it.
-        self._actor = self._ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(StageRunner)
+        self._actor = ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(StageRunner)
         self._n_threads = max(1, cores // count)
-        self._workers = [_Worker(number, self._start(number)) for number in range(1, count + 1)]
+        self._workers = [_Worker(each, self._start(each)) for each in range(1, count + 1)]
         self._running: dict[Any, _Worker] = {}  # by Ray's reference to the outcome
         self._deaths = Counter[Job]()
         self._errors: list[UserError] = []
-        starting = [worker.actor.is_ready.remote() for worker in self._workers]
-        ready, _ = self._ray.wait(starting, num_returns=count, timeout=_START_S)
+        starting = [worker.actor.__ray_ready__.remote() for worker in self._workers]
+        ready, _ = ray.wait(starting, num_returns=count, timeout=_START_S)
         if len(ready) < count:
-            self._ray.shutdown()
-            raise UserError(
-                f"--workers {count}: only {len(ready)} could be started; is the rest of the cluster in use?"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.show_panel(None)
-        self._ray.shutdown()
+            raise UserError(f"--workers {number}: only {len(ready)} could start; is the rest of the cluster in use?")
 
     def run(self) -> None:
         """Run all jobs of the plan."""
@@ -216,8 +202,7 @@ class Pool:
             raise stopped
 
     def _start(self, number: int) -> Any:
-        chosen = os.environ.get("OMP_NUM_THREADS")
-        return self._actor.remote(number, Path.cwd(), chosen, self._n_threads)
+        return self._actor.remote(number, Path.cwd(), os.environ.get("OMP_NUM_THREADS"), self._n_threads)
 
     def _begin(self, worker: _Worker, job: Job) -> None:
         worker.job, worker.run, worker.began_at = job, job.run, time.time()
@@ -264,8 +249,7 @@ class Pool:
         """Start no further stage of this run. What the other workers are doing is not lost."""
         self._errors.append(error)
         self._plan.drop(job.run)
-        if self._running:
-            self._live.say(f"error: {show(str(error), 300)}; waiting for the other workers")
+        self._live.say(f"error: {show(str(error), 300)}; waiting for the other workers")
 
     def _panel(self) -> Table:
         """What each worker is doing: its stage, for how long, and the last line of its log."""
@@ -274,8 +258,9 @@ class Pool:
             if worker.job is not None:
                 elapsed = clock_time(time.time() - worker.began_at)
                 name = show(self._plan.name(worker.job), 40)
-                line = _last_line(_log(self._plan.path(worker.job), worker.number))
-                table.add_row(f"worker {worker.number}", name, elapsed, show(line, 100))
+                log = _log(self._plan.path(worker.job), worker.number)
+                lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+                table.add_row(f"worker {worker.number}", name, elapsed, show(lines[-1] if lines else "", 100))
         return table
 
 
@@ -291,10 +276,6 @@ class StageRunner:
         if chosen is not None:  # by the user
             os.environ["OMP_NUM_THREADS"] = chosen
 
-    def is_ready(self) -> bool:
-        """Return True once the process runs."""
-        return True
-
     def run(self, path: Path, stage: str, left_s: float, budget: str) -> UserError | OutOfTime | None:
         """Run a stage of the run in this folder; return the UserError or OutOfTime that it raised, None if it is done.
 
@@ -308,10 +289,9 @@ class StageRunner:
         try:
             with RunDir.join(path, stage, _LOCK_S) as run, _log(path, self._number).open("a") as file:
                 live = Live(Console(file=file, highlight=False, force_interactive=False))
-                context = self._context(run, live)
-                context.live, context.deadline = live, self._deadline
-                assert self._experiment is not None
-                self._experiment.run_stage(stage)
+                experiment = self._experiment_of(run, live)
+                experiment.context.live, experiment.context.deadline = live, self._deadline
+                experiment.run_stage(stage)
         except (UserError, OutOfTime) as error:
             return error
         except OSError as error:
@@ -320,33 +300,25 @@ class StageRunner:
             return UserError(line)
         return None
 
-    def _context(self, run: RunDir, live: Live) -> RunContext:
+    def _experiment_of(self, run: RunDir, live: Live) -> Experiment:
         """That of the last job, with its model, if it was of the same run."""
         from ladder_lite.models import prepare_environment
 
-        if self._experiment is None or self._experiment.context.run.path != run.path:
-            if self._experiment is not None:
-                self._experiment.context.close()
-            prepare_environment()
-            import torch
+        if self._experiment is not None and self._experiment.context.run.path == run.path:
+            return self._experiment
+        if self._experiment is not None:
+            self._experiment.context.close()
+        prepare_environment()
+        import torch
 
-            if "OMP_NUM_THREADS" not in os.environ:
-                torch.set_num_threads(self._n_threads)
-            self._experiment = Experiment(run.recipe, run, live)
-        return self._experiment.context
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(self._n_threads)
+        self._experiment = Experiment(run.recipe, run, live)
+        return self._experiment
 
 
 def _log(path: Path, number: int) -> Path:
     return path / layout.WORKERS / f"{number}.log"
-
-
-def _last_line(log: Path) -> str:
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL))
-        lines = file.read().decode(errors="replace").splitlines()
-    return lines[-1] if lines else ""
 
 
 def _join_ray(address: str | None) -> Any:

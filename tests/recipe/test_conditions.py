@@ -61,6 +61,7 @@ def test_stages_of_a_condition_include_its_dependencies() -> None:
         "conditions/ladder/train",
         "conditions/ladder/eval",
         "conditions/ladder_ttrl/problems",
+        "conditions/ladder_ttrl/eval",
         "conditions/ladder_pass100/problems",
     ]
     assert "conditions/base/eval" in stages_of(recipe, ["ttrl"])

@@ -185,7 +185,7 @@ def test_counts_of_a_set_that_is_not_fetched_are_unknown(tmp_path: Path, monkeyp
 def test_the_longer_completions_of_ttrl_count_for_memory() -> None:
     longer = _predict("smollm", "ttrl.trl={max_completion_length: 512}")
     assert longer["max_completion_length"] == 512
-    assert _predict("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 80
+    assert _predict("smollm", "ttrl.trl={max_completion_length: 16}")["max_completion_length"] == 48
 
 
 def test_changes_of_ttrl_count_for_ttrl_only() -> None:
