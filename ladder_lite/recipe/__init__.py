@@ -67,7 +67,7 @@ def run_recipes(
                 for experiment in experiments:
                     for stage in experiment.stages(only):
                         experiment.run_stage(stage)
-                    if len(experiments) > 1:
+                    if len(experiments) > 1:  # one model in memory at a time
                         experiment.context.close()
         except OutOfTime:
             for experiment in experiments:
