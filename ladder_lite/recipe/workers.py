@@ -54,7 +54,7 @@ class Workers(NamedTuple):
 
     @classmethod
     def parse(cls, number: str | None, address: str | None) -> Self | None:
-        """The workers that --workers and --ray ask for. Raises UserError for anything else than a number or auto."""
+        """The workers that --workers and --ray ask for. Raises UserError for a malformed number."""
         if number is None and address is None:
             return None
         if number is None:
