@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -273,7 +274,8 @@ def _command(process: psutil.Process) -> list[str]:
 def _record(name: str, figures: dict[str, Any]) -> None:
     """Add figures to the results and print them."""
     machine = f"{psutil.cpu_count()} cores, {psutil.cpu_count(logical=False)} physical ones"
-    entry = {"command": f"python benchmarks/scale_out.py {name}", "machine": machine, **figures, "versions": versions()}
+    used = versions() | {"ray": version("ray")}
+    entry = {"command": f"python benchmarks/scale_out.py {name}", "machine": machine, **figures, "versions": used}
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps(known | {name: entry}, indent=1) + "\n")
     print(json.dumps(entry, indent=1))

