@@ -27,7 +27,7 @@ def main(
         str | None, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a YAML file.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Run folder, or parent of --seeds (default: in runs/).")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder; with --seeds, its parent (default: runs/).")] = None,
     only: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="Run one condition and the stages it depends on.")
     ] = None,
@@ -43,10 +43,10 @@ def main(
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option(metavar="N", help="Run independent stages in N processes; auto: one per GPU, else one per core."),
+        typer.Option(metavar="N", help="Run independent stages in N processes of Ray; auto: one per GPU, or per core."),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="With --workers: the Ray cluster to use, such as auto.")
+        str | None, typer.Option(metavar="ADDRESS", help="With --workers: HOST:PORT of a running Ray cluster, or auto.")
     ] = None,
     seeds: Annotated[
         str | None,
@@ -56,12 +56,12 @@ def main(
         bool,
         typer.Option("--full", help="Also run the conditions that the recipe lists under `full`: ablations, controls."),
     ] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Run a few steps of every stage, in about a minute.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Run a few steps of each stage (tiny: a minute).")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="List the recipes; with --run-dir, the stages of that run.")
     ] = False,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Predict memory, steps and tokens without running anything.")
+        bool, typer.Option("--dry-run", help="Predict memory, steps and tokens, for one GPU, without a run.")
     ] = False,
     print_: Annotated[bool, typer.Option("--print", help="Print the recipe with all settings resolved.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,

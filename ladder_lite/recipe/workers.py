@@ -34,7 +34,7 @@ from ladder_lite.runs import RunDir, layout
 from ladder_lite.terminal import Live, clock_time, show
 
 _POLL_S = 1.0
-_TRIES = 2  # a worker may be killed for memory or with its machine; a second death is the job's own
+_TRIES = 2  # from the same checkpoint: a worker may be killed with its machine, but a second death is the job's own
 _START_S = 120.0  # until Ray has started all workers
 _LOCK_S = 300.0  # NFS keeps the lock of a machine that has lost its power for a minute or two
 
@@ -67,8 +67,8 @@ class Workers(NamedTuple):
 def run_on_workers(experiments: Sequence[Experiment], only: str | None, workers: Workers, live: Live) -> None:
     """Run the stages of all conditions, or of `only` one, in all runs.
 
-    Raises UserError if a stage does, if two workers die of the same stage, or if there is no such cluster, and
-    OutOfTime at the deadline; each once all workers have ended what they were doing.
+    Raises UserError if a stage does, if two workers die of the same stage without a new checkpoint, or if there is no
+    such cluster, and OutOfTime at the deadline; each once all workers have ended what they were doing.
     """
     plan = Plan(experiments, only)
     if not len(plan):  # Ray takes seconds to start
@@ -102,7 +102,12 @@ class Plan:
 
     def __len__(self) -> int:
         """The stages that are left; parts are not counted, because their number is not known from the start."""
-        return sum(not layout.split_stage(job.stage)[2] for job in self._waits_for)
+        return len(self._waits_for) - self.n_parts
+
+    @property
+    def n_parts(self) -> int:
+        """The parts that are left of the stages whose turn has come."""
+        return sum(bool(layout.split_stage(job.stage)[2]) for job in self._waits_for)
 
     def next(self, taken: Collection[Job], run: int | None) -> Job | None:
         """The job to start next, None if all that are left wait: preferably of this run, and one that many wait for."""
@@ -171,7 +176,7 @@ class Pool:
         self._n_threads = max(1, cores // count)
         self._workers = [_Worker(each, self._start(each)) for each in range(1, count + 1)]
         self._running: dict[Any, _Worker] = {}  # by Ray's reference to the outcome
-        self._deaths = Counter[Job]()
+        self._deaths = Counter[tuple[object, ...]]()  # by job and its checkpoints
         self._errors: list[UserError] = []
         starting = [worker.actor.__ray_ready__.remote() for worker in self._workers]
         ready, _ = ray.wait(starting, num_returns=count, timeout=_START_S)
@@ -182,6 +187,7 @@ class Pool:
         """Run all jobs of the plan."""
         stopped: OutOfTime | None = None
         total = len(self._plan)
+        problems: dict[str, int] = {}
         with self._live.progress("stages", total) as bar:
             while True:
                 for worker in self._workers:
@@ -195,7 +201,9 @@ class Pool:
                 done, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
                 for reference in done:
                     stopped = self._end(reference) or stopped
-                bar.set(total - len(self._plan))
+                if problems or self._plan.n_parts:
+                    problems = {"problems_left": self._plan.n_parts}
+                bar.set(total - len(self._plan), **problems)
         if self._errors:
             raise self._errors[0]
         if stopped:
@@ -232,8 +240,9 @@ class Pool:
         if death:
             self._ray.kill(worker.actor)  # it may only be out of reach, and must not work on
             worker.actor, worker.run = self._start(worker.number), None
-            self._deaths[job] += 1
-            if self._deaths[job] == _TRIES:
+            state = job, *sorted((self._plan.path(job) / job.stage).rglob("checkpoint-*"))
+            self._deaths[state] += 1
+            if self._deaths[state] == _TRIES:
                 why = f"its worker died {_TRIES} times ({first_line(death)}), often for lack of memory"
                 log = _log(self._plan.path(job), worker.number)
                 self._fail(job, UserError(f"{name}: {why}; see {log}, or take fewer --workers"))

@@ -6,19 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 from scale_out import differing_files
 
+from ladder_lite.budget import Deadline
 from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
 from ladder_lite.jsonl import read_jsonl
 from ladder_lite.recipe.stages import stages_of
-from ladder_lite.recipe.workers import Job, Plan, Workers
+from ladder_lite.recipe.workers import Job, Plan, Pool, Workers
+from ladder_lite.terminal import Live
 from tests.support.commands import run_command
 
 FEW = ("--smoke", "conditions=[base,rl_without_variants,ladder,ladder_ttrl]", "ttrl.problems=2")
@@ -29,7 +34,8 @@ class FakeExperiment:
 
     def __init__(self, path: Path, *conditions: str) -> None:
         self.recipe = load_recipe("tiny", [f"conditions=[{','.join(conditions)}]"])
-        self.context: Any = SimpleNamespace(run=SimpleNamespace(path=path), ran_a_stage=False)
+        run = SimpleNamespace(path=path)
+        self.context: Any = SimpleNamespace(run=run, deadline=Deadline.never(), ran_a_stage=False)
         self.checked: list[str] = []
 
     def stages(self, only: str | None) -> list[str]:
@@ -45,6 +51,34 @@ class FakeExperiment:
         for name in names:
             (self.context.run.path / name).mkdir(parents=True)
             (self.context.run.path / name / "done.json").touch()
+
+
+class FakeRay:
+    """Ray with one core. `work` does the jobs; a RayError that it raises is the death of the worker."""
+
+    class exceptions:  # noqa: N801 - Ray's name
+        RayError = type("RayError", (Exception,), {})
+        RayTaskError = type("RayTaskError", (RayError,), {})
+
+    def __init__(self, work: Callable[..., None]) -> None:
+        self.work = work
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1}
+
+    def remote(self, **_: int) -> Callable[[type], Any]:
+        ready, run = SimpleNamespace(remote=lambda: "ready"), SimpleNamespace(remote=lambda *job: job)
+        actor = SimpleNamespace(__ray_ready__=ready, run=run)
+        return lambda _: SimpleNamespace(remote=lambda *_: actor)
+
+    def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return references, []
+
+    def get(self, job: tuple[Any, ...]) -> None:
+        self.work(*job)
+
+    def kill(self, actor: Any) -> None:
+        """Do nothing."""
 
 
 def plan_of(*experiments: Any) -> Plan:
@@ -94,6 +128,7 @@ def test_what_is_done_is_checked_and_not_run_again(tmp_path: Path) -> None:
     plan = plan_of(experiment)
     assert experiment.checked == done
     assert [job.stage for job in taken_at_once(plan, 9)] == ["conditions/ladder_ttrl/problems/b"]
+    assert (len(plan), plan.n_parts) == (2, 1)  # the stage itself, its evaluation; b
 
 
 def test_a_run_that_failed_is_dropped_and_the_others_go_on(tmp_path: Path) -> None:
@@ -102,6 +137,29 @@ def test_a_run_that_failed_is_dropped_and_the_others_go_on(tmp_path: Path) -> No
     plan.drop(0)
     plan.finish(job)  # another worker's job of the same run may end later
     assert taken_at_once(plan, 9) == [Job(1, "conditions/base/eval")]
+
+
+@pytest.mark.parametrize("new_checkpoints", [True, False])
+def test_a_stage_may_lose_one_worker_per_checkpoint(tmp_path: Path, new_checkpoints: bool) -> None:
+    deaths = 0
+
+    def work(path: Path, stage: str, *_: Any) -> None:
+        nonlocal deaths
+        if deaths < 3:
+            deaths += 1
+            if new_checkpoints:
+                (path / stage / f"train/checkpoints/checkpoint-{deaths}").mkdir(parents=True)
+            raise FakeRay.exceptions.RayError("killed")
+
+    plan = plan_of(FakeExperiment(tmp_path, "base"))
+    pool = Pool(FakeRay(work), 1, plan, Live(Console(file=StringIO())))
+    if new_checkpoints:
+        pool.run()
+        assert (deaths, len(plan)) == (3, 0)
+    else:
+        with pytest.raises(UserError, match=r"base/eval: its worker died 2 times \(killed\).*workers/1\.log"):
+            pool.run()
+        assert deaths == 2
 
 
 def test_the_number_of_workers() -> None:
