@@ -239,9 +239,10 @@ class Refill(_Section):
 
 
 class BaseRollouts(_Section):
-    """In each step, let the base model try `rows` problems that the model never solves, `samples` times each.
+    """In each step, let the base model try `rows` problems that the model fails, `samples` times each.
 
-    It tries the shortest ones first, and each one in a single step. Its right answers are replayed.
+    These are problems whose last eight answers were wrong, or whose estimated pass rate is below 5 %. It tries the
+    shortest ones first, and each one in a single step. Its right answers are replayed.
     """
 
     rows: Count

@@ -90,6 +90,9 @@ class PassRates:
     STUCK = 0.05
     """Pass rate below which a problem is stuck."""
 
+    FAILING = 8
+    """Wrong rollouts, without a right one since, after which the base model may try a problem."""
+
     FRONTIER = 0.15
     """Expected p (1 - p) above which a problem is at the frontier; the maximum is 0.25."""
 
@@ -130,6 +133,20 @@ class PassRates:
     def stuck(self, step: int) -> list[int]:
         """Return the rows that the model is not expected to solve after a step, even if they were never tried."""
         return np.flatnonzero((self.estimate(step) < self.STUCK) & ~self._is_unverifiable(step)).tolist()
+
+    def failing(self, step: int) -> list[int]:
+        """Return the rows with `FAILING` wrong rollouts up to a step since the last step with a right one."""
+        # Not by the estimate: it assumes that the model improves on all problems alike, and stays above `STUCK` for a
+        # row on which the model has become worse.
+        last_right, n_wrong = Counter[int](), Counter[int]()
+        for (when, row), (right, _) in self._seen.items():
+            if right and when <= step:
+                last_right[row] = max(last_right[row], when)
+        for (when, row), (_, n) in self._seen.items():
+            if last_right[row] < when <= step:
+                n_wrong[row] += n
+        unverifiable = self._is_unverifiable(step)
+        return sorted(row for row, n in n_wrong.items() if n >= self.FAILING and not unverifiable[row])
 
     def frontier(self, step: int) -> list[int]:
         """Return the rows that the model sometimes solves after a step: those that teach most."""

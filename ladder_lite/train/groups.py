@@ -9,7 +9,7 @@ measures against that, each a setting of the recipe:
 - `grpo.replay`: half of a group without a right answer becomes its problem's latest one from an earlier step, which is
   trained on as if it were new. The idea is that of ExGRPO (arXiv 2510.02245), which weights such answers.
 - `grpo.base_rollouts`: the same, with right answers of the base model, which is the same model with its adapter
-  switched off. In each step, it tries the shortest problems that the model never solves. Training sharpens a model to
+  switched off. In each step, it tries the shortest problems that the model fails. Training sharpens a model to
   its likeliest answers. Where these are wrong, it stops sampling right ones, which the base model still does.
 - `grpo.downsample_from`: more completions are sampled than are trained on, and those whose rewards vary most are
   selected (PODS, arXiv 2504.13818). This saves time in the update, not in sampling.

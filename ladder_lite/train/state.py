@@ -248,14 +248,14 @@ class TrainingState:
         self.rates.observe(step, row, is_right)
 
     def _rows_for_base(self, step: int) -> list[int]:
-        """Return the rows that the base model tries: the shortest problems that the model never solves, each once."""
+        """Return the rows that the base model tries: the shortest problems that the model fails, each once."""
         setting = self._settings.base_rollouts
         if setting is None:
             return []
-        stuck = [row for row in self.rates.stuck(step) if row not in self._replayed and row not in self._asked]
+        candidates = {*self.rates.stuck(step), *self.rates.failing(step)} - self._replayed.keys() - self._asked
         # Shorter problems are easier, and cost fewer tokens.
-        stuck.sort(key=lambda row: len(self._task.statement(self.problems[row])))
-        return [row for row in stuck[: setting.rows] for _ in range(setting.samples)]
+        shortest = sorted(candidates, key=lambda row: (len(self._task.statement(self.problems[row])), row))
+        return [row for row in shortest[: setting.rows] for _ in range(setting.samples)]
 
     def _is_right(self, step: int, attempt: Attempt) -> bool | None:
         """Return whether an attempt earns the reward of `grpo.reward`; None if its problem cannot be verified."""

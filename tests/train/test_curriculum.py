@@ -127,6 +127,15 @@ def test_a_problem_always_or_never_solved_long_ago_is_not_expected_to_stay_so(so
     assert 0.08 < (1 - estimate if solved else estimate) < 0.2
 
 
+def test_a_row_is_failing_once_eight_rollouts_in_a_row_were_wrong() -> None:
+    first = [(0, True), *[(1, False)] * 4]
+    failing = rates(SHORT, s1=first, s2=[(0, False)] * 8, s3=[(1, False)] * 4 + [(2, False)] * 7)
+    assert [failing.failing(step) for step in (1, 2, 3)] == [[], [0], [0, 1]]
+    failing.observe(4, 0, correct=True)
+    failing.observe(5, 1, correct=None)  # cannot be verified, so there is no right answer
+    assert [failing.failing(step) for step in (3, 4, 5)] == [[0, 1], [1], []]
+
+
 @pytest.mark.parametrize("solved", [False, True])
 def test_the_prior_is_never_certain(solved: bool) -> None:
     estimate = rates(ALIKE, s1=[(row, solved) for row in range(79) for _ in range(200)]).estimate(1)

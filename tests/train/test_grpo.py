@@ -337,6 +337,17 @@ def test_what_was_solved_earlier_is_replayed_or_tried_by_the_base_model(tmp_path
     assert PROBLEMS[0].id in {problem.id for problem in sampler.asked}
 
 
+def test_the_base_model_tries_what_the_model_has_unlearned(tmp_path: Path) -> None:
+    chosen = with_base_rollouts(2)
+    for answer in (RIGHT, WRONG):
+        do_step(open_state(tmp_path, chosen), *[(0, answer, answer)] * 4, *[(1, RIGHT, RIGHT)] * 4)
+    state, sampler = open_state(tmp_path, chosen), WrongAgain(WRONG)
+    assert 0 not in state.rates.stuck(2)  # the right answers count, too
+    state.begin_step()
+    state.roll_out(3, 4, sampler)
+    assert {problem.id for problem in sampler.asked} == {PROBLEMS[0].id}
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_does_not_break_the_log(tmp_path: Path, loss: float) -> None:
     state = open_state(tmp_path)
