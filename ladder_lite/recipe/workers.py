@@ -153,6 +153,7 @@ class _Worker:
 
     number: int
     actor: Any
+    ready: Any  # Ray's reference to the end of its start
     job: Job | None = None
     run: int | None = None  # of its last job: it still has that run's model
     began_at: float = field(default_factory=time.time)
@@ -174,12 +175,11 @@ class Pool:
         # Ray starts a process for each actor and hides the GPUs of the others from it.
         self._actor = ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(StageRunner)
         self._n_threads = max(1, cores // count)
-        self._workers = [_Worker(each, self._start(each)) for each in range(1, count + 1)]
+        self._workers = [self._start(each) for each in range(1, count + 1)]
         self._running: dict[Any, _Worker] = {}  # by Ray's reference to the outcome
         self._deaths = Counter[tuple[object, ...]]()  # by job and its checkpoints
         self._errors: list[UserError] = []
-        starting = [worker.actor.__ray_ready__.remote() for worker in self._workers]
-        ready, _ = ray.wait(starting, num_returns=count, timeout=_START_S)
+        ready, _ = ray.wait([each.ready for each in self._workers], num_returns=count, timeout=_START_S)
         if len(ready) < count:
             raise UserError(f"--workers {number}: only {len(ready)} could start; is the rest of the cluster in use?")
 
@@ -192,10 +192,14 @@ class Pool:
             while True:
                 for worker in self._workers:
                     taken = {each.job for each in self._running.values() if each.job}
-                    if worker.job is None and not stopped and (job := self._plan.next(taken, worker.run)):
+                    is_free = worker.job is None and self._ray.wait([worker.ready], timeout=0)[0]
+                    if is_free and not stopped and (job := self._plan.next(taken, worker.run)):
                         self._begin(worker, job)
                 if not self._running:
-                    break
+                    if stopped or self._plan.next((), None) is None:
+                        break
+                    self._await_worker()
+                    continue
                 if self._live.panel_height is not None:
                     self._live.show_panel(self._panel())
                 done, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
@@ -209,8 +213,14 @@ class Pool:
         if stopped:
             raise stopped
 
-    def _start(self, number: int) -> Any:
-        return self._actor.remote(number, Path.cwd(), os.environ.get("OMP_NUM_THREADS"), self._n_threads)
+    def _start(self, number: int) -> _Worker:
+        actor = self._actor.remote(number, Path.cwd(), os.environ.get("OMP_NUM_THREADS"), self._n_threads)
+        return _Worker(number, actor, actor.__ray_ready__.remote())
+
+    def _await_worker(self) -> None:
+        """Wait for one of the workers that replace lost ones; their machines may not have come back."""
+        if not self._ray.wait([worker.ready for worker in self._workers], timeout=_START_S)[0]:
+            raise UserError("all workers were lost, and none could be replaced; the same command resumes this run")
 
     def _begin(self, worker: _Worker, job: Job) -> None:
         worker.job, worker.run, worker.began_at = job, job.run, time.time()
@@ -239,8 +249,8 @@ class Pool:
         self._live.say(f"worker {worker.number} {ended}: {name}, after {clock_time(seconds)}")
         if death:
             self._ray.kill(worker.actor)  # it may only be out of reach, and must not work on
-            worker.actor, worker.run = self._start(worker.number), None
-            state = job, *sorted((self._plan.path(job) / job.stage).rglob("checkpoint-*"))
+            self._workers[worker.number - 1] = self._start(worker.number)
+            state = job, *_checkpoints(self._plan.path(job) / job.stage)
             self._deaths[state] += 1
             if self._deaths[state] == _TRIES:
                 why = f"its worker died {_TRIES} times ({first_line(death)}), often for lack of memory"
@@ -324,6 +334,12 @@ class StageRunner:
             torch.set_num_threads(self._n_threads)
         self._experiment = Experiment(run.recipe, run, live)
         return self._experiment
+
+
+def _checkpoints(stage: Path) -> list[Path]:
+    """A stage's checkpoints: a measure of its progress. Trees and evaluations have none."""
+    folders = (each / layout.CHECKPOINTS for each in (stage, stage / layout.TRAIN))  # the second for a TTRL problem
+    return sorted(path for folder in folders for path in folder.glob("checkpoint-*"))
 
 
 def _log(path: Path, number: int) -> Path:

@@ -54,25 +54,31 @@ class FakeExperiment:
 
 
 class FakeRay:
-    """Ray with one core. `work` does the jobs; a RayError that it raises is the death of the worker."""
+    """Ray. `work` does the jobs; a RayError that it raises is the death of the worker. No lost machine comes back."""
 
     class exceptions:  # noqa: N801 - Ray's name
         RayError = type("RayError", (Exception,), {})
         RayTaskError = type("RayTaskError", (RayError,), {})
 
-    def __init__(self, work: Callable[..., None]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[..., None], n_cores: int = 1, n_starts: int = 9) -> None:
+        self.work, self.n_cores, self.n_starts = work, n_cores, n_starts
+        self.starting: list[object] = []
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 1}
+        return {"CPU": self.n_cores}
 
     def remote(self, **_: int) -> Callable[[type], Any]:
-        ready, run = SimpleNamespace(remote=lambda: "ready"), SimpleNamespace(remote=lambda *job: job)
-        actor = SimpleNamespace(__ray_ready__=ready, run=run)
-        return lambda _: SimpleNamespace(remote=lambda *_: actor)
+        return lambda _: SimpleNamespace(remote=self.start)
+
+    def start(self, *_: Any) -> Any:
+        self.starting.append(ready := object())
+        run = SimpleNamespace(remote=lambda *job: job)
+        return SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: ready), run=run)
 
     def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        return references, []
+        pending = self.starting[self.n_starts :]
+        done = [each for each in references if each not in pending]
+        return done, [each for each in references if each not in done]
 
     def get(self, job: tuple[Any, ...]) -> None:
         self.work(*job)
@@ -148,7 +154,7 @@ def test_a_stage_may_lose_one_worker_per_checkpoint(tmp_path: Path, new_checkpoi
         if deaths < 3:
             deaths += 1
             if new_checkpoints:
-                (path / stage / f"train/checkpoints/checkpoint-{deaths}").mkdir(parents=True)
+                (path / stage / f"checkpoints/checkpoint-{deaths}").mkdir(parents=True)
             raise FakeRay.exceptions.RayError("killed")
 
     plan = plan_of(FakeExperiment(tmp_path, "base"))
@@ -160,6 +166,26 @@ def test_a_stage_may_lose_one_worker_per_checkpoint(tmp_path: Path, new_checkpoi
         with pytest.raises(UserError, match=r"base/eval: its worker died 2 times \(killed\).*workers/1\.log"):
             pool.run()
         assert deaths == 2
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_the_others_go_on_if_a_lost_worker_cannot_be_replaced(tmp_path: Path, n_workers: int) -> None:
+    jobs = []
+
+    def work(path: Path, stage: str, *_: Any) -> None:  # noqa: ARG001
+        jobs.append(stage)
+        if len(jobs) == 1:
+            raise FakeRay.exceptions.RayError("lost")
+
+    plan = plan_of(FakeExperiment(tmp_path, "base", "rl_without_variants"))
+    pool = Pool(FakeRay(work, n_workers, n_starts=n_workers), n_workers, plan, Live(Console(file=StringIO())))
+    if n_workers == 2:
+        pool.run()
+        assert len(plan) == 0
+        assert len(jobs) == len(set(jobs)) + 1  # the lost one was done again
+    else:
+        with pytest.raises(UserError, match="none could be replaced"):
+            pool.run()
 
 
 def test_the_number_of_workers() -> None:
