@@ -92,11 +92,13 @@ def measure(
             _run(*options, "--workers", workers, "--run-dir", folders[workers])
             seconds[workers] = time.monotonic() - started
         differing = differing_files(folders[1], folders[2])
-        single = read_jsonl(folders[1] / layout.WORKERS / layout.JOBS)  # none with several seeds
+        single, double = (read_jsonl(each / layout.WORKERS / layout.JOBS) for each in folders.values())
     figures = {
         "seconds": seconds,
         "ratio": seconds[2] / seconds[1],
+        # None with several seeds, which have a folder of their own.
         "simulated_ratio": _simulate(single, 2, recipe) / _simulate(single, 1, recipe) if single else None,
+        "ttrl_seconds": {1: _ttrl_seconds(single), 2: _ttrl_seconds(double)},
         "loop_ratio": _loop_ratio(),
         "differing_files": differing,
     }
@@ -178,21 +180,27 @@ def simulate(
 ) -> None:
     """Compute the speed-up of TTRL on 20 test problems with up to 16 workers, and on 1,000 with 64.
 
-    Their times are drawn from those of the run's problems. The schedule is made by the same code as in a real run.
+    Their times are those of the run's problems, repeated. The schedule is made by the same code as in a real run.
     """
     rows = read_jsonl(run / layout.WORKERS / layout.JOBS)
     by_stage = {row["stage"]: row for row in rows if row["ended"] == "done"}
     stage = layout.problems("ladder_ttrl")
     parts = [row["seconds"] for name, row in by_stage.items() if name.startswith(f"{stage}/")]
-    figures: dict[str, Any] = {"recorded_problems": len(parts), "start_s": start_s}
+    figures: dict[str, Any] = {"recorded_s": sorted(parts), "start_s": start_s}
     for n_problems, counts in ((20, (1, 2, 4, 8, 16)), (1000, (1, 64))):
-        drawn = Random(0).choices(parts, k=n_problems)
-        jobs = [{"stage": f"{stage}/{number}", "seconds": seconds} for number, seconds in enumerate(drawn)]
+        jobs = [{"stage": f"{stage}/{n}", "seconds": parts[n % len(parts)]} for n in range(n_problems)]
         jobs.append({"stage": stage, "seconds": by_stage[stage]["seconds"]})
         totals = {count: start_s + _simulate(jobs, count) for count in counts}
         speedups = {count: totals[1] / total for count, total in totals.items()}
         figures[f"{n_problems}_problems"] = {"seconds": totals, "speedup": speedups}
     _record("simulate", figures)
+
+
+def _ttrl_seconds(rows: Sequence[dict[str, Any]]) -> float:
+    """The time from the start of TTRL on the first problem to its end on the last one."""
+    problems = [row for row in rows if row["stage"].startswith(f"{layout.problems('ladder_ttrl')}/")]
+    ends = [row["began_at"] + row["seconds"] for row in problems]
+    return max(ends) - min(row["began_at"] for row in problems) if problems else 0.0
 
 
 def _simulate(rows: Sequence[dict[str, Any]], n_workers: int, name: str = "tiny") -> float:
@@ -221,10 +229,11 @@ def _loop_ratio() -> float:
     """The time of two busy processes that share a work, divided by that of one; 0.5 on two whole cores."""
 
     def seconds(n_processes: int) -> float:
-        started = time.monotonic()
         with multiprocessing.get_context("spawn").Pool(n_processes) as pool:
-            pool.map(_count, [40_000_000 // n_processes] * n_processes, chunksize=1)
-        return time.monotonic() - started
+            pool.map(_count, [1] * n_processes, chunksize=1)  # until then, the processes import this module
+            started = time.monotonic()
+            pool.map(_count, [100_000_000 // n_processes] * n_processes, chunksize=1)
+            return time.monotonic() - started
 
     return seconds(2) / seconds(1)
 
