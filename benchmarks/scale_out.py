@@ -186,6 +186,8 @@ def simulate(
     by_stage = {row["stage"]: row for row in rows if row["ended"] == "done"}
     stage = layout.problems("ladder_ttrl")
     parts = [row["seconds"] for name, row in by_stage.items() if name.startswith(f"{stage}/")]
+    if not parts:
+        raise typer.BadParameter(f"{run}: no TTRL on single problems was recorded; run it with --workers 1")
     figures: dict[str, Any] = {"recorded_s": sorted(parts), "start_s": start_s}
     for n_problems, counts in ((20, (1, 2, 4, 8, 16)), (1000, (1, 64))):
         jobs = [{"stage": f"{stage}/{n}", "seconds": parts[n % len(parts)]} for n in range(n_problems)]
