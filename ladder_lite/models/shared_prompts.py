@@ -1,11 +1,13 @@
-"""A forward pass for training that reads each distinct prompt once, instead of once for every reply to it.
+"""A forward pass for training that computes once what rows have in common: prompts, and beginnings of replies.
 
-What all prompts begin with, such as few-shot examples, is read once for all of them.
+What all prompts begin with, such as few-shot examples, is read once for all of them. The replies to a prompt form a
+tree, and each of its tokens is computed once.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -14,19 +16,19 @@ import transformers
 
 @contextmanager
 def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
-    """Let a causal language model, within the block, compute equal prompts of its rows once.
+    """Let a causal language model, within the block, compute equal prompts and equal beginnings of replies once.
 
     Rows end with `reply_length` tokens of a reply and its padding. Hidden states of these and of the last token of each
     prompt, and their gradients, are those of the plain pass, up to rounding: the gradients of all replies flow into the
-    keys and values of their prompt. All other hidden states are zeros. With dropout, all replies to a prompt get the
-    same mask for it. Gradient checkpointing must be off, because it keeps no keys and values.
+    keys and values of what they share. All other hidden states are zeros. With dropout, what is shared gets the same
+    mask for all of them. Gradient checkpointing must be off, because it keeps no keys and values.
     """
     # The model below the LM head: depending on its version and settings, TRL calls the whole model or this part.
     backbone = model.base_model
     forward = backbone.forward
 
     def shared(input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> Any:
-        # The last token of a prompt predicts the first one of the reply, so each row computes it for itself.
+        # The last token of a prompt predicts the first one of the reply, so it belongs to the reply here.
         length = input_ids.shape[1] - reply_length - 1
         if length < 1:
             return forward(input_ids, attention_mask, **options)
@@ -53,34 +55,97 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             forward(ids[:, left:], read, **(options | {"position_ids": positions}))
         if cache.get_seq_length() != read.shape[1]:
             raise RuntimeError("the model kept no keys and values of the prompts: gradient checkpointing must be off")
-        # The tokens of all replies to a prompt follow one another in its row, without the padding between replies. So
-        # the prompt's keys are not copied for each reply, and a long reply does not make the others longer.
-        reply, column = attention_mask[:, length:].nonzero(as_tuple=True)
-        owner, order = prompt_of[reply].sort(stable=True)
-        reply, column = reply[order], column[order]
-        place = torch.arange(len(owner), device=ids.device) - torch.searchsorted(owner, owner)  # within the row
-        # By row and place. The rows' own padding is a reply of number -1, which attends to itself.
-        shape = len(prompts), int(place.max()) + 1
-        reply_at, column_at, packed = (ids.new_full(shape, filler) for filler in (-1, 0, 0))
-        reply_at[owner, place], column_at[owner, place] = reply, column
-        packed[owner, place] = input_ids[:, length:][reply, column]
-        # A token attends to its prompt, and to those of its own reply up to itself.
-        own = reply_at[:, :, None] == reply_at[:, None, :]
-        own &= column_at[:, None, :] <= column_at[:, :, None]
-        seen = torch.cat([read.bool()[:, None].expand(-1, shape[1], -1), own], dim=2)[:, None]
+        replies, is_reply = input_ids[:, length:], attention_mask[:, length:].bool()
+        packed = _pack(replies, is_reply, prompt_of)
+        for layer in cache.layers:  # to rows with the keys and values of several prompts, one after another
+            of_prompts = layer.keys[packed.prompts], layer.values[packed.prompts]
+            layer.keys, layer.values = (each.transpose(1, 2).flatten(2, 3) for each in of_prompts)
+        of_prompt = packed.owners[..., None] == packed.prompts[:, None]  # (lines, length, prompts)
+        prompt_seen = of_prompt[..., None] & read.bool()[packed.prompts][:, None]
+        seen = torch.cat([prompt_seen.flatten(2), packed.seen], dim=2)[:, None]
         output = forward(
-            packed,
+            packed.tokens,
             torch.zeros(seen.shape, device=ids.device, dtype=model.dtype).masked_fill(~seen, -torch.inf),
-            **(options | {"position_ids": read.sum(dim=1)[:, None] + column_at}),
+            **(options | {"position_ids": read.sum(dim=1)[packed.owners] + packed.columns}),
         )
         states = output.last_hidden_state
+        row, column = is_reply.nonzero(as_tuple=True)
         hidden = states.new_zeros(*input_ids.shape, states.shape[-1])
-        output.last_hidden_state = hidden.index_put((reply, length + column), states[owner, place])
+        of_replies = states.flatten(0, 1)[packed.places[row, column]]
+        output.last_hidden_state = hidden.index_put((row, length + column), of_replies)
         return output
 
     # Afterwards, the model has its own forward again: that of its class, or one set by a library, as accelerate does.
     with patch.object(backbone, "forward", shared):
         yield
+
+
+class _Packed(NamedTuple):
+    """The replies in lines, without the padding between them and without what replies to a prompt repeat.
+
+    So the prompt's keys are not copied for each reply, and a long reply does not make the others longer. A line has all
+    replies to one or more prompts.
+    """
+
+    tokens: torch.Tensor  # (lines, length), padded on the right
+    owners: torch.Tensor  # (lines, length): the number of each token's prompt, -1 for padding
+    columns: torch.Tensor  # (lines, length): the column of each token in its reply
+    seen: torch.Tensor  # (lines, length, length): the tokens that each token attends to, besides those of its prompt
+    prompts: torch.Tensor  # (lines, n): the numbers of each line's prompts, and -1 in lines with fewer
+    places: torch.Tensor  # (rows, columns) of the replies: where in the flattened lines each token is
+
+
+def _pack(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor) -> _Packed:
+    """Pack the replies (rows, columns) to the prompts of these numbers (rows,)."""
+    # For each token, the first row with the same prompt that has the same tokens up to there. Only that row's token is
+    # computed.
+    alike = (replies[:, None] == replies) & is_reply & (prompt_of[:, None] == prompt_of)[..., None]
+    first = alike.to(torch.uint8).cumprod(dim=2).argmax(dim=1)
+    numbers = torch.arange(len(replies), device=replies.device)
+    row, column = (is_reply & (first == numbers[:, None])).nonzero(as_tuple=True)
+    owner, order = prompt_of[row].sort(stable=True)
+    row, column = row[order], column[order]
+    sizes = owner.bincount().tolist()
+    length, lines = max(sizes), _lines(sizes)
+    starts = [0] * len(sizes)  # of each prompt's tokens in the flattened lines
+    for number, line in enumerate(lines):
+        for prompt, before in zip(line, accumulate([sizes[prompt] for prompt in line], initial=0), strict=False):
+            starts[prompt] = number * length + before
+    rank = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+    place = owner.new_tensor(starts)[owner] + rank
+
+    def spread(values: torch.Tensor, filler: int) -> torch.Tensor:
+        flat = values.new_full((len(lines) * length,), filler)
+        flat[place] = values
+        return flat.view(len(lines), length)
+
+    rows, columns = spread(row, -1), spread(column, 0)
+    # A token attends to those of its own reply up to itself, in whichever row they are computed; padding to itself.
+    seen = first[rows[:, :, None], columns[:, None, :]] == rows[:, None, :]
+    seen &= columns[:, None, :] <= columns[:, :, None]
+    seen |= torch.eye(length, dtype=torch.bool, device=replies.device)
+    places = torch.zeros_like(replies)
+    places[row, column] = place
+    n_prompts = max(map(len, lines))
+    return _Packed(
+        tokens=spread(replies[row, column], 0),
+        owners=spread(owner, -1),
+        columns=columns,
+        seen=seen,
+        prompts=owner.new_tensor([line + [-1] * (n_prompts - len(line)) for line in lines]),
+        places=places.gather(0, first),
+    )
+
+
+def _lines(sizes: list[int]) -> list[list[int]]:
+    """Distribute items of these sizes over few lines, none of them longer than the largest item."""
+    lines: list[list[int]] = []
+    for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):
+        fitting = (line for line in lines if sum(sizes[other] for other in line) + sizes[item] <= max(sizes))
+        if (line := next(fitting, None)) is None:
+            lines.append(line := [])
+        line.append(item)
+    return lines
 
 
 def _common_tokens(ids: torch.Tensor, mask: torch.Tensor) -> int:

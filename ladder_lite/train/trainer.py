@@ -33,7 +33,7 @@ import torch
 import trl
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from trl.trainer import utils
+from trl.trainer import grpo_trainer, utils
 
 from ladder_lite.config import SETTINGS, settle
 from ladder_lite.errors import UserError, first_line
@@ -220,6 +220,15 @@ class Trainer(trl.GRPOTrainer):
         reply_length = inputs["completion_ids"].shape[1]
         with sharing_prompts(base, reply_length) if shares_prompts else nullcontext():
             return factor * super().compute_loss(model, inputs, **options)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Let TRL generate a step's completions and cut them into micro-batches, without shuffling them first.
+
+        The gradient is the same, but replies to one prompt stay together, so that a micro-batch computes what they have
+        in common once. Unsloth has its own copy of this method.
+        """
+        with patch.object(grpo_trainer, "shuffle_sequence_dict", lambda batch: batch):
+            return super()._prepare_inputs(generation_batch)
 
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
         """Compute log-probabilities and entropies as TRL does, for the tokens of the replies alone."""

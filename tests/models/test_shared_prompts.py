@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from ladder_lite.models.shared_prompts import sharing_prompts
+from ladder_lite.models.shared_prompts import _lines, sharing_prompts
 
 SIZES = {
     "vocab_size": 30,
@@ -60,6 +60,17 @@ def _n_tokens(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> int:
     return sum(seen)
 
 
+def _n_packed(ids: torch.Tensor) -> int:
+    """Tokens of the packed rows: those of all prompts are as long as the one with the most distinct beginnings."""
+    beginnings: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for row in ids.tolist():
+        length = len(row) - REPLIES  # of the padded prompt; its last token counts as the first one of the reply
+        tokens = [token for token in row[length:] if token]
+        found = beginnings.setdefault(tuple(row[:length]), set())
+        found.update(tuple(tokens[:end]) for end in range(len(tokens) + 1))
+    return len(beginnings) * max(map(len, beginnings.values()))
+
+
 def test_logits_and_gradients_are_those_of_the_plain_pass(model: Any) -> None:
     ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(3)])
     plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
@@ -81,8 +92,24 @@ def test_hidden_states_have_their_full_length(model: Any) -> None:
 
 def test_each_prompt_is_read_once(model: Any) -> None:
     ids, mask = _rows([prompt for prompt in PROMPTS for _ in range(3)])
-    # All but the last token of each prompt once; that token and the reply once for each row.
-    assert _n_tokens(model, ids, mask) == 3 * 4 + 9 * (REPLIES + 1)
+    # All but the last token of each prompt, then that token and the replies.
+    assert _n_tokens(model, ids, mask) == 3 * 4 + _n_packed(ids) < 3 * 4 + 9 * (REPLIES + 1)
+
+
+def test_what_replies_begin_with_is_read_once(model: Any) -> None:
+    ids, mask = _rows([PROMPTS[at] for at in (0, 1, 0, 0, 1, 0)])
+    ids[2, -REPLIES:-1] = ids[0, -REPLIES:-1]  # row 2 goes on after row 0, which has a token less
+    ids[3, -REPLIES:] = ids[2, -REPLIES:]  # equal replies, with different advantages
+    ids[5, -REPLIES] = ids[0, -REPLIES]
+    ids[4, -REPLIES:] = ids[0, -REPLIES:]  # the same reply to another prompt
+    ids[4, -1] = 7
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    # Of each prompt four tokens; the first prompt's last one, three of row 0, the last of row 2, three of row 5. Those
+    # of the second prompt, with two different replies, are more.
+    assert _n_packed(ids) == 2 * max(1 + 3 + 1 + 3, 1 + 4 + 4)
+    assert _n_tokens(model, ids, mask) == 2 * 4 + _n_packed(ids)
 
 
 @pytest.mark.parametrize("prompts", [[[0, 0, 8, 9, 4, 5], [8, 9, 1, 2, 3, 5], [0, 8, 9, 1, 6, 5]], [[0, 8, 9, 4]]])
@@ -91,10 +118,8 @@ def test_what_all_prompts_begin_with_is_read_once(model: Any, prompts: list[list
     plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
     for one, other in zip(plain, shared, strict=True):
         assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
-    # Two common tokens and, of the longest prompt, three others; a single prompt is common as a whole, and its two
-    # replies are read without the padding of the first.
-    read = 2 + 3 * 3 + 6 * (REPLIES + 1) if len(prompts) == 3 else 2 + 2 * (REPLIES + 1) - 1
-    assert _n_tokens(model, ids, mask) == read
+    # Two common tokens and, of the longest prompt, three others; a single prompt is common as a whole.
+    assert _n_tokens(model, ids, mask) == (2 + 3 * 3 if len(prompts) == 3 else 2) + _n_packed(ids)
 
 
 def test_a_long_reply_does_not_lengthen_the_others(model: Any) -> None:
@@ -104,14 +129,34 @@ def test_a_long_reply_does_not_lengthen_the_others(model: Any) -> None:
     plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
     for one, other in zip(plain, shared, strict=True):
         assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
-    assert _n_tokens(model, ids, mask) == 2 + 6 + (3 + 1 + 1 + 2 + 1)
+    assert _n_tokens(model, ids, mask) == 2 + _n_packed(ids) < 2 + 6 + (3 + 1 + 1 + 2 + 1)
 
 
-def test_rows_in_any_order_and_prompts_of_one_token(model: Any) -> None:
-    for prompts in ([PROMPTS[at] for at in (2, 0, 1, 0, 2, 2)], [[7], [7], [8]]):
-        ids, mask = _rows(prompts)
-        plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
-        assert torch.allclose(plain[0], shared[0], atol=1e-5)
+@pytest.mark.parametrize("prompts", [[PROMPTS[at] for at in (2, 0, 1, 0, 2, 2)], [[7], [7], [8]]])
+def test_rows_in_any_order_and_prompts_of_one_token(model: Any, prompts: list[list[int]]) -> None:
+    ids, mask = _rows(prompts)
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+
+
+def test_few_replies_to_a_prompt_share_a_line_with_those_to_another(model: Any) -> None:
+    ids, mask = _rows([PROMPTS[at] for at in (0, 0, 0, 0, 1, 1, 2, 2)])
+    ids[:, -REPLIES:] = torch.arange(1, 1 + len(ids) * REPLIES).view(-1, REPLIES) % 30  # all tokens differ
+    ids[7, -REPLIES:] = ids[6, -REPLIES:]
+    mask = (ids != 0).long()
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+    # 17 tokens of the first prompt, then 9 and 5 of the others: two lines
+    assert _n_tokens(model, ids, mask) == 3 * 4 + 2 * 17
+
+
+def test_lines_are_no_longer_than_the_largest_item() -> None:
+    sizes = [3, 1, 7, 2, 2, 4, 1]
+    lines = _lines(sizes)
+    assert sorted(item for line in lines for item in line) == list(range(7))
+    assert [sum(sizes[item] for item in line) for line in lines] == [7, 7, 6]
 
 
 def test_prompts_that_differ_take_the_plain_pass(model: Any) -> None:

@@ -1,9 +1,13 @@
-"""A decoding loop for rollouts: every prompt is read once, and freed slots are refilled.
+"""A decoding loop for rollouts: what prompts and replies have in common is computed once, and free slots are refilled.
 
 `generate` of transformers runs fixed batches. Each of the n samples of a prompt reads the whole prompt again, a batch
-waits for its longest reply, and every step copies the cache. Here a batch is a set of slots, and a slot takes the next
-request as soon as its reply has ended. The keys and values of a prompt are computed once, and all of its samples attend
-to them in place. The common beginning of all prompts (the system prompt and the examples) is read once for all of them.
+waits for its longest reply, and every step copies the cache. Here waiting requests start as soon as others have ended.
+The keys and values of a prompt are computed once, and all of its samples attend to them in place. The common beginning
+of all prompts (the system prompt and the examples) is read once for all of them.
+
+The samples of a prompt form a tree. As long as their replies are the same they share a row of the batch, and the row is
+copied where they part. The more certain a policy is, the fewer rows there are: late in training of the tiny recipe, a
+third of the tokens are computed.
 
 Random numbers belong to requests: request i draws from a generator seeded with (seed, i). The size and the order of
 batches therefore change replies through rounding errors only.
@@ -13,6 +17,8 @@ import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +32,6 @@ from ladder_lite.models.engines.stopping import Stopping
 
 _ATTENTION = "ladder_lite_slots"  # transformers finds `_Slots.attend` under this name
 _SHORTEST_PREFIX = 8  # tokens; a shorter common prefix is not worth a forward pass
-_SHRINK_AT = 0.75  # share of busy slots: fewer copies of the cache than at 0.9, fewer idle rows than at 0.5
 
 
 def obstacle(model: Any) -> str | None:
@@ -59,105 +64,126 @@ class LeanEngine:
             yield from batch.step()
 
 
-class _Active(NamedTuple):
-    """A request under way: the uniform random numbers for its tokens, and its reply so far."""
+def _kind(request: Request) -> tuple[tuple[int, ...], float]:
+    """What requests must have in common to share a row."""
+    return tuple(request.prompt), request.temperature
+
+
+class _Branch(NamedTuple):
+    """Requests with one prompt and temperature whose replies are the same so far. They share a row of the batch."""
 
     prompt: tuple[int, ...]
-    request: Request
-    draws: torch.Tensor
+    temperature: float
     tokens: list[int]
     logprobs: list[float]
+    requests: list[tuple[int, list[float]]]  # id, and the uniform random numbers for its tokens
+
+    def split(self, tokens: Sequence[int], logprobs: Sequence[float]) -> list["_Branch"]:
+        """Extend the replies by one token for each request. Return a branch for each distinct token."""
+        parts: dict[int, tuple[float, list[tuple[int, list[float]]]]] = {}
+        for request, token, logprob in zip(self.requests, tokens, logprobs, strict=False):  # padding may follow
+            parts.setdefault(token, (logprob, []))[1].append(request)
+        return [
+            _Branch(self.prompt, self.temperature, [*self.tokens, token], [*self.logprobs, logprob], requests)
+            for token, (logprob, requests) in parts.items()
+        ]
 
 
 class _Batch:
-    """The replies under way, one in each busy slot, and the requests that wait."""
+    """The replies under way, as branches with one row each, and the requests that wait."""
 
     def __init__(
         self, model: Any, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, n_slots: int
     ) -> None:
         self._model, self._sampling, self._stopping = model, sampling, stopping
-        # Samples of one prompt follow one another, so that few prompts are in use at a time. Short prompts come first.
+        self._n_free = min(n_slots, len(requests))
         prompts = {tuple(request.prompt) for request in requests}
-        self._waiting = deque(sorted(requests, key=lambda each: (len(each.prompt), tuple(each.prompt), each.id)))
-        self._busy: list[_Active | None] = [None] * min(n_slots, len(requests))
-        n_places = min(len(prompts), len(self._busy))
-        longest = max(map(len, prompts)) - 1
-        self._slots = _Slots(model.device, (len(self._busy), sampling.max_new_tokens), (n_places, longest))
+        # Samples of one prompt start together, because they share rows until they differ. But at most a quarter of the
+        # slots waits to be filled at once. Short prompts come first.
+        ordered = sorted(requests, key=lambda each: (len(each.prompt), *_kind(each), each.id))
+        n_together = max(1, self._n_free // 4)
+        self._waiting = deque(
+            samples[start : start + n_together]
+            for samples in (list(same) for _, same in groupby(ordered, _kind))
+            for start in range(0, len(samples), n_together)
+        )
+        self._branches: list[_Branch] = []
+        n_places, longest = min(len(prompts), self._n_free), max(map(len, prompts)) - 1
+        self._slots = _Slots(model.device, (self._n_free, sampling.max_new_tokens), (n_places, longest))
         self._place: dict[tuple[int, ...], int] = {}  # where the keys and values of a prompt are
         self._prefix = self._read_common_prefix(prompts)
 
-    def _arrange(self) -> None:
-        """Build the tensors of a step, after slots have got other requests or have been dropped."""
-        device, idle = self._slots.device, next(active for active in self._busy if active is not None)
-        slots = [active or idle._replace(tokens=[]) for active in self._busy]  # an idle slot repeats another request
-
-        def column(values: list[Any]) -> torch.Tensor:
-            return torch.tensor(values, device=device)
-
-        # (slots,): the token that each slot feeds to the model next, how many tokens it has fed so far, and the
-        # position of the first token that it fed, the last one of its prompt.
-        self._tokens = column([(active.tokens or active.prompt)[-1] for active in slots])
-        self._lengths = column([len(active.tokens) for active in slots])
-        self._starts = column([len(active.prompt) - 1 for active in slots])
-        self._temperatures = column([active.request.temperature for active in slots])[:, None]  # (slots, 1)
-        self._draws = torch.stack([active.draws for active in slots]).to(device)  # (slots, max_new_tokens)
-        self._slots.arrange(column([self._place[active.prompt] for active in slots]))
-
     def fill(self) -> bool:
-        """Give free slots to waiting requests, or drop slots if none wait. Return whether any slot is busy."""
-        n_busy = sum(active is not None for active in self._busy)
-        if self._waiting and n_busy < len(self._busy):
-            for slot, active in enumerate(self._busy):
-                if active is None and self._waiting:
-                    self._busy[slot] = self._start(self._waiting.popleft())
-            self._arrange()
-        elif 0 < n_busy <= _SHRINK_AT * len(self._busy):
-            kept = [slot for slot, active in enumerate(self._busy) if active is not None]
-            self._busy = [self._busy[slot] for slot in kept]
-            self._slots.keep(kept)
-            self._arrange()
-        return any(self._busy)
+        """Start waiting requests if there is room. Return whether any are under way."""
+        started: list[Request] = []
+        while self._waiting and len(self._waiting[0]) <= self._n_free - len(started):
+            started += self._waiting.popleft()
+        self._n_free -= len(started)
+        for (prompt, temperature), requests in groupby(started, _kind):
+            self._read_prompt(prompt)
+            draws = [(each.id, self._draws(each.id)) for each in requests]
+            self._branches.append(_Branch(prompt, temperature, [], [], draws))
+        return bool(self._branches)
 
     def step(self) -> Iterator[Reply]:
-        """Sample the next token of all slots, and yield the replies that end with it."""
-        slots, sampling = self._slots, self._sampling
-        slots.begin_step(self._lengths)
+        """Sample the next token of all replies, and yield those that end with it."""
+        branches, slots = self._branches, self._slots
+        tensor = partial(torch.tensor, device=slots.device)
+        lengths = [len(branch.tokens) for branch in branches]
+        slots.begin_step(lengths, [self._place[branch.prompt] for branch in branches])
         with _attention(self._model, slots.attend):
             logits = self._model(
-                input_ids=self._tokens[:, None],
-                position_ids=(self._starts + self._lengths)[:, None],
+                input_ids=tensor([[(branch.tokens or branch.prompt)[-1]] for branch in branches]),
+                position_ids=tensor([[len(branch.prompt) - 1 + len(branch.tokens)] for branch in branches]),
                 attention_mask=slots.no_mask,
                 past_key_values=slots,
                 use_cache=True,
             ).logits[:, -1]
-        draws = self._draws.gather(1, self._lengths[:, None])
-        self._tokens, logprobs = _choose(logits.float(), self._temperatures, sampling, draws)
-        self._lengths = self._lengths + 1
-        chosen = zip(self._busy, self._tokens.tolist(), logprobs.tolist(), strict=True)
-        for slot, (active, token, logprob) in enumerate(chosen):
-            if active is None:
-                continue
-            active.tokens.append(token)
-            active.logprobs.append(logprob)
-            if len(active.tokens) == sampling.max_new_tokens or self._stopping.has_ended(active.tokens):
-                self._busy[slot] = None
-                yield Reply(active.request.id, active.tokens, active.logprobs if sampling.logprobs else None)
-        # Idle slots go on computing until the batch shrinks. They must not write beyond their buffers.
-        self._lengths.clamp_(max=sampling.max_new_tokens - 1)
+        draws = np.zeros((len(branches), max(len(branch.requests) for branch in branches)))
+        for row, (branch, length) in enumerate(zip(branches, lengths, strict=True)):
+            draws[row, : len(branch.requests)] = [of_request[length] for _, of_request in branch.requests]
+        temperatures = tensor([[branch.temperature] for branch in branches])
+        tokens, logprobs = _choose(logits.float(), temperatures, self._sampling, torch.from_numpy(draws))
+        yield from self._continue(tokens.tolist(), logprobs.tolist())
 
-    def _start(self, request: Request) -> _Active:
-        """Begin a reply; read its prompt unless an earlier request had the same one."""
-        prompt = tuple(request.prompt)
-        if prompt not in self._place:
-            # Requests wait in the order of their prompts, so no other one needs a prompt that no slot is using now.
-            in_use = {active.prompt for active in self._busy if active is not None}
-            self._place = {old: place for old, place in self._place.items() if old in in_use}
-            # The first free place, because attention covers all places up to the last one in use.
-            self._place[prompt] = min(set(range(len(self._busy))).difference(self._place.values()))
-            self._slots.write_prompt(self._place[prompt], self._read(prompt[:-1], copy.deepcopy(self._prefix)))
-        generator = np.random.default_rng([self._sampling.seed, request.id])
-        draws = torch.from_numpy(generator.random(self._sampling.max_new_tokens))
-        return _Active(prompt, request, draws, [], [])
+    def _continue(self, tokens: list[list[int]], logprobs: list[list[float]]) -> Iterator[Reply]:
+        """Give each branch that goes on a row, and yield the replies that have ended."""
+        sampling = self._sampling
+        stay: dict[int, _Branch] = {}  # by row
+        rest: list[tuple[int, _Branch]] = []  # branches that need another row than this one, which has their keys
+        for row, (branch, chosen, their_logprobs) in enumerate(zip(self._branches, tokens, logprobs, strict=True)):
+            for part in branch.split(chosen, their_logprobs):
+                if len(part.tokens) == sampling.max_new_tokens or self._stopping.has_ended(part.tokens):
+                    self._n_free += len(part.requests)
+                    for number, _ in part.requests:
+                        yield Reply(number, part.tokens, part.logprobs if sampling.logprobs else None)
+                elif row in stay:
+                    rest.append((row, part))
+                else:
+                    stay[row] = part
+        # Rows have no gaps: what was split off, and the last rows, go to rows that have become free.
+        n_rows = len(stay) + len(rest)
+        rest += [(row, stay.pop(row)) for row in list(stay) if row >= n_rows]
+        free = [row for row in range(n_rows) if row not in stay]
+        if rest:
+            self._slots.copy_rows([row for row, _ in rest], free)
+        stay |= zip(free, (branch for _, branch in rest), strict=True)
+        self._branches = [stay[row] for row in range(n_rows)]
+
+    def _draws(self, number: int) -> list[float]:
+        generator = np.random.default_rng([self._sampling.seed, number])
+        return list(generator.random(self._sampling.max_new_tokens).tolist())
+
+    def _read_prompt(self, prompt: tuple[int, ...]) -> None:
+        """Compute the keys and values of a prompt, unless they are at a place already."""
+        if prompt in self._place:
+            return
+        # Requests wait in the order of their prompts, so no other one needs a prompt that no branch is using now.
+        in_use = {branch.prompt for branch in self._branches}
+        self._place = {old: place for old, place in self._place.items() if old in in_use}
+        # The first free place, because attention covers all places up to the last one in use.
+        self._place[prompt] = min(set(range(self._slots.n_places)).difference(self._place.values()))
+        self._slots.write_prompt(self._place[prompt], self._read(prompt[:-1], copy.deepcopy(self._prefix)))
 
     def _read_common_prefix(self, prompts: set[tuple[int, ...]]) -> transformers.DynamicCache:
         # What the first and the last prompt in lexicographic order have in common, all prompts have.
@@ -186,16 +212,18 @@ class _Slots(transformers.Cache):
         super().__init__(layer_class_to_replicate=transformers.cache_utils.DynamicLayer)
         self.device = device
         self._shapes = own, prompts  # rows and length of the two buffers
+        self.n_places = prompts[0]
         self._own: list[torch.Tensor] = []
         self._prompts: list[torch.Tensor] = []
-        self._prompt_lengths = torch.zeros(prompts[0], dtype=torch.long, device=device)
+        self._prompt_lengths = [0] * self.n_places
+        self._places: list[int] = []  # the place of each row's prompt
         # transformers passes a mask with four dimensions on unchanged. `attend` ignores it and has its own.
         self.no_mask = torch.zeros(1, 1, 1, 1, device=device)
 
     def write_prompt(self, place: int, cache: transformers.DynamicCache) -> None:
         """Copy the keys and values of a prompt to its place."""
         length = cache.get_seq_length()
-        self._prompt_lengths[place] = length
+        self._prompt_lengths[place], self._places = length, []
         for at, layer in enumerate(cache.layers if length else ()):
             self._allocate(at, layer.keys)
             self._prompts[at][0, place, :, :length] = layer.keys[0]
@@ -208,35 +236,39 @@ class _Slots(transformers.Cache):
                 # Zeros, not empty memory: masked entries get weight 0, and 0 * NaN would be NaN.
                 buffers.append(keys.new_zeros(2, rows, keys.shape[1], length, keys.shape[3]))
 
-    def keep(self, slots: list[int]) -> None:
-        """Drop all slots but these."""
-        for at, buffer in enumerate(self._own):
-            self._own[at] = buffer.new_zeros(2, len(slots), *buffer.shape[2:])
-            self._own[at][..., : self._own_end, :] = buffer[:, slots, :, : self._own_end]
+    def copy_rows(self, rows: list[int], to: list[int]) -> None:
+        """Copy the keys and values of the tokens of replies from rows to other rows."""
+        for own in self._own:
+            own[:, to, :, : self._own_end] = own[:, rows, :, : self._own_end]
 
-    def arrange(self, place: torch.Tensor) -> None:
-        """Prepare attention for slots whose prompts are at these places, (slots,)."""
-        # Attention multiplies the queries of all slots with the same prompt by its keys as one matrix. `member`, with
-        # one row per place, lists its slots; (place, rank) is where a slot is in it. For places [1, 0, 1]:
-        #   member = [[1, 0], [0, 2]] (the 0 in the first row is filler), rank = [0, 0, 1]
-        order, sizes = place.argsort(stable=True), place.bincount()
-        self._n_places = len(sizes)
-        self._rows = torch.arange(len(place), device=self.device)
-        self._place, self._rank = place, torch.empty_like(place)
-        self._rank[order] = self._rows - (sizes.cumsum(0) - sizes)[place[order]]
-        self._member = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.long, device=self.device)
-        self._member[place, self._rank] = self._rows
-        lengths = self._prompt_lengths[place]
-        self._prompt_end = int(lengths.max())
-        self._after_prompt = torch.arange(self._prompt_end, device=self.device) >= lengths[:, None]
-
-    def begin_step(self, lengths: torch.Tensor) -> None:
-        """Prepare attention for the next token of each slot, which has fed `lengths` (slots,) tokens before."""
-        self._lengths, self._own_end = lengths, int(lengths.max()) + 1
-        after_own = torch.arange(self._own_end, device=self.device) > lengths[:, None]
+    def begin_step(self, lengths: list[int], places: list[int]) -> None:
+        """Prepare attention for the next token of each row, by its number of earlier ones and its prompt's place."""
+        tensor = partial(torch.tensor, device=self.device)
+        if places != self._places:
+            self._arrange(places)
+        self._lengths, self._own_end = tensor(lengths), max(lengths) + 1
+        after_own = torch.arange(self._own_end, device=self.device) > self._lengths[:, None]
         hidden = torch.cat([self._after_prompt, after_own], dim=1)
-        # (slots, 1, 1, prompt + own), added to the scores
+        # (rows, 1, 1, prompt + own), added to the scores
         self._mask = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+    def _arrange(self, places: list[int]) -> None:
+        # Attention multiplies the queries of all rows with the same prompt by its keys as one matrix. `member`, with
+        # one line per place, lists its rows; (place, rank) is where a row is in it. For places [1, 0, 1]:
+        #   member = [[1, 0], [0, 2]] (the 0 in the first line is filler), rank = [0, 0, 1]
+        tensor = partial(torch.tensor, device=self.device)
+        members: list[list[int]] = [[] for _ in range(max(places) + 1)]
+        rank = []
+        for row, place in enumerate(places):
+            rank.append(len(members[place]))
+            members[place].append(row)
+        most = max(map(len, members))
+        self._places, self._place, self._rank = places, tensor(places), tensor(rank)
+        self._member = tensor([rows + [0] * (most - len(rows)) for rows in members])
+        self._rows = torch.arange(len(places), device=self.device)
+        lengths = [self._prompt_lengths[place] for place in places]
+        self._prompt_end = max(lengths)
+        self._after_prompt = torch.arange(self._prompt_end, device=self.device) >= tensor(lengths)[:, None]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Write a layer's new keys and values, (slots, heads, 1, size), and return those of all own tokens."""
@@ -244,7 +276,8 @@ class _Slots(transformers.Cache):
         own = self._own[layer_idx]
         own[0, self._rows, :, self._lengths] = keys[:, :, 0]
         own[1, self._rows, :, self._lengths] = values[:, :, 0]
-        return own[0, :, :, : self._own_end], own[1, :, :, : self._own_end]
+        keys, values = own[:, : len(self._places), :, : self._own_end]
+        return keys, values
 
     def get_seq_length(self, _layer_idx: int = 0) -> int:
         """Return the number of tokens of the longest sequence, for models that ask."""
@@ -256,7 +289,7 @@ class _Slots(transformers.Cache):
         """Attention of the slots' queries, (slots, query heads, 1, size), to their prompts and to their own tokens."""
         # Several query heads may share a head of keys (grouped-query attention): (slots, heads, sharing, size).
         query = query.reshape(*keys.shape[:2], -1, query.shape[-1])
-        prompt_keys, prompt_values = self._prompts[module.layer_idx][:, : self._n_places, :, : self._prompt_end]
+        prompt_keys, prompt_values = self._prompts[module.layer_idx][:, : len(self._member), :, : self._prompt_end]
         # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
         scaled = query.float() * options["scaling"]
         to_prompt = self._by_slot(self._by_place(scaled) @ prompt_keys.float().transpose(-1, -2))
@@ -279,13 +312,13 @@ class _Slots(transformers.Cache):
 def _choose(
     logits: torch.Tensor, temperatures: torch.Tensor, sampling: Sampling, draws: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose tokens from logits (slots, vocabulary) with uniform `draws` (slots, 1).
+    """Choose tokens from logits (rows, vocabulary) with uniform `draws` (rows, n).
 
-    Returns the tokens (slots,) and their log-probabilities (slots,) under the distribution before `top_p` cuts it; the
-    latter have no meaning for greedy sampling, or if not asked for.
+    Returns the tokens (rows, n) and their log-probabilities (rows, n) under the distribution before `top_p` cuts it;
+    the latter have no meaning for greedy sampling, or if not asked for.
     """
     if not temperatures.any():
-        tokens = logits.argmax(-1)
+        tokens = logits.argmax(-1, keepdim=True).expand(draws.shape)
         return tokens, torch.zeros_like(tokens)
     logits = logits / temperatures
     probabilities, order = logits.softmax(-1), None
@@ -297,12 +330,12 @@ def _choose(
     # Inverting the cumulative distribution takes one random number per token, whatever the size of the vocabulary. In
     # 32 bits a draw may round up to 1, which would choose a token beyond the last one.
     cumulative = probabilities.cumsum(-1)
-    draws = draws.to(cumulative.dtype).clamp(max=1 - 2**-24)
+    draws = draws.to(cumulative).clamp(max=1 - 2**-24)
     tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
     if order is not None:
         tokens = order.gather(1, tokens)
     logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True) if sampling.logprobs else tokens
-    return tokens[:, 0], logprobs[:, 0]
+    return tokens, logprobs
 
 
 @contextmanager

@@ -51,9 +51,13 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), attn_implementation="sdpa").eval()
 
 
-def _requests(temperature: float | None = None, n: int = 3) -> list[Request]:
+def _requests(temperature: float | None = None, n: int = 6) -> list[Request]:
+    """Requests for n samples of each prompt, half of them at another temperature."""
     prompts = [prompt for prompt in PROMPTS for _ in range(n)]
-    own = [0.5 + 0.1 * (index % 7) if temperature is None else temperature for index in range(len(prompts))]
+    own = [
+        0.5 + 0.2 * (index % 2) + 0.05 * (index // n) if temperature is None else temperature
+        for index in range(len(prompts))
+    ]
     return [Request(index, prompt, own[index]) for index, prompt in enumerate(prompts)]
 
 
@@ -97,7 +101,7 @@ def test_replies_depend_neither_on_the_number_of_slots_nor_on_the_order_of_reque
     assert [reply.tokens for reply in _sample(model, requests, 3)] == replies
     assert [reply.tokens for reply in _sample(model, requests[::-1], 7)] == replies
     assert [reply.tokens for reply in _sample(model, requests, 64, seed=6)] != replies
-    assert len({tuple(tokens) for tokens in replies[:3]}) > 1  # samples of one prompt differ
+    assert len({tuple(tokens) for tokens in replies[:6]}) > 1  # samples of one prompt differ
 
 
 def test_its_own_attention_is_gone_after_an_exception(model: Any) -> None:
@@ -142,7 +146,7 @@ def test_the_error_shows_an_attention_of_another_kind(model: Any, monkeypatch: p
 def test_a_draw_that_rounds_up_to_one_chooses_a_token_that_exists() -> None:
     logits, draws = torch.tensor([[0.0, 1.0, -torch.inf]]), torch.tensor([[1 - 1e-12]], dtype=torch.double)
     tokens, _ = lean._choose(logits, torch.ones(1, 1), SAMPLING, draws)
-    assert tokens.tolist() == [1]
+    assert tokens.tolist() == [[1]]
 
 
 @pytest.fixture
@@ -196,7 +200,7 @@ def test_each_prompt_and_the_prefix_of_all_is_read_once(model: Any) -> None:
     read: list[int] = []
 
     def count(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
-        if inputs["input_ids"].shape[1] > 1 or inputs["input_ids"].shape[0] == 1:
+        if inputs["past_key_values"].__class__ is transformers.DynamicCache:
             read.append(inputs["input_ids"].shape[1])
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
@@ -215,6 +219,27 @@ def test_a_prompt_may_begin_another_one(model: Any, prompts: list[tuple[int, ...
     for reply in _sample(model, requests, 4, max_new_tokens=3):
         tokens = [*prompts[reply.id], *reply.tokens]
         assert [int(at) for at in _logits(model, tokens).argmax(-1)][-len(reply.tokens) - 1 : -1] == reply.tokens
+
+
+@pytest.mark.parametrize("slots", [8, 80])
+def test_what_replies_begin_with_is_computed_once(model: Any, slots: int) -> None:
+    """Rows of all steps are the distinct beginnings of replies, if the samples of a prompt start together."""
+    rows: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _m, _a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    prompts = [(13,), (14,)]  # which nothing is read of before the replies begin
+    requests = [Request(index, prompts[index // 8 % 2], 0.3 + 0.1 * (index // 16)) for index in range(48)]
+    replies = _sample(model, requests, slots)
+    handle.remove()
+    beginnings = {
+        (requests[reply.id].prompt, requests[reply.id].temperature, tuple(reply.tokens[:end]))
+        for reply in replies
+        for end in range(len(reply.tokens))
+    }
+    assert len(beginnings) < 0.9 * sum(len(reply.tokens) for reply in replies)
+    if slots == 80:
+        assert sum(rows) == len(beginnings)
+    else:  # two samples of a prompt start together
+        assert len(beginnings) < sum(rows) < sum(len(reply.tokens) for reply in replies)
 
 
 def test_freed_slots_are_refilled(small: Any) -> None:
