@@ -193,6 +193,10 @@ def _places(answer: Expression, problem: Integrand, component: Component) -> _Pl
     near, far = np.flatnonzero(is_near), np.flatnonzero(~is_near)
     if len(near) > MAX_PLACES or len(np.unique(found.quantity[far])) > MAX_FAR:
         return None
+    # Far from 0, the grid is coarse and not all components are real: log(sin(x)) is undefined in between. So a
+    # component that is far as a whole has to be examined as a whole.
+    if len(far) > MAX_FAR and not (component.low <= NEAR and component.high >= -NEAR):
+        return None
     # Far quantities take turns, so that one with many zeros, such as sin(30*x), does not hide a step of another.
     chosen = found.of(np.append(near, far[round_robin(found.quantity[far], found.distance[far])[:MAX_FAR]]))
     places: list[float] = []
