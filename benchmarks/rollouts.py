@@ -2,20 +2,24 @@
 
     python benchmarks/rollouts.py                                                     # the embedded model, a minute
     python benchmarks/rollouts.py smollm task.select=null model.id=FILE.gguf          # minutes
+    python benchmarks/rollouts.py --run runs/tiny-s0                                  # with the adapter of that run
     python benchmarks/rollouts.py --lengths                                           # replies of very different length
 
 All engines sample the same prompts 8 times each, in one process, in turns: 8 prompts, or 32 with `--lengths`.
 `generate` is the baseline. Times are CPU seconds on a CPU, which other processes disturb less than a clock, and seconds
 on a GPU; `elapsed` is by the clock. `tokens_computed` counts what goes through the model: prompts, replies, and the
-rows of a batch that wait for others. With `--lengths`, a
-small random model gets replies whose lengths are exponential, with a mean of 100 tokens and a limit of 1,024, as those
-of reasoning models are. Writes benchmarks/results/rollouts-RECIPE.json.
+rows of a batch that wait for others. The more certain a policy is, the longer samples of a prompt are the same, and
+`lean` computes those parts once: so a trained one (`--run`) is another case than the base model.
+
+With `--lengths`, a small random model gets replies whose lengths are exponential, with a mean of 100 tokens and a limit
+of 1,024, as those of reasoning models are. Writes benchmarks/results/rollouts-RECIPE.json.
 """
 
 import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +40,7 @@ from ladder_lite.models import Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.engines import Engine, Request
 from ladder_lite.models.engines.generate import GenerateEngine
 from ladder_lite.models.engines.lean import LeanEngine
+from ladder_lite.runs import layout
 from ladder_lite.tasks import load_task
 
 HERE = Path(__file__).parent
@@ -49,17 +54,18 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds; the ratio is the median over them.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 1,
+    run: Annotated[Path | None, typer.Option(help="Folder of a run; sample with the adapter of its LADDER.")] = None,
     lengths: Annotated[bool, typer.Option("--lengths", help="Replies of exponential length instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # loading a model leaves a number set by the user as it is
-    name = "lengths" if lengths else recipe
+    name = "lengths" if lengths else f"{recipe}-trained" if run else recipe
     figures: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/rollouts.py", *sys.argv[1:]]),
+        "command": re.sub(r"(?<=[=\s])/\S*/", "", " ".join(["python", *sys.argv])),
         "machine": f"{psutil.cpu_count()} cores, {threads} used, {platform.machine()}",
         "versions": {module.__name__: module.__version__ for module in (torch, transformers)},
-        **(_exponential(rounds) if lengths else _rollouts(recipe, overrides or [], rounds)),
+        **(_exponential(rounds) if lengths else _rollouts(recipe, overrides or [], rounds, run)),
     }
     path = out or HERE / "results" / f"rollouts-{name}.json"
     path.parent.mkdir(exist_ok=True)
@@ -74,9 +80,11 @@ def main(
             print(f"{key}: {figures[key]}")
 
 
-def _rollouts(name: str, overrides: list[str], rounds: int) -> dict[str, Any]:
+def _rollouts(name: str, overrides: list[str], rounds: int, run: Path | None) -> dict[str, Any]:
     recipe = load_recipe(name, overrides)
     backend: Any = load_backend(recipe)
+    if run is not None:
+        backend.load(run / layout.train("ladder") / layout.ADAPTER)
     task = load_task(recipe.task)
     model, _ = backend.trainable()
     engines = {choice: backend.open_engine(choice) for choice in ("generate", "lean")}

@@ -196,6 +196,22 @@ def test_micro_batches_do_not_change_a_step(backend: Backend, tmp_path: Path) ->
     assert distance(whole, parts) < 1e-3 * distance(whole, backend.snapshot())
 
 
+def test_a_micro_batch_has_whole_groups(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL would shuffle a step's completions first, so that few in a micro-batch had the same prompt."""
+    prompts: list[torch.Tensor] = []
+    compute_loss = trainer.Trainer.compute_loss
+
+    def record(self: trainer.Trainer, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
+        prompts.append(inputs["prompt_ids"])
+        return compute_loss(self, model, inputs, **options)
+
+    monkeypatch.setattr(trainer.Trainer, "compute_loss", record)
+    train(backend, tmp_path, settings(per_device_train_batch_size=4, gradient_accumulation_steps=4))
+    assert len(prompts) == 4
+    assert all((ids == ids[0]).all() for ids in prompts)
+    assert len({tuple(ids[0].tolist()) for ids in prompts}) > 1
+
+
 def test_dropped_groups_are_graded_but_not_trained_on(backend: Backend, tmp_path: Path) -> None:
     chosen = settings(max_steps=3).model_copy(update={"refill": Refill(pilot=2, limit=2)})
     train(backend, tmp_path, chosen)

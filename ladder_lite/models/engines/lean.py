@@ -31,6 +31,7 @@ from ladder_lite.models.engines.engine import Reply, Request
 from ladder_lite.models.engines.stopping import Stopping
 
 _ATTENTION = "ladder_lite_slots"  # transformers finds `_Slots.attend` under this name
+_PROMPTS_AT_ONCE = 8  # are read together; more gain little, and take memory
 _SHORTEST_PREFIX = 8  # tokens; a shorter common prefix is not worth a forward pass
 
 
@@ -59,9 +60,12 @@ class LeanEngine:
         self, requests: Sequence[Request], sampling: Sampling, stopping: Stopping, at_once: int
     ) -> Iterator[Reply]:
         """Yield a reply to each request as soon as it ends."""
-        batch = _Batch(self._model, requests, sampling, stopping, at_once)
-        while batch.fill():
-            yield from batch.step()
+        with torch.inference_mode():
+            batch = _Batch(self._model, requests, sampling, stopping, at_once)
+        while batch:
+            with torch.inference_mode():  # left at each yield: it would hold for the caller too
+                replies = batch.step()
+            yield from replies
 
 
 def _kind(request: Request) -> tuple[tuple[int, ...], float]:
@@ -113,20 +117,25 @@ class _Batch:
         self._place: dict[tuple[int, ...], int] = {}  # where the keys and values of a prompt are
         self._prefix = self._read_common_prefix(prompts)
 
-    def fill(self) -> bool:
-        """Start waiting requests if there is room. Return whether any are under way."""
+    def _fill(self) -> None:
+        """Start waiting requests if there is room."""
         started: list[Request] = []
         while self._waiting and len(self._waiting[0]) <= self._n_free - len(started):
             started += self._waiting.popleft()
         self._n_free -= len(started)
         for (prompt, temperature), requests in groupby(started, _kind):
-            self._read_prompt(prompt)
             draws = [(each.id, self._draws(each.id)) for each in requests]
             self._branches.append(_Branch(prompt, temperature, [], [], draws))
-        return bool(self._branches)
+        if started:
+            self._read_prompts()
 
-    def step(self) -> Iterator[Reply]:
-        """Sample the next token of all replies, and yield those that end with it."""
+    def __bool__(self) -> bool:
+        """Whether there is another step."""
+        return bool(self._branches or self._waiting)
+
+    def step(self) -> list[Reply]:
+        """Sample the next token of all replies, and return those that end with it."""
+        self._fill()
         branches, slots = self._branches, self._slots
         tensor = partial(torch.tensor, device=slots.device)
         lengths = [len(branch.tokens) for branch in branches]
@@ -144,19 +153,19 @@ class _Batch:
             draws[row, : len(branch.requests)] = [of_request[length] for _, of_request in branch.requests]
         temperatures = tensor([[branch.temperature] for branch in branches])
         tokens, logprobs = _choose(logits.float(), temperatures, self._sampling, torch.from_numpy(draws))
-        yield from self._continue(tokens.tolist(), logprobs.tolist())
+        return self._continue(tokens.tolist(), logprobs.tolist())
 
-    def _continue(self, tokens: list[list[int]], logprobs: list[list[float]]) -> Iterator[Reply]:
-        """Give each branch that goes on a row, and yield the replies that have ended."""
-        sampling = self._sampling
+    def _continue(self, tokens: list[list[int]], logprobs: list[list[float]]) -> list[Reply]:
+        """Give each branch that goes on a row, and return the replies that have ended."""
+        sampling, ended = self._sampling, []
         stay: dict[int, _Branch] = {}  # by row
         rest: list[tuple[int, _Branch]] = []  # branches that need another row than this one, which has their keys
         for row, (branch, chosen, their_logprobs) in enumerate(zip(self._branches, tokens, logprobs, strict=True)):
             for part in branch.split(chosen, their_logprobs):
                 if len(part.tokens) == sampling.max_new_tokens or self._stopping.has_ended(part.tokens):
                     self._n_free += len(part.requests)
-                    for number, _ in part.requests:
-                        yield Reply(number, part.tokens, part.logprobs if sampling.logprobs else None)
+                    own = part.logprobs if sampling.logprobs else None
+                    ended += [Reply(number, part.tokens, own) for number, _ in part.requests]
                 elif row in stay:
                     rest.append((row, part))
                 else:
@@ -169,35 +178,43 @@ class _Batch:
             self._slots.copy_rows([row for row, _ in rest], free)
         stay |= zip(free, (branch for _, branch in rest), strict=True)
         self._branches = [stay[row] for row in range(n_rows)]
+        return ended
 
     def _draws(self, number: int) -> list[float]:
         generator = np.random.default_rng([self._sampling.seed, number])
         return list(generator.random(self._sampling.max_new_tokens).tolist())
 
-    def _read_prompt(self, prompt: tuple[int, ...]) -> None:
-        """Compute the keys and values of a prompt, unless they are at a place already."""
-        if prompt in self._place:
-            return
+    def _read_prompts(self) -> None:
+        """Compute the keys and values of the branches' prompts, unless they are at a place already."""
+        in_use = dict.fromkeys(branch.prompt for branch in self._branches)
         # Requests wait in the order of their prompts, so no other one needs a prompt that no branch is using now.
-        in_use = {branch.prompt for branch in self._branches}
-        self._place = {old: place for old, place in self._place.items() if old in in_use}
-        # The first free place, because attention covers all places up to the last one in use.
-        self._place[prompt] = min(set(range(self._slots.n_places)).difference(self._place.values()))
-        self._slots.write_prompt(self._place[prompt], self._read(prompt[:-1], copy.deepcopy(self._prefix)))
+        self._place = {prompt: place for prompt, place in self._place.items() if prompt in in_use}
+        new = [prompt for prompt in in_use if prompt not in self._place]
+        # The first free places, because attention covers all places up to the last one in use.
+        free = sorted(set(range(self._slots.n_places)).difference(self._place.values()))
+        self._place |= zip(new, free, strict=False)
+        for start in range(0, len(new), _PROMPTS_AT_ONCE):
+            prompts, cache = new[start : start + _PROMPTS_AT_ONCE], copy.deepcopy(self._prefix)
+            self._read([prompt[cache.get_seq_length() : -1] for prompt in prompts], cache)
+            for row, prompt in enumerate(prompts):
+                self._slots.write_prompt(self._place[prompt], cache, row, len(prompt) - 1)
 
     def _read_common_prefix(self, prompts: set[tuple[int, ...]]) -> transformers.DynamicCache:
         # What the first and the last prompt in lexicographic order have in common, all prompts have.
         first, last = min(prompts), max(prompts)
         length = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         shared = first[: min(length, *(len(prompt) - 1 for prompt in prompts))] if len(prompts) > 1 else ()
-        return self._read(shared if len(shared) >= _SHORTEST_PREFIX else (), transformers.DynamicCache())
-
-    def _read(self, tokens: Sequence[int], cache: transformers.DynamicCache) -> transformers.DynamicCache:
-        """Extend a cache, which has the keys and values of the first of these tokens, to all of them."""
-        if rest := tokens[cache.get_seq_length() :]:
-            inputs = torch.tensor([rest], device=self._slots.device)
-            self._model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = transformers.DynamicCache()
+        self._read([shared if len(shared) >= _SHORTEST_PREFIX else ()], cache)
         return cache
+
+    def _read(self, texts: list[tuple[int, ...]], cache: transformers.DynamicCache) -> None:
+        """Extend a cache of one row to a row for each of these continuations. What exceeds a shorter one is padding."""
+        cache.batch_repeat_interleave(len(texts))
+        if longest := max(map(len, texts)):
+            padded = [[*tokens, *[0] * (longest - len(tokens))] for tokens in texts]
+            inputs = torch.tensor(padded, device=self._slots.device)
+            self._model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
 class _Slots(transformers.Cache):
@@ -220,14 +237,13 @@ class _Slots(transformers.Cache):
         # transformers passes a mask with four dimensions on unchanged. `attend` ignores it and has its own.
         self.no_mask = torch.zeros(1, 1, 1, 1, device=device)
 
-    def write_prompt(self, place: int, cache: transformers.DynamicCache) -> None:
-        """Copy the keys and values of a prompt to its place."""
-        length = cache.get_seq_length()
+    def write_prompt(self, place: int, cache: transformers.DynamicCache, row: int, length: int) -> None:
+        """Copy the keys and values of a prompt, the first `length` in a row of a cache, to its place."""
         self._prompt_lengths[place], self._places = length, []
         for at, layer in enumerate(cache.layers if length else ()):
             self._allocate(at, layer.keys)
-            self._prompts[at][0, place, :, :length] = layer.keys[0]
-            self._prompts[at][1, place, :, :length] = layer.values[0]
+            self._prompts[at][0, place, :, :length] = layer.keys[row, :, :length]
+            self._prompts[at][1, place, :, :length] = layer.values[row, :, :length]
 
     def _allocate(self, layer: int, keys: torch.Tensor) -> None:
         """Make the buffers of a layer when its first keys (rows, heads, length, size) show their shape and dtype."""
