@@ -10,9 +10,9 @@ the same steps in turn, on one thread:
   rows, and reads the prompt of each;
 - `generate` samples in smaller batches with the adapter merged into the weights, and trains on the rows with a nonzero
   advantage only;
-- `now` also has the engine `lean`, and its loss reads each prompt once.
+- `now` also has the engine `lean`, and its loss computes once what rows have in common.
 
-Times are CPU seconds, which other processes disturb less than wall-clock time. Training includes grading and the
+Times are CPU seconds, which other processes disturb less than wall-clock time. Sampling includes grading, training the
 optimizer. Writes benchmarks/results/steps.json.
 """
 
@@ -33,26 +33,27 @@ import typer
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.jsonl import read_jsonl
-from ladder_lite.models import Backend, load_backend, local
+from ladder_lite.models import load_backend, local
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo, trainer
-from ladder_lite.train.state import Training
+from ladder_lite.train.state import Training, TrainingState
 
 HERE = Path(__file__).parent
+_ROLL_OUT = TrainingState.roll_out
 _ONE_BATCH = (local, "_CPU_BATCH", 1_000_000)
-_PROMPTS_READ_FOR_EACH_REPLY = (trainer, "sharing_prompts", lambda *_: nullcontext())
+_NOTHING_SHARED = (trainer, "sharing_prompts", lambda *_: nullcontext())
 ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
     "baseline": (
         "generate",
         [
             _ONE_BATCH,
-            _PROMPTS_READ_FOR_EACH_REPLY,
+            _NOTHING_SHARED,
             (local, "merged", lambda _model: nullcontext()),
             (trainer, "depends_on_advantage_only", lambda _trainer: False),
         ],
     ),
-    "generate": ("generate", [_PROMPTS_READ_FOR_EACH_REPLY]),
+    "generate": ("generate", [_NOTHING_SHARED]),
     "now": ("lean", []),
 }
 """The engine of each arm, and what is replaced where."""
@@ -75,7 +76,7 @@ def main(
     for seed, problems in enumerate(_last_steps(run, rounds)):
         for arm, seconds in taken.items():
             backend.load(trained / "adapter")  # the previous arm's step has changed it
-            with _patched(arm), _clock(backend) as step, tempfile.TemporaryDirectory() as folder:
+            with _patched(arm), _clock() as step, tempfile.TemporaryDirectory() as folder:
                 (done,) = grpo.train(Training(task, backend, recipe.grpo, Path(folder), seed), problems, step.end)
             without_signal.append(done.groups_without_signal)
             seconds.append(step.seconds)
@@ -127,14 +128,11 @@ class _StepClock:
 
     seconds: Seconds
 
-    def __init__(self, roll_out: Any) -> None:
-        self._roll_out = roll_out
-
-    def roll_out(self, *args: Any) -> Any:
+    def roll_out(self, state: TrainingState, *args: Any) -> Any:
         self._began = time.process_time()
-        rollouts = self._roll_out(*args)
+        groups = _ROLL_OUT(state, *args)
         self._sampled = time.process_time()
-        return rollouts
+        return groups
 
     def end(self, *_: Any) -> bool:
         now = time.process_time()
@@ -144,9 +142,9 @@ class _StepClock:
 
 
 @contextmanager
-def _clock(backend: Backend) -> Iterator[_StepClock]:
-    step = _StepClock(backend.roll_out)
-    with patch.object(backend, "roll_out", step.roll_out):
+def _clock() -> Iterator[_StepClock]:
+    step = _StepClock()
+    with patch.object(TrainingState, "roll_out", lambda *args: step.roll_out(*args)):
         yield step
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,21 +178,32 @@ class _Batch:
             self._slots.copy_rows([row for row, _ in rest], free)
         stay |= zip(free, (branch for _, branch in rest), strict=True)
         self._branches = [stay[row] for row in range(n_rows)]
+        self._drop_prompts()
         return ended
+
+    def _drop_prompts(self) -> None:
+        """Give up the places of prompts that are no longer needed. Leave no gaps: attention covers all places."""
+        needed = {branch.prompt for branch in self._branches}
+        if self._waiting:  # in the order of their prompts, so only the next one can have a place already
+            needed.add(tuple(self._waiting[0][0].prompt))
+        self._place = {prompt: place for prompt, place in self._place.items() if prompt in needed}
+        n_places = len(self._place)
+        free = set(range(n_places)).difference(self._place.values())
+        for prompt, place in self._place.items():
+            if place >= n_places:
+                self._place[prompt] = free.pop()
+                self._slots.move_prompt(place, self._place[prompt])
 
     def _draws(self, number: int) -> list[float]:
         generator = np.random.default_rng([self._sampling.seed, number])
         return list(generator.random(self._sampling.max_new_tokens).tolist())
 
     def _read_prompts(self) -> None:
-        """Compute the keys and values of the branches' prompts, unless they are at a place already."""
-        in_use = dict.fromkeys(branch.prompt for branch in self._branches)
-        # Requests wait in the order of their prompts, so no other one needs a prompt that no branch is using now.
-        self._place = {prompt: place for prompt, place in self._place.items() if prompt in in_use}
-        new = [prompt for prompt in in_use if prompt not in self._place]
-        # The first free places, because attention covers all places up to the last one in use.
-        free = sorted(set(range(self._slots.n_places)).difference(self._place.values()))
-        self._place |= zip(new, free, strict=False)
+        """Compute the keys and values of the branches' prompts that have no place yet."""
+        new = [
+            prompt for prompt in dict.fromkeys(branch.prompt for branch in self._branches) if prompt not in self._place
+        ]
+        self._place |= zip(new, count(len(self._place)), strict=False)
         for start in range(0, len(new), _PROMPTS_AT_ONCE):
             prompts, cache = new[start : start + _PROMPTS_AT_ONCE], copy.deepcopy(self._prefix)
             self._read([prompt[cache.get_seq_length() : -1] for prompt in prompts], cache)
@@ -229,10 +240,9 @@ class _Slots(transformers.Cache):
         super().__init__(layer_class_to_replicate=transformers.cache_utils.DynamicLayer)
         self.device = device
         self._shapes = own, prompts  # rows and length of the two buffers
-        self.n_places = prompts[0]
         self._own: list[torch.Tensor] = []
         self._prompts: list[torch.Tensor] = []
-        self._prompt_lengths = [0] * self.n_places
+        self._prompt_lengths = [0] * prompts[0]
         self._places: list[int] = []  # the place of each row's prompt
         # transformers passes a mask with four dimensions on unchanged. `attend` ignores it and has its own.
         self.no_mask = torch.zeros(1, 1, 1, 1, device=device)
@@ -244,6 +254,12 @@ class _Slots(transformers.Cache):
             self._allocate(at, layer.keys)
             self._prompts[at][0, place, :, :length] = layer.keys[row, :, :length]
             self._prompts[at][1, place, :, :length] = layer.values[row, :, :length]
+
+    def move_prompt(self, place: int, to: int) -> None:
+        """Copy the keys and values of a prompt to another place."""
+        self._prompt_lengths[to], self._places = self._prompt_lengths[place], []
+        for prompts in self._prompts:
+            prompts[:, to] = prompts[:, place]
 
     def _allocate(self, layer: int, keys: torch.Tensor) -> None:
         """Make the buffers of a layer when its first keys (rows, heads, length, size) show their shape and dtype."""
