@@ -10,7 +10,8 @@ the same steps in turn, on one thread:
   rows, and reads the prompt of each;
 - `generate` samples in smaller batches with the adapter merged into the weights, and trains on the rows with a nonzero
   advantage only;
-- `now` also has the engine `lean`, and its loss computes once what rows have in common.
+- `prompts` also has the engine `lean`, and its loss reads each prompt once, but each reply by itself;
+- `now` also computes once what replies to a prompt begin with.
 
 Times are CPU seconds, which other processes disturb less than wall-clock time. Sampling includes grading, training the
 optimizer. Writes benchmarks/results/steps.json.
@@ -33,7 +34,7 @@ import typer
 
 from ladder_lite.config.load import load_recipe
 from ladder_lite.jsonl import read_jsonl
-from ladder_lite.models import load_backend, local
+from ladder_lite.models import load_backend, local, shared_prompts
 from ladder_lite.problems import Problem
 from ladder_lite.tasks import load_task
 from ladder_lite.train import grpo, trainer
@@ -43,6 +44,12 @@ HERE = Path(__file__).parent
 _ROLL_OUT = TrainingState.roll_out
 _ONE_BATCH = (local, "_CPU_BATCH", 1_000_000)
 _NOTHING_SHARED = (trainer, "sharing_prompts", lambda *_: nullcontext())
+
+
+def _each_for_itself(replies: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(replies))[:, None].expand_as(replies)
+
+
 ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
     "baseline": (
         "generate",
@@ -54,6 +61,7 @@ ARMS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
         ],
     ),
     "generate": ("generate", [_NOTHING_SHARED]),
+    "prompts": ("lean", [(shared_prompts, "_first_alike", _each_for_itself)]),
     "now": ("lean", []),
 }
 """The engine of each arm, and what is replaced where."""

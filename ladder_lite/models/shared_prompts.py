@@ -97,10 +97,7 @@ class _Packed(NamedTuple):
 
 def _pack(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor) -> _Packed:
     """Pack the replies (rows, columns) to the prompts of these numbers (rows,)."""
-    # For each token, the first row with the same prompt that has the same tokens up to there. Only that row's token is
-    # computed.
-    alike = (replies[:, None] == replies) & is_reply & (prompt_of[:, None] == prompt_of)[..., None]
-    first = alike.to(torch.uint8).cumprod(dim=2).argmax(dim=1)
+    first = _first_alike(replies, is_reply, prompt_of)
     numbers = torch.arange(len(replies), device=replies.device)
     row, column = (is_reply & (first == numbers[:, None])).nonzero(as_tuple=True)
     owner, order = prompt_of[row].sort(stable=True)
@@ -135,6 +132,15 @@ def _pack(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor
         prompts=owner.new_tensor([line + [-1] * (n_prompts - len(line)) for line in lines]),
         places=places.gather(0, first),
     )
+
+
+def _first_alike(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor) -> torch.Tensor:
+    """Return for each token (rows, columns) the first row with the same prompt and the same tokens up to there.
+
+    Only the token of that row is computed.
+    """
+    alike = (replies[:, None] == replies) & is_reply & (prompt_of[:, None] == prompt_of)[..., None]
+    return alike.to(torch.uint8).cumprod(dim=2).argmax(dim=1)
 
 
 def _lines(sizes: list[int]) -> list[list[int]]:
