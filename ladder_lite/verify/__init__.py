@@ -29,7 +29,8 @@ Tested on samples:
 
 Accepted by rule:
 
-- F' = f on one whole component of f's domain is enough. The component must reach into x > 0 if any component does.
+- F' = f on one whole component of f's domain is enough. The component must reach into x > 0 if any component does. One
+  on which f is larger than 1e6 does not count if F' is wrong on another.
 - F may jump where f is undefined, at a branch point of a root in f, and where the argument of an inverse tangent is
   infinite (the Weierstrass substitution leaves such jumps). The limit is 8 places, plus one for each turn of f.
 - Complex constants are allowed, as in log(-x) for 1/x. Where poles of two terms cancel, the imaginary part may jump.

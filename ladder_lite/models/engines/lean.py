@@ -1,9 +1,9 @@
-"""A decoding loop for rollouts: what prompts and replies have in common is computed once, and free slots are refilled.
+"""A decoding loop for rollouts: what prompts and replies have in common is computed once, and the batch stays full.
 
 `generate` of transformers runs fixed batches. Each of the n samples of a prompt reads the whole prompt again, a batch
 waits for its longest reply, and every step copies the cache. Here waiting requests start as soon as others have ended.
-The keys and values of a prompt are computed once, and all of its samples attend to them in place. The common beginning
-of all prompts (the system prompt and the examples) is read once for all of them.
+What all prompts begin with (the system prompt and the examples) is read once, and all replies attend to it in place.
+The rest of a prompt is read once for all of its samples.
 
 The samples of a prompt form a tree. As long as their replies are the same they share a row of the batch, and the row is
 copied where they part. The more certain a policy is, the fewer rows there are: late in training of the tiny recipe, a
@@ -18,19 +18,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, groupby
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import transformers
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines.engine import Reply, Request
 from ladder_lite.models.engines.stopping import Stopping
 
-_ATTENTION = "ladder_lite_slots"  # transformers finds `_Slots.attend` under this name
+_ATTENTION = "ladder_lite_rows"  # transformers finds `_Rows.attend` under this name
 _PROMPTS_AT_ONCE = 8  # are read together; more gain little, and take memory
 _SHORTEST_PREFIX = 8  # tokens; a shorter common prefix is not worth a forward pass
 
@@ -112,10 +113,10 @@ class _Batch:
             for start in range(0, len(samples), n_together)
         )
         self._branches: list[_Branch] = []
-        n_places, longest = min(len(prompts), self._n_free), max(map(len, prompts)) - 1
-        self._slots = _Slots(model.device, (self._n_free, sampling.max_new_tokens), (n_places, longest))
-        self._place: dict[tuple[int, ...], int] = {}  # where the keys and values of a prompt are
         self._prefix = self._read_common_prefix(prompts)
+        self._n_prefix = self._prefix.get_seq_length()
+        longest = max(map(len, prompts)) - self._n_prefix + sampling.max_new_tokens
+        self._rows = _Rows(model.device, self._n_free, longest, self._prefix)
 
     def _fill(self) -> None:
         """Start waiting requests if there is room."""
@@ -123,11 +124,11 @@ class _Batch:
         while self._waiting and len(self._waiting[0]) <= self._n_free - len(started):
             started += self._waiting.popleft()
         self._n_free -= len(started)
-        for (prompt, temperature), requests in groupby(started, _kind):
-            draws = [(each.id, self._draws(each.id)) for each in requests]
-            self._branches.append(_Branch(prompt, temperature, [], [], draws))
-        if started:
-            self._read_prompts()
+        new = [
+            _Branch(prompt, temperature, [], [], [(each.id, self._draws(each.id)) for each in requests])
+            for (prompt, temperature), requests in groupby(started, _kind)
+        ]
+        self._start(new)
 
     def __bool__(self) -> bool:
         """Whether there is another step."""
@@ -136,21 +137,21 @@ class _Batch:
     def step(self) -> list[Reply]:
         """Sample the next token of all replies, and return those that end with it."""
         self._fill()
-        branches, slots = self._branches, self._slots
-        tensor = partial(torch.tensor, device=slots.device)
-        lengths = [len(branch.tokens) for branch in branches]
-        slots.begin_step(lengths, [self._place[branch.prompt] for branch in branches])
-        with _attention(self._model, slots.attend):
+        branches, rows = self._branches, self._rows
+        tensor = partial(torch.tensor, device=rows.device)
+        positions = [len(branch.prompt) - 1 + len(branch.tokens) for branch in branches]
+        rows.begin_step([position - self._n_prefix for position in positions])
+        with _attention(self._model, rows.attend):
             logits = self._model(
                 input_ids=tensor([[(branch.tokens or branch.prompt)[-1]] for branch in branches]),
-                position_ids=tensor([[len(branch.prompt) - 1 + len(branch.tokens)] for branch in branches]),
-                attention_mask=slots.no_mask,
-                past_key_values=slots,
+                position_ids=tensor(positions)[:, None],
+                attention_mask=rows.no_mask,
+                past_key_values=rows,
                 use_cache=True,
             ).logits[:, -1]
         draws = np.zeros((len(branches), max(len(branch.requests) for branch in branches)))
-        for row, (branch, length) in enumerate(zip(branches, lengths, strict=True)):
-            draws[row, : len(branch.requests)] = [of_request[length] for _, of_request in branch.requests]
+        for row, branch in enumerate(branches):
+            draws[row, : len(branch.requests)] = [own[len(branch.tokens)] for _, own in branch.requests]
         temperatures = tensor([[branch.temperature] for branch in branches])
         tokens, logprobs = _choose(logits.float(), temperatures, self._sampling, torch.from_numpy(draws))
         return self._continue(tokens.tolist(), logprobs.tolist())
@@ -174,41 +175,38 @@ class _Batch:
         n_rows = len(stay) + len(rest)
         rest += [(row, stay.pop(row)) for row in list(stay) if row >= n_rows]
         free = [row for row in range(n_rows) if row not in stay]
-        if rest:
-            self._slots.copy_rows([row for row, _ in rest], free)
-        stay |= zip(free, (branch for _, branch in rest), strict=True)
+        moved = [branch for _, branch in rest]
+        self._copy(moved, [row for row, _ in rest], free)
+        stay |= zip(free, moved, strict=True)
         self._branches = [stay[row] for row in range(n_rows)]
-        self._drop_prompts()
         return ended
 
-    def _drop_prompts(self) -> None:
-        """Give up the places of prompts that are no longer needed. Leave no gaps: attention covers all places."""
-        needed = {branch.prompt for branch in self._branches}
-        if self._waiting:  # in the order of their prompts, so only the next one can have a place already
-            needed.add(tuple(self._waiting[0][0].prompt))
-        self._place = {prompt: place for prompt, place in self._place.items() if prompt in needed}
-        n_places = len(self._place)
-        free = set(range(n_places)).difference(self._place.values())
-        for prompt, place in self._place.items():
-            if place >= n_places:
-                self._place[prompt] = free.pop()
-                self._slots.move_prompt(place, self._place[prompt])
+    def _copy(self, branches: list[_Branch], rows: list[int], to: list[int]) -> None:
+        """Copy the keys and values of branches to other rows."""
+        if branches:
+            end = max(len(branch.prompt) + len(branch.tokens) for branch in branches)
+            self._rows.copy_rows(rows, to, end - self._n_prefix)
 
     def _draws(self, number: int) -> list[float]:
         generator = np.random.default_rng([self._sampling.seed, number])
         return list(generator.random(self._sampling.max_new_tokens).tolist())
 
-    def _read_prompts(self) -> None:
-        """Compute the keys and values of the branches' prompts that have no place yet."""
-        new = [
-            prompt for prompt in dict.fromkeys(branch.prompt for branch in self._branches) if prompt not in self._place
-        ]
-        self._place |= zip(new, count(len(self._place)), strict=False)
-        for start in range(0, len(new), _PROMPTS_AT_ONCE):
-            prompts, cache = new[start : start + _PROMPTS_AT_ONCE], copy.deepcopy(self._prefix)
-            self._read([prompt[cache.get_seq_length() : -1] for prompt in prompts], cache)
-            for row, prompt in enumerate(prompts):
-                self._slots.write_prompt(self._place[prompt], cache, row, len(prompt) - 1)
+    def _start(self, branches: list[_Branch]) -> None:
+        """Give new branches the rows after those of the others, with the keys and values of their prompts."""
+        row_of = {branch.prompt: row for row, branch in enumerate(self._branches)}
+        unread, known = [], {}
+        for row, branch in enumerate(branches, len(self._branches)):
+            if branch.prompt in row_of:
+                known[row] = branch
+            else:
+                unread.append(row)
+                row_of[branch.prompt] = row
+        self._branches += branches
+        for start in range(0, len(unread), _PROMPTS_AT_ONCE):
+            rows, cache = unread[start : start + _PROMPTS_AT_ONCE], copy.deepcopy(self._prefix)
+            self._read([self._branches[row].prompt[self._n_prefix : -1] for row in rows], cache)
+            self._rows.write(rows, cache)
+        self._copy(list(known.values()), [row_of[branch.prompt] for branch in known.values()], list(known))
 
     def _read_common_prefix(self, prompts: set[tuple[int, ...]]) -> transformers.DynamicCache:
         # What the first and the last prompt in lexicographic order have in common, all prompts have.
@@ -224,121 +222,91 @@ class _Batch:
         cache.batch_repeat_interleave(len(texts))
         if longest := max(map(len, texts)):
             padded = [[*tokens, *[0] * (longest - len(tokens))] for tokens in texts]
-            inputs = torch.tensor(padded, device=self._slots.device)
+            inputs = torch.tensor(padded, device=self._model.device)
             self._model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
-class _Slots(transformers.Cache):
-    """Keys and values of replies and of their prompts, and attention to both.
+class _Rows(transformers.Cache):
+    """Keys and values of what all prompts begin with, and in each row those of the rest of a prompt and of its reply.
 
-    Each layer has two buffers of keys and values: `own` (2, slots, heads, length, size) for the tokens of the replies,
-    `prompts` (2, places, heads, length, size) for those of the prompts.
+    Each layer has a buffer (2, rows, heads, length, size) for the keys and values of the rows.
     """
 
-    def __init__(self, device: torch.device, own: tuple[int, int], prompts: tuple[int, int]) -> None:
+    def __init__(self, device: torch.device, n_rows: int, length: int, prefix: transformers.DynamicCache) -> None:
         # The base class requires a kind of layer, of which none is made.
         super().__init__(layer_class_to_replicate=transformers.cache_utils.DynamicLayer)
-        self.device = device
-        self._shapes = own, prompts  # rows and length of the two buffers
-        self._own: list[torch.Tensor] = []
-        self._prompts: list[torch.Tensor] = []
-        self._prompt_lengths = [0] * prompts[0]
-        self._places: list[int] = []  # the place of each row's prompt
+        self.device, self._n_rows, self._length, self._prefix = device, n_rows, length, prefix
+        self._n_prefix: int = prefix.get_seq_length()
+        self._buffers: list[torch.Tensor] = []
         # transformers passes a mask with four dimensions on unchanged. `attend` ignores it and has its own.
         self.no_mask = torch.zeros(1, 1, 1, 1, device=device)
 
-    def write_prompt(self, place: int, cache: transformers.DynamicCache, row: int, length: int) -> None:
-        """Copy the keys and values of a prompt, the first `length` in a row of a cache, to its place."""
-        self._prompt_lengths[place], self._places = length, []
-        for at, layer in enumerate(cache.layers if length else ()):
-            self._allocate(at, layer.keys)
-            self._prompts[at][0, place, :, :length] = layer.keys[row, :, :length]
-            self._prompts[at][1, place, :, :length] = layer.values[row, :, :length]
+    def write(self, rows: list[int], cache: transformers.DynamicCache) -> None:
+        """Copy the keys and values of prompts, without what all begin with, from the rows of a cache to these rows."""
+        for at, layer in enumerate(cache.layers):
+            for part, source in enumerate((layer.keys, layer.values)):
+                own = source[:, :, self._n_prefix :]
+                self._allocate(at, own)
+                self._buffers[at][part, rows, :, : own.shape[2]] = own
 
-    def move_prompt(self, place: int, to: int) -> None:
-        """Copy the keys and values of a prompt to another place."""
-        self._prompt_lengths[to], self._places = self._prompt_lengths[place], []
-        for prompts in self._prompts:
-            prompts[:, to] = prompts[:, place]
+    def copy_rows(self, rows: list[int], to: list[int], end: int) -> None:
+        """Copy the keys and values of rows, up to a column, to other rows."""
+        for buffer in self._buffers:
+            buffer[:, to, :, :end] = buffer[:, rows, :, :end]
 
-    def _allocate(self, layer: int, keys: torch.Tensor) -> None:
-        """Make the buffers of a layer when its first keys (rows, heads, length, size) show their shape and dtype."""
-        if layer == len(self._own):
-            for buffers, (rows, length) in zip((self._own, self._prompts), self._shapes, strict=True):
-                # Zeros, not empty memory: masked entries get weight 0, and 0 * NaN would be NaN.
-                buffers.append(keys.new_zeros(2, rows, keys.shape[1], length, keys.shape[3]))
-
-    def copy_rows(self, rows: list[int], to: list[int]) -> None:
-        """Copy the keys and values of the tokens of replies from rows to other rows."""
-        for own in self._own:
-            own[:, to, :, : self._own_end] = own[:, rows, :, : self._own_end]
-
-    def begin_step(self, lengths: list[int], places: list[int]) -> None:
-        """Prepare attention for the next token of each row, by its number of earlier ones and its prompt's place."""
-        tensor = partial(torch.tensor, device=self.device)
-        if places != self._places:
-            self._arrange(places)
-        self._lengths, self._own_end = tensor(lengths), max(lengths) + 1
-        after_own = torch.arange(self._own_end, device=self.device) > self._lengths[:, None]
-        hidden = torch.cat([self._after_prompt, after_own], dim=1)
-        # (rows, 1, 1, prompt + own), added to the scores
-        self._mask = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf)[:, None, None]
-
-    def _arrange(self, places: list[int]) -> None:
-        # Attention multiplies the queries of all rows with the same prompt by its keys as one matrix. `member`, with
-        # one line per place, lists its rows; (place, rank) is where a row is in it. For places [1, 0, 1]:
-        #   member = [[1, 0], [0, 2]] (the 0 in the first line is filler), rank = [0, 0, 1]
-        tensor = partial(torch.tensor, device=self.device)
-        members: list[list[int]] = [[] for _ in range(max(places) + 1)]
-        rank = []
-        for row, place in enumerate(places):
-            rank.append(len(members[place]))
-            members[place].append(row)
-        most = max(map(len, members))
-        self._places, self._place, self._rank = places, tensor(places), tensor(rank)
-        self._member = tensor([rows + [0] * (most - len(rows)) for rows in members])
-        self._rows = torch.arange(len(places), device=self.device)
-        lengths = [self._prompt_lengths[place] for place in places]
-        self._prompt_end = max(lengths)
-        self._after_prompt = torch.arange(self._prompt_end, device=self.device) >= tensor(lengths)[:, None]
+    def begin_step(self, columns: list[int]) -> None:
+        """Prepare for a token in each row, which goes to this column of the row's buffer."""
+        self._at = torch.arange(len(columns), device=self.device), torch.tensor(columns, device=self.device)
+        self._end = max(columns) + 1
+        # (rows, 1, 1, columns)
+        self._is_seen = (torch.arange(self._end, device=self.device) <= self._at[1][:, None])[:, None, None]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """Write a layer's new keys and values, (slots, heads, 1, size), and return those of all own tokens."""
+        """Write a layer's new keys and values, (rows, heads, 1, size), and return those of all columns."""
         self._allocate(layer_idx, keys)
-        own = self._own[layer_idx]
-        own[0, self._rows, :, self._lengths] = keys[:, :, 0]
-        own[1, self._rows, :, self._lengths] = values[:, :, 0]
-        keys, values = own[:, : len(self._places), :, : self._own_end]
+        rows, columns = self._at
+        buffer = self._buffers[layer_idx]
+        buffer[0, rows, :, columns] = keys[:, :, 0]
+        buffer[1, rows, :, columns] = values[:, :, 0]
+        keys, values = buffer[:, : len(rows), :, : self._end]
         return keys, values
 
     def get_seq_length(self, _layer_idx: int = 0) -> int:
         """Return the number of tokens of the longest sequence, for models that ask."""
-        return self._prompt_end + self._own_end - 1
+        return self._n_prefix + self._end - 1
 
     def attend(
         self, module: Any, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *_: Any, **options: Any
     ) -> tuple[torch.Tensor, None]:
-        """Attention of the slots' queries, (slots, query heads, 1, size), to their prompts and to their own tokens."""
-        # Several query heads may share a head of keys (grouped-query attention): (slots, heads, sharing, size).
+        """Attention of the rows' queries, (rows, query heads, 1, size), to the prefix and to their own columns."""
+        # Several query heads may share a head of keys (grouped-query attention): (rows, heads, sharing, size).
         query = query.reshape(*keys.shape[:2], -1, query.shape[-1])
-        prompt_keys, prompt_values = self._prompts[module.layer_idx][:, : len(self._member), :, : self._prompt_end]
-        # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
-        scaled = query.float() * options["scaling"]
-        to_prompt = self._by_slot(self._by_place(scaled) @ prompt_keys.float().transpose(-1, -2))
-        scores = torch.cat([to_prompt, scaled @ keys.float().transpose(-1, -2)], dim=-1)
-        weights = (scores + self._mask).softmax(-1).to(query.dtype)
-        to_prompt, to_own = weights.split([self._prompt_end, self._own_end], dim=-1)
-        output = self._by_slot(self._by_place(to_prompt) @ prompt_values) + to_own @ values
+        if self._n_prefix:
+            output = self._with_prefix(module.layer_idx, query, keys, values, options["scaling"])
+        else:
+            output = scaled_dot_product_attention(query, keys, values, self._is_seen, scale=options["scaling"])
         return output.reshape(len(query), 1, -1, output.shape[-1]), None
 
-    def _by_place(self, rows: torch.Tensor) -> torch.Tensor:
-        """(slots, heads, sharing, n) -> (places, heads, members * sharing, n)."""
-        return rows[self._member].transpose(1, 2).flatten(2, 3)
+    def _with_prefix(
+        self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        prefix = self._prefix.layers[layer]
+        # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
+        scaled = query.float() * scaling
+        # All queries are multiplied by the prefix as one matrix: (heads, rows * sharing, size).
+        to_prefix = scaled.transpose(0, 1).flatten(1, 2) @ prefix.keys[0].float().transpose(-1, -2)
+        to_own = (scaled @ keys.float().transpose(-1, -2)).masked_fill(~self._is_seen, -torch.inf)
+        scores = torch.cat([to_prefix.unflatten(1, (len(query), -1)).transpose(0, 1), to_own], dim=-1)
+        to_prefix, to_own = scores.softmax(-1).to(query.dtype).split([self._n_prefix, self._end], dim=-1)
+        from_prefix = to_prefix.transpose(0, 1).flatten(1, 2) @ prefix.values[0]
+        output: torch.Tensor = from_prefix.unflatten(1, (len(query), -1)).transpose(0, 1) + to_own @ values
+        return output
 
-    def _by_slot(self, groups: torch.Tensor) -> torch.Tensor:
-        """(places, heads, members * sharing, n) -> (slots, heads, sharing, n)."""
-        by_member: torch.Tensor = groups.unflatten(2, (self._member.shape[1], -1)).transpose(1, 2)
-        return by_member[self._place, self._rank]
+    def _allocate(self, layer: int, keys: torch.Tensor) -> None:
+        """Make the buffer of a layer when its first keys (rows, heads, length, size) show its shape and dtype."""
+        if layer == len(self._buffers):
+            # Zeros, not empty memory: masked entries get weight 0, and 0 * NaN would be NaN.
+            self._buffers.append(keys.new_zeros(2, self._n_rows, keys.shape[1], self._length, keys.shape[3]))
 
 
 def _choose(

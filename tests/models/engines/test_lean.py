@@ -136,9 +136,9 @@ def test_scores_are_computed_in_32_bits(dtype: torch.dtype) -> None:
 
 def test_the_error_shows_an_attention_of_another_kind(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lean_error(model) < 1e-6
-    attend = lean._Slots.attend
+    attend = lean._Rows.attend
     monkeypatch.setattr(
-        lean._Slots, "attend", lambda self, *args, **named: attend(self, *args, **named | {"scaling": 0.1})
+        lean._Rows, "attend", lambda self, *args, **named: attend(self, *args, **named | {"scaling": 0.1})
     )
     assert lean_error(model) > 1e-3
 
@@ -197,20 +197,21 @@ def test_all_tokens_of_a_reply_use_fresh_random_numbers(small: Any) -> None:
 
 
 def test_each_prompt_and_the_prefix_of_all_is_read_once(model: Any) -> None:
-    read: list[int] = []
+    read: list[tuple[int, ...]] = []
 
     def count(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
         if inputs["past_key_values"].__class__ is transformers.DynamicCache:
-            read.append(inputs["input_ids"].shape[1])
+            read.append(tuple(inputs["input_ids"].shape))
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     prompts = PROMPTS[:4]  # those with the common prefix
-    requests = [Request(index, prompts[index % 4], 1.0) for index in range(40)]
-    _sample(model, requests, 6, max_new_tokens=1)
+    # Two temperatures: those of the second copy the prompt from the row of the first.
+    requests = [Request(index, prompts[index % 4], 1.0 + 0.1 * (index % 8 // 4)) for index in range(40)]
+    _sample(model, requests, 64)
     handle.remove()
     # The last token of a prompt is fed with its replies. The prefix of the four has one token more than PREFIX, less
     # the last token of the shortest prompt, which is not read ahead.
-    assert sum(read) == len(PREFIX) + sum(len(prompt) - 1 - len(PREFIX) for prompt in prompts)
+    assert read == [(1, len(PREFIX)), (4, max(map(len, prompts)) - 1 - len(PREFIX))]
 
 
 @pytest.mark.parametrize("prompts", [[PREFIX, (*PREFIX, 4)], [(*PREFIX, 4), (*PREFIX, 4, 5), (*PREFIX, 9)]])

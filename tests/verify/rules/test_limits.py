@@ -47,6 +47,9 @@ OUTSIDE = [
     # The same where f has a component that is far as a whole: the grid does not see all of its ends.
     ("cos(x)*log(sin(x))", "sin(x)*log(sin(x))-sin(x)+200*(-1)**floor(5*((x+10**13)-10**13))"),
     ("tan(x)", "-log(cos(x))+200*(-1)**floor(2*((x+10**15)-10**15))"),
+    # Wrong on all components but those where f is so large that it hides the error.
+    ("exp(x**2)*(2*x*cos(x)+sin(x))/cos(x)**2", "exp(x**2)/cos(x)-sin(x)/50"),
+    ("cosh(x**2/(1-x/4))*(2*x*(1-x/4)+x**2/4)/(1-x/4)**2", "sinh(x**2/(1-x/4))-sin(x)/50"),
     # Only ball arithmetic could tell whether F jumps, and it costs too much.
     ("cos(x)", f"sin(x)+0*sign(x){COSTLY}"),
     # f oscillates so fast that most of its integrals are unknown, and with them the growth of F.
