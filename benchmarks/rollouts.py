@@ -40,7 +40,7 @@ from ladder_lite.models import Backend, Rollout, Sampling, load_backend
 from ladder_lite.models.engines import Engine, Request
 from ladder_lite.models.engines.generate import GenerateEngine
 from ladder_lite.models.engines.lean import LeanEngine
-from ladder_lite.runs import layout
+from ladder_lite.runs.finished import open_run
 from ladder_lite.tasks import load_task
 
 HERE = Path(__file__).parent
@@ -84,7 +84,7 @@ def _rollouts(name: str, overrides: list[str], rounds: int, run: Path | None) ->
     recipe = load_recipe(name, overrides)
     backend: Any = load_backend(recipe)
     if run is not None:
-        backend.load(run / layout.train("ladder") / layout.ADAPTER)
+        backend.load(open_run(run).adapter("ladder"))
     task = load_task(recipe.task)
     model, _ = backend.trainable()
     engines = {choice: backend.open_engine(choice) for choice in ("generate", "lean")}

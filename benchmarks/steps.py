@@ -2,6 +2,7 @@
 
     python -m ladder_lite.recipe tiny --only ladder --run-dir runs/tiny-s0    # five minutes, once
     python benchmarks/steps.py runs/tiny-s0                                   # minutes
+    python benchmarks/steps.py runs/smollm-s0 --arms prompts,now --rounds 1   # minutes
 
 Each step starts from the final adapter of that run and trains on the problems of one of its last steps. All arms take
 the same steps in turn, on one thread:
@@ -14,10 +15,11 @@ the same steps in turn, on one thread:
 - `now` also computes once what replies to a prompt begin with.
 
 Times are CPU seconds, which other processes disturb less than wall-clock time. Sampling includes grading, training the
-optimizer. Writes benchmarks/results/steps.json.
+optimizer. Writes benchmarks/results/steps-RECIPE.json.
 """
 
 import json
+import os
 import platform
 import tempfile
 import time
@@ -32,11 +34,11 @@ import psutil
 import torch
 import typer
 
-from ladder_lite.config.load import load_recipe
-from ladder_lite.jsonl import read_jsonl
 from ladder_lite.models import load_backend, local, shared_prompts
 from ladder_lite.problems import Problem
-from ladder_lite.tasks import load_task
+from ladder_lite.runs import layout
+from ladder_lite.runs.finished import Run, open_run
+from ladder_lite.tasks import Task, load_task
 from ladder_lite.train import grpo, trainer
 from ladder_lite.train.state import Training, TrainingState
 
@@ -70,34 +72,43 @@ Seconds = dict[str, float]
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="Folder of a run of tiny with a trained condition ladder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run with a trained condition ladder, on a CPU.")],
     rounds: Annotated[int, typer.Option(help="Number of steps of each arm.")] = 8,
-    out: Annotated[Path, typer.Option(help="File for the figures.")] = HERE / "results" / "steps.json",
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas; the first one is the baseline.")] = ",".join(
+        ARMS
+    ),
+    out: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
     """Measure the parts of a GRPO step on a CPU, with and without the optimizations of this package."""
     torch.set_num_threads(1)
-    recipe = load_recipe("tiny", ["grpo.trl.max_steps=1"])
+    os.environ["OMP_NUM_THREADS"] = "1"  # loading a model leaves a number set by the user as it is
+    run = open_run(folder)
+    recipe = run.recipe(["grpo.trl.max_steps=1"])
     backend: Any = load_backend(recipe)
-    task, trained = load_task(recipe.task), run / "conditions" / "ladder" / "train"
-    taken: dict[str, list[Seconds]] = {arm: [] for arm in ARMS}
+    task = load_task(recipe.task)
+    taken: dict[str, list[Seconds]] = {arm: [] for arm in arms.split(",")}
     without_signal = []
-    for seed, problems in enumerate(_last_steps(run, rounds)):
+    for seed, problems in enumerate(_last_steps(run, task, rounds)):
         for arm, seconds in taken.items():
-            backend.load(trained / "adapter")  # the previous arm's step has changed it
-            with _patched(arm), _clock() as step, tempfile.TemporaryDirectory() as folder:
-                (done,) = grpo.train(Training(task, backend, recipe.grpo, Path(folder), seed), problems, step.end)
+            backend.load(run.adapter("ladder"))  # the previous arm's step has changed it
+            with _patched(backend, arm), _clock() as step, tempfile.TemporaryDirectory() as folder_of_step:
+                training = Training(task, backend, recipe.grpo, Path(folder_of_step), seed)
+                (done,) = grpo.train(training, problems, step.end)
             without_signal.append(done.groups_without_signal)
             seconds.append(step.seconds)
+    baseline = next(iter(taken.values()))
     figures = {
         "machine": f"{psutil.cpu_count()} cores, one used, {platform.machine()}, Python {platform.python_version()}",
-        "command": "python benchmarks/steps.py RUN",
+        "command": f"python benchmarks/steps.py RUN --arms {arms} --rounds {rounds}",
+        "recipe": run.name,
         "groups_without_signal": mean(without_signal),
         "seconds": {
             arm: {part: median(step[part] for step in steps) for part in steps[0]} for arm, steps in taken.items()
         },
-        "over_baseline": {arm: _ratios(steps, taken["baseline"]) for arm, steps in taken.items()},
+        "over_baseline": {arm: _ratios(steps, baseline) for arm, steps in taken.items()},
         "steps": taken,
     }
+    out = out or HERE / "results" / f"steps-{run.name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
     for arm, ratios in figures["over_baseline"].items():
@@ -106,17 +117,16 @@ def main(
     print(f"zero-variance groups: {figures['groups_without_signal']:.0%}")
 
 
-def _last_steps(run: Path, n: int) -> list[list[Problem]]:
+def _last_steps(run: Run, task: Task, n: int) -> list[list[Problem]]:
     """Return the problems of each of the run's last n steps."""
-    trained = run / "conditions" / "ladder" / "train"
+    trained = layout.train("ladder")
     # The tree written before training, and the variants added during training.
-    trees = [run / "variants" / "problems.jsonl", trained / "variants" / "problems.jsonl"]
-    rows = [row for tree in trees for row in read_jsonl(tree)]
-    variants = [Problem.from_row(row) for row in rows]
-    roots = load_task(load_recipe("tiny").task).problems("train")
+    trees = [run.rows(layout.VARIANTS, layout.PROBLEMS), run.rows(f"{trained}/{layout.VARIANTS}", layout.PROBLEMS)]
+    roots = [Problem.from_row(row) for row in run.rows(layout.SELECT, layout.PROBLEMS)] or task.problems("train")
+    variants = [Problem.from_row(row) for tree in trees for row in tree]
     problems = {problem.id: problem for problem in [*roots, *variants]}
     drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem
-    for row in read_jsonl(trained / "attempts.jsonl"):
+    for row in run.rows(trained, layout.ATTEMPTS):
         if row.get("from_base"):  # asked beside the step, see `grpo.base_rollouts`
             continue
         drawn.setdefault(row["step"], {})[row["problem_id"]] = problems[row["problem_id"]]
@@ -124,10 +134,11 @@ def _last_steps(run: Path, n: int) -> list[list[Problem]]:
 
 
 @contextmanager
-def _patched(arm: str) -> Iterator[None]:
+def _patched(backend: Any, arm: str) -> Iterator[None]:
+    engine, replaced = ARMS[arm]
     with ExitStack() as stack:
-        for module, name, value in ARMS[arm][1]:
-            stack.enter_context(patch.object(module, name, value))
+        for owner, name, value in [(backend, "_engine", backend.open_engine(engine)), *replaced]:
+            stack.enter_context(patch.object(owner, name, value))
         yield
 
 
