@@ -14,8 +14,8 @@ the same steps in turn, on one thread:
 - `prompts` also has the engine `lean`, and its loss reads each prompt once, but each reply by itself;
 - `now` also computes once what replies to a prompt begin with.
 
-Times are CPU seconds, which other processes disturb less than wall-clock time. Sampling includes grading, training the
-optimizer. Writes benchmarks/results/steps-RECIPE.json.
+Times are CPU seconds, which other processes disturb less than wall-clock time. Sampling includes grading, and
+training includes the optimizer. Writes benchmarks/results/steps-RECIPE.json.
 """
 
 import json

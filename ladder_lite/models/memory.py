@@ -19,8 +19,9 @@ Not predicted:
 - the reference's log-probabilities (beta > 0). They need less than training: they are computed without gradients, in
   the same micro-batches. Unsloth alone would use larger ones, up to most of the free memory; the trainer prevents this
   with `unsloth_grpo_mini_batch`.
-- the engine `lean`. The prediction is that of `generate`, and should be an upper bound: `lean` reads a few
-  prompts at a time, keeps what all begin with once, and copies no cache. This has not been measured on a GPU.
+- the engine `lean`. The prediction is that of `generate`, and should be an upper bound for more than a few replies at
+  once: `lean` keeps what all prompts begin with once, but also holds the caches of up to eight prompts while it reads
+  them. This has not been measured on a GPU.
 - vLLM (`model.engine: vllm`).
 - Unsloth's prefix grouper (UNSLOTH_GRPO_PREFIX_GROUPER=1), which reads the prompt of a group once, and compares its
   pass with the packed one while both are in memory. It is off unless the user turns it on.

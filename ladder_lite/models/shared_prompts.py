@@ -13,6 +13,8 @@ from unittest.mock import patch
 import torch
 import transformers
 
+_ITEMS = 8
+
 
 @contextmanager
 def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
@@ -83,8 +85,8 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
 class _Packed(NamedTuple):
     """The replies in lines, without the padding between them and without what replies to a prompt repeat.
 
-    So the prompt's keys are not copied for each reply, and a long reply does not make the others longer. A line has all
-    replies to one or more prompts.
+    A line has all replies to one or more prompts. So the keys of a prompt are copied once for its line, not for each
+    reply, and a long reply does not make the others longer.
     """
 
     tokens: torch.Tensor  # (lines, length), padded on the right
@@ -118,7 +120,8 @@ def _pack(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor
 
     rows, columns = spread(row, -1), spread(column, 0)
     # A token attends to those of its own reply up to itself, in whichever row they are computed; padding to itself.
-    seen = first[rows[:, :, None], columns[:, None, :]] == rows[:, None, :]
+    # In 32 bits: the largest temporary has one number for each pair of tokens in a line.
+    seen = first.int()[rows[:, :, None], columns[:, None, :]] == rows.int()[:, None, :]
     seen &= columns[:, None, :] <= columns[:, :, None]
     seen |= torch.eye(length, dtype=torch.bool, device=replies.device)
     places = torch.zeros_like(replies)
@@ -140,14 +143,21 @@ def _first_alike(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch
     Only the token of that row is computed.
     """
     alike = (replies[:, None] == replies) & is_reply & (prompt_of[:, None] == prompt_of)[..., None]
-    return alike.to(torch.uint8).cumprod(dim=2).argmax(dim=1)
+    return alike.cumprod(dim=2, dtype=torch.uint8).argmax(dim=1)
 
 
 def _lines(sizes: list[int]) -> list[list[int]]:
-    """Distribute items of these sizes over few lines, none of them longer than the largest item."""
+    """Distribute items of these sizes over few lines, none of them longer than the largest item.
+
+    Lines have at most `_ITEMS` items: each line gets copies of as many prompts as the one with the most.
+    """
     lines: list[list[int]] = []
     for item in sorted(range(len(sizes)), key=lambda item: -sizes[item]):
-        fitting = (line for line in lines if sum(sizes[other] for other in line) + sizes[item] <= max(sizes))
+        fitting = (
+            line
+            for line in lines
+            if len(line) < _ITEMS and sum(sizes[other] for other in line) + sizes[item] <= max(sizes)
+        )
         if (line := next(fitting, None)) is None:
             lines.append(line := [])
         line.append(item)

@@ -227,6 +227,9 @@ class Trainer(trl.GRPOTrainer):
         The gradient is the same, but replies to one prompt stay together, so that a micro-batch computes what they have
         in common once. Unsloth has its own copy of this method.
         """
+        # These settings average, or choose tokens, within a micro-batch, which should be a random one then.
+        if self.loss_type == "bnpo" or self.top_entropy_quantile < 1:
+            return super()._prepare_inputs(generation_batch)
         with patch.object(grpo_trainer, "shuffle_sequence_dict", lambda batch: batch):
             return super()._prepare_inputs(generation_batch)
 

@@ -61,7 +61,7 @@ def _n_tokens(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> int:
 
 
 def _n_packed(ids: torch.Tensor) -> int:
-    """Tokens of the packed rows: those of all prompts are as long as the one with the most distinct beginnings."""
+    """Tokens of the lines if each has one prompt: all are as long as the one with the most distinct beginnings."""
     beginnings: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
     for row in ids.tolist():
         length = len(row) - REPLIES  # of the padded prompt; its last token counts as the first one of the reply
@@ -152,11 +152,21 @@ def test_few_replies_to_a_prompt_share_a_line_with_those_to_another(model: Any) 
     assert _n_tokens(model, ids, mask) == 3 * 4 + 2 * 17
 
 
+@pytest.mark.parametrize("n_of_each", [(4, 2, 2), (1, 3, 1), (5, 1, 1)])
+def test_prompts_that_begin_alike_share_lines(model: Any, n_of_each: tuple[int, ...]) -> None:
+    prompts = [[0, 8, 9, 7, 4, 5], [0, 0, 8, 9, 7, 6], [8, 9, 7, 1, 2, 3]]
+    ids, mask = _rows([prompt for prompt, n in zip(prompts, n_of_each, strict=True) for _ in range(n)])
+    plain, shared = (_logprobs_and_gradients(model, ids, mask, shares) for shares in (False, True))
+    for one, other in zip(plain, shared, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 + 1e-5 * float(one.abs().max()))
+
+
 def test_lines_are_no_longer_than_the_largest_item() -> None:
     sizes = [3, 1, 7, 2, 2, 4, 1]
     lines = _lines(sizes)
     assert sorted(item for line in lines for item in line) == list(range(7))
     assert [sum(sizes[item] for item in line) for line in lines] == [7, 7, 6]
+    assert [len(line) for line in _lines([30] + [1] * 20)] == [1, 8, 8, 4]
 
 
 def test_prompts_that_differ_take_the_plain_pass(model: Any) -> None:

@@ -37,11 +37,16 @@ def open_engine(
     from ladder_lite.models.engines.lean import LeanEngine, obstacle
     from ladder_lite.models.guard import TOLERANCE
 
-    # Two prompts of different lengths, so that one of them is padded.
-    prompts = [tokenizer.encode(text, add_special_tokens=False) for text in ("solve integrate(x,x)", "x")]
+    # Two prompts of different lengths, so that one of them is padded; the second two begin alike.
+    problem, long = "solve integrate(x,x)", " ".join(["solve integrate(x,x)"] * 4)
+    batches = [
+        [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        for texts in ((problem, "x"), (long, f"{long} x"))
+    ]
 
     def is_right(engine: Engine) -> bool:
-        return engine_error(engine, model, prompts, Stopping(tokenizer, end_ids, ())) <= TOLERANCE[dtype]
+        stopping = Stopping(tokenizer, end_ids, ())
+        return all(engine_error(engine, model, prompts, stopping) <= TOLERANCE[dtype] for prompts in batches)
 
     if choice != "generate":
         lean = LeanEngine(model.get_base_model())

@@ -1,9 +1,9 @@
-"""A decoding loop for rollouts: what prompts and replies have in common is computed once, and the batch stays full.
+"""A decoding loop for rollouts: what prompts and replies have in common is computed once, and free rows are refilled.
 
 `generate` of transformers runs fixed batches. Each of the n samples of a prompt reads the whole prompt again, a batch
 waits for its longest reply, and every step copies the cache. Here waiting requests start as soon as others have ended.
 What all prompts begin with (the system prompt and the examples) is read once, and all replies attend to it in place.
-The rest of a prompt is read once for all of its samples.
+The rest of a prompt is read once for all of its samples that are under way at the same time.
 
 The samples of a prompt form a tree. As long as their replies are the same they share a row of the batch, and the row is
 copied where they part. The more certain a policy is, the fewer rows there are: late in training of the tiny recipe, a
@@ -103,8 +103,8 @@ class _Batch:
         self._model, self._sampling, self._stopping = model, sampling, stopping
         self._n_free = min(n_slots, len(requests))
         prompts = {tuple(request.prompt) for request in requests}
-        # Samples of one prompt start together, because they share rows until they differ. But at most a quarter of the
-        # slots waits to be filled at once. Short prompts come first.
+        # Samples of one prompt start together, because they share a row until they differ; but in chunks of at most a
+        # quarter of the slots, so that few slots are idle until a chunk fits. Short prompts come first.
         ordered = sorted(requests, key=lambda each: (len(each.prompt), *_kind(each), each.id))
         n_together = max(1, self._n_free // 4)
         self._waiting = deque(
@@ -115,7 +115,7 @@ class _Batch:
         self._branches: list[_Branch] = []
         self._prefix = self._read_common_prefix(prompts)
         self._n_prefix = self._prefix.get_seq_length()
-        longest = max(map(len, prompts)) - self._n_prefix + sampling.max_new_tokens
+        longest = max(map(len, prompts)) - self._n_prefix + sampling.max_new_tokens - 1
         self._rows = _Rows(model.device, self._n_free, longest, self._prefix)
 
     def _fill(self) -> None:
@@ -165,8 +165,8 @@ class _Batch:
             for part in branch.split(chosen, their_logprobs):
                 if len(part.tokens) == sampling.max_new_tokens or self._stopping.has_ended(part.tokens):
                     self._n_free += len(part.requests)
-                    own = part.logprobs if sampling.logprobs else None
-                    ended += [Reply(number, part.tokens, own) for number, _ in part.requests]
+                    for number, _ in part.requests:
+                        ended.append(Reply(number, [*part.tokens], [*part.logprobs] if sampling.logprobs else None))
                 elif row in stay:
                     rest.append((row, part))
                 else:
@@ -182,9 +182,9 @@ class _Batch:
         return ended
 
     def _copy(self, branches: list[_Branch], rows: list[int], to: list[int]) -> None:
-        """Copy the keys and values of branches to other rows."""
+        """Copy the keys and values of branches, those of all tokens but the last, to other rows."""
         if branches:
-            end = max(len(branch.prompt) + len(branch.tokens) for branch in branches)
+            end = max(len(branch.prompt) + len(branch.tokens) for branch in branches) - 1
             self._rows.copy_rows(rows, to, end - self._n_prefix)
 
     def _draws(self, number: int) -> list[float]:

@@ -54,14 +54,19 @@ def examine(answer: Expression, problem: Integrand) -> str | None:
     faults = []
     for component in problem.components:
         fault = _derivative_fault(answer, problem, component) or _continuity_fault(answer, problem, component)
-        # On a component where f is huge, an error of usual size cannot be seen. The others have shown it.
-        if fault is None and WRONG in faults and sizes_of(_test_points(problem, component)[1]).min() > LOUD:
-            fault = WRONG
-        if fault is None:
+        if fault is None and not _is_hidden(answer, problem, component):
             return None
+        fault = fault or WRONG
         faults.append(fault)
     # "It jumps" is more specific than "its derivative is wrong".
     return next((fault for fault in faults if fault != WRONG), WRONG)
+
+
+def _is_hidden(answer: Expression, problem: Integrand, component: Component) -> bool:
+    """Return whether f is so large on a component that it may hide an error of F', and F' is wrong on another one."""
+    return bool(sizes_of(_test_points(problem, component)[1]).min() > LOUD) and any(
+        _derivative_fault(answer, problem, other) == WRONG for other in problem.components if other is not component
+    )
 
 
 # --- derivatives ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ import transformers
 from scipy.stats import chisquare
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ladder_lite.config import load_recipe
+from ladder_lite.errors import UserError
+from ladder_lite.models import load_backend
 from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines import Reply, Request, engine_error, lean
 from ladder_lite.models.engines.lean import LeanEngine, obstacle
@@ -34,6 +37,8 @@ CONFIGS: dict[str, Any] = {
 END, STOP = 0, 39
 PREFIX = (7, 3, 9, 9, 2, 14, 21, 8, 8, 30, 11)
 PROMPTS = [(*PREFIX, 5), (*PREFIX, 5, 6, 7), (*PREFIX, 1, 2, 3, 4, 5, 6, 7, 8), (*PREFIX, 5, 6, 8), (13,), (4, 4)]
+BEGIN_ALIKE = [(*PREFIX, *(at // 2 for at in range(4, 4 + n))) for n in range(1, 12)]
+PROMPT_LISTS = pytest.mark.parametrize("prompts", [PROMPTS, BEGIN_ALIKE], ids=["any", "begin alike"])
 SAMPLING = Sampling(temperature=0.9, top_p=1.0, max_new_tokens=12, batch_size=8, seed=5, logprobs=True)
 
 
@@ -51,9 +56,9 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), attn_implementation="sdpa").eval()
 
 
-def _requests(temperature: float | None = None, n: int = 6) -> list[Request]:
+def _requests(temperature: float | None = None, n: int = 6, prompts: list[tuple[int, ...]] = PROMPTS) -> list[Request]:
     """Requests for n samples of each prompt, half of them at another temperature."""
-    prompts = [prompt for prompt in PROMPTS for _ in range(n)]
+    prompts = [prompt for prompt in prompts for _ in range(n)]
     own = [
         0.5 + 0.2 * (index % 2) + 0.05 * (index // n) if temperature is None else temperature
         for index in range(len(prompts))
@@ -75,9 +80,10 @@ def _logits(model: Any, tokens: list[int]) -> torch.Tensor:
     return logits
 
 
+@PROMPT_LISTS
 @pytest.mark.parametrize("slots", [1, 4, 64])
-def test_greedy_replies_are_those_of_forward_passes(model: Any, slots: int) -> None:
-    for reply in _sample(model, requests := _requests(0.0, n=2), slots):
+def test_greedy_replies_are_those_of_forward_passes(model: Any, slots: int, prompts: list[tuple[int, ...]]) -> None:
+    for reply in _sample(model, requests := _requests(0.0, n=2, prompts=prompts), slots):
         tokens = list(requests[reply.id].prompt)
         for token in reply.tokens:
             assert token == int(_logits(model, tokens)[-1].argmax())
@@ -86,17 +92,22 @@ def test_greedy_replies_are_those_of_forward_passes(model: Any, slots: int) -> N
         assert not {END, STOP}.intersection(reply.tokens[:-1])
 
 
-def test_log_probabilities_are_those_of_a_forward_pass(model: Any) -> None:
-    requests = _requests()
-    for reply in _sample(model, requests, 5):
+@PROMPT_LISTS
+@pytest.mark.parametrize("slots", [5, 23])
+def test_log_probabilities_are_those_of_a_forward_pass(model: Any, slots: int, prompts: list[tuple[int, ...]]) -> None:
+    requests = _requests(prompts=prompts)
+    for reply in _sample(model, requests, slots):
         prompt, temperature = list(requests[reply.id].prompt), requests[reply.id].temperature
         logits = _logits(model, prompt + reply.tokens)[len(prompt) - 1 : -1] / temperature
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(reply.tokens)[:, None])[:, 0]
         assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_replies_depend_neither_on_the_number_of_slots_nor_on_the_order_of_requests(model: Any) -> None:
-    requests = _requests()
+@PROMPT_LISTS
+def test_replies_depend_neither_on_the_number_of_slots_nor_on_the_order_of_requests(
+    model: Any, prompts: list[tuple[int, ...]]
+) -> None:
+    requests = _requests(prompts=prompts)
     replies = [reply.tokens for reply in _sample(model, requests, 64)]
     assert [reply.tokens for reply in _sample(model, requests, 3)] == replies
     assert [reply.tokens for reply in _sample(model, requests[::-1], 7)] == replies
@@ -121,8 +132,9 @@ def test_its_own_attention_is_gone_after_an_exception(model: Any) -> None:
     assert lean._ATTENTION not in ALL_ATTENTION_FUNCTIONS.valid_keys()
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS[:4], PROMPTS[-2:]])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_scores_are_computed_in_32_bits(dtype: torch.dtype) -> None:
+def test_scores_are_computed_in_32_bits(dtype: torch.dtype, prompts: list[tuple[int, ...]]) -> None:
     """Large biases of queries and keys make scores that 16 bits cannot hold before they are scaled."""
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(CONFIGS["qwen2"](), attn_implementation="sdpa").eval()
@@ -130,8 +142,34 @@ def test_scores_are_computed_in_32_bits(dtype: torch.dtype) -> None:
         for layer in model.base_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.bias.data.normal_(std=100)
-        error = lean_error(model.to(dtype))
+        error = engine_error(LeanEngine(model.to(dtype)), model, prompts, Stop())  # type: ignore[arg-type]
     assert error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("of", ["_with_prefix", "attend"])
+def test_a_wrong_attention_is_noticed_when_a_model_is_loaded(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend: Any = load_backend(load_recipe("tiny"))
+    attend = getattr(lean._Rows, of)
+    assert backend.open_engine("lean").name == "lean"
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        output = attend(*arguments, **options)
+        return (2 * output[0], None) if isinstance(output, tuple) else 2 * output
+
+    monkeypatch.setattr(lean._Rows, of, wrong)
+    assert backend.open_engine("auto").name == "generate"
+    with pytest.raises(UserError, match=r"model\.engine lean: .*probabilities"):
+        backend.open_engine("lean")
+
+
+def test_the_caller_does_not_compute_in_inference_mode() -> None:
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    replies = LeanEngine(model.eval()).sample(_requests(), SAMPLING, Stop(), 8)  # type: ignore[arg-type]
+    for _ in range(3):
+        tokens = next(replies).tokens
+        assert not torch.is_inference_mode_enabled()
+        model(input_ids=torch.tensor([tokens])).logits.sum().backward()
 
 
 def test_the_error_shows_an_attention_of_another_kind(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
