@@ -1,6 +1,6 @@
 """Wrong answers composed by benchmarks/verifier_attacks.py: none is accepted, and each is graded in time.
 
-Of 100,000 such answers, 9 are accepted (benchmarks/results/verifier_attacks.json), and nearly all of these are right
+Of 100,000 such answers, 5 are accepted (benchmarks/results/verifier_attacks.json), and these are right
 after all. The seeds below give none of them.
 """
 
