@@ -64,7 +64,7 @@ def main(
     comparison = write_comparison(folders, runs / "comparison")
     figures = {
         # Without the folders of this machine.
-        "command": shlex.join(["python", *(re.sub("=/.*/", "=", each.replace(f"{ROOT}/", "")) for each in sys.argv)]),
+        "command": re.sub(r"(?<=[=\s])/\S*/", "", shlex.join(["python", *sys.argv])),
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "help_over_import_torch": _startup_ratio(),
         "means": comparison["means"],

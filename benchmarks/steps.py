@@ -122,7 +122,8 @@ def _last_steps(run: Run, task: Task, n: int) -> list[list[Problem]]:
     trained = layout.train("ladder")
     # The tree written before training, and the variants added during training.
     trees = [run.rows(layout.VARIANTS, layout.PROBLEMS), run.rows(f"{trained}/{layout.VARIANTS}", layout.PROBLEMS)]
-    roots = [Problem.from_row(row) for row in run.rows(layout.SELECT, layout.PROBLEMS)] or task.problems("train")
+    selected = run.path / layout.SELECT / layout.PROBLEMS
+    roots = task.load(str(selected), "train") if selected.exists() else task.problems("train")
     variants = [Problem.from_row(row) for tree in trees for row in tree]
     problems = {problem.id: problem for problem in [*roots, *variants]}
     drawn: dict[int, dict[str, Problem]] = {}  # step -> problem id -> problem
