@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
 import re
 import shutil
@@ -80,6 +79,7 @@ def preflight(recipe: Recipe, run_path: Path | None) -> list[Check]:
         checks += _check_device(recipe.model, needs.get("needed_bytes") if run_path else None)
         if run_path is not None:
             checks += _check_trackers(recipe.grpo.trl.get("report_to"))
+            checks += _check_names("grpo", recipe.grpo.trl) + _check_names("ttrl", recipe.ttrl.trl)
     checks.append(loading)
     folders: dict[str, tuple[Path, int]] = {}  # with the bytes needed there
     if run_path is not None:
@@ -216,6 +216,19 @@ def _check_trackers(report_to: Any) -> list[Check]:
     return [Check(name, True, f"{report_to}: installed")]
 
 
+def _check_names(section: str, settings: Mapping[str, Any]) -> list[Check]:
+    """Return a failed check for each name that transformers would refuse only when training begins."""
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    valid = {"optim": [*OptimizerNames], "lr_scheduler_type": [*SchedulerType]}
+    return [
+        Check(f"{section}.trl.{name}", False, f'"{settings[name]}" is unknown', f"set one of {', '.join(valid[name])}")
+        for name in valid.keys() & settings.keys()
+        if settings[name] not in valid[name]
+    ]
+
+
 def _check_gpu(settings: ModelSettings) -> list[Check]:
     """Check the GPU if PyTorch can use it. Otherwise fail if there is a GPU or the recipe requires one."""
     import torch
@@ -284,7 +297,6 @@ def _check_device(settings: ModelSettings, needed_bytes: int | None) -> Iterator
         return left.to(device) @ right.to(device) * 1
 
     def four_bit() -> Any:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its warning about a missing kernel concerns speed
         bitsandbytes: Any = importlib.import_module("bitsandbytes")  # its type hints lack these two functions
         # Linear layers store the transposed matrix, hence right.T here and packed.t() below.
         packed, state = bitsandbytes.functional.quantize_4bit(right.T.contiguous().to(device), quant_type="nf4")

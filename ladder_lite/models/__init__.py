@@ -38,8 +38,6 @@ _ENVIRONMENT = {
 def load_backend(recipe: Recipe) -> Backend:
     """Load the model that a recipe names, with a fresh adapter initialised from the recipe's seed."""
     prepare_environment()
-    # On import, bitsandbytes warns about a missing kernel that would only make it faster.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ladder_lite.models.loading import choose_loader, import_unsloth
 
     loader = choose_loader(recipe.model)
@@ -60,6 +58,8 @@ def release_memory() -> None:
 
 
 def prepare_environment() -> None:
-    """Set the environment variables that the libraries read on import; values that the user has set are kept."""
+    """Set what the libraries read on import: environment variables that the user has not set, and a log level."""
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    # On import, bitsandbytes warns about a missing kernel that would only make it faster.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

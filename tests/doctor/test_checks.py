@@ -330,6 +330,16 @@ def test_no_named_tracker_means_no_check(tmp_path: Path, report_to: str) -> None
     assert [check for check in checks if "report_to" in check.name] == []
 
 
+@pytest.mark.parametrize("override", ["grpo.trl.optim=adamw_8bt", "ttrl.trl.lr_scheduler_type=cosin"])
+def test_names_that_only_training_would_refuse(tmp_path: Path, override: str) -> None:
+    name, _, value = override.partition("=")
+    check = _named(preflight(_recipe(override), tmp_path), name)
+    assert (check.ok, check.detail) == (False, f'"{value}" is unknown')
+    assert "adamw_8bit" in check.remedy or "cosine" in check.remedy
+    checks = preflight(_recipe("grpo.trl.optim=adamw_8bit", "ttrl.trl.lr_scheduler_type=cosine"), tmp_path)
+    assert [check for check in checks if ".trl." in check.name] == []
+
+
 def _requirements(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: list(lines))
 
