@@ -83,7 +83,7 @@ def main(
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # loading a model leaves a number set by the user as it is
     run = open_run(folder)
-    recipe = run.recipe(["grpo.trl.max_steps=1"])
+    recipe = run.recipe_with(["grpo.trl.max_steps=1"])
     backend: Any = load_backend(recipe)
     task = load_task(recipe.task)
     taken: dict[str, list[Seconds]] = {arm: [] for arm in arms.split(",")}
@@ -100,7 +100,7 @@ def main(
     figures = {
         "machine": f"{psutil.cpu_count()} cores, one used, {platform.machine()}, Python {platform.python_version()}",
         "command": f"python benchmarks/steps.py RUN --arms {arms} --rounds {rounds}",
-        "recipe": run.name,
+        "recipe": run.recipe.name,
         "groups_without_signal": mean(without_signal),
         "seconds": {
             arm: {part: median(step[part] for step in steps) for part in steps[0]} for arm, steps in taken.items()
@@ -108,7 +108,7 @@ def main(
         "over_baseline": {arm: _ratios(steps, baseline) for arm, steps in taken.items()},
         "steps": taken,
     }
-    out = out or HERE / "results" / f"steps-{run.name}.json"
+    out = out or HERE / "results" / f"steps-{run.recipe.name}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n")
     for arm, ratios in figures["over_baseline"].items():

@@ -24,12 +24,6 @@ from ladder_lite.config.yaml_source import Places, read_yaml
 from ladder_lite.errors import UserError, nearest
 from ladder_lite.install import shipped
 
-# Settings of earlier versions
-_RENAMED = {
-    "arms": "ablations now; `conditions` says what runs",
-    "model.fast_inference": "model.engine now; true is vllm",
-}
-
 
 def load_recipe(
     name_or_path: str, overrides: Sequence[str] = (), smoke: bool = False, profile: str | None = None
@@ -180,8 +174,7 @@ def _explain(errors: list[ErrorDetails], tree: dict[str, Any], places: Places) -
     if error["type"] == "missing":
         return f"{place}: {key} is missing; it has no default"
     if error["type"] == "extra_forbidden":
-        new = f"; it is called {_RENAMED[key]}" if key in _RENAMED else _nearest_setting(path)
-        return f"{place}: unknown setting {key}{new}"
+        return f"{place}: unknown setting {key}{_nearest_setting(path)}"
     # Pydantic reports one error per member of a union; join their rules with "or".
     rules = [_rule(other["msg"]) for other in errors if _written_part(other["loc"], tree)[0] == path]
     return f"{place}: {key} is {shown(value)}; {' or '.join(dict.fromkeys(rules))}"

@@ -49,7 +49,7 @@ def evaluate_run(path: Path, request: Request, live: Live) -> dict[str, Any]:
     problems or the requested numbers cannot be used.
     """
     run = open_run(path)
-    recipe, chosen = run.recipe(request.overrides), request.condition
+    recipe, chosen = run.recipe_with(request.overrides), request.condition
     # The base model always comes first: every adapter is compared with it. Its adapter is None.
     adapters = {"base": None, **(run.adapters if chosen is None else {chosen: run.adapter(chosen)})}
     settings, seed = _settings(recipe.eval, request), recipe.seed if request.seed is None else request.seed

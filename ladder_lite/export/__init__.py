@@ -46,7 +46,7 @@ def export(run: Path, format_: Format, condition: str, out: Path, quantization: 
     small, the merged model does not match base and adapter, or Unsloth cannot run.
     """
     finished = open_run(run)
-    recipe, adapter = finished.recipe(), finished.adapter(condition)
+    recipe, adapter = finished.recipe, finished.adapter(condition)
     if adapter is None:
         raise UserError("--condition base: the base model has no adapter; name a condition that trained one")
     # done.json is written after the adapter: without it, the adapter's files may be incomplete.
@@ -145,7 +145,7 @@ def _write_variants(run: Run, condition: str, folder: Path) -> list[str]:
         tried = {key: rate.get(key) if rate.get("tries") else None for key in ("tries", "right", "pass_rate")}
         kept = {key: row[key] for key in ("id", "parent_id", "root_id", "depth", "requested", "transforms")}
         rows.append({**row["data"], "answer": answers.get(row["id"]), **tried, **kept})
-    if not rows or condition_of(condition, run.ablations).trains_on != "variants":
+    if not rows or condition_of(condition, run.recipe.ablations).trains_on != "variants":
         raise UserError(f"{run.path}: {condition} was not trained on variants; name another --condition")
     append_jsonl(folder / "variants.jsonl", rows)
     n_answered = sum(row["answer"] is not None for row in rows)

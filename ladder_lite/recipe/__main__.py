@@ -162,7 +162,7 @@ def _listing(name: str | None, run_dir: Path | None) -> list[str]:
         raise UserError(f"--list: lists all recipes; leave out {name}, or use --print to see it")
     if run_dir is None:
         return [f"{recipe:<10} {text}" for recipe, text in list_recipes()]
-    recipe, states = open_run(run_dir).recipe(), []
+    recipe, states = open_run(run_dir).recipe, []
     for stage in stages.stages_of(recipe, recipe.conditions):
         folder = run_dir / stage
         state = "done" if (folder / layout.DONE).exists() else "begun" if (folder / layout.BEGUN).exists() else "to do"

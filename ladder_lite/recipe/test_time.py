@@ -113,7 +113,7 @@ def _summarize_ttrl(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "attempted": len(outcomes),
         "solved": len(solved),
-        "voted_right": sum(bool(outcome["voted_right"]) for outcome in outcomes),
+        "voted_right": sum(outcome["voted_right"] for outcome in outcomes),
         "steps_to_solve": [outcome["steps_to_solve"] for outcome in solved],
         **{key: sum(outcome[key] for outcome in outcomes) for key in _SUMMED},
     }
@@ -127,7 +127,7 @@ def _summarize_resampling(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "pass@100": mean_with_interval([outcome["pass@100"] for outcome in outcomes]),
         "n_tokens": sum(outcome["n_tokens"] for outcome in outcomes),
         "n_verifier_calls": sum(outcome["n_samples"] for outcome in outcomes),
-        "seconds": sum(outcome.get("seconds", 0.0) for outcome in outcomes),  # none in runs of earlier versions
+        "seconds": sum(outcome["seconds"] for outcome in outcomes),
     }
 
 

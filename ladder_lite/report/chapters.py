@@ -60,7 +60,7 @@ _MAX_TECHNIQUES = 40
 def describe(report: Report, run: Run) -> Document:
     """Build the document of a run's report."""
     # By problem id, as the model is shown them: {"1e954ee963d0df5a": "x**2*exp(x)"}.
-    tests = known_problems(run, run.test, "test")
+    tests = known_problems(run, run.recipe.task.test, "test")
     statements = {problem.id: statement(problem) for problem in tests}
     chapters = [
         _results(report, run),
@@ -73,7 +73,9 @@ def describe(report: Report, run: Run) -> Document:
         _reproduce(report, run),
     ]
     formulas = {one_line(statements[problem.id], WIDTH): latex(problem) for problem in tests}
-    return Document(f"LADDER: recipe {code(run.name)}, seed {run.seed}", headline(report), chapters, formulas)
+    return Document(
+        f"LADDER: recipe {code(run.recipe.name)}, seed {run.recipe.seed}", headline(report), chapters, formulas
+    )
 
 
 def differences(entries: Iterable[Mapping[str, Any]]) -> str:
@@ -98,9 +100,9 @@ def _results(report: Report, run: Run) -> Chapter:
         _SCALE_MODEL if report["model"] == EMBEDDED else f"Model: {code(model_name(report['model']))}.",
         Figures(filter(None, [figures.bars(report)])),
         table("lr", [_result(report, run, name) for name in run.conditions]),
-        f"pass@1 is the share of right answers among {run.samples} samples per problem, with 95 % Wilson intervals "
-        "over the problems in parentheses. Times (m:ss or h:mm:ss) cover training and evaluation, excluding variant "
-        "generation for the training problems before training, and the test evaluations during training.",
+        f"pass@1 is the share of right answers among {run.recipe.eval.samples} samples per problem, with 95 % Wilson "
+        "intervals over the problems in parentheses. Times (m:ss or h:mm:ss) cover training and evaluation, excluding "
+        "variant generation for the training problems before training, and the test evaluations during training.",
         *paper.notes,
         f"Other results that the paper reports on the same exam: {others}." if others else "",
         bullets(f"{code(name)}: {_meaning(report, run, name)}" for name in run.conditions),
@@ -112,7 +114,7 @@ def _results(report: Report, run: Run) -> Chapter:
 
 
 def _result(report: Report, run: Run, name: str) -> dict[str, str]:
-    pass_k = [f"pass@{run.k}"] if run.k > 1 else []
+    pass_k = [f"pass@{run.recipe.eval.k}"] if run.recipe.eval.k > 1 else []
     # All columns, in their order: the table takes it from its rows, and the first condition may not be finished.
     row = dict.fromkeys(["condition", "pass@1", *pass_k, "test problems", "variants", "steps", "time"], "")
     row["condition"] = code(name)
@@ -137,8 +139,8 @@ def _result(report: Report, run: Run, name: str) -> dict[str, str]:
 
 def _meaning(report: Report, run: Run, name: str) -> str:
     # share=0.1, grpo.rows="uniform"
-    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.ablations.get(name, {}).items())
-    meaning = condition_of(name, run.ablations).meaning + (f": {code(changes)}" if changes else "")
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.recipe.ablations.get(name, {}).items())
+    meaning = condition_of(name, run.recipe.ablations).meaning + (f": {code(changes)}" if changes else "")
     by_task = report["variants"].get("kept") and not report["variants"].get("tokens")  # see `Task.given_variants`
     return meaning.replace("written by the model itself", "given by the task") if by_task else meaning
 
@@ -187,8 +189,7 @@ def _answers(report: Report, run: Run, statements: Mapping[str, str]) -> Chapter
 
 def _kinds_of_answers(report: Report) -> list[str]:
     """Show greedy and majority accuracy and the shares of right, wrong, unreadable and truncated answers."""
-    # Runs of earlier versions have neither key.
-    entries = {name: entry for name, entry in report["conditions"].items() if "shares" in entry or "greedy" in entry}
+    entries = report["conditions"]
     if not entries:
         return []
     rows = []
@@ -273,27 +274,27 @@ def _reproduce(report: Report, run: Run) -> Chapter:
     versions = ", ".join(code(f"{name} {version}") for name, version in report["versions"].items())
     about = f"Peak memory {gib(report['peak_memory_bytes'])} GiB. Versions: {versions}."
     # With ASCII only, YAML escapes all other characters: the text keeps its line breaks, so `code` cannot clean it.
-    recipe = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=False, width=100)
-    settings = Folded(f"The recipe as it ran, seed {run.seed}", recipe)
+    recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=False, width=100)
+    settings = Folded(f"The recipe as it ran, seed {run.recipe.seed}", recipe)
     return Chapter("Reproduce", [listing(_command(run)), about, settings])
 
 
 def _command(run: Run) -> str:
     """Return the shortest command that runs the same settings."""
     # A shipped recipe's name with a few options may be enough: try all profiles, without and with --smoke.
-    is_shipped = run.name in dict(list_recipes())
-    profiles = (None, *(run.settings.get("profiles") or {})) if is_shipped else ()
-    conditions = run.settings["conditions"]
+    name, seed, conditions = run.recipe.name, run.recipe.seed, list(run.recipe.conditions)
+    settings = run.recipe.model_dump(mode="json")
+    profiles = (None, *run.recipe.profiles) if name in dict(list_recipes()) else ()
     for profile, smoke, full in product(profiles, (False, True), (False, True)):
         try:
-            shipped = load_recipe(run.name, [f"seed={run.seed}"], smoke, profile).model_dump(mode="json")
+            shipped = load_recipe(name, [f"seed={seed}"], smoke, profile).model_dump(mode="json")
         except UserError:  # this version of the recipe lacks the profile, or its settings have changed
             break
         # --full adds conditions to the recipe's list; their order does not matter.
         expected = {*shipped["conditions"], *(shipped["full"] if full else ())}
-        if {**shipped, "conditions": conditions} == run.settings and expected == set(conditions):
+        if {**shipped, "conditions": conditions} == settings and expected == set(conditions):
             options = f"{f' --profile {profile}' if profile else ''}{' --full' if full else ''}"
             options += " --smoke" if smoke else ""
-            return f"python -m ladder_lite.recipe {run.name} seed={run.seed}{options}"
+            return f"python -m ladder_lite.recipe {name} seed={seed}{options}"
     # The settings were changed, so only the run's own recipe has them all.
     return f"python -m ladder_lite.recipe {shlex.quote(str(run.path / layout.RECIPE))} --run-dir NEW_FOLDER"

@@ -30,7 +30,7 @@ from ladder_lite.report.test_time import RIVALS, compared
 from ladder_lite.runs import Run, open_run
 from ladder_lite.terminal import percent_interval, points_interval
 
-_MAY_DIFFER = ("seed", "description", "smoke", "profiles", "conditions", "full")
+_MAY_DIFFER = {"seed", "description", "smoke", "profiles", "conditions", "full"}
 """Recipe keys in which runs of one group may differ: the seed, and keys that do not affect a condition's result."""
 
 _MAX_SETTINGS = 20
@@ -61,7 +61,13 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     groups = _groups(runs)
     return {
         "runs": [
-            {"path": str(run.path), "name": name, "recipe": run.name, "seed": run.seed, "model": run.model}
+            {
+                "path": str(run.path),
+                "name": name,
+                "recipe": run.recipe.name,
+                "seed": run.recipe.seed,
+                "model": run.recipe.model.id,
+            }
             | {"conditions": report["conditions"], "race": report["race"]}
             for run, name, report in zip(runs, _names(paths), reports, strict=True)
         ],
@@ -108,15 +114,15 @@ def _groups(runs: Sequence[Run]) -> list[list[int]]:
     groups: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
     n_earlier: Counter[tuple[str, int]] = Counter()
     for index, run in enumerate(runs):
-        settings = digest({key: value for key, value in run.settings.items() if key not in _MAY_DIFFER})
-        groups[settings, n_earlier[settings, run.seed]].append(index)
-        n_earlier[settings, run.seed] += 1
+        settings = digest(run.recipe.model_dump(mode="json", exclude=_MAY_DIFFER))
+        groups[settings, n_earlier[settings, run.recipe.seed]].append(index)
+        n_earlier[settings, run.recipe.seed] += 1
     return list(groups.values())
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Return the settings in which the runs differ, with the value in each run; None where it has no such setting."""
-    flat = [dict(_flatten(run.settings)) for run in runs]
+    flat = [dict(_flatten(run.recipe.model_dump(mode="json"))) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     values = {key: [settings.get(key) for settings in flat] for key in keys if key.split(".")[0] not in _MAY_DIFFER}
     return {key: own for key, own in values.items() if any(value != own[0] for value in own)}
@@ -154,10 +160,10 @@ def _means(
             differences.append({"condition": name, "reference": reference, **mean})
     return {
         "runs": list(group),
-        "seeds": [runs[index].seed for index in group],
+        "seeds": [runs[index].recipe.seed for index in group],
         "conditions": conditions,
         "differences": differences,
-        "controls": controls.measure(runs[group[0]].ablations, differences, [reports[index] for index in group]),
+        "controls": controls.measure(runs[group[0]].recipe.ablations, differences, [reports[index] for index in group]),
     }
 
 

@@ -1,7 +1,6 @@
 """The results of a run as data: the contents of report.json, read from the files of the run alone.
 
-A run may be unfinished, made by an older version, or have conditions that this version does not know. Missing results
-are left out.
+A run may be unfinished. Missing results are left out.
 """
 
 from collections import Counter, defaultdict
@@ -51,10 +50,10 @@ def measure(run: Run) -> dict[str, Any]:
     costs = _costs(run)
     probes = {name: rates for name in run.conditions if (rates := _probes(run, name))}
     report: dict[str, Any] = {
-        "recipe": run.name,
-        "seed": run.seed,
-        "model": run.model,
-        "experiment": experiment_of(run.test if run.task == "integration" else "", run.settings),
+        "recipe": run.recipe.name,
+        "seed": run.recipe.seed,
+        "model": run.recipe.model.id,
+        "experiment": experiment_of(run.recipe),
         "conditions": entries,
         "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
         "curve": [
@@ -74,7 +73,7 @@ def measure(run: Run) -> dict[str, Any]:
         "peak_memory_bytes": max((cost["peak_memory_bytes"] or 0 for cost in costs), default=0),
         "versions": read_json(run.path / layout.VERSIONS),
     }
-    return report | {"controls": controls.measure(run.ablations, report["differences"], [report])}
+    return report | {"controls": controls.measure(run.recipe.ablations, report["differences"], [report])}
 
 
 def headline(report: Report) -> str:
@@ -126,7 +125,7 @@ def read_variants(run: Run, file: str) -> list[dict[str, Any]]:
 def known_problems(run: Run, problem_set: str, split: str) -> list[Problem]:
     """Return the problems of a set, or none if it cannot be read any more; reports then show their ids."""
     try:
-        return plain_task(run.task).load(problem_set, split, check=False)
+        return plain_task(run.recipe.task.name).load(problem_set, split, check=False)
     except UserError:
         return []
 
@@ -196,7 +195,7 @@ def _probes(run: Run, name: str) -> dict[str, scores.Interval]:
 def _lost(run: Run, probed: Collection[str]) -> dict[str, list[str]]:
     """Return by condition the techniques of the probe that it answers worse than the base model, beyond chance."""
     try:
-        known = plain_task(run.task).notes(run.settings["task"].get("probe") or "")
+        known = plain_task(run.recipe.task.name).notes(run.recipe.task.probe or "")
         techniques = {id_: note.technique for id_, note in known.items()}
     except UserError:  # no probe, or its set cannot be read any more
         return {}
@@ -223,22 +222,20 @@ def _ttrl(run: Run, condition: str) -> dict[str, Any]:
     # The number of problems that LADDER left unsolved; None while the stage is not finished.
     n_left = run.done(layout.problems(condition)).get("n_left")
     solved = [outcome["steps_to_solve"] for outcome in tried if outcome["solved"]]
+    voted_right = sum(outcome["voted_right"] for outcome in tried)
     result = {"n_left": n_left, "attempted": len(tried), "solved": len(solved), "steps_to_solve": solved}
-    # Runs of earlier versions did not vote.
-    if any(outcome.get("voted_right") is not None for outcome in tried):
-        result["voted_right"] = sum(bool(outcome.get("voted_right")) for outcome in tried)
-    return result
+    return result | {"voted_right": voted_right}
 
 
 def _race(run: Run) -> dict[str, Any]:
     """Compare, on the same problems, the tokens that each method needed to solve each (the paper's Figure 6).
 
     `problems` are those that every method has finished, ablations of TTRL apart: these are left out until they have
-    finished all of them. By method, `tokens_to_solve` has None for a problem that was
-    not solved, and `spent` all tokens generated for a problem.
+    finished all of them. By method, `tokens_to_solve` has None for a problem that was not solved, and `spent` all
+    tokens generated for a problem.
     """
-    racers = [condition.name for condition in with_ablations(run.ablations) if condition.problems_of]
-    tried = {name: {row["problem_id"]: row for row in outcomes(run, name) if "n_tokens" in row} for name in racers}
+    racers = [condition.name for condition in with_ablations(run.recipe.ablations) if condition.problems_of]
+    tried = {name: {row["problem_id"]: row for row in outcomes(run, name)} for name in racers}
     built_in = [rows for name, rows in tried.items() if rows and name in BUILT_IN]
     problems = [name for name in (built_in or [{}])[0] if all(name in rows for rows in built_in)]
     methods = {name: rows for name, rows in tried.items() if rows and rows.keys() >= set(problems)}
@@ -261,7 +258,7 @@ def _race(run: Run) -> dict[str, Any]:
 def _differences(run: Run, entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the differences of pass@1, condition minus reference, if both answered the same problems."""
     rates = {name: pass_rates(run, name) for name in entries}
-    references = {condition.name: condition.compared_with for condition in with_ablations(run.ablations)}
+    references = {condition.name: condition.compared_with for condition in with_ablations(run.recipe.ablations)}
     pairs = [(name, other) for name in entries for other in references.get(name, ()) if other in entries]
     return [
         {
@@ -292,7 +289,7 @@ def _contamination(run: Run) -> dict[str, Any]:
     are fewer than four tests. The result is empty without LADDER's evaluation.
     """
     rates = pass_rates(run, "ladder")
-    tests = [problem for problem in known_problems(run, run.test, "test") if problem.id in rates]
+    tests = [problem for problem in known_problems(run, run.recipe.task.test, "test") if problem.id in rates]
     tree = [Problem.from_row(row) for row in read_variants(run, layout.PROBLEMS)] if tests else []
     if not tree:
         return {}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ladder_lite.config import Recipe
+
 TITLE = "Simonds and Yoshiyama, LADDER, arXiv 2503.00735 v3"
 
 
@@ -74,12 +76,13 @@ TEST_TIME = (
 )
 
 
-def experiment_of(test_set: str, settings: Mapping[str, Any]) -> str:
+def experiment_of(recipe: Recipe) -> str:
     """Return the key of `PAPER` for a run, by its test set and by whether it was a smoke test."""
-    smoke = settings.get("smoke") or {}
+    settings, smoke = recipe.model_dump(mode="json"), recipe.smoke
     # Most of its settings, not all: overrides may have changed some.
     if 2 * sum(_setting(settings, key) == value for key, value in smoke.items()) > len(smoke):
         return "smoke"
+    test_set = recipe.task.test if recipe.task.name == "integration" else ""
     if test_set in ("exam", "mit_bee", "mit_train"):
         return "mit"
     return "undergraduate" if test_set in ("tiny", "undergrad", "ladder-paper") else "own"

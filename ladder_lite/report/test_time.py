@@ -44,7 +44,7 @@ def test_time(report: Report, run: Run, statements: Mapping[str, str]) -> Chapte
         *_ttrl(report["ttrl"], run, "ladder_ttrl", tried["ladder_ttrl"], problems),
         *_ttrl(report["ttrl_without_ladder"], run, "ttrl", tried["ttrl"], problems),
         *_resampled(run, tried["ladder_pass100"], problems),
-        TEST_TIME if run.task == "integration" else "",
+        TEST_TIME if run.recipe.task.name == "integration" else "",
     ]
     return Chapter("Test-time reinforcement learning", blocks)
 
@@ -95,20 +95,15 @@ def _ttrl(
         f"{label_of(condition)} tried {n_tried} and solved {counts['solved']} by the paper's rule: the verifier "
         "accepts an answer at any step. These problems were selected because LADDER failed on them. Answering them "
         "again raises pass@1 a little by chance alone, so the fair comparison is with LADDER resampled."
+        # The paper's rule needs a verifier for the test problem itself. A vote does not, so it is reported, too.
+        f" The majority vote among the tuned model's samples is right on {counts['voted_right']} of them. The vote "
+        "itself does not use the verifier."
     )
-    # The paper's rule needs a verifier for the test problem itself. A vote does not, so it is reported, too.
-    if "voted_right" in counts:
+    if run.recipe.ttrl.stop_when_solved:
         words += (
-            f" The majority vote among the tuned model's samples is right on {counts['voted_right']} of them. The vote "
-            "itself does not use the verifier."
+            " The verifier does influence which model votes: training ends as soon as it accepts an answer to the "
+            "test problem (ttrl.stop_when_solved, the paper's rule)."
         )
-        # Recipes of earlier versions lack the setting.
-        if run.settings.get("ttrl", {}).get("stop_when_solved", True):
-            words += (
-                " The verifier does influence which model votes: training ends as soon as it accepts an answer to the "
-                "test problem (ttrl.stop_when_solved, the paper's rule)."
-            )
-    voted = any("voted_answer" in row for row in tried)
     rows = []
     for row in tried[:_MAX_PROBLEMS]:
         number, statement = problems[row["problem_id"]]
@@ -120,10 +115,10 @@ def _ttrl(
                 "steps": str(row["steps"]),
                 "time": clock_time(row["seconds"]),
                 "variants": str(variants.summarize_tree(tree)["kept"]),
-                **({"vote": _vote(row)} if voted else {}),
+                "vote": _vote(row),
                 "problem": statement,
                 "answer": code(row["answer"] or ""),
-                **({"voted answer": code(row.get("voted_answer") or "")} if voted else {}),
+                "voted answer": code(row["voted_answer"] or ""),
             }
         )
     more = len(tried) - _MAX_PROBLEMS
@@ -132,16 +127,15 @@ def _ttrl(
 
 def _unsolved(row: Mapping[str, Any]) -> str:
     # "not solved (budget used up)"
-    why = _STOPPED.get(str(row.get("stopped")))
+    why = _STOPPED.get(row["stopped"])
     return f"not solved ({why})" if why else "not solved"
 
 
 def _vote(row: Mapping[str, Any]) -> str:
-    if row.get("voted_answer") is None:  # none of the samples could be read
+    if row["voted_answer"] is None:  # none of the samples could be read
         return "none"
     # "right 75 %": the share of the samples that voted for it
-    share = f" {percent(row['voted_share'])}" if row.get("voted_share") is not None else ""
-    return ("**right**" if row.get("voted_right") else "*wrong*") + share
+    return f"{'**right**' if row['voted_right'] else '*wrong*'} {percent(row['voted_share'])}"
 
 
 def _resampled(run: Run, tried: list[dict[str, Any]], problems: Problems) -> list[str]:

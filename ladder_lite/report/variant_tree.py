@@ -129,7 +129,7 @@ def _grow_trees(run: Run) -> Trees:
     """Build the trees of the first training problems that have variants, with the first children of each problem."""
     # A recipe with `task.select` trains on the problems that were selected from its set.
     selected = run.path / layout.SELECT / layout.PROBLEMS
-    training = known_problems(run, str(selected) if selected.exists() else run.train, "train")
+    training = known_problems(run, str(selected) if selected.exists() else run.recipe.task.train, "train")
     all_variants = [variant for place in TREES for variant in variants.load(run.path / place)]
     problems = {problem.id: problem for problem in (*training, *all_variants)}
     rates = {row["problem_id"]: row for row in run.rows(layout.train("ladder"), layout.PASS_RATES)}

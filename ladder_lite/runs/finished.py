@@ -4,16 +4,14 @@
     run.adapter("ladder")                                  # the folder of LADDER's adapter
     run.rows(layout.evaluation("ladder"), layout.ATTEMPTS)
 
-The run may be unfinished, or from an older version, or have conditions that this version does not know.
+The run may be unfinished.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ladder_lite.config import Recipe, condition_of, load_recipe
 from ladder_lite.errors import UserError, nearest
@@ -23,28 +21,14 @@ from ladder_lite.runs import layout
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder with the values of its recipe that are used most; `settings` is the whole recipe as read from YAML.
-
-    `conditions` are those of the recipe and those added by --full or --only.
-    """
-
-    # Plain values, not a `Recipe`: a report can then be written for a run whose recipe this version cannot validate.
+    """A run folder with its recipe; `conditions` are those of the recipe and those added by --full or --only."""
 
     path: Path
-    name: str
-    seed: int
-    model: str
-    task: str
-    train: str
-    test: str
+    recipe: Recipe
     conditions: tuple[str, ...]
-    ablations: Mapping[str, Mapping[str, Any]]
-    samples: int
-    k: int
-    settings: Mapping[str, Any]
 
-    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe with "KEY=VALUE" changes. Raises UserError if this version cannot read it."""
+    def recipe_with(self, overrides: Sequence[str]) -> Recipe:
+        """The recipe with "KEY=VALUE" changes."""
         return load_recipe(str(self.path / layout.RECIPE), overrides)
 
     @property
@@ -66,7 +50,7 @@ class Run:
         adapters = self.adapters
         if condition in adapters:
             return adapters[condition]
-        known = condition_of(condition, self.ablations)
+        known = condition_of(condition, self.recipe.ablations)
         names = ["base", *adapters]
         trained = f"it has {', '.join(names)}" if adapters else "nothing has been trained yet; run the recipe first"
         why = f"has no such adapter{nearest(condition, names)}; {trained}"
@@ -90,29 +74,11 @@ def is_run(path: Path) -> bool:
 
 
 def open_run(path: Path) -> Run:
-    """Read the recipe of a run folder. Raises UserError if the folder is not a run's or its recipe is damaged."""
-    file = path / layout.RECIPE
-    try:
-        tree = yaml.safe_load(file.read_bytes())
-        return Run(
-            path=path,
-            name=str(tree["name"]),
-            seed=int(tree["seed"]),
-            model=str(tree["model"]["id"]),
-            task=str(tree["task"].get("name", "integration")),
-            train=str(tree["task"]["train"]),
-            test=str(tree["task"]["test"]),
-            conditions=tuple(dict.fromkeys([*map(str, tree["conditions"]), *_conditions_with_results(path)])),
-            ablations=tree.get("ablations") or tree.get("arms") or {},  # `arms` in runs of earlier versions
-            samples=int(tree["eval"]["samples"]),
-            k=int(tree["eval"]["k"]),
-            settings=tree,
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not a run folder (no {file.name}); name one, such as runs/tiny-s0") from error
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        load_recipe(str(file))  # usually raises a better error, which names the line
-        raise UserError(f"{file}: damaged ({error}); copy it from another run of the recipe") from error
+    """Open a run folder. Raises UserError if it is not one, or if this version cannot read its recipe."""
+    if not is_run(path):
+        raise UserError(f"{path}: not a run folder (no {layout.RECIPE}); name one, such as runs/tiny-s0")
+    recipe = load_recipe(str(path / layout.RECIPE))
+    return Run(path, recipe, tuple(dict.fromkeys([*recipe.conditions, *_conditions_with_results(path)])))
 
 
 def read_json(path: Path, remedy: str = "redo the stage of this file") -> dict[str, Any]:

@@ -215,12 +215,11 @@ class Stage:
 
 def _foreign_file(path: Path) -> str | None:
     """The name of a file that does not belong to a run; None if the folder is a run's or empty."""
-    names = {entry.name for entry in path.iterdir()}
-    if layout.RECIPE in names:
+    if (path / layout.RECIPE).exists():
         return None
-    # What a run leaves if it is killed before its recipe is written; *.tmp are those of `write_atomic`.
-    leftovers = {layout.LOCK, layout.VERSIONS, f"{layout.VERSIONS}.tmp", f"{layout.RECIPE}.tmp"}
-    return min(names - leftovers, default=None)
+    # What a run leaves if it is killed before its recipe is written. `write_atomic` writes *.tmp.
+    names = {entry.name for entry in path.iterdir() if entry.suffix != ".tmp"}
+    return min(names - {layout.LOCK, layout.VERSIONS}, default=None)
 
 
 def _take_lock(path: Path, timeout_s: float = 0) -> "BaseFileLock":

@@ -210,7 +210,7 @@ def _choose(
         if recipe_name is not None:
             raise UserError(f"--recipe {recipe_name}: the run {model} has its own recipe; leave out --recipe")
         run = open_run(path)
-        return run.recipe(overrides), run.adapter(condition or "ladder")
+        return run.recipe_with(overrides), run.adapter(condition or "ladder")
     if condition is not None:
         raise UserError(f"--condition {condition}: {model} is not a run folder; name one, such as --model runs/tiny-s0")
     # 2. What `ladder_lite.export` wrote, with its recipe: an adapter for the recipe's model, or a whole model.

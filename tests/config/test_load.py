@@ -173,8 +173,6 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
     ("override", "message"),
     [
         ("sed=1", "unknown setting sed; did you mean seed?"),
-        ("arms={}", "unknown setting arms; it is called ablations now"),
-        ("model.fast_inference=true", "unknown setting model.fast_inference; it is called model.engine now"),
         ("grpo.trl.lerning_rate=1", "unknown setting grpo.trl.lerning_rate; did you mean learning_rate?"),
         (
             "grpo.learning_rate=1",

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ladder_lite.config import load_recipe
 from ladder_lite.jsonl import append_jsonl, read_jsonl, write_json
 from ladder_lite.problems import load_problems
 from ladder_lite.report import chapters
@@ -78,10 +78,12 @@ def test_conditions_that_answered_other_problems_are_not_compared(run: Path) -> 
 # --- runs written by hand, so that every number is known
 
 
-def a_run(folder: Path, files: dict[str, Any], conditions: Sequence[str] = ("base", "ladder", "ladder_ttrl")) -> Run:
+def a_run(folder: Path, files: dict[str, Any], *settings: str) -> Run:
     """Return a run with these files: a dict for JSON, a list of rows for JSON lines."""
-    recipe = {"name": "small", "seed": 1, "model": {"id": "m"}, "task": {"train": "tiny", "test": "no such set"}}
-    write_json(folder / "recipe.resolved.yaml", recipe | {"conditions": conditions, "eval": {"samples": 4, "k": 2}})
+    small = ["name=small", "seed=1", "model.id=m", "task.test=no such set", "eval.samples=4", "eval.k=2"]
+    small += ["conditions=[base, ladder, ladder_ttrl]"]
+    recipe = load_recipe("tiny", [*small, *settings])
+    write_json(folder / "recipe.resolved.yaml", recipe.model_dump(mode="json"))
     for name, contents in files.items():
         if isinstance(contents, dict):
             write_json(folder / name, contents)
@@ -97,7 +99,7 @@ def attempt(problem_id: str, right: bool, **more: Any) -> dict[str, Any]:
 
 def test_an_empty_run_has_no_findings(tmp_path: Path) -> None:
     report = measure(a_run(tmp_path, {}))
-    nothing = {"n_left": None, "attempted": 0, "solved": 0, "steps_to_solve": []}
+    nothing = {"n_left": None, "attempted": 0, "solved": 0, "steps_to_solve": [], "voted_right": 0}
     assert (report["ttrl"], report["ttrl_without_ladder"]) == (nothing, nothing)
     assert report["variants"] == {"kept": 0, "rejected": 0, "duplicates": 0, "by_depth": {}}
     about = (report["recipe"], report["seed"], report["model"], report["experiment"])
@@ -208,10 +210,8 @@ def test_techniques_that_training_lost(tmp_path: Path) -> None:
         files[f"conditions/{name}/eval/done.json"] = summary | {"probe": {"techniques": names}}
         files[f"conditions/{name}/eval/probe/attempts.jsonl"] = answers(n_right)
     folder = tmp_path / "run"
-    run = a_run(folder, files)
-    assert measure(run)["lost"] == {}  # without a probe in the recipe
-    run.settings["task"]["probe"] = str(probe)
-    report = measure(run)
+    assert measure(a_run(folder, files))["lost"] == {}  # without a probe in the recipe
+    report = measure(a_run(folder, {}, f"task.probe={probe}"))
     assert report["lost"] == {"ladder": ["log|"]}
     words = chapters._lost_techniques(report)
     assert words == ["LADDER answers these techniques worse than the base model: `log|` (30 % to 20 %)."]
@@ -231,7 +231,8 @@ def test_a_bin_is_as_small_as_possible(tmp_path: Path, n_steps: int, size: int) 
 
 
 def outcome(problem_id: str, solved: bool, **more: Any) -> dict[str, Any]:
-    return {"problem_id": problem_id, "solved": solved, "steps_to_solve": 3 if solved else None, "n_tokens": 50} | more
+    row = {"problem_id": problem_id, "solved": solved, "steps_to_solve": 3 if solved else None, "n_tokens": 50}
+    return row | {"voted_right": False} | more
 
 
 def test_single_problems_are_in_the_order_of_the_work(tmp_path: Path) -> None:
@@ -279,8 +280,8 @@ def test_an_unfinished_ablation_of_ttrl_does_not_shrink_the_race(tmp_path: Path)
             for name, rows in tried.items()
             for row in rows
         }
-        run = a_run(tmp_path / str(len(tried["control"])), files)
-        return measure(dataclasses.replace(run, ablations={"control": {"ttrl.train_on": "problem"}}))["race"]
+        control = "ablations={control: {ttrl.train_on: problem}}"
+        return measure(a_run(tmp_path / str(len(tried["control"])), files, control, "full=[]"))["race"]
 
     assert (race()["problems"], list(race()["methods"])) == (["a", "b"], ["ladder_ttrl", "ttrl"])
     tried["control"].append(outcome("a", True))
@@ -291,9 +292,6 @@ def test_a_race_without_a_common_problem_is_empty(tmp_path: Path) -> None:
     places = {"ladder_ttrl": "a", "ladder_pass100": "b"}
     files = {f"conditions/{name}/problems/{at}/done.json": outcome(at, True) for name, at in places.items()}
     assert measure(a_run(tmp_path, files))["race"] == {}
-    old = {key: value for key, value in outcome("a", True).items() if key != "n_tokens"}
-    write_json(tmp_path / "conditions/ladder_pass100/problems/a/done.json", old)
-    assert measure(open_run(tmp_path))["race"] == {}  # a run of an earlier version did not count tokens
 
 
 def test_depths_are_those_of_both_trees(tmp_path: Path) -> None:
@@ -324,5 +322,7 @@ def test_a_condition_without_verifiable_answers_is_not_compared(tmp_path: Path) 
 def test_a_problem_set_that_cannot_be_read_has_no_problems(run: Path) -> None:
     opened = open_run(run)
     assert known_problems(opened, "no such set", "test") == []
-    assert known_problems(dataclasses.replace(opened, task="gone.py:Task"), "tiny", "test") == []
+    task = opened.recipe.task.model_copy(update={"name": "gone.py:Task"})
+    gone = dataclasses.replace(opened, recipe=opened.recipe.model_copy(update={"task": task}))
+    assert known_problems(gone, "tiny", "test") == []
     assert len(known_problems(opened, "tiny", "test")) == 100

@@ -189,7 +189,8 @@ def test_hostile_text_stays_text_and_small(full_run: Path, tests: list[Problem],
     replace(attempts, [first | {"text": text, "answer": answer, "index": n} for n, answer in enumerate((text, None))])
     append_jsonl(rejected, [read_jsonl(rejected)[-1] | {"text": text, "reason": why} for why in ("test_problem", text)])
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
-    recipe |= {"name": text[:9000], "model": {"id": text[:9000]}, "ablations": {"ladder_10": {text[:90]: text[:9000]}}}
+    recipe["ablations"]["ladder_10"] = {"share": 0.1, "variants.personas": [text[:9000]]}
+    recipe["model"]["id"] = text[:9000]
     (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
     write_json(run / "versions.json", {text[:9000]: text})
     write_report(run)
@@ -258,13 +259,11 @@ def test_colours_are_readable() -> None:
     assert len({colour.light for colour in PALETTE.values()}) == len(PALETTE)
 
 
-def test_an_old_run_without_new_keys_has_a_report(run: Path) -> None:
+def test_a_run_of_another_version_is_one_line(run: Path) -> None:
     recipe = yaml.safe_load((run / "recipe.resolved.yaml").read_text())
-    del recipe["ttrl"], recipe["profiles"], recipe["smoke"], recipe["variants"]["adaptive"]
-    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe))
-    report = write_report(run)
-    assert report["race"] == {}
-    assert set(report["conditions"]) == {"base", "rl_without_variants", "ladder", "ladder_ttrl"}
+    (run / "recipe.resolved.yaml").write_text(yaml.safe_dump(recipe | {"later": 1}))
+    with pytest.raises(UserError, match=r"recipe\.resolved\.yaml:\d+: unknown setting later"):
+        write_report(run)
 
 
 def seeds(tmp_path: Path, shares: list[float]) -> list[Path]:

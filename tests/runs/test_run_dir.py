@@ -159,7 +159,7 @@ def test_a_foreign_folder_is_refused_and_unchanged(path: Path, recipe: Recipe, n
 
 def test_a_run_killed_at_its_start_can_be_resumed(path: Path, recipe: Recipe) -> None:
     path.mkdir(parents=True)
-    for name in ("run.lock", "versions.json", "recipe.resolved.yaml.tmp"):
+    for name in ("run.lock", "versions.json", "recipe.resolved.yaml.123.tmp"):
         (path / name).write_text("{")
     RunDir.open(path, recipe).close()
     assert load_recipe(str(path / "recipe.resolved.yaml")) == recipe

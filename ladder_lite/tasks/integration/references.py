@@ -19,8 +19,7 @@ class KeptReferences(References):
         for row in read_jsonl(path):
             # A failure is kept too, as the text of its reason: trying again would take as long and fail again.
             known = row["unverifiable"] if "unverifiable" in row else Integral(**row["reference"])
-            if isinstance(known, str) or known.is_known:  # older versions also stored values that are not known
-                self._known[row["integral"]] = known
+            self._known[row["integral"]] = known
 
     def _keep(self, key: str, known: Integral | str) -> None:
         # Unlike the base class this forgets none: a run has a bounded number of problems.
