@@ -29,17 +29,19 @@ if TYPE_CHECKING:
 
 Format = Literal["adapter", "merged", "gguf", "variants"]
 
-QUANTIZATIONS = (
-    *("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q5_k"),
-    *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "q4_k", "q3_k_l", "q3_k_m", "q3_k_s", "q3_k_xs", "q2_k_l", "q2_k"),
-)
+# fmt: off
+Quantization = Literal[
+    "f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q5_k", "q4_k_m", "q4_k_s", "q4_1",
+    "q4_0", "q4_k", "q3_k_l", "q3_k_m", "q3_k_s", "q3_k_xs", "q2_k_l", "q2_k",
+]
+# fmt: on
 """The quantizations of Unsloth's exporter that need no importance matrix."""
 
 _N_PROMPTS = 4
 """Test problems on which the merged model is compared with base and adapter."""
 
 
-def export(run: Path, format_: Format, condition: str, out: Path, quantization: str) -> list[str]:
+def export(run: Path, format_: Format, condition: str, out: Path, quantization: Quantization) -> list[str]:
     """Write the adapter of a condition in this format, or its variants, into the new folder `out`.
 
     Returns lines for the user. Raises UserError if the run has no such adapter, `out` is not empty, the disk is too

@@ -1,13 +1,13 @@
 """`python -m ladder_lite.export`: export the model of a run. See `ladder_lite.export`."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
-from ladder_lite.errors import UserError, nearest
+from ladder_lite.errors import UserError
 from ladder_lite.errors import run as run_app
-from ladder_lite.export import QUANTIZATIONS, Format, export, push
+from ladder_lite.export import Format, Quantization, export, push
 
 
 def _check_push(repo: str) -> None:
@@ -30,36 +30,27 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/llama3b-s0.")],
-    format_: Annotated[str, typer.Option("--format", help=f"One of {', '.join(get_args(Format))}.")],
+    format_: Annotated[Format, typer.Option("--format", help="What to write.")],
     condition: Annotated[str, typer.Option(help="The condition whose adapter to export.")] = "ladder",
     out: Annotated[Path | None, typer.Option(help="A new folder.  [default: RUN/export/CONDITION-FORMAT]")] = None,
     push_to: Annotated[
         str | None, typer.Option("--push", metavar="REPO", help="Upload it to the hub, private if REPO is new.")
     ] = None,
     quantization: Annotated[
-        str | None, typer.Option(help=f"For GGUF files: {', '.join(QUANTIZATIONS)}.  [default: q4_k_m]")
+        Quantization | None, typer.Option(metavar="NAME", help="Of GGUF files, such as q8_0.  [default: q4_k_m]")
     ] = None,
 ) -> None:
     """Export what a run made: the adapter, the merged model, GGUF files, or the variants as a data set."""
-    # The options are plain strings rather than choices, so that an error can name the nearest word.
-    if format_ not in get_args(Format):
-        raise UserError(
-            f"--format {format_}: must be {', '.join(get_args(Format))}{nearest(format_, get_args(Format))}"
-        )
     if quantization is not None and format_ != "gguf":
         raise UserError(f"--quantization {quantization}: only GGUF files are quantized; add --format gguf")
-    quantization = quantization or "q4_k_m"
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"--quantization {quantization}: unknown{nearest(quantization, QUANTIZATIONS)}; see --help")
-    chosen: Format = next(known for known in get_args(Format) if known == format_)
-    folder = out or run / "export" / f"{condition}-{chosen}"
+    folder = out or run / "export" / f"{condition}-{format_}"
     if push_to is not None:
         _check_push(push_to)
-    for line in export(run, chosen, condition, folder, quantization):
+    for line in export(run, format_, condition, folder, quantization or "q4_k_m"):
         print(line)
     print(f"written: {folder}")
     if push_to is not None:
-        print(f"pushed: {push(folder, push_to, 'dataset' if chosen == 'variants' else 'model')}")
+        print(f"pushed: {push(folder, push_to, 'dataset' if format_ == 'variants' else 'model')}")
 
 
 if __name__ == "__main__":

@@ -481,8 +481,8 @@ def test_an_unreachable_hub(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "merge"], "did you mean merged?"),
-        (["--format", "gguf", "--quantization", "q4_m"], "did you mean q4_"),
+        (["--format", "merge"], "'merge' is not one of 'adapter', 'merged', 'gguf', 'variants'"),
+        (["--format", "gguf", "--quantization", "q4_m"], "'q4_m' is not one of"),
         (["--format", "adapter", "--quantization", "q8_0"], "only GGUF files are quantized"),
         (["--format", "adapter", "--push", "me/mine"], "no Hugging Face token"),
         (["--format", "adapter", "--push", "me/mi ne"], "not a valid repository name"),
