@@ -69,6 +69,27 @@ def without_reference_after(model: Any) -> Iterator[None]:
             model.set_adapter(TRAINED)
 
 
+@contextmanager
+def without_wrappers_after(model: Any) -> Iterator[None]:
+    """Remove what trainers add to a model when the block ends: wrappers of its forward pass, hooks of its embedding.
+
+    Each trainer adds its own. After those of a few hundred test problems, calls would be too deep for Python.
+    """
+    base = model.get_base_model()
+    forwards = [(module, module.__dict__.get("forward")) for module in (model, base)]
+    hooks = base.get_input_embeddings()._forward_hooks
+    kept = dict(hooks)
+    try:
+        yield
+    finally:
+        for module, forward in forwards:
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+        hooks.clear()
+        hooks.update(kept)
+
+
 def is_same(one: Adapter, other: Adapter) -> bool:
     """Return whether two snapshots have the same weights bit by bit, after conversion to float32."""
     # Training may widen a 16-bit weight to float32, which changes no value. Comparing the bits as integers makes NaN
@@ -109,8 +130,7 @@ def _mergeable(model: Any) -> list[Any]:
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     layers = []
     for layer in model.modules():
-        # Variants such as DoRA rescale the product, so a merge is not a plain sum. 4-bit layers are another class.
-        if isinstance(layer, lora.Linear) and not layer.lora_variant:
+        if isinstance(layer, lora.Linear):  # 4-bit layers are another class
             weight = layer.get_base_layer().weight
             # Only float32: in 16 bits, the sum W + s B A would round away small changes in the adapter.
             if weight.device.type == "cpu" and weight.dtype == torch.float32 and users[id(weight)] == 1:

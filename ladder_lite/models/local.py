@@ -4,6 +4,7 @@
 model, from a model in a folder, and from one of the Hugging Face hub.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,10 @@ class LocalBackend:
 
     def roll_out(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Rollout]:
         """Sample one reply to each prompt, with the token ids of both."""
-        encoded = [self._encode(prompt) for prompt in prompts]
+        # Each distinct prompt is encoded once.
+        keys = [json.dumps(prompt) for prompt in prompts]
+        ids = {key: self._encode(prompt) for key, prompt in dict(zip(keys, prompts, strict=True)).items()}
+        encoded = [ids[key] for key in keys]
         temperatures = sampling.temperature
         if not isinstance(temperatures, tuple):
             temperatures = (temperatures,) * len(prompts)

@@ -39,7 +39,12 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
         ids, mask = prompts.split(length, dim=1)
         # Prompts are padded on the left. Without the padding, they have their first `n_common` tokens in common.
         starts, n_common = length - mask.sum(dim=1), _common_tokens(ids, mask)
-        if len(prompts) == len(rows) and (len(rows) == 1 or 2 * n_common < length):  # there is little to share
+        replies, is_reply = input_ids[:, length:], attention_mask[:, length:].bool()
+        tree = _tree(replies, is_reply, prompt_of)
+        little = len(prompts) == len(rows) and (len(rows) == 1 or 2 * n_common < length)  # to share
+        if little or _cost(model, *tree.work(*ids.shape)) > _cost(
+            model, input_ids.numel(), input_ids.numel() * input_ids.shape[1]
+        ):
             return forward(input_ids, attention_mask, **options)
         cache = transformers.DynamicCache()
         options |= {"use_cache": True, "past_key_values": cache}
@@ -57,8 +62,7 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
             forward(ids[:, left:], read, **(options | {"position_ids": positions}))
         if cache.get_seq_length() != read.shape[1]:
             raise RuntimeError("the model kept no keys and values of the prompts: gradient checkpointing must be off")
-        replies, is_reply = input_ids[:, length:], attention_mask[:, length:].bool()
-        packed = _pack(replies, is_reply, prompt_of)
+        packed = _pack(replies, tree)
         for layer in cache.layers:  # to rows with the keys and values of several prompts, one after another
             of_prompts = layer.keys[packed.prompts], layer.values[packed.prompts]
             layer.keys, layer.values = (each.transpose(1, 2).flatten(2, 3) for each in of_prompts)
@@ -82,6 +86,32 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
         yield
 
 
+class _Tree(NamedTuple):
+    """The tokens of the replies that have to be computed, in the order of their prompts."""
+
+    first: torch.Tensor  # (rows, columns) of the replies: the row in which each token is computed
+    row: torch.Tensor  # (n,) of each token to be computed
+    column: torch.Tensor  # (n,)
+    owner: torch.Tensor  # (n,): the number of its prompt
+    sizes: list[int]  # tokens for each prompt
+    lines: list[list[int]]  # the prompts of each line
+
+    def work(self, n_prompts: int, prompt_length: int) -> tuple[int, int]:
+        """Return how many tokens the packed pass computes, and how many pairs of them its attention."""
+        of_prompts, length = n_prompts * prompt_length, max(self.sizes)
+        of_replies = len(self.lines) * length
+        keys = max(map(len, self.lines)) * prompt_length + length
+        return of_prompts + of_replies, of_prompts * prompt_length + of_replies * keys
+
+
+def _cost(model: Any, n_tokens: int, n_pairs: int) -> int:
+    """Return the approximate cost of a forward pass through a layer, in products of a query with a key.
+
+    The matrices of a layer, with about 12 times the square of its width, cost as much as 6 times the width of these.
+    """
+    return 6 * int(model.config.get_text_config().hidden_size) * n_tokens + n_pairs
+
+
 class _Packed(NamedTuple):
     """The replies in lines, without the padding between them and without what replies to a prompt repeat.
 
@@ -97,15 +127,20 @@ class _Packed(NamedTuple):
     places: torch.Tensor  # (rows, columns) of the replies: where in the flattened lines each token is
 
 
-def _pack(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor) -> _Packed:
-    """Pack the replies (rows, columns) to the prompts of these numbers (rows,)."""
+def _tree(replies: torch.Tensor, is_reply: torch.Tensor, prompt_of: torch.Tensor) -> _Tree:
+    """Find what the replies (rows, columns) to the prompts of these numbers (rows,) have in common."""
     first = _first_alike(replies, is_reply, prompt_of)
     numbers = torch.arange(len(replies), device=replies.device)
     row, column = (is_reply & (first == numbers[:, None])).nonzero(as_tuple=True)
     owner, order = prompt_of[row].sort(stable=True)
-    row, column = row[order], column[order]
     sizes = owner.bincount().tolist()
-    length, lines = max(sizes), _lines(sizes)
+    return _Tree(first, row[order], column[order], owner, sizes, _lines(sizes))
+
+
+def _pack(replies: torch.Tensor, tree: _Tree) -> _Packed:
+    """Pack the replies (rows, columns)."""
+    first, row, column, owner, sizes, lines = tree
+    length = max(sizes)
     starts = [0] * len(sizes)  # of each prompt's tokens in the flattened lines
     for number, line in enumerate(lines):
         for prompt, before in zip(line, accumulate([sizes[prompt] for prompt in line], initial=0), strict=False):

@@ -65,7 +65,7 @@ def train(
         # read the state from them.
         _cut_logs(folder, _step_of(checkpoint) if checkpoint else 0)
         state = TrainingState(training, problems, growth, after_step)
-        with adapter.without_reference_after(model):
+        with adapter.without_reference_after(model), adapter.without_wrappers_after(model):
             trainer = Trainer(training, state, micro_batch, test_memory_first=_has_to_test_memory(backend))
             # Half the recipe's rate if an earlier round or process rolled back.
             trainer.args.learning_rate = divergence.learning_rate(folder, trainer.args.learning_rate)

@@ -124,7 +124,7 @@ class Trainer(trl.GRPOTrainer):
             # each token by it (it is named "tool_mask" in the inputs of `compute_loss`).
             "env_mask": [[int(not e)] * len(r.completion_ids) for e, r in zip(excluded, rollouts, strict=True)],
             # An extra key, passed to the reward function.
-            "rewards": [reward for group in groups for reward in group.rewards],
+            "rewards": [_exact(reward) for group in groups for reward in group.rewards],
         }
 
     def sample(self, problems: list[Problem], wave: int, from_base: bool = False) -> list[Rollout]:
@@ -198,12 +198,11 @@ class Trainer(trl.GRPOTrainer):
         The entropies and clip ratios that TRL logs are therefore means over these rows, and over micro-batches that
         have any. In a step without one, they are not logged.
         """
-        # Unsloth computes the loss in its own way. A memory test must run all rows, and its rewards, being equal, would
-        # leave none.
-        if "unsloth" in sys.modules or self._testing_memory:
+        if "unsloth" in sys.modules:  # it computes the loss in its own way
             return super().compute_loss(model, inputs, **options)
         factor = 1.0
-        if depends_on_advantage_only(self):
+        # A memory test must run all rows, and its rewards, being equal, would leave none.
+        if depends_on_advantage_only(self) and not self._testing_memory:
             reduced = drop_zero_advantage_rows(inputs, self.loss_type, trim_prompts=positions_are_relative(model))
             if reduced is None:
                 # A loss of 0 whose gradients are zeros. If they were None, the optimizer would skip the weights; with
@@ -228,7 +227,8 @@ class Trainer(trl.GRPOTrainer):
         in common once. Unsloth has its own copy of this method.
         """
         # These settings average, or choose tokens, within a micro-batch, which should be a random one then.
-        if self.loss_type == "bnpo" or self.top_entropy_quantile < 1:
+        has_entropy_bonus = getattr(self, "_entropy_bonus_enabled", False)
+        if self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or has_entropy_bonus:
             return super()._prepare_inputs(generation_batch)
         with patch.object(grpo_trainer, "shuffle_sequence_dict", lambda batch: batch):
             return super()._prepare_inputs(generation_batch)
@@ -295,6 +295,15 @@ class _StepCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def _exact(reward: float | None) -> float | None:
+    """Round a reward to a multiple of 1/4096, so that the mean of equal rewards is exact in 32 bits.
+
+    In 32 bits, the mean of eight rewards of 0.1 is not 0.1. Each reply would then have a small advantage, which Adam
+    would turn into steps as large as any other.
+    """
+    return None if reward is None else round(reward * 4096) / 4096
+
+
 def settings_of(training: Training, micro_batch: int) -> dict[str, Any]:
     """Return the value of every setting of GRPOConfig for a training run."""
     settings, backend = training.settings, training.backend
@@ -334,6 +343,9 @@ def _make_config(settings: dict[str, Any], recipe_keys: Iterable[str]) -> trl.GR
             config = trl.GRPOConfig(**{name: value for name, value in settings.items() if name in known})
     except ValueError as error:
         raise UserError(f"grpo.trl: TRL refuses these settings ({first_line(error)}); change them") from error
+    # A process uses one GPU. With several in sight, transformers would wrap the model in DataParallel.
+    if config.n_gpu > 1:
+        config._n_gpu = 1
     # Unsloth's constructor overrides some settings, such as `scale_rewards` with loss_type dr_grpo.
     for name in filter(_is_compared, known & settings.keys()):
         if _without_enum(getattr(config, name)) != settings[name]:

@@ -221,7 +221,7 @@ def test_a_merged_model_has_the_same_output(backend: Backend) -> None:
     assert not torch.allclose(base, plain, rtol=1e-1, atol=1e-1 * float(plain.abs().max()))
 
 
-@pytest.mark.parametrize("change", ["model.load_in_4bit=true", "model.dtype=bfloat16", "model.lora.use_dora=true"])
+@pytest.mark.parametrize("change", ["model.load_in_4bit=true", "model.dtype=bfloat16"])
 def test_only_plain_adapters_on_float32_are_merged(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load_backend(load_recipe("tiny", [change]))
     merged = []

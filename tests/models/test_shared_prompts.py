@@ -112,6 +112,24 @@ def test_what_replies_begin_with_is_read_once(model: Any) -> None:
     assert _n_tokens(model, ids, mask) == 2 * 4 + _n_packed(ids)
 
 
+def test_long_replies_with_nothing_in_common_are_computed_in_the_plain_way(model: Any) -> None:
+    """Packed, each token would look for those that it attends to among the tokens of all replies."""
+    n, length = 8, 400
+    prompt = torch.tensor([[3, 4, 5]]).expand(n, -1)
+    replies = torch.arange(n * length).view(n, length) % 29 + 1
+    for same, width in ((0, 3 + length), (length - 1, 1 + length + n - 1)):
+        replies[:, :same] = replies[0, :same]
+        ids = torch.cat([prompt, replies], dim=1)
+        widths: list[int] = []
+        hook = model.model.layers[0].register_forward_pre_hook(
+            lambda _, args, seen=widths: seen.append(args[0].shape[1])
+        )
+        with torch.no_grad(), sharing_prompts(model, length):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        hook.remove()
+        assert widths[-1] == width
+
+
 @pytest.mark.parametrize("prompts", [[[0, 0, 8, 9, 4, 5], [8, 9, 1, 2, 3, 5], [0, 8, 9, 1, 6, 5]], [[0, 8, 9, 4]]])
 def test_what_all_prompts_begin_with_is_read_once(model: Any, prompts: list[list[int]]) -> None:
     ids, mask = _rows([prompt for prompt in prompts for _ in range(2)])

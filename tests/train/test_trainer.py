@@ -355,6 +355,43 @@ def test_masked_truncated_replies_are_not_trained_on(backend: Backend, tmp_path:
     assert all(weight.equal(before[name]) for name, weight in masked.items())
 
 
+def test_equal_rewards_teach_nothing(backend: Backend, tmp_path: Path) -> None:
+    """In 32 bits, the mean of eight rewards of 0.1 is not 0.1, and Adam would make a full step of the difference."""
+
+    class Wrong(IntegrationTask):
+        def grade(self, _problem: Problem, text: str) -> Grade:
+            return Grade(0.0, Reason.WRONG, text)
+
+    before = backend.snapshot()
+    trl_settings = {"num_generations": 8, "per_device_train_batch_size": 16, "max_steps": 2}
+    chosen = settings(**trl_settings).model_copy(update={"format_reward": 0.1})
+    steps = grpo.train(Training(Wrong(RECIPE.task), backend, chosen, tmp_path, 0), PROBLEMS, lambda *_: False)
+    assert [step.reward for step in steps] == [pytest.approx(0.1), pytest.approx(0.1)]
+    assert all(weight.equal(before[name]) for name, weight in backend.snapshot().items())
+
+
+def test_a_trainer_leaves_the_model_as_it_was(backend: Backend, tmp_path: Path) -> None:
+    model, _ = backend.trainable()
+    base = model.get_base_model()
+
+    def added() -> tuple[Any, ...]:
+        return (
+            model.__dict__.get("forward"),
+            base.__dict__.get("forward"),
+            dict(base.get_input_embeddings()._forward_hooks),
+        )
+
+    before = added()
+    train(backend, tmp_path, settings(gradient_checkpointing=True))
+    model.gradient_checkpointing_disable()
+    assert added() == before
+
+
+def test_a_process_uses_one_gpu(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl.GRPOConfig, "n_gpu", property(lambda self: getattr(self, "_n_gpu", 0) or 2), raising=False)
+    assert build(backend, tmp_path, settings()).args.n_gpu == 1
+
+
 def test_a_reply_that_ends_with_a_stop_text_is_not_masked(backend: Backend, tmp_path: Path) -> None:
     plain = train(backend, tmp_path / "plain", settings(max_completion_length=120))
     masked = train(backend, tmp_path / "masked", settings(max_completion_length=120, mask_truncated_completions=True))

@@ -27,6 +27,7 @@ import transformers
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ladder_lite.errors import UserError
 from ladder_lite.models.backend import Sampling
 from ladder_lite.models.engines.engine import Reply, Request
 from ladder_lite.models.engines.stopping import Stopping
@@ -116,7 +117,9 @@ class _Batch:
         self._prefix = self._read_common_prefix(prompts)
         self._n_prefix = self._prefix.get_seq_length()
         longest = max(map(len, prompts)) - self._n_prefix + sampling.max_new_tokens - 1
-        self._rows = _Rows(model.device, self._n_free, longest, self._prefix)
+        # On a GPU, a lack of memory should show at once. Elsewhere, rows are added when samples part.
+        n_rows = self._n_free if model.device.type == "cuda" else 1
+        self._rows = _Rows(model.device, n_rows, longest, self._prefix)
 
     def _fill(self) -> None:
         """Start waiting requests if there is room."""
@@ -141,6 +144,13 @@ class _Batch:
         tensor = partial(torch.tensor, device=rows.device)
         positions = [len(branch.prompt) - 1 + len(branch.tokens) for branch in branches]
         rows.begin_step([position - self._n_prefix for position in positions])
+        draws = np.zeros((len(branches), max(len(branch.requests) for branch in branches)), np.float32)
+        for row, branch in enumerate(branches):
+            draws[row, : len(branch.requests)] = [own[len(branch.tokens)] for _, own in branch.requests]
+        # Before the model is called: on a GPU, to send them would wait until it has finished.
+        draws_on_device = tensor(draws)
+        is_greedy = not any(branch.temperature for branch in branches)
+        temperatures = None if is_greedy else tensor([[branch.temperature] for branch in branches])
         with _attention(self._model, rows.attend):
             logits = self._model(
                 input_ids=tensor([[(branch.tokens or branch.prompt)[-1]] for branch in branches]),
@@ -149,11 +159,7 @@ class _Batch:
                 past_key_values=rows,
                 use_cache=True,
             ).logits[:, -1]
-        draws = np.zeros((len(branches), max(len(branch.requests) for branch in branches)))
-        for row, branch in enumerate(branches):
-            draws[row, : len(branch.requests)] = [own[len(branch.tokens)] for _, own in branch.requests]
-        temperatures = tensor([[branch.temperature] for branch in branches])
-        tokens, logprobs = _choose(logits.float(), temperatures, self._sampling, torch.from_numpy(draws))
+        tokens, logprobs = _choose(logits.float(), temperatures, self._sampling, draws_on_device)
         return self._continue(tokens.tolist(), logprobs.tolist())
 
     def _continue(self, tokens: list[list[int]], logprobs: list[list[float]]) -> list[Reply]:
@@ -161,6 +167,8 @@ class _Batch:
         sampling, ended = self._sampling, []
         stay: dict[int, _Branch] = {}  # by row
         rest: list[tuple[int, _Branch]] = []  # branches that need another row than this one, which has their keys
+        if any(chosen[0] < 0 for chosen in tokens):
+            raise UserError("model.id: the model's logits are not finite; set model.dtype to bfloat16 or float32")
         for row, (branch, chosen, their_logprobs) in enumerate(zip(self._branches, tokens, logprobs, strict=True)):
             for part in branch.split(chosen, their_logprobs):
                 if len(part.tokens) == sampling.max_new_tokens or self._stopping.has_ended(part.tokens):
@@ -173,6 +181,7 @@ class _Batch:
                     stay[row] = part
         # Rows have no gaps: what was split off, and the last rows, go to rows that have become free.
         n_rows = len(stay) + len(rest)
+        self._rows.reserve(n_rows)
         rest += [(row, stay.pop(row)) for row in list(stay) if row >= n_rows]
         free = [row for row in range(n_rows) if row not in stay]
         moved = [branch for _, branch in rest]
@@ -202,6 +211,7 @@ class _Batch:
                 unread.append(row)
                 row_of[branch.prompt] = row
         self._branches += branches
+        self._rows.reserve(len(self._branches))
         for start in range(0, len(unread), _PROMPTS_AT_ONCE):
             rows, cache = unread[start : start + _PROMPTS_AT_ONCE], copy.deepcopy(self._prefix)
             self._read([self._branches[row].prompt[self._n_prefix : -1] for row in rows], cache)
@@ -251,8 +261,19 @@ class _Rows(transformers.Cache):
 
     def copy_rows(self, rows: list[int], to: list[int], end: int) -> None:
         """Copy the keys and values of rows, up to a column, to other rows."""
+        source, target = (torch.tensor(each, device=self.device) for each in (rows, to))
         for buffer in self._buffers:
-            buffer[:, to, :, :end] = buffer[:, rows, :, :end]
+            buffer[:, target, :, :end] = buffer[:, source, :, :end]
+
+    def reserve(self, n_rows: int) -> None:
+        """Make room for this many rows."""
+        if n_rows <= self._n_rows:
+            return
+        more = max(n_rows, 2 * self._n_rows) - self._n_rows
+        self._n_rows += more
+        for layer, buffer in enumerate(self._buffers):
+            added = buffer.new_zeros(2, more, *buffer.shape[2:])
+            self._buffers[layer] = torch.cat([buffer, added], dim=1)
 
     def begin_step(self, columns: list[int]) -> None:
         """Prepare for a token in each row, which goes to this column of the row's buffer."""
@@ -291,13 +312,13 @@ class _Rows(transformers.Cache):
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         prefix = self._prefix.layers[layer]
-        # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
-        scaled = query.float() * scaling
+        scaled = query * scaling  # before the product, which could overflow in 16 bits
         # All queries are multiplied by the prefix as one matrix: (heads, rows * sharing, size).
-        to_prefix = scaled.transpose(0, 1).flatten(1, 2) @ prefix.keys[0].float().transpose(-1, -2)
-        to_own = (scaled @ keys.float().transpose(-1, -2)).masked_fill(~self._is_seen, -torch.inf)
+        to_prefix = scaled.transpose(0, 1).flatten(1, 2) @ prefix.keys[0].transpose(-1, -2)
+        to_own = (scaled @ keys.transpose(-1, -2)).masked_fill(~self._is_seen, -torch.inf)
         scores = torch.cat([to_prefix.unflatten(1, (len(query), -1)).transpose(0, 1), to_own], dim=-1)
-        to_prefix, to_own = scores.softmax(-1).to(query.dtype).split([self._n_prefix, self._end], dim=-1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        to_prefix, to_own = weights.split([self._n_prefix, self._end], dim=-1)
         from_prefix = to_prefix.transpose(0, 1).flatten(1, 2) @ prefix.values[0]
         output: torch.Tensor = from_prefix.unflatten(1, (len(query), -1)).transpose(0, 1) + to_own @ values
         return output
@@ -310,14 +331,14 @@ class _Rows(transformers.Cache):
 
 
 def _choose(
-    logits: torch.Tensor, temperatures: torch.Tensor, sampling: Sampling, draws: torch.Tensor
+    logits: torch.Tensor, temperatures: torch.Tensor | None, sampling: Sampling, draws: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose tokens from logits (rows, vocabulary) with uniform `draws` (rows, n).
+    """Choose tokens from logits (rows, vocabulary) with uniform `draws` (rows, n); greedily without `temperatures`.
 
-    Returns the tokens (rows, n) and their log-probabilities (rows, n) under the distribution before `top_p` cuts it;
-    the latter have no meaning for greedy sampling, or if not asked for.
+    Returns the tokens (rows, n), -1 where logits are not finite, and their log-probabilities (rows, n) under the
+    distribution before `top_p` cuts it; the latter have no meaning for greedy sampling, or if not asked for.
     """
-    if not temperatures.any():
+    if temperatures is None:
         tokens = logits.argmax(-1, keepdim=True).expand(draws.shape)
         return tokens, torch.zeros_like(tokens)
     logits = logits / temperatures
@@ -330,12 +351,14 @@ def _choose(
     # Inverting the cumulative distribution takes one random number per token, whatever the size of the vocabulary. In
     # 32 bits a draw may round up to 1, which would choose a token beyond the last one.
     cumulative = probabilities.cumsum(-1)
-    draws = draws.to(cumulative).clamp(max=1 - 2**-24)
+    draws = draws.clamp(max=1 - 2**-24)
     tokens = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
+    is_finite = cumulative[:, -1:].isfinite()
+    tokens = tokens.where(is_finite, 0)
     if order is not None:
         tokens = order.gather(1, tokens)
     logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True) if sampling.logprobs else tokens
-    return tokens, logprobs
+    return tokens.where(is_finite, -1), logprobs
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Stopping:
         return any(text in tail for text in self.stop)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def _tokens_with(tokenizer: Any, characters: str) -> frozenset[int]:
     """Return the tokens of the vocabulary whose text contains one of the characters."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])

@@ -3,7 +3,8 @@
 Written from the sources of Unsloth 2026.10.7. Its engine shares the base weights with the model that is trained; each
 call passes it the current adapter as files. The engine forms batches by itself. It reserves half of the GPU's memory,
 which `ladder_lite.models.memory` does not predict. TRL's importance-sampling correction, for rounding differences
-between vLLM and the trainer, is switched off.
+between vLLM and the trainer, is switched off. By default, vLLM's log-probabilities are those at temperature 1; unless
+Unsloth changes that, the rollout guard refuses other temperatures.
 """
 
 from collections.abc import Iterator, Sequence

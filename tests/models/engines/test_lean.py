@@ -134,7 +134,7 @@ def test_its_own_attention_is_gone_after_an_exception(model: Any) -> None:
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:4], PROMPTS[-2:]])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_scores_are_computed_in_32_bits(dtype: torch.dtype, prompts: list[tuple[int, ...]]) -> None:
+def test_scores_do_not_overflow_before_they_are_scaled(dtype: torch.dtype, prompts: list[tuple[int, ...]]) -> None:
     """Large biases of queries and keys make scores that 16 bits cannot hold before they are scaled."""
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(CONFIGS["qwen2"](), attn_implementation="sdpa").eval()
@@ -185,6 +185,17 @@ def test_a_draw_that_rounds_up_to_one_chooses_a_token_that_exists() -> None:
     logits, draws = torch.tensor([[0.0, 1.0, -torch.inf]]), torch.tensor([[1 - 1e-12]], dtype=torch.double)
     tokens, _ = lean._choose(logits, torch.ones(1, 1), SAMPLING, draws)
     assert tokens.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_one_line(model: Any, temperature: float) -> None:
+    """Not a token that does not exist, which on a GPU would end the process."""
+    model.lm_head.weight.data.fill_(torch.nan)
+    if temperature:
+        with pytest.raises(UserError, match="logits are not finite"):
+            _sample(model, _requests(temperature), 4)
+    else:
+        assert all(0 <= token < 30 for reply in _sample(model, _requests(0.0), 4) for token in reply.tokens)
 
 
 @pytest.fixture
