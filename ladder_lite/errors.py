@@ -10,6 +10,8 @@ Every command line of the package ends with `run(app)`:
 import difflib
 import errno
 import os
+import re
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,6 +73,7 @@ def run(app: "typer.Typer") -> NoReturn:
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, typer.Abort) as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end in a traceback of the clean-up
         print(f"\n{_one_line(str(stop)) or 'interrupted'}", file=sys.stderr)  # below the "^C" that the terminal echoes
         sys.exit(130)  # 128 + SIGINT, as shells have it
     except UserError as error:
@@ -82,7 +85,11 @@ def run(app: "typer.Typer") -> NoReturn:
     except Exception as error:
         if isinstance(error, usage_error):
             used = getattr(error, "ctx", None)  # the context of the subcommand, if there is one
-            _fail(f"{error.format_message().rstrip('.')}; see {used.command_path if used else name} --help")
+            message = error.format_message().rstrip(".")
+            # Where an argument may begin with a minus, a mistyped option is taken for one.
+            if option := re.search(r"extra argument.*?(--[A-Za-z][\w-]*)", message):
+                message = f"No such option: {option[1]}"
+            _fail(f"{message}; see {used.command_path if used else name} --help")
         if (line := environment_error(error)) is not None:
             _fail(line)
         raise

@@ -39,7 +39,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         # What follows the last line end was being written when the process was killed. It is left in the file until
         # the next `append_jsonl`: a report may be reading a run that is still writing.
         lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     rows = []
     for number, line in enumerate(lines, start=1):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
 from rich.errors import MarkupError
@@ -32,7 +33,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from ladder_lite.problems.attempts import Attempt
@@ -86,6 +87,14 @@ def percent(share: float) -> str:
     points = 100 * share
     # From about 9.95 on, one decimal would round to "10.0".
     return f"{points:.0f} %" if 9.95 <= points <= 99 else f"{points:.1f} %".replace(".0 ", " ")
+
+
+def plain_table(first: str) -> Table:
+    """Return an empty table whose first column is cropped if it is too wide."""
+    # "crop", because rich's default ends a cropped cell in an ellipsis, which is not ASCII.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, title_style="bold")
+    table.add_column(first, no_wrap=True, overflow="crop")
+    return table
 
 
 def percent_interval(share: Mapping[str, float]) -> str:

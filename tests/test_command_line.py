@@ -45,6 +45,9 @@ def test_a_command_is_that_of_its_room() -> None:
         (["report"], ["RUN", "ladder_lite report --help"]),
         (["problems", "clean"], ["ladder_lite problems clean --help"]),
         (["recipe", "tyni"], ["did you mean tiny?"]),
+        (["verify", "x", "x**2/2", "--protcol", "paper"], ["No such option: --protcol", "verify --help"]),
+        (["report", "pyproject.toml"], ["pyproject.toml: not a run folder"]),
+        (["report", "a", "b", "--out", "pyproject.toml"], ["--out", "pyproject.toml"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_command(arguments: list[str], facts: list[str]) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ladder_lite.errors import UserError
 from ladder_lite.errors import run as run_app
 from ladder_lite.evaluate.of_run import Request, Split, evaluate_run
-from ladder_lite.terminal import Live, one_line, percent
+from ladder_lite.terminal import Live, one_line, percent, percent_interval, plain_table
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -52,38 +51,30 @@ def main(
 
 
 def summary_table(result: Mapping[str, Any]) -> Table:
-    """The result of `evaluate_run` as a table for a terminal of 80 columns; ASCII only."""
+    """The result of `evaluate_run` as a table for a terminal of 80 columns."""
     summaries = result["conditions"]
     base = summaries["base"]
     pass_k = [key for key in base if key.startswith("pass@") and key != "pass@1"]
     # With one answer to each problem, pass@k, greedy and majority would all repeat pass@1.
     others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []
-    table = Table(
-        title=f"{base['n_problems']} problems of {one_line(result['problems'], 40)}, seed {result['seed']}",
-        caption=f"answers to each problem: {result['samples']}; 95 % intervals in parentheses",
-        box=box.ASCII,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        title_style="bold",
-    )
-    table.add_column("condition", no_wrap=True, overflow="crop")
+    table = plain_table("condition")
+    table.title = f"{base['n_problems']} problems of {one_line(result['problems'], 40)}, seed {result['seed']}"
+    table.caption = f"answers to each problem: {result['samples']}; 95 % intervals in parentheses"
     for heading in ("pass@1", *others, "over base"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, summary in summaries.items():
         table.add_row(
             one_line(name, 22),
-            _with_interval(summary["pass@1"]),
+            percent_interval(summary["pass@1"]),
             *(percent(summary[key]["value"]) for key in others),
-            _with_interval(summary["over_base"], signed=True) if "over_base" in summary else "",
+            _signed(summary["over_base"]) if "over_base" in summary else "",
         )
     return table
 
 
-def _with_interval(interval: Mapping[str, float], signed: bool = False) -> str:
-    """An interval as "81 % (73 to 88)"; a difference, in percentage points, as "+81 % (73 to 88)"."""
-    value, low, high = (f"{100 * interval[key]:.0f}" for key in ("value", "low", "high"))
-    return f"{'+' if signed and interval['value'] > 0 else ''}{value} % ({low} to {high})"
+def _signed(difference: Mapping[str, float]) -> str:
+    """A difference in percentage points, with its interval: "+81 (73 to 88)"."""
+    return "{value:+.0f} ({low:.0f} to {high:.0f})".format(**{key: 100 * difference[key] for key in difference})
 
 
 if __name__ == "__main__":

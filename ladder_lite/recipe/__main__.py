@@ -77,6 +77,8 @@ def main(
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
     if only is not None and redo:
         raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
+    if seeds and any(each.startswith("seed=") for each in overrides or ()):
+        raise UserError("--seeds names the seeds; leave out seed=")
     if seeds and (dry or print_):
         raise UserError("--seeds: --dry-run and --print are for one run; leave it out")
     settings = overrides or []

@@ -14,17 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
 from ladder_lite.config import EMBEDDED, model_name
 from ladder_lite.jsonl import write_atomic, write_json
 from ladder_lite.report.findings import headline, measure
 from ladder_lite.report.paper_results import PAPER
 from ladder_lite.runs import open_run
-from ladder_lite.terminal import clock_time, one_line, percent, percent_interval
+from ladder_lite.terminal import clock_time, one_line, percent, percent_interval, plain_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ladder_lite.report.document import Document
 
 __all__ = ["comparison_table", "headline", "summary_table", "write_comparison", "write_report"]
@@ -77,7 +76,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
     paper, entries = PAPER[report["experiment"]], report["conditions"]
     # One column besides pass@1, such as ["pass@10"]: a run has one k. Empty if k is 1.
     pass_k = [key for entry in entries.values() for key in entry if key.startswith("pass@") and key != "pass@1"][:1]
-    table = _table("condition")
+    table = plain_table("condition")
     about = "a scale model of the experiment" if report["model"] == EMBEDDED else model_name(report["model"])
     table.title = f"{one_line(report['recipe'], 30)}, seed {report['seed']}: {one_line(about, 36)}"
     table.caption = paper.caption
@@ -102,7 +101,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return a table of pass@1 with intervals by condition and run, with means over seeds; ASCII only."""
-    table = _table("pass@1 (95 %)")
+    table = plain_table("pass@1 (95 %)")
     runs, means = comparison["runs"], comparison["means"]
     headings = [one_line(run["name"], _NAME_WIDTH) for run in runs]
     for heading in [*headings, *(f"mean of {len(mean['runs'])}" for mean in means)]:
@@ -112,12 +111,4 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
         shares = [run["conditions"].get(name, {}).get("pass@1") for run in runs]
         shares += [mean["conditions"].get(name) for mean in means]
         table.add_row(one_line(name, _NAME_WIDTH), *(percent_interval(share) if share else "" for share in shares))
-    return table
-
-
-def _table(first: str) -> Table:
-    """Return an empty table whose first column is cropped if it is too wide."""
-    # "crop", because rich's default ends a cropped cell in an ellipsis, which is not ASCII.
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, title_style="bold")
-    table.add_column(first, no_wrap=True, overflow="crop")
     return table

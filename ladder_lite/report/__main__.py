@@ -20,7 +20,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def main(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/tiny-s0.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for a comparison.  [default: comparison]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for a comparison.  [default: comparison]")
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Rewrite the report every minute; the page reloads itself. Ctrl-C ends it.")
     ] = False,

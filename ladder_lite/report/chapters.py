@@ -127,6 +127,8 @@ def _result(report: Report, run: Run, name: str) -> dict[str, str]:
         # LADDER resampled only tries single problems: it has no evaluation of its own to wait for.
         unfinished = "" if name == "ladder_pass100" else "not finished, "
         row["pass@1"] = f"{unfinished}solved {sum(bool(row['solved']) for row in tried)} of {len(tried)} problems"
+    elif run.done(layout.problems(name)):
+        row["pass@1"] = "no problem left"
     else:
         # metrics.jsonl has one row per training step, also while training is still running.
         steps = len(run.rows(layout.train(name), layout.METRICS))

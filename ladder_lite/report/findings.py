@@ -55,7 +55,7 @@ def measure(run: Run) -> dict[str, Any]:
         "model": run.recipe.model.id,
         "experiment": experiment_of(run.recipe),
         "conditions": entries,
-        "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth")},
+        "variants": {key: tree[key] for key in ("kept", "rejected", "duplicates", "by_depth", "tokens")},
         "curve": [
             {"condition": name, **row} for name in run.conditions for row in run.rows(layout.train(name), layout.CURVE)
         ],

@@ -165,6 +165,8 @@ class Solver:
         work. Raises UserError as `read` does, and if the prompt does not suit the model.
         """
         started = time.monotonic()
+        if samples is not None and samples < 1:
+            raise UserError(f"samples is {samples}; it must be 1 or more")
         problem = self.read(text, **fields)
         ways = self._readable([problem, self.task.detour(problem)])
         search = Search(self.task, self.backend, self.recipe, problem, ways, self.live, deadline or Deadline.never())
@@ -184,9 +186,10 @@ class Solver:
         """The problems whose prompts the model can read. Raises UserError if there are none."""
         readable: list[Problem] = []
         errors: list[UserError] = []
+        check = self.backend.check  # here, because to load a model has errors of its own
         for problem in filter(None, problems):
             try:
-                self.backend.check([self.task.prompt(problem)])
+                check([self.task.prompt(problem)])
                 readable.append(problem)
             except UserError as error:
                 errors.append(error)
@@ -224,13 +227,14 @@ def _choose(
         return load_recipe(model, overrides), None
     # 4. Any other model. A name that can only be a path, or has no owner as hub ids have, fails here and not after a
     # minute of attempts to reach the hub.
+    is_model = (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file())
     could_be_id = len(path.parts) == 2 and path.parts[0] not in ("runs", "..", "~") and path.suffix != ".gguf"
-    if not (path.exists() or could_be_id or model == EMBEDDED):
+    if not (is_model or (could_be_id and not path.exists()) or model == EMBEDDED):
         runs = sorted(str(run.parent) for run in Path("runs").glob(f"*/{layout.RECIPE}"))
         known = [*recipe_names(), *runs]
         raise UserError(
-            f"--model {model}: no such file, run or recipe{nearest(model, known)}; there are {', '.join(known)}; an id "
-            "on the hub is OWNER/NAME"
+            f"--model {model}: no such model, run or recipe{nearest(model, known)}; there are {', '.join(known)}; an "
+            "id on the hub is OWNER/NAME"
         )
     # A shipped recipe made for this very model has the prompts and limits that suit it best.
     if recipe_name is None:

@@ -112,8 +112,8 @@ def verify(
     answer: str,
     *,
     variable: str = "x",
-    lower: str | None = None,
-    upper: str | None = None,
+    lower: str | float | None = None,
+    upper: str | float | None = None,
     protocol: Protocol = "strict",
     seed: int = 0,
     references: References = _REFERENCES,
@@ -123,6 +123,7 @@ def verify(
     Accepts any text, never executes it, and never raises because of it. The same arguments always give the same grade.
     `references` caches the values of definite integrals.
     """
+    lower, upper = (bound if bound is None else str(bound) for bound in (lower, upper))
     if not answer.strip():
         return Grade(0.0, Reason.NO_ANSWER, answer)
     if lower is None and upper is None:

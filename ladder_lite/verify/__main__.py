@@ -11,7 +11,7 @@ import typer
 
 from ladder_lite.errors import UserError, run
 from ladder_lite.verify import Protocol, verify
-from ladder_lite.verify.lines import grade_lines
+from ladder_lite.verify.lines import MALFORMED, grade_lines
 
 
 def _read_lines(source: str) -> Iterator[tuple[int, str]]:
@@ -45,7 +45,8 @@ def main(
 ) -> None:
     """Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.
 
-    Exit codes: 0 if a file was graded or the one answer is right, 1 if it is not, 2 for invalid input.
+    Exit codes: 0 if a file was graded or the one answer is right, 1 if it is not right or cannot be graded, 2 for wrong
+    usage and for a file without a line to grade.
     """
     if answer is not None:
         grade = verify(source, answer, variable=variable or "x", lower=lower, upper=upper, protocol=protocol)
@@ -58,6 +59,8 @@ def main(
     for row in grade_lines(_read_lines(source), protocol, workers):
         print(json.dumps(row), flush=source == "-")
         reasons[row["reason"]] += 1
+    if not reasons.total() - reasons[MALFORMED]:
+        raise UserError(f"{source}: no line has an integrand and an answer")
     counts = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
     print(f"graded {reasons.total():,}{counts and f': {counts}'}", file=sys.stderr)
 

@@ -201,6 +201,7 @@ def test_the_number_of_workers() -> None:
         (["--workers", "two"], ["--workers two", "auto"]),
         (["--ray", "auto"], ["--ray", "--workers"]),
         (["--seeds", "0,x"], ["seed", "x"]),
+        (["--seeds", "0,1", "seed=3"], ["--seeds", "seed="]),
         (["--seeds", "0,1", "--dry-run"], ["--seeds", "--dry-run"]),
         (["--smoke", "--workers", "10000"], ["--workers 10000", "core"]),
         (["--smoke", "--workers", "2", "--ray", "127.0.0.1:1"], ["--ray 127.0.0.1:1", "cluster"]),

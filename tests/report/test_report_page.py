@@ -101,6 +101,7 @@ def test_the_page_shows_all_conditions_and_compares_ttrl(full_run: Path, tests: 
     report = write_report(full_run)
     page = assert_harmless((full_run / "report.html").read_text())
     text = re.sub(r"\s+", " ", page.text)
+    assert "written by the model itself" in text
     assert report["conditions"]["ladder_10"]["variants"] == 10  # one of each root
     stages = [json.loads((full_run / f"conditions/ladder/{name}/done.json").read_text()) for name in ("train", "eval")]
     assert report["conditions"]["ladder"]["n_tokens"] == sum(stage["n_tokens"] for stage in stages)

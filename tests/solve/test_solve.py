@@ -106,14 +106,16 @@ def test_a_failure_is_reported_with_remedies(run_cli: Callable[..., tuple[int, s
         (["x", "--budget", "3x"], "--budget 3x: "),
         (["x", "--samples", "0"], "Invalid value for '--samples'"),
         (["x", "--steps", "3"], "--steps 3: limits the training of --ttrl"),
-        (["x", "--ttlr"], "Got unexpected extra argument"),
+        (["x", "--ttlr"], "No such option: --ttlr"),
+        (["x", "--modle", "tiny"], "No such option: --modle"),
         (["x", "--condition", "ladder"], "--condition ladder: tiny is not a run folder"),
         (["x", "--recipe", "smollm"], "--recipe smollm: --model tiny "),
         (["x", "--model", "a/b", "--recipe", "smolm"], 'unknown recipe "smolm"; did you mean smollm?'),
-        (["x", "--model", "tinny"], "--model tinny: no such file, run or recipe; did you mean tiny?"),
-        (["x", "--model", "runs/tiny-s9"], "--model runs/tiny-s9: no such file, run or recipe"),
-        (["x", "--model", "./model.gguf"], "--model ./model.gguf: no such file"),
-        (["x", "--model", "a/b/c"], "--model a/b/c: no such file"),
+        (["x", "--model", "tinny"], "--model tinny: no such model, run or recipe; did you mean tiny?"),
+        (["x", "--model", "runs/tiny-s9"], "--model runs/tiny-s9: no such model, run or recipe"),
+        (["x", "--model", "."], "--model .: no such model, run or recipe"),
+        (["x", "--model", "./model.gguf"], "--model ./model.gguf: no such model"),
+        (["x", "--model", "a/b/c"], "--model a/b/c: no such model"),
     ],
 )
 def test_a_usage_error_is_one_line(
@@ -273,6 +275,20 @@ def test_a_word_unknown_to_the_embedded_model_is_one_line(backend: Backend) -> N
     solver.backend = backend
     with pytest.raises(UserError, match=r"^the model has no word for 'erf' in .*; the embedded model reads "):
         solver.solve("erf(x)")
+
+
+def test_a_model_that_cannot_be_loaded_is_not_blamed_on_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> Backend:
+        raise UserError("adapter: cannot read this adapter")
+
+    monkeypatch.setattr("ladder_lite.doctor.checks.open_backend", load)
+    with pytest.raises(UserError, match=r"^adapter: cannot read this adapter$"):
+        Solver("tiny").solve("x**2")
+
+
+def test_no_samples_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="samples is 0; it must be 1 or more"):
+        Solver("tiny").solve("x**2", samples=0)
 
 
 # --- which model

@@ -376,3 +376,5 @@ class TestReasoningGym:
         assert {row["data"]["level"] for row in rows} == {"1"}
         assert sum(row["n_tokens"] for row in read_jsonl(tmp_path / "run/variants/rounds.jsonl")) == 0
         assert "given by the task" in (tmp_path / "run/report.md").read_text()
+        report = json.loads((tmp_path / "run/report.json").read_text())
+        assert report["variants"]["tokens"] == 0 < report["variants"]["kept"]

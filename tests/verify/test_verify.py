@@ -456,8 +456,8 @@ def test_reward_function_reads_texts_and_messages() -> None:
         completions,
         ["x", "x", "t**2", "y", "x"],
         variable=["x", "x", "t", "x", "x"],
-        lower=[None, None, "0", None, None],
-        upper=[None, None, "1", None, None],
+        lower=[None, None, 0, None, None],
+        upper=[None, None, 1.0, None, None],
         prompts=["?"] * 5,
     )
     assert rewards == [1.0, 0.0, 1.0, None, 1.0]
@@ -486,7 +486,7 @@ def test_lines_are_graded_in_order_and_malformed_ones_reported(tmp_path: Path) -
         assert "answer" in rows[3]["error"]
 
 
-def test_the_command_line_grades_one_answer_and_reports_a_missing_file() -> None:
+def test_the_command_line_grades_one_answer_and_reports_a_missing_file(tmp_path: Path) -> None:
     for integrand, answer, verdict in (("x", "x**2/2", "CORRECT"), ("x", "x**2", "WRONG"), ("y", "x", "UNVERIFIABLE")):
         run = run_command("verify", integrand, answer)
         assert run.stdout.startswith(verdict)
@@ -497,6 +497,10 @@ def test_the_command_line_grades_one_answer_and_reports_a_missing_file() -> None
         assert "INTEGRAND" in unused.stderr
     assert run_command("verify", "-x", "-x**2/2").stdout == "CORRECT\n"
     assert run_command("verify", "x**2", "1/3", "--lower", "0", "--upper", "1").stdout == "CORRECT\n"
+    (tmp_path / "answers.jsonl").write_text("{}\n")
+    nothing = run_command("verify", tmp_path / "answers.jsonl")
+    assert (nothing.returncode, nothing.stdout.count("MALFORMED")) == (2, 1)
+    assert nothing.stderr.endswith("answers.jsonl: no line has an integrand and an answer\n")
     missing = run_command("verify", "no_such_file.jsonl")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no_such_file.jsonl")
