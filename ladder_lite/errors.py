@@ -73,7 +73,8 @@ def run(app: "typer.Typer") -> NoReturn:
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, typer.Abort) as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end in a traceback of the clean-up
+        # Otherwise a second Ctrl-C would show a traceback of the clean-up.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         print(f"\n{_one_line(str(stop)) or 'interrupted'}", file=sys.stderr)  # below the "^C" that the terminal echoes
         sys.exit(130)  # 128 + SIGINT, as shells have it
     except UserError as error:
@@ -87,8 +88,11 @@ def run(app: "typer.Typer") -> NoReturn:
             used = getattr(error, "ctx", None)  # the context of the subcommand, if there is one
             message = error.format_message().rstrip(".")
             # Where an argument may begin with a minus, a mistyped option is taken for one.
-            if option := re.search(r"extra argument.*?(--[A-Za-z][\w-]*)", message):
-                message = f"No such option: {option[1]}"
+            if "extra argument" in message and used is not None:
+                known = {name for parameter in used.command.params for name in parameter.opts}
+                words = [word.partition("=")[0] for word in sys.argv[1:]]
+                if unknown := [word for word in words if re.fullmatch(r"--[a-z][\w-]+", word) and word not in known]:
+                    message = f"No such option: {unknown[0]}{nearest(unknown[0], known)}"
             _fail(f"{message}; see {used.command_path if used else name} --help")
         if (line := environment_error(error)) is not None:
             _fail(line)

@@ -45,6 +45,7 @@ def test_a_command_is_that_of_its_room() -> None:
         (["report"], ["RUN", "ladder_lite report --help"]),
         (["problems", "clean"], ["ladder_lite problems clean --help"]),
         (["recipe", "tyni"], ["did you mean tiny?"]),
+        (["verify", "x", "--protcol", "paper"], ["No such option: --protcol; did you mean --protocol?"]),
         (["verify", "x", "x**2/2", "--protcol", "paper"], ["No such option: --protcol", "verify --help"]),
         (["report", "pyproject.toml"], ["pyproject.toml: not a run folder"]),
         (["report", "a", "b", "--out", "pyproject.toml"], ["--out", "pyproject.toml"]),

@@ -47,7 +47,7 @@ SETTINGS: dict[str, Setting] = {
     "save_total_limit": Setting("loop", 2),  # a kill may tear the one being written; the previous one is intact
     "disable_tqdm": Setting("loop", True, compared=False),
     "ignore_data_skip": Setting("loop", True),  # all rows are equal, so there is nothing to skip
-    "full_determinism": Setting("loop", False),  # sampling uses operations that CUDA has in no deterministic form
+    "full_determinism": Setting("loop", False),  # sampling uses CUDA operations without a deterministic implementation
     "dataloader_num_workers": Setting("loop", 0),  # rows are placeholders, which need no workers
     "num_iterations": Setting("loop", 1, copy="num_iterations"),
     "remove_unused_columns": Setting("loop", False),  # TRL needs the column "prompt"
@@ -138,17 +138,24 @@ def _refuse_loop_settings(trl: dict[str, Any]) -> dict[str, Any]:
     return trl
 
 
-_NOT_A_PRODUCT = ("use_dora", "modules_to_save", "trainable_token_indices", "layer_replication")
+_NOT_A_PRODUCT = (
+    *("use_dora", "modules_to_save", "trainable_token_indices", "layer_replication", "lora_bias", "target_parameters"),
+    *("use_qalora", "alora_invocation_tokens"),
+)
 
 
 def _refuse_loader_settings(lora: dict[str, Any]) -> dict[str, Any]:
     if taken := sorted({"task_type", "inference_mode"}.intersection(lora)):
         raise ValueError(f"must leave out {', '.join(taken)}: the loader sets it")
-    # The base model writes variants and gives answers. It is the model with the adapter off, or with its weights at 0.
+    # The base model writes variants and gives answers: the model with the adapter off, or with its weights at 0.
+    if lora.get("bias", "none") != "none":
+        raise ValueError("must have a bias of none: others train the base model")
     if other := sorted(name for name in _NOT_A_PRODUCT if lora.get(name)):
         raise ValueError(f"must leave out {', '.join(other)}: the adapter would be more than a product of two matrices")
     if lora.get("init_lora_weights", True) not in (True, "gaussian"):
-        raise ValueError("must have init_lora_weights of true or gaussian: others change the base model")
+        raise ValueError(
+            "must have init_lora_weights of true or gaussian: with others, a fresh adapter is not the base model"
+        )
     return lora
 
 

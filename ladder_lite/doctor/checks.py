@@ -25,8 +25,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from ladder_lite import models
-from ladder_lite.config import EMBEDDED, ModelSettings, Recipe, model_name
-from ladder_lite.errors import UserError, first_line
+from ladder_lite.config import EMBEDDED, ModelSettings, Recipe, model_name, recipe_for
+from ladder_lite.errors import UserError, first_line, nearest
 from ladder_lite.models import Backend, prepare_environment
 from ladder_lite.models.memory import Setup, gib, smallest_parts, total
 from ladder_lite.models.shape import read_shape
@@ -79,7 +79,7 @@ def preflight(recipe: Recipe, run_path: Path | None) -> list[Check]:
         checks += _check_device(recipe.model, needs.get("needed_bytes") if run_path else None)
         if run_path is not None:
             checks += _check_trackers(recipe.grpo.trl.get("report_to"))
-            checks += _check_names("grpo", recipe.grpo.trl) + _check_names("ttrl", recipe.ttrl.trl)
+            checks += _check_names(recipe)
     checks.append(loading)
     folders: dict[str, tuple[Path, int]] = {}  # with the bytes needed there
     if run_path is not None:
@@ -216,17 +216,26 @@ def _check_trackers(report_to: Any) -> list[Check]:
     return [Check(name, True, f"{report_to}: installed")]
 
 
-def _check_names(section: str, settings: Mapping[str, Any]) -> list[Check]:
+def _check_names(recipe: Recipe) -> list[Check]:
     """Return a failed check for each name that transformers would refuse only when training begins."""
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    valid = {"optim": [*OptimizerNames], "lr_scheduler_type": [*SchedulerType]}
-    return [
-        Check(f"{section}.trl.{name}", False, f'"{settings[name]}" is unknown', f"set one of {', '.join(valid[name])}")
-        for name in valid.keys() & settings.keys()
-        if settings[name] not in valid[name]
-    ]
+    places = {"grpo.trl": recipe.grpo.trl, "ttrl.trl": recipe.ttrl.trl}
+    for ablation in recipe.ablations:
+        changed = recipe_for(recipe, ablation)
+        places |= {
+            f"ablations.{ablation}: grpo.trl": changed.grpo.trl,
+            f"ablations.{ablation}: ttrl.trl": changed.ttrl.trl,
+        }
+    checks = []
+    for name, kind in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        valid = [member.value for member in kind]
+        for place, settings in places.items():
+            if (value := settings.get(name, valid[0])) not in valid:
+                hint = nearest(value, valid).removeprefix("; ") or f"known are {', '.join(valid)}"
+                checks.append(Check(f"{place}.{name}", False, f'"{value}" is unknown', hint))
+    return checks
 
 
 def _check_gpu(settings: ModelSettings) -> list[Check]:

@@ -59,7 +59,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
     others = [*pass_k, "greedy", "majority"] if result["samples"] > 1 else []
     table = plain_table("condition")
     table.title = f"{base['n_problems']} problems of {one_line(result['problems'], 40)}, seed {result['seed']}"
-    table.caption = f"answers to each problem: {result['samples']}; 95 % intervals in parentheses"
+    table.caption = f"answers to each problem: {result['samples']}; 95 % intervals in parentheses; over base: points"
     for heading in ("pass@1", *others, "over base"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     for name, summary in summaries.items():

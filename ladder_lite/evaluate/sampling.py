@@ -14,7 +14,7 @@ from ladder_lite.problems import Problem
 from ladder_lite.problems.attempts import Attempt
 from ladder_lite.runs import layout
 from ladder_lite.tasks import Task
-from ladder_lite.terminal import Live
+from ladder_lite.terminal import Live, show
 
 CHUNK = 50
 """The most problems in a chunk."""
@@ -73,6 +73,11 @@ class Sampler:
                 seed = self.seed * 1000 + start
                 done = self._add_chunk(done, folder / layout.ATTEMPTS, chunk, self.settings.samples, seed)
                 bar.set(start + len(chunk))
+        why = {attempt.problem_id: attempt.grade.detail for attempt in done if attempt.grade.reward is None}
+        if why:
+            first = next(problem for problem in problems if problem.id in why)
+            example = f"{show(self.task.statement(first))} ({why[first.id]})"
+            live.say(f"{title}: {len(why)} of {len(problems)} cannot be verified and do not count, such as {example}")
         return done
 
     def sample_tokens(self, problem: Problem, folder: Path, n: int, n_tokens: int) -> list[Attempt]:

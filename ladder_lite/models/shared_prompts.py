@@ -39,10 +39,11 @@ def sharing_prompts(model: Any, reply_length: int) -> Iterator[None]:
         ids, mask = prompts.split(length, dim=1)
         # Prompts are padded on the left. Without the padding, they have their first `n_common` tokens in common.
         starts, n_common = length - mask.sum(dim=1), _common_tokens(ids, mask)
+        if len(prompts) == len(rows) and (len(rows) == 1 or 2 * n_common < length):  # there is little to share
+            return forward(input_ids, attention_mask, **options)
         replies, is_reply = input_ids[:, length:], attention_mask[:, length:].bool()
         tree = _tree(replies, is_reply, prompt_of)
-        little = len(prompts) == len(rows) and (len(rows) == 1 or 2 * n_common < length)  # to share
-        if little or _cost(model, *tree.work(*ids.shape)) > _cost(
+        if _cost(model, *tree.work(*ids.shape)) > _cost(
             model, input_ids.numel(), input_ids.numel() * input_ids.shape[1]
         ):
             return forward(input_ids, attention_mask, **options)
@@ -97,7 +98,7 @@ class _Tree(NamedTuple):
     lines: list[list[int]]  # the prompts of each line
 
     def work(self, n_prompts: int, prompt_length: int) -> tuple[int, int]:
-        """Return how many tokens the packed pass computes, and how many pairs of them its attention."""
+        """Return how many tokens the packed pass computes at most, and how many pairs of them its attention."""
         of_prompts, length = n_prompts * prompt_length, max(self.sizes)
         of_replies = len(self.lines) * length
         keys = max(map(len, self.lines)) * prompt_length + length
@@ -107,7 +108,7 @@ class _Tree(NamedTuple):
 def _cost(model: Any, n_tokens: int, n_pairs: int) -> int:
     """Return the approximate cost of a forward pass through a layer, in products of a query with a key.
 
-    The matrices of a layer, with about 12 times the square of its width, cost as much as 6 times the width of these.
+    For each token, the matrices of a layer cost about as much as 6 times its width of such products.
     """
     return 6 * int(model.config.get_text_config().hidden_size) * n_tokens + n_pairs
 

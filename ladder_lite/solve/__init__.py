@@ -186,7 +186,7 @@ class Solver:
         """The problems whose prompts the model can read. Raises UserError if there are none."""
         readable: list[Problem] = []
         errors: list[UserError] = []
-        check = self.backend.check  # here, because to load a model has errors of its own
+        check = self.backend.check  # outside the try: loading the model may raise a UserError of its own
         for problem in filter(None, problems):
             try:
                 check([self.task.prompt(problem)])
@@ -232,6 +232,10 @@ def _choose(
     if not (is_model or (could_be_id and not path.exists()) or model == EMBEDDED):
         runs = sorted(str(run.parent) for run in Path("runs").glob(f"*/{layout.RECIPE}"))
         known = [*recipe_names(), *runs]
+        if path.is_dir():
+            raise UserError(
+                f"--model {model}: neither a run nor a model, it has no config.json; there are {', '.join(known)}"
+            )
         raise UserError(
             f"--model {model}: no such model, run or recipe{nearest(model, known)}; there are {', '.join(known)}; an "
             "id on the hub is OWNER/NAME"

@@ -214,6 +214,7 @@ class Trainer(trl.GRPOTrainer):
             not base.is_gradient_checkpointing  # the model's flag: an earlier trainer may have switched it on
             and not getattr(self, "aux_loss_enabled", False)  # the loss of a mixture's routers needs all tokens
             and positions_are_relative(model)
+            and (self._keeps_groups or not self._testing_memory)  # a test has fewer prompts than a random micro-batch
             and lean.obstacle(base) is None
         )
         reply_length = inputs["completion_ids"].shape[1]
@@ -226,12 +227,17 @@ class Trainer(trl.GRPOTrainer):
         The gradient is the same, but replies to one prompt stay together, so that a micro-batch computes what they have
         in common once. Unsloth has its own copy of this method.
         """
-        # These settings average, or choose tokens, within a micro-batch, which should be a random one then.
-        has_entropy_bonus = getattr(self, "_entropy_bonus_enabled", False)
-        if self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or has_entropy_bonus:
+        if not self._keeps_groups:
             return super()._prepare_inputs(generation_batch)
         with patch.object(grpo_trainer, "shuffle_sequence_dict", lambda batch: batch):
             return super()._prepare_inputs(generation_batch)
+
+    @property
+    def _keeps_groups(self) -> bool:
+        """Whether the replies to a prompt stay in one micro-batch."""
+        # These settings average, or choose tokens, within a micro-batch, which should be a random one then.
+        has_entropy_bonus = getattr(self, "_entropy_bonus_enabled", False)
+        return not (self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or has_entropy_bonus)
 
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
         """Compute log-probabilities and entropies as TRL does, for the tokens of the replies alone."""
@@ -296,12 +302,12 @@ class _StepCallback(TrainerCallback):
 
 
 def _exact(reward: float | None) -> float | None:
-    """Round a reward to a multiple of 1/4096, so that the mean of equal rewards is exact in 32 bits.
+    """Round a reward to a multiple of 1/65536, so that the mean of equal rewards is exact in 32 bits.
 
     In 32 bits, the mean of eight rewards of 0.1 is not 0.1. Each reply would then have a small advantage, which Adam
     would turn into steps as large as any other.
     """
-    return None if reward is None else round(reward * 4096) / 4096
+    return None if reward is None else round(reward * 65536) / 65536
 
 
 def settings_of(training: Training, micro_batch: int) -> dict[str, Any]:
@@ -343,7 +349,7 @@ def _make_config(settings: dict[str, Any], recipe_keys: Iterable[str]) -> trl.GR
             config = trl.GRPOConfig(**{name: value for name, value in settings.items() if name in known})
     except ValueError as error:
         raise UserError(f"grpo.trl: TRL refuses these settings ({first_line(error)}); change them") from error
-    # A process uses one GPU. With several in sight, transformers would wrap the model in DataParallel.
+    # A process uses one GPU. If several are visible, transformers would wrap the model in DataParallel.
     if config.n_gpu > 1:
         config._n_gpu = 1
     # Unsloth's constructor overrides some settings, such as `scale_rewards` with loss_type dr_grpo.

@@ -46,7 +46,7 @@ def main(
     """Grade answers: FILE of JSON lines (- for stdin), or one INTEGRAND and its ANSWER.
 
     Exit codes: 0 if a file was graded or the one answer is right, 1 if it is not right or cannot be graded, 2 for wrong
-    usage and for a file without a line to grade.
+    usage and for a file of malformed lines.
     """
     if answer is not None:
         grade = verify(source, answer, variable=variable or "x", lower=lower, upper=upper, protocol=protocol)
@@ -59,10 +59,10 @@ def main(
     for row in grade_lines(_read_lines(source), protocol, workers):
         print(json.dumps(row), flush=source == "-")
         reasons[row["reason"]] += 1
-    if not reasons.total() - reasons[MALFORMED]:
-        raise UserError(f"{source}: no line has an integrand and an answer")
     counts = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
     print(f"graded {reasons.total():,}{counts and f': {counts}'}", file=sys.stderr)
+    if set(reasons) == {MALFORMED}:
+        raise UserError("no line has an integrand and an answer")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,7 @@ def test_overrides_come_after_smoke_and_smoke_after_the_recipe(recipe_file: Path
             "unknown setting grpo.learning_rate; did you mean grpo.trl.learning_rate or ttrl.trl.learning_rate?",
         ),
         ("model.lora.use_dora=true", "must leave out use_dora: the adapter would be more than a product"),
+        ("model.lora.bias=all", "must have a bias of none"),
         ("model.lora.modules_to_save=[lm_head]", "must leave out modules_to_save"),
         ("model.lora.init_lora_weights=pissa", "must have init_lora_weights of true or gaussian"),
         ("grpo.trl.full_determinism=true", "must leave out full_determinism: the training loop sets it"),

@@ -336,6 +336,10 @@ def test_names_that_only_training_would_refuse(tmp_path: Path, override: str) ->
     check = _named(preflight(_recipe(override), tmp_path), name)
     assert (check.ok, check.detail) == (False, f'"{value}" is unknown')
     assert "adamw_8bit" in check.remedy or "cosine" in check.remedy
+    of_ablation = _named(
+        preflight(_recipe("ablations.ladder_10={grpo.trl.optim: sdg}"), tmp_path), "ablations.ladder_10: grpo.trl.optim"
+    )
+    assert of_ablation.remedy == "did you mean sgd?"
     checks = preflight(_recipe("grpo.trl.optim=adamw_8bit", "ttrl.trl.lr_scheduler_type=cosine"), tmp_path)
     assert [check for check in checks if ".trl." in check.name] == []
 

@@ -69,6 +69,13 @@ def test_every_problem_is_attempted_and_graded(tmp_path: Path) -> None:
     assert [prompt for call in backend.asked for prompt in call.prompts] == [TASK.prompt(p) for p in PROBLEMS]
 
 
+def test_problems_that_do_not_count_are_named(tmp_path: Path) -> None:
+    log, problems = StringIO(), [*PROBLEMS, problem("1/x", lower="-1", upper="1")]
+    Sampler(TASK, FakeBackend(answer), SETTINGS, 0).evaluate(problems, tmp_path, Live(Console(file=log)), "answers")
+    said = "answers: 1 of 8 cannot be verified and do not count, such as 1/x from -1 to 1 (the integral diverges"
+    assert said in " ".join(log.getvalue().split())
+
+
 def test_sampling_uses_the_settings(tmp_path: Path) -> None:
     _, backend = run(answer, tmp_path)
     assert [(len(call.prompts), call.n) for call in backend.asked] == [(3, 3), (3, 3), (1, 3)]

@@ -101,7 +101,7 @@ def test_an_empty_run_has_no_findings(tmp_path: Path) -> None:
     report = measure(a_run(tmp_path, {}))
     nothing = {"n_left": None, "attempted": 0, "solved": 0, "steps_to_solve": [], "voted_right": 0}
     assert (report["ttrl"], report["ttrl_without_ladder"]) == (nothing, nothing)
-    assert report["variants"] == {"kept": 0, "rejected": 0, "duplicates": 0, "by_depth": {}}
+    assert report["variants"] == {"kept": 0, "rejected": 0, "duplicates": 0, "by_depth": {}, "tokens": 0}
     about = (report["recipe"], report["seed"], report["model"], report["experiment"])
     assert about == ("small", 1, "m", "own")
     empty = {key: report[key] for key in ("conditions", "training", "race", "depths", "versions")}

@@ -238,14 +238,6 @@ def test_an_unreadable_problem_is_named_with_its_line(tmp_path: Path, integrand:
         task.problems("train")
 
 
-def test_a_problem_that_cannot_be_verified_is_named_with_its_line(tmp_path: Path) -> None:
-    """Its answers would be left out of all results without a word."""
-    path = tmp_path / "set.jsonl"
-    path.write_text('{"integrand": "1/x", "lower": "-1", "upper": "1"}\n')
-    with pytest.raises(UserError, match=rf"^{path}:1: it cannot be verified \(.*diverge"):
-        load_task(SETTINGS.model_copy(update={"test": str(path)})).problems("test")
-
-
 @pytest.mark.parametrize("system", [None, "You are a careful {mathematician}."])
 def test_the_recipe_sets_the_prompts(system: str | None) -> None:
     prompts = SETTINGS.prompts.model_copy(

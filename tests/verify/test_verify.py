@@ -500,7 +500,7 @@ def test_the_command_line_grades_one_answer_and_reports_a_missing_file(tmp_path:
     (tmp_path / "answers.jsonl").write_text("{}\n")
     nothing = run_command("verify", tmp_path / "answers.jsonl")
     assert (nothing.returncode, nothing.stdout.count("MALFORMED")) == (2, 1)
-    assert nothing.stderr.endswith("answers.jsonl: no line has an integrand and an answer\n")
+    assert nothing.stderr.splitlines()[1:] == ["error: no line has an integrand and an answer"]
     missing = run_command("verify", "no_such_file.jsonl")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no_such_file.jsonl")

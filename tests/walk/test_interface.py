@@ -3,8 +3,9 @@
 import ast
 import importlib.util
 from pathlib import Path
+from typing import get_args
 
-from ladder_lite.export import QUANTIZATIONS
+from ladder_lite.export import Quantization
 from tests.support.unsloth_names import GET_PEFT_MODEL, GGUF_PARAMETERS, LOAD_MODEL
 
 
@@ -47,4 +48,8 @@ def test_gguf_files_are_asked_for_in_its_own_words() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALLOWED_QUANTS"
     )
-    assert set(QUANTIZATIONS) == set(allowed) - {"not_quantized", "fast_quantized", "quantized"}  # other names of some
+    assert set(get_args(Quantization)) == set(allowed) - {
+        "not_quantized",
+        "fast_quantized",
+        "quantized",
+    }  # other names of some

@@ -117,9 +117,7 @@ class _Batch:
         self._prefix = self._read_common_prefix(prompts)
         self._n_prefix = self._prefix.get_seq_length()
         longest = max(map(len, prompts)) - self._n_prefix + sampling.max_new_tokens - 1
-        # On a GPU, a lack of memory should show at once. Elsewhere, rows are added when samples part.
-        n_rows = self._n_free if model.device.type == "cuda" else 1
-        self._rows = _Rows(model.device, n_rows, longest, self._prefix)
+        self._rows = _Rows(model.device, self._n_free, longest, self._prefix)
 
     def _fill(self) -> None:
         """Start waiting requests if there is room."""
@@ -147,7 +145,7 @@ class _Batch:
         draws = np.zeros((len(branches), max(len(branch.requests) for branch in branches)), np.float32)
         for row, branch in enumerate(branches):
             draws[row, : len(branch.requests)] = [own[len(branch.tokens)] for _, own in branch.requests]
-        # Before the model is called: on a GPU, to send them would wait until it has finished.
+        # Copied before the model is called: a later copy would wait for the GPU.
         draws_on_device = tensor(draws)
         is_greedy = not any(branch.temperature for branch in branches)
         temperatures = None if is_greedy else tensor([[branch.temperature] for branch in branches])
@@ -168,7 +166,10 @@ class _Batch:
         stay: dict[int, _Branch] = {}  # by row
         rest: list[tuple[int, _Branch]] = []  # branches that need another row than this one, which has their keys
         if any(chosen[0] < 0 for chosen in tokens):
-            raise UserError("model.id: the model's logits are not finite; set model.dtype to bfloat16 or float32")
+            raise UserError(
+                f"the model's logits are not finite in {str(self._model.dtype).removeprefix('torch.')}; set "
+                "model.dtype=float32, or lower grpo.trl.learning_rate if training has damaged the weights"
+            )
         for row, (branch, chosen, their_logprobs) in enumerate(zip(self._branches, tokens, logprobs, strict=True)):
             for part in branch.split(chosen, their_logprobs):
                 if len(part.tokens) == sampling.max_new_tokens or self._stopping.has_ended(part.tokens):
@@ -242,10 +243,12 @@ class _Rows(transformers.Cache):
     Each layer has a buffer (2, rows, heads, length, size) for the keys and values of the rows.
     """
 
-    def __init__(self, device: torch.device, n_rows: int, length: int, prefix: transformers.DynamicCache) -> None:
+    def __init__(self, device: torch.device, most: int, length: int, prefix: transformers.DynamicCache) -> None:
         # The base class requires a kind of layer, of which none is made.
         super().__init__(layer_class_to_replicate=transformers.cache_utils.DynamicLayer)
-        self.device, self._n_rows, self._length, self._prefix = device, n_rows, length, prefix
+        self.device, self._most, self._length, self._prefix = device, most, length, prefix
+        # On a GPU, a lack of memory should show at once. Elsewhere, rows are added when samples part.
+        self._n_rows = most if device.type == "cuda" else 1
         self._n_prefix: int = prefix.get_seq_length()
         self._buffers: list[torch.Tensor] = []
         # transformers passes a mask with four dimensions on unchanged. `attend` ignores it and has its own.
@@ -269,11 +272,10 @@ class _Rows(transformers.Cache):
         """Make room for this many rows."""
         if n_rows <= self._n_rows:
             return
-        more = max(n_rows, 2 * self._n_rows) - self._n_rows
-        self._n_rows += more
+        self._n_rows = min(max(n_rows, 2 * self._n_rows), self._most)
         for layer, buffer in enumerate(self._buffers):
-            added = buffer.new_zeros(2, more, *buffer.shape[2:])
-            self._buffers[layer] = torch.cat([buffer, added], dim=1)
+            self._buffers[layer] = buffer.new_zeros(2, self._n_rows, *buffer.shape[2:])
+            self._buffers[layer][:, : buffer.shape[1]] = buffer
 
     def begin_step(self, columns: list[int]) -> None:
         """Prepare for a token in each row, which goes to this column of the row's buffer."""
@@ -312,13 +314,13 @@ class _Rows(transformers.Cache):
         self, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         prefix = self._prefix.layers[layer]
-        scaled = query * scaling  # before the product, which could overflow in 16 bits
+        # Scores in 32 bits: in 16 bits they would be rounded, or overflow, before they are scaled.
+        scaled = query.float() * scaling
         # All queries are multiplied by the prefix as one matrix: (heads, rows * sharing, size).
-        to_prefix = scaled.transpose(0, 1).flatten(1, 2) @ prefix.keys[0].transpose(-1, -2)
-        to_own = (scaled @ keys.transpose(-1, -2)).masked_fill(~self._is_seen, -torch.inf)
+        to_prefix = scaled.transpose(0, 1).flatten(1, 2) @ prefix.keys[0].float().transpose(-1, -2)
+        to_own = (scaled @ keys.float().transpose(-1, -2)).masked_fill(~self._is_seen, -torch.inf)
         scores = torch.cat([to_prefix.unflatten(1, (len(query), -1)).transpose(0, 1), to_own], dim=-1)
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        to_prefix, to_own = weights.split([self._n_prefix, self._end], dim=-1)
+        to_prefix, to_own = scores.softmax(-1).to(query.dtype).split([self._n_prefix, self._end], dim=-1)
         from_prefix = to_prefix.transpose(0, 1).flatten(1, 2) @ prefix.values[0]
         output: torch.Tensor = from_prefix.unflatten(1, (len(query), -1)).transpose(0, 1) + to_own @ values
         return output
@@ -335,8 +337,8 @@ def _choose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose tokens from logits (rows, vocabulary) with uniform `draws` (rows, n); greedily without `temperatures`.
 
-    Returns the tokens (rows, n), -1 where logits are not finite, and their log-probabilities (rows, n) under the
-    distribution before `top_p` cuts it; the latter have no meaning for greedy sampling, or if not asked for.
+    Returns the tokens (rows, n) and their log-probabilities (rows, n) under the distribution before `top_p` cuts it. A
+    token is -1 if probabilities are not finite. Log-probabilities have no meaning if greedy, or if not asked for.
     """
     if temperatures is None:
         tokens = logits.argmax(-1, keepdim=True).expand(draws.shape)
