@@ -77,11 +77,9 @@ def main(
         raise UserError(f"name a recipe, one of {', '.join(name for name, _ in list_recipes())}, or a YAML file")
     if only is not None and redo:
         raise UserError("--only and --redo exclude each other: stages that depend on a redone one must run again too")
-    if seeds and any(each.startswith("seed=") for each in overrides or ()):
-        raise UserError("--seeds names the seeds; leave out seed=")
-    if seeds and (dry or print_):
-        raise UserError("--seeds: --dry-run and --print are for one run; leave it out")
     settings = overrides or []
+    if seeds and (dry or print_ or any(each.startswith("seed=") for each in settings)):
+        raise UserError("--seeds: leave it out with seed=, and with --dry-run and --print, which are for one run")
     changes = [[*settings, f"seed={seed}"] for seed in seeds.split(",")] if seeds else [settings]
     loaded = {each.seed: each for each in (load_recipe(name, each, smoke, profile) for each in changes)}
     recipes = [with_more(each, [*(each.full if full else ()), *([only] if only else ())]) for each in loaded.values()]

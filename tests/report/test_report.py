@@ -107,6 +107,7 @@ def test_report_json_has_the_numbers_of_the_files(run: Path) -> None:
         "rejected": len(rejected) - len(duplicates),
         "duplicates": len(duplicates),
         "by_depth": {"1": sum(row["depth"] == 1 for row in kept), "2": sum(row["depth"] == 2 for row in kept)},
+        "tokens": sum(row["n_tokens"] for row in read_jsonl(run / "variants/rounds.jsonl")),
     }
     steps_and_seconds = {"base": (0, 5.5), "rl_without_variants": (20, 105.75)}
     steps_and_seconds |= {"ladder": (60, 105.75), "ladder_ttrl": (45, 65.5)}

@@ -1,4 +1,3 @@
-import json
 import time
 from pathlib import Path
 
@@ -257,17 +256,3 @@ def test_ball_arithmetic_stops_at_its_budget(monkeypatch: pytest.MonkeyPatch) ->
         reference("exp(x)", "x", "0", "1000")
     monkeypatch.undo()
     assert reference("exp(x)", "x", "0", "1000").exponent == 434
-
-
-def test_references_of_older_versions_are_read_if_they_are_accurate_enough(tmp_path: Path) -> None:
-    file = tmp_path / "references.jsonl"
-    rows = [
-        (["x", "x", "0", "1", 0], {"value": 0.5, "scale": 0.5, "error": 1e-14}),
-        (["exp(x)", "x", "0", "1000", 0], {"value": float("inf"), "scale": float("inf"), "error": float("nan")}),
-        (["10**9*x+cos(x)", "x", "-1", "1", 0], {"value": 1.7, "scale": 1e9, "error": 1e-1}),
-    ]
-    file.write_text("".join(json.dumps({"integral": json.dumps(key), "reference": row}) + "\n" for key, row in rows))
-    references = KeptReferences(file)
-    assert references.get("x", "x", "0", "1").error == 1e-14
-    assert references.get("exp(x)", "x", "0", "1000").exponent == 434
-    assert references.get("10**9*x+cos(x)", "x", "-1", "1").value == pytest.approx(1.6829419696157930)
