@@ -86,18 +86,22 @@ def run(app: "typer.Typer") -> NoReturn:
     except Exception as error:
         if isinstance(error, usage_error):
             used = getattr(error, "ctx", None)  # the context of the subcommand, if there is one
-            message = error.format_message().rstrip(".")
-            # Where an argument may begin with a minus, a mistyped option is taken for one.
-            if "extra argument" in message and used is not None:
-                known = {name for parameter in used.command.params for name in parameter.opts}
-                words = [word.partition("=")[0] for word in sys.argv[1:]]
-                if unknown := [word for word in words if re.fullmatch(r"--[a-z][\w-]+", word) and word not in known]:
-                    message = f"No such option: {unknown[0]}{nearest(unknown[0], known)}"
-            _fail(f"{message}; see {used.command_path if used else name} --help")
+            _fail(f"{_usage_message(error, used)}; see {used.command_path if used else name} --help")
         if (line := environment_error(error)) is not None:
             _fail(line)
         raise
     sys.exit(0)
+
+
+def _usage_message(error: Any, context: Any) -> str:
+    message = str(error.format_message()).rstrip(".")
+    if "extra argument" not in message or context is None:
+        return message
+    # Where an argument may begin with a minus, a mistyped option is taken for one.
+    known = {name for parameter in context.command.params for name in parameter.opts}
+    words = (word.partition("=")[0] for word in sys.argv[1:])
+    unknown = next((word for word in words if re.fullmatch(r"--[a-z][\w-]+", word) and word not in known), None)
+    return f"No such option: {unknown}{nearest(unknown, known)}" if unknown else message
 
 
 def _program_name() -> str:
